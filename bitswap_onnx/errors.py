@@ -1,0 +1,43 @@
+"""The one family of errors that bitswap-onnx raises for its users.
+
+Every message is one line: what was expected, what was found, where, and what to do about it. The command line prints
+it without a traceback and exits with ``exit_code``; every other exception is a defect of ours and stays loud.
+"""
+
+
+class BitswapError(Exception):
+    """Something the user gave is wrong; nothing was written."""
+
+    exit_code = 1
+
+
+class FaultListError(BitswapError):
+    """A fault list that cannot be read, or a fault that no target answers to."""
+
+
+class ModelError(BitswapError):
+    """A model that cannot be loaded, checked or run as asked."""
+
+
+class DataError(BitswapError):
+    """A dataset that cannot be read or does not fit the model."""
+
+
+class RunError(BitswapError):
+    """A run directory that cannot be used as asked: another campaign's, locked, full."""
+
+
+class MissingExtraError(BitswapError):
+    """An optional dependency is not installed; the message names the extra."""
+
+
+class ControlFailedError(BitswapError):
+    """A null control, an audit or a conversion check failed: results would not be trustworthy."""
+
+    exit_code = 3
+
+
+class InterruptedRunError(BitswapError):
+    """The user stopped the campaign; all finished work is saved."""
+
+    exit_code = 130

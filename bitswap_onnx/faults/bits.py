@@ -1,0 +1,168 @@
+"""Bits of array elements: one table of formats, and pure vectorised edits on unsigned views.
+
+Bit 0 is the least significant bit of the stored element. Nothing here converts through a float, so NaN payloads, -0 and
+subnormals keep every bit.
+"""
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from bitswap_onnx.errors import FaultListError
+from bitswap_onnx.faults.fault import Kind
+
+Bits = NDArray[np.unsignedinteger[Any]]
+
+_HEX = re.compile(r"0[xX][0-9a-fA-F]+")
+_INTEGER = re.compile(r"[+-]?[0-9]+")
+
+
+@dataclass(frozen=True)
+class BitFormat:
+    """How one dtype lays out its bits: ``width`` bits, of which ``exponent`` carry the exponent (floats only)."""
+
+    name: str
+    dtype: np.dtype[Any]
+    exponent: range
+    signed: bool = True
+
+    @property
+    def width(self) -> int:
+        """Bits per element."""
+        return self.dtype.itemsize * 8
+
+    @property
+    def view(self) -> np.dtype[Any]:
+        """The unsigned dtype of the same width."""
+        return np.dtype(f"u{self.dtype.itemsize}")
+
+    @property
+    def is_float(self) -> bool:
+        """Whether the format has an exponent."""
+        return len(self.exponent) > 0
+
+    def bit_class(self, bit: int) -> str:
+        """Return ``sign``, ``exponent`` or ``mantissa`` for a float's bit, ``sign`` or ``integer`` for an integer's."""
+        if self.signed and bit == self.width - 1:
+            return "sign"
+        if not self.is_float:
+            return "integer"
+        return "exponent" if bit in self.exponent else "mantissa"
+
+
+#: Every element format that faults can hit, by name. Exponent ranges: IEEE 754; bfloat16 is float32's upper half.
+FORMATS: dict[str, BitFormat] = {
+    entry.name: entry
+    for entry in (
+        BitFormat("float16", np.dtype(np.float16), range(10, 15)),
+        BitFormat("bfloat16", np.dtype(ml_dtypes.bfloat16), range(7, 15)),
+        BitFormat("float32", np.dtype(np.float32), range(23, 31)),
+        BitFormat("float64", np.dtype(np.float64), range(52, 63)),
+        BitFormat("int8", np.dtype(np.int8), range(0)),
+        BitFormat("uint8", np.dtype(np.uint8), range(0), signed=False),
+        BitFormat("int16", np.dtype(np.int16), range(0)),
+        BitFormat("int32", np.dtype(np.int32), range(0)),
+        BitFormat("int64", np.dtype(np.int64), range(0)),
+    )
+}
+
+BIT_CLASSES = ("sign", "exponent", "mantissa", "integer")
+
+
+def to_bits(array: NDArray[Any]) -> Bits:
+    """Return the elements of ``array``, any shape and any dtype of `FORMATS`, as unsigned integers (a view)."""
+    return array.view(FORMATS[array.dtype.name].view)
+
+
+def from_bits(bits: Bits, fmt: BitFormat) -> NDArray[Any]:
+    """Return unsigned ``bits`` as elements of ``fmt`` (a view of the same shape)."""
+    return bits.view(fmt.dtype)
+
+
+def edit(bits: Bits, kind: Kind, operand: int | Bits) -> Bits:
+    """Return ``bits`` after a fault of ``kind``, element by element.
+
+    ``operand`` is the bit number for flip, stuck_at_0 and stuck_at_1, the XOR mask for mask and the new bit pattern for
+    set: one number, or an array that broadcasts against ``bits``. Numbers must fit the width (callers check).
+    """
+    unsigned = bits.dtype.type
+    number = np.asarray(operand).astype(bits.dtype)
+    match kind:
+        case Kind.FLIP:
+            result = bits ^ (unsigned(1) << number)
+        case Kind.STUCK_AT_0:
+            result = bits & ~(unsigned(1) << number)
+        case Kind.STUCK_AT_1:
+            result = bits | (unsigned(1) << number)
+        case Kind.MASK:
+            result = bits ^ number
+        case Kind.SET:
+            result = np.broadcast_to(number, bits.shape).copy()
+    return np.asarray(result, dtype=bits.dtype)
+
+
+def edit_one(bits: int, kind: Kind, operand: int, fmt: BitFormat) -> int:
+    """Return one element's bits after a fault: `edit` for Python integers."""
+    return int(edit(np.array([bits], fmt.view), kind, operand)[0])
+
+
+def parse_pattern(text: str) -> int | None:
+    """Return the number of a ``0x...`` bit pattern, or None if ``text`` is none."""
+    return int(text, 16) if _HEX.fullmatch(text) else None
+
+
+def is_number(text: str) -> bool:
+    """Whether ``text`` is a number that a ``set`` fault may carry (``nan`` and ``inf`` are)."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return "_" not in text
+
+
+def encode(text: str, fmt: BitFormat) -> int:
+    """Return the bit pattern of ``text``, a number or a ``0x...`` pattern, in ``fmt``.
+
+    Numbers are rounded to the nearest element of a float format. Raises FaultListError for a pattern wider than the
+    format, text that is neither, a finite number beyond the range, and a fraction for an integer format.
+    """
+    pattern = parse_pattern(text)
+    if pattern is not None:
+        if pattern >> fmt.width:
+            raise FaultListError(f"value {text} does not fit the {fmt.width} bits of {fmt.name}")
+        return pattern
+    if not is_number(text):
+        raise FaultListError(f"value {text!r} is neither a number nor a 0x bit pattern")
+    return _encode_float(text, fmt) if fmt.is_float else _encode_integer(text, fmt)
+
+
+def _encode_float(text: str, fmt: BitFormat) -> int:
+    number = float(text)
+    with np.errstate(over="ignore"):
+        element = np.array([number]).astype(fmt.dtype)
+    if math.isfinite(number) and not np.isfinite(element[0]):
+        raise FaultListError(f"value {text} is beyond the range of {fmt.name}; write inf if infinity is meant")
+    return int(to_bits(element)[0])
+
+
+def _encode_integer(text: str, fmt: BitFormat) -> int:
+    limits = np.iinfo(fmt.dtype)
+    if not _INTEGER.fullmatch(text) or not limits.min <= int(text) <= limits.max:
+        raise FaultListError(f"value {text} is no {fmt.name} (a whole number from {limits.min} to {limits.max})")
+    return int(text) % (1 << fmt.width)
+
+
+def decode(bits: int, fmt: BitFormat) -> float | int:
+    """Return the value of one bit pattern as a Python number (exact for every format)."""
+    value: float | int = from_bits(np.array([bits], fmt.view), fmt)[0].item()
+    return value
+
+
+def hex_bits(bits: int, fmt: BitFormat) -> str:
+    """Return a bit pattern as ``0x`` and as many digits as the format has."""
+    return f"0x{bits:0{fmt.width // 4}x}"

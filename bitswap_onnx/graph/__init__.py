@@ -1,0 +1,1 @@
+"""The ONNX model: loading, targets, resolving faults, rewriting. Knows no runtime."""

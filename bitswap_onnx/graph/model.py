@@ -1,0 +1,240 @@
+"""Load, check, hash and save ONNX models; read their tensors bit for bit.
+
+Tensors stored outside the file (external data, models over 2 GB) stay on disk and are mapped when they are read.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
+from onnx import numpy_helper
+from onnx.external_data_helper import ExternalDataInfo
+
+from bitswap_onnx.errors import ModelError
+
+#: What the runtime takes; converters write within these bounds.
+OPSETS = range(7, 27)
+MAX_IR_VERSION = 13
+
+#: The metadata property in which our converters leave framework, layer names and versions, as JSON.
+METADATA_KEY = "bitswap_onnx"
+
+_EXTERNAL = onnx.TensorProto.EXTERNAL
+_DATA_FIELDS = (
+    "float_data",
+    "int32_data",
+    "int64_data",
+    "double_data",
+    "uint64_data",
+    "external_data",
+    "data_location",
+)
+_SUBGRAPHS = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """An ONNX model: its protobuf (never changed after loading), where its external data lies, and its identity.
+
+    ``sha256`` covers the file and every external data file it names.
+    """
+
+    proto: onnx.ModelProto
+    name: str
+    folder: Path
+    sha256: str
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What a converter of ours left in the file; empty for other models."""
+        for prop in self.proto.metadata_props:
+            if prop.key == METADATA_KEY:
+                try:
+                    value = json.loads(prop.value)
+                except ValueError:
+                    return {}
+                return value if isinstance(value, dict) else {}
+        return {}
+
+    @property
+    def has_external_data(self) -> bool:
+        """Whether some tensor lies outside the file."""
+        return any(tensor.data_location == _EXTERNAL for tensor in stored_tensors(self.proto).values())
+
+    def tensor(self, key: str) -> NDArray[Any]:
+        """Return the elements of one stored tensor (a key of `stored_tensors`); do not write to it."""
+        return read_tensor(stored_tensors(self.proto)[key], self.folder)
+
+
+def load_model(path: str | Path) -> Model:
+    """Load and check an ONNX file.
+
+    Raises ModelError, with one line, for a missing file, a file that is no valid ONNX model, an opset or IR version that
+    the runtime does not take, and external data that is missing, too short or outside the model's folder.
+    """
+    path = Path(path)
+    try:
+        content = path.read_bytes()
+        proto = onnx.ModelProto.FromString(content)
+    except OSError as error:
+        raise ModelError(f"{path}: cannot read the model: {error.strerror}") from None
+    except DecodeError:
+        raise ModelError(f"{path}: not an ONNX model: the file cannot be decoded") from None
+    if not proto.graph.node:
+        raise ModelError(f"{path}: not an ONNX model: it has no graph")
+    _check_versions(proto, path)
+    digest = hashlib.sha256(content)
+    for data_file in _external_files(proto, path):
+        with data_file.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    try:
+        onnx.checker.check_model(str(path))
+    except onnx.checker.ValidationError as error:
+        raise ModelError(f"{path}: not a valid ONNX model: {_first_line(error)}") from None
+    return Model(proto, path.stem, path.resolve().parent, digest.hexdigest())
+
+
+def from_proto(proto: onnx.ModelProto, name: str = "model", folder: Path | None = None) -> Model:
+    """Wrap a model that was built in memory (``folder``: where its external data lies, if it has any)."""
+    digest = hashlib.sha256(proto.SerializeToString(deterministic=True)).hexdigest()
+    return Model(proto, name, folder or Path.cwd(), digest)
+
+
+def save_model(model: Model, path: str | Path) -> None:
+    """Write ``model`` as one standalone file; a model with external data gets its own ``<file>.data`` beside it.
+
+    The model file appears whole or not at all.
+    """
+    path = Path(path)
+    data = path.with_name(path.name + ".data")
+    if model.has_external_data and data.exists():
+        raise ModelError(f"{data}: exists already and would be overwritten; choose another output name")
+    part = path.with_name(path.name + ".part")
+    try:
+        proto = _with_own_data(model, data) if model.has_external_data else model.proto
+        part.write_bytes(proto.SerializeToString())
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise ModelError(f"{path}: cannot write the model: {error.strerror}") from None
+
+
+def stored_tensors(proto: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
+    """Return every tensor the model stores, by a key that is unique in the model.
+
+    Initializers and Constant nodes of the main graph are keyed by their name; those of If, Loop and Scan bodies by
+    ``<node>/<attribute>::<name>``, nested ones likewise.
+    """
+    return dict(_graph_tensors(proto.graph, ""))
+
+
+def subgraphs(node: onnx.NodeProto) -> Iterator[tuple[str, onnx.GraphProto]]:
+    """Yield the graphs a node carries, each with the scope name that `stored_tensors` gives it."""
+    label = node.name or (node.output[0] if node.output else node.op_type)
+    for attribute in node.attribute:
+        if attribute.type in _SUBGRAPHS:
+            graphs = [attribute.g] if attribute.type == onnx.AttributeProto.GRAPH else list(attribute.graphs)
+            for i, graph in enumerate(graphs):
+                suffix = f"[{i}]" if attribute.type == onnx.AttributeProto.GRAPHS else ""
+                yield f"{label}/{attribute.name}{suffix}::", graph
+
+
+def constant_tensor(node: onnx.NodeProto) -> onnx.TensorProto | None:
+    """Return the tensor a Constant node stores, if it is one of that kind."""
+    if node.op_type != "Constant" or node.domain not in ("", "ai.onnx"):
+        return None
+    return next((attribute.t for attribute in node.attribute if attribute.name == "value"), None)
+
+
+def read_tensor(tensor: onnx.TensorProto, folder: Path) -> NDArray[Any]:
+    """Return a stored tensor's elements; external data is mapped, not loaded."""
+    if tensor.data_location != _EXTERNAL:
+        return numpy_helper.to_array(tensor)
+    info = ExternalDataInfo(tensor)
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    shape = tuple(tensor.dims)
+    if not np.prod(shape):
+        return np.empty(shape, dtype)
+    return np.memmap(folder / info.location, dtype, "r", info.offset or 0, shape)
+
+
+def write_tensor(tensor: onnx.TensorProto, elements: NDArray[Any]) -> None:
+    """Replace the elements of ``tensor``, in place, by ``elements`` of the same dtype and shape, bit for bit."""
+    for field in _DATA_FIELDS:
+        tensor.ClearField(field)
+    tensor.raw_data = np.ascontiguousarray(elements).tobytes()
+
+
+def _graph_tensors(graph: onnx.GraphProto, scope: str) -> Iterator[tuple[str, onnx.TensorProto]]:
+    for tensor in graph.initializer:
+        yield scope + tensor.name, tensor
+    for node in graph.node:
+        constant = constant_tensor(node)
+        if constant is not None:
+            yield scope + node.output[0], constant
+        for inner, subgraph in subgraphs(node):
+            yield from _graph_tensors(subgraph, scope + inner)
+
+
+def _check_versions(proto: onnx.ModelProto, path: Path) -> None:
+    opset = next((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), None)
+    if opset is not None and opset not in OPSETS:
+        raise ModelError(
+            f"{path}: expected opset {OPSETS[0]} to {OPSETS[-1]}, found {opset}; convert it with onnx.version_converter"
+        )
+    if proto.ir_version > MAX_IR_VERSION:
+        raise ModelError(
+            f"{path}: expected IR version {MAX_IR_VERSION} or lower, found {proto.ir_version}; "
+            "save it again with an older ir_version"
+        )
+
+
+def _external_files(proto: onnx.ModelProto, path: Path) -> list[Path]:
+    """Return the external data files, each checked to lie inside the model's folder and to be long enough."""
+    folder = path.resolve().parent
+    needed: dict[Path, int] = {}
+    for key, tensor in stored_tensors(proto).items():
+        if tensor.data_location != _EXTERNAL:
+            continue
+        info = ExternalDataInfo(tensor)
+        file = (folder / info.location).resolve()
+        if not file.is_relative_to(folder):
+            raise ModelError(f"{path}: tensor {key} points outside the model's folder ({info.location}); not read")
+        if not file.is_file():
+            raise ModelError(f"{path}: the external data of tensor {key} is missing: expected {info.location} beside it")
+        size = np.prod(tensor.dims, dtype=object) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+        needed[file] = max(needed.get(file, 0), (info.offset or 0) + int(size))
+    for file, size in needed.items():
+        if file.stat().st_size < size:
+            raise ModelError(f"{file}: expected at least {size} bytes of external data, found {file.stat().st_size}")
+    return sorted(needed)
+
+
+def _with_own_data(model: Model, data: Path) -> onnx.ModelProto:
+    """Return a copy of the model whose external tensors lie in ``data``, which is written tensor by tensor."""
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model.proto)
+    part = data.with_name(data.name + ".part")
+    with part.open("wb") as file:
+        for tensor in stored_tensors(proto).values():
+            if tensor.data_location != _EXTERNAL:
+                continue
+            elements = read_tensor(tensor, model.folder)
+            offset = file.tell()
+            elements.tofile(file)
+            del tensor.external_data[:]
+            for key, value in (("location", data.name), ("offset", offset), ("length", file.tell() - offset)):
+                tensor.external_data.add(key=key, value=str(value))
+    part.replace(data)
+    return proto
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

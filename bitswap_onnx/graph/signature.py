@@ -1,0 +1,104 @@
+"""What goes into a model and what comes out: the one input, and the output that holds the scores."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+
+from bitswap_onnx.errors import ModelError
+from bitswap_onnx.graph.model import Model
+
+#: Operators that leave every score as it is.
+_KEEPS_SCORES = frozenset({"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Cast", "Dropout"})
+
+
+@dataclass(frozen=True)
+class ModelInput:
+    """The model's input: ``shape`` without the batch dimension; ``batch`` is its fixed batch size, or None."""
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    batch: int | None
+
+
+def model_input(model: Model, shape: Sequence[int] | None = None) -> ModelInput:
+    """Return the model's one input.
+
+    ``shape``, without the batch dimension, settles dimensions that the model leaves open. Raises ModelError for a model
+    with several inputs, an input without a batch dimension, open dimensions, and a shape that contradicts the model's.
+    """
+    stored = {tensor.name for tensor in model.proto.graph.initializer}
+    inputs = [value for value in model.proto.graph.input if value.name not in stored]
+    if len(inputs) != 1:
+        names = ", ".join(value.name for value in inputs) or "none"
+        raise ModelError(f"{model.name}: expected a model with one input, found {len(inputs)} ({names})")
+    tensor = inputs[0].type.tensor_type
+    if not tensor.elem_type or not tensor.HasField("shape") or not tensor.shape.dim:
+        raise ModelError(f"{model.name}: input {inputs[0].name} declares no tensor shape with a batch dimension")
+    dims = [dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim]
+    dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))
+    return ModelInput(inputs[0].name, dtype, _settle(model.name, dims[1:], shape), dims[0] or None)
+
+
+def score_output(model: Model, name: str | None = None, classes: bool = True) -> str:
+    """Return the name of the output that holds the scores: shape (batch, classes) with at least two classes.
+
+    ``name`` picks one by hand; ``classes`` False takes an output of any shape (for a tolerance criterion). Raises
+    ModelError where no output or several fit. Outputs of undeclared shape count as fitting; the golden run settles it.
+    """
+    outputs = {value.name: _rank_and_classes(value) for value in model.proto.graph.output}
+    if name is not None:
+        if name not in outputs:
+            raise ModelError(f"{model.name}: no output {name!r}; the outputs are {', '.join(outputs)}")
+        fitting = [name] if not classes or _is_score(outputs[name]) else []
+    else:
+        fitting = [output for output, shape in outputs.items() if not classes or _is_score(shape)]
+    if not fitting:
+        raise ModelError(
+            f"{model.name}: expected an output of shape (batch, classes >= 2), found "
+            f"{', '.join(outputs)}; for a model that is no classifier pass --criterion tolerance=REL"
+        )
+    if len(fitting) > 1:
+        raise ModelError(f"{model.name}: several outputs fit ({', '.join(fitting)}); pick one with --output NAME")
+    return fitting[0]
+
+
+def ends_in_softmax(model: Model, output: str) -> bool:
+    """Whether the scores of ``output`` are probabilities: a Softmax makes them."""
+    makers = {name: node for node in model.proto.graph.node for name in node.output}
+    node = makers.get(output)
+    while node is not None and node.op_type in _KEEPS_SCORES:
+        node = makers.get(node.input[0])
+    return node is not None and node.op_type == "Softmax"
+
+
+def _settle(name: str, dims: list[int | None], shape: Sequence[int] | None) -> tuple[int, ...]:
+    found = "(batch, " + ", ".join("?" if dim is None else str(dim) for dim in dims) + ")"
+    if shape is None:
+        if any(dim is None for dim in dims):
+            raise ModelError(
+                f"{name}: the input shape {found} leaves more than the batch open; settle it with --input-shape, "
+                "e.g. --input-shape 3,224,224"
+            )
+        return tuple(dim for dim in dims if dim is not None)
+    fits = len(shape) == len(dims) and all(dim in (None, n) for dim, n in zip(dims, shape, strict=True))
+    if not fits or any(n < 1 for n in shape):
+        raise ModelError(f"{name}: --input-shape {','.join(map(str, shape))} does not fit the input shape {found}")
+    return tuple(shape)
+
+
+def _rank_and_classes(value: onnx.ValueInfoProto) -> tuple[int | None, int | None]:
+    tensor = value.type.tensor_type
+    if not tensor.HasField("shape"):
+        return None, None
+    dims = tensor.shape.dim
+    last = dims[-1].dim_value if dims and dims[-1].HasField("dim_value") else None
+    return len(dims), last
+
+
+def _is_score(shape: tuple[int | None, int | None]) -> bool:
+    rank, classes = shape
+    return rank in (None, 2) and (classes is None or classes >= 2)

@@ -1,0 +1,252 @@
+"""Every target of a model, in graph order: which stored tensors carry parameters, in which role, under which name.
+
+A tensor is a target when a converter says so, when it sits in an operator's parameter slot (directly or behind
+Transpose, Reshape, DequantizeLinear and the like), or when it is a floating-point tensor that computes with activations
+(a position embedding that is added, a class token that is concatenated). Shapes, axes, paddings and other constants of
+the computation are none.
+
+Layer names come, in this order, from a converter's metadata, from initializer names like ``conv1.weight`` or
+``conv2d/kernel``, from the consuming node's name, from the initializer's name.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import onnx
+
+from bitswap_onnx.faults.bits import FORMATS
+from bitswap_onnx.graph.model import Model, constant_tensor, stored_tensors, subgraphs
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A stored tensor that faults can hit.
+
+    ``tensor`` is its key (`bitswap_onnx.graph.model.stored_tensors`), ``shape`` its stored layout, which fault indices
+    refer to, ``dtype`` a name of `bitswap_onnx.faults.bits.FORMATS`. ``users`` are the nodes that compute with it: a
+    fault reaches all of them. ``aliases`` are further (layer, parameter) names of a tied parameter.
+    """
+
+    tensor: str
+    layer: str
+    parameter: str
+    role: str
+    dtype: str
+    shape: tuple[int, ...]
+    users: tuple[str, ...]
+    aliases: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def names(self) -> tuple[tuple[str, str], ...]:
+        """All (layer, parameter) names."""
+        return ((self.layer, self.parameter), *self.aliases)
+
+
+#: Parameter slots of operators: input position → role. The roles of DESIGN: kernels are ``weight``; what has no role of
+#: its own is ``parameter``.
+_KERNEL = {1: "weight", 2: "bias"}
+_AFFINE = {1: "parameter", 2: "bias"}
+_QUANTIZE = {1: "scale", 2: "zero_point"}
+_RECURRENT = {1: "weight", 2: "parameter", 3: "bias", 5: "parameter", 6: "parameter", 7: "parameter"}
+SLOT_ROLES: dict[str, dict[int, str]] = {
+    "Conv": _KERNEL,
+    "FusedConv": _KERNEL,
+    "ConvTranspose": _KERNEL,
+    "DeformConv": {1: "weight", 3: "bias"},
+    "Gemm": {0: "weight", **_KERNEL},
+    "FusedGemm": {0: "weight", **_KERNEL},
+    "MatMul": {0: "weight", 1: "weight"},
+    "FusedMatMul": {0: "weight", 1: "weight"},
+    "Einsum": dict.fromkeys(range(8), "weight"),
+    "BatchNormalization": {1: "bn_scale", 2: "bn_bias", 3: "bn_mean", 4: "bn_var"},
+    "LayerNormalization": _AFFINE,
+    "SkipLayerNormalization": {2: "parameter", 3: "bias", 4: "bias"},
+    "GroupNormalization": _AFFINE,
+    "InstanceNormalization": _AFFINE,
+    "RMSNormalization": {1: "parameter"},
+    "PRelu": {1: "parameter"},
+    "Gather": {0: "parameter"},
+    "LSTM": _RECURRENT,
+    "GRU": _RECURRENT,
+    "RNN": _RECURRENT,
+    "QuantizeLinear": _QUANTIZE,
+    "DequantizeLinear": _QUANTIZE,
+    "ConvInteger": {1: "weight", 2: "zero_point", 3: "zero_point"},
+    "MatMulInteger": {0: "weight", 1: "weight", 2: "zero_point", 3: "zero_point"},
+    "QLinearConv": dict(enumerate(["", *_QUANTIZE.values(), "weight", *(*_QUANTIZE.values(),) * 2, "bias"])),
+    "QLinearMatMul": dict(enumerate(["weight", *_QUANTIZE.values(), "weight", *(*_QUANTIZE.values(),) * 2])),
+}
+
+#: What a tensor may pass on its way to the operator that computes with it (first input only).
+_PASS_THROUGH = frozenset(
+    "Transpose Reshape Identity Cast Flatten Squeeze Unsqueeze QuantizeLinear DequantizeLinear Expand Slice".split()
+)
+
+#: Operators whose further inputs only steer the computation, never take part in it.
+_STEERING = frozenset(
+    "Resize Upsample Clip Pad Range Loop If Scan Tile TopK OneHot ConstantOfShape NonMaxSuppression Dropout "
+    "Where Equal Less Greater LessOrEqual GreaterOrEqual".split()
+)
+
+#: Roles that parameter names of the frameworks state, for layers whose batch-norm was taken apart by an exporter.
+_STATISTICS = {"running_mean": "bn_mean", "moving_mean": "bn_mean", "running_var": "bn_var", "moving_variance": "bn_var"}
+_BN_LEAVES = {**_STATISTICS, "gamma": "bn_scale", "beta": "bn_bias", "weight": "bn_scale", "bias": "bn_bias"}
+
+_DOTTED = re.compile(r"(?P<layer>[A-Za-z0-9_]+(?:\.[A-Za-z0-9_]+)*)\.(?P<leaf>[A-Za-z_]\w*)")
+_KERAS = re.compile(
+    r"(?P<layer>.+)/(?P<leaf>kernel|bias|gamma|beta|moving_mean|moving_variance|depthwise_kernel|pointwise_kernel"
+    r"|recurrent_kernel|embeddings|alpha)(?::0)?"
+)
+_GENERATED = re.compile(r"(/|onnx::|_?val_|_?const|_?tensor|_?scalar|_to_|\d)|.*(Constant|const_fold|_output_\d+$)", re.I)
+
+
+@dataclass(frozen=True, slots=True)
+class _Use:
+    op_type: str
+    slot: int
+    node: str
+    behind: str  # operator that makes the node's other input: a constant added behind a kernel is its bias
+
+
+@dataclass(slots=True)
+class _Scope:
+    """Names as one graph sees them: value → tensor key, and value → operator that makes it."""
+
+    prefix: str
+    tensors: dict[str, str] = field(default_factory=dict)
+    producers: dict[str, str] = field(default_factory=dict)
+
+
+def find_targets(model: Model) -> tuple[Target, ...]:
+    """Return every target of ``model``, ordered by the first node that uses it."""
+    tensors = stored_tensors(model.proto)
+    uses: dict[str, list[_Use]] = {}
+    functions = {(f.domain, f.name): f for f in model.proto.functions}
+    for key, use in _graph_uses(model.proto.graph, _Scope(""), functions):
+        uses.setdefault(key, []).append(use)
+    named = {name: entry for name, entry in model.metadata.get("parameters", {}).items() if name in tensors}
+    targets = [_target(key, tensors[key], used, named.get(key)) for key, used in uses.items()]
+    found = [target for target in targets if target is not None]
+    normalized = {target.layer for target in found if target.parameter in _STATISTICS}
+    return tuple(_with_batch_norm_role(target) if target.layer in normalized else target for target in found)
+
+
+def _target(key: str, tensor: onnx.TensorProto, uses: list[_Use], named: dict[str, Any] | None) -> Target | None:
+    dtype = _dtype_name(tensor)
+    role = next((role for role in map(_slot_role, uses) if role), None)
+    if dtype not in FORMATS or (named is None and not _carries_parameter(key, tensor, uses, role)):
+        return None
+    layer, parameter = _name(key, uses, role)
+    aliases: tuple[tuple[str, str], ...] = ()
+    if named is not None:
+        parameter = str(named["parameter"])
+        layer = str(named["layer"]) or parameter
+        aliases = tuple(_split(alias) or (alias, alias) for alias in named.get("aliases", ()))
+    if role is None:
+        role = "bias" if parameter == "bias" or _is_added_bias(tensor, uses) else "parameter"
+    users = tuple(dict.fromkeys(use.node for use in uses))
+    return Target(key, layer, parameter, role, dtype, tuple(tensor.dims), users, aliases)
+
+
+def _carries_parameter(key: str, tensor: onnx.TensorProto, uses: list[_Use], role: str | None) -> bool:
+    """Whether an unnamed tensor is a parameter and no constant of the computation (a table, a bound, a factor)."""
+    if role not in (None, "parameter"):
+        return True
+    if not FORMATS[_dtype_name(tensor)].is_float or all(use.op_type in _STEERING for use in uses):
+        return False
+    return tuple(tensor.dims) not in ((), (1,)) or _GENERATED.match(key) is None
+
+
+def _slot_role(use: _Use) -> str | None:
+    return SLOT_ROLES.get(use.op_type, {}).get(use.slot) or None
+
+
+def _is_added_bias(tensor: onnx.TensorProto, uses: list[_Use]) -> bool:
+    kernels = {op for op, slots in SLOT_ROLES.items() if "weight" in slots.values()}
+    return len(tensor.dims) == 1 and all(use.op_type == "Add" and use.behind in kernels for use in uses)
+
+
+def _with_batch_norm_role(target: Target) -> Target:
+    """Name the role of a batch-norm parameter whose operator an exporter took apart into Mul and Add."""
+    if target.role in ("parameter", "bias") and target.parameter in _BN_LEAVES:
+        return replace(target, role=_BN_LEAVES[target.parameter])
+    return target
+
+
+def _name(key: str, uses: list[_Use], role: str | None) -> tuple[str, str]:
+    split = _split(key)
+    if split is not None:
+        return split
+    layer = uses[0].node or key
+    return layer, role if role not in (None, "parameter") else key
+
+
+def _split(name: str) -> tuple[str, str] | None:
+    match = _KERAS.fullmatch(name) or _DOTTED.fullmatch(name)
+    return (match["layer"], match["leaf"]) if match else None
+
+
+def _dtype_name(tensor: onnx.TensorProto) -> str:
+    return onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).name
+
+
+def _graph_uses(
+    graph: onnx.GraphProto, scope: _Scope, functions: dict[tuple[str, str], onnx.FunctionProto]
+) -> Iterator[tuple[str, _Use]]:
+    for tensor in graph.initializer:
+        scope.tensors[tensor.name] = scope.prefix + tensor.name
+    for node in graph.node:
+        yield from _node_uses(node, scope, functions)
+
+
+def _node_uses(
+    node: onnx.NodeProto, scope: _Scope, functions: dict[tuple[str, str], onnx.FunctionProto]
+) -> Iterator[tuple[str, _Use]]:
+    if constant_tensor(node) is not None:
+        scope.tensors[node.output[0]] = scope.prefix + node.output[0]
+        return
+    for inner, subgraph in subgraphs(node):
+        child = _Scope(scope.prefix + inner, dict(scope.tensors), dict(scope.producers))
+        yield from _graph_uses(subgraph, child, functions)
+    function = functions.get((node.domain, node.op_type))
+    if function is not None:
+        yield from _function_uses(node, function, scope, functions)
+    else:
+        yield from _operator_uses(node, scope)
+    for output in node.output:
+        scope.producers[output] = node.op_type
+
+
+def _function_uses(
+    node: onnx.NodeProto,
+    function: onnx.FunctionProto,
+    scope: _Scope,
+    functions: dict[tuple[str, str], onnx.FunctionProto],
+) -> Iterator[tuple[str, _Use]]:
+    """Follow a call into the body of a function of the model; what it stores itself belongs to no layer and is none."""
+    actual = dict(zip(function.input, node.input, strict=False))
+    body = _Scope(
+        scope.prefix,
+        {name: scope.tensors[value] for name, value in actual.items() if value in scope.tensors},
+        {name: scope.producers[value] for name, value in actual.items() if value in scope.producers},
+    )
+    for inner in function.node:
+        if constant_tensor(inner) is None:
+            yield from ((key, replace(use, node=node.name or use.node)) for key, use in _node_uses(inner, body, functions))
+
+
+def _operator_uses(node: onnx.NodeProto, scope: _Scope) -> Iterator[tuple[str, _Use]]:
+    if node.op_type in ("Shape", "Size"):
+        return  # reads no element
+    passes = node.op_type in _PASS_THROUGH and node.input[0] in scope.tensors
+    if passes:
+        scope.tensors[node.output[0]] = scope.tensors[node.input[0]]
+    for slot, value in enumerate(node.input):
+        if value not in scope.tensors or (passes and slot == 0):
+            continue
+        if node.op_type in _PASS_THROUGH and node.op_type not in SLOT_ROLES:
+            continue  # a shape, axes or slice bounds
+        others = [scope.producers[name] for name in node.input if name != value and name in scope.producers]
+        yield scope.tensors[value], _Use(node.op_type, slot, node.name, others[0] if others else "")

@@ -1,0 +1,170 @@
+"""Golden and faulty scores → outcomes, one per input.
+
+``masked``: all scores equal (IEEE ==). ``critical``: the top-1 class differs, where argmax takes the first maximum and
+treats NaN as larger than every number (numpy's rule). ``non_critical``: everything else. Orthogonal to these:
+``nonfinite`` (a faulty score is NaN or Inf), ``sdc_5`` (the faulty top-1 is outside the golden top-5), ``sdc_10`` and
+``sdc_20`` (the softmax score of the golden top class moves by more than 10 or 20 % of its golden value; Li et al.,
+SC 2017).
+"""
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitswap_onnx.errors import BitswapError
+
+Scores = NDArray[np.floating[Any]]
+Flags = NDArray[np.bool_]
+
+#: Codes of `Outcomes.code`.
+MASKED, NON_CRITICAL, CRITICAL = 0, 1, 2
+OUTCOME_NAMES = ("masked", "non_critical", "critical")
+
+#: What is counted for every injection, in the order of results.csv.
+COUNTS = (
+    "top_1_correct",
+    "top_5_correct",
+    "top_1_robust",
+    "top_5_robust",
+    *OUTCOME_NAMES,
+    "nonfinite",
+    "critical_nonfinite",
+    "sdc_5",
+    "sdc_10",
+    "sdc_20",
+)
+
+Counts = dict[str, int | None]
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """What makes an inference critical.
+
+    ``tolerance`` None: the top-1 class differs. Otherwise, for models that are no classifiers: some output moved by more
+    than ``tolerance`` times ``span``, the range of the whole golden output. ``probabilities``: the scores come from a
+    Softmax and are used as they are.
+    """
+
+    tolerance: float | None = None
+    span: float = 1.0
+    probabilities: bool = False
+
+
+def parse_criterion(text: str | None) -> float | None:
+    """Return the tolerance of ``tolerance=REL``, or None for ``top-1`` and no text; raises BitswapError for others."""
+    if text in (None, "top-1"):
+        return None
+    match = re.fullmatch(r"tolerance=([0-9.eE+-]+)", text or "")
+    try:
+        tolerance = float(match[1]) if match else -1.0
+    except ValueError:
+        tolerance = -1.0
+    if not 0 <= tolerance < np.inf:
+        raise BitswapError(f"--criterion: expected top-1 or tolerance=REL with REL >= 0, found {text!r}")
+    return tolerance
+
+
+@dataclass(frozen=True)
+class Golden:
+    """Golden scores of some inputs, shape (inputs, classes), their labels, and what follows from them."""
+
+    scores: Scores
+    labels: NDArray[np.int64] | None
+    criterion: Criterion
+
+    @cached_property
+    def top_1(self) -> NDArray[np.int64]:
+        """Predicted class of each input."""
+        return np.argmax(self.scores, axis=1)
+
+    @cached_property
+    def confidence(self) -> NDArray[np.float64]:
+        """Softmax score of the predicted class of each input."""
+        return softmax_score(self.scores, self.top_1, self.criterion.probabilities)
+
+    def slice(self, first: int, stop: int) -> "Golden":
+        """Return the golden scores of the inputs ``first`` to ``stop`` alone."""
+        labels = None if self.labels is None else self.labels[first:stop]
+        return Golden(self.scores[first:stop], labels, self.criterion)
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """Outcomes of one injection, one per input: ``code`` (MASKED, NON_CRITICAL, CRITICAL) and ``nonfinite``."""
+
+    code: NDArray[np.uint8]
+    nonfinite: Flags
+    counts: Counts
+
+
+def judge(golden: Golden, faulty: Scores) -> Outcomes:
+    """Return the outcomes of ``faulty`` scores, shape (inputs, classes) as the golden ones.
+
+    Counts that need labels are None without them; under a tolerance criterion so are those that need classes.
+    """
+    masked: Flags = np.all(golden.scores == faulty, axis=1)
+    nonfinite: Flags = ~np.isfinite(faulty).all(axis=1)
+    if golden.criterion.tolerance is None:
+        top_1 = np.argmax(faulty, axis=1)
+        critical: Flags = top_1 != golden.top_1
+        counts = _class_counts(golden, faulty, top_1)
+    else:
+        critical = _moved(golden, faulty) & ~masked
+        counts = dict.fromkeys(COUNTS)
+    code = np.where(critical, CRITICAL, np.where(masked, MASKED, NON_CRITICAL)).astype(np.uint8)
+    counts |= {name: int(np.sum(code == value)) for value, name in enumerate(OUTCOME_NAMES)}
+    counts |= {"nonfinite": int(nonfinite.sum()), "critical_nonfinite": int((critical & nonfinite).sum())}
+    return Outcomes(code, nonfinite, counts)
+
+
+def rank(scores: Scores, classes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return how many classes rank before ``classes[i]`` in ``scores[i]``: (score descending, NaN first, index ascending).
+
+    ``scores`` (inputs, classes), ``classes`` (inputs,); the result has shape (inputs,), 0 for the top class.
+    """
+    own = np.take_along_axis(scores, classes[:, None], axis=1)
+    nan, own_nan = np.isnan(scores), np.isnan(own)
+    before = (scores > own) | (nan & ~own_nan)
+    ties = (scores == own) | (nan & own_nan)
+    before |= ties & (np.arange(scores.shape[1]) < classes[:, None])
+    result: NDArray[np.int64] = before.sum(axis=1)
+    return result
+
+
+def softmax_score(scores: Scores, classes: NDArray[np.int64], probabilities: bool) -> NDArray[np.float64]:
+    """Return the softmax score of one class per input, computed in float64; NaN where the softmax is undefined."""
+    wide = scores.astype(np.float64)
+    if not probabilities:
+        with np.errstate(invalid="ignore", over="ignore"):
+            wide = np.exp(wide - wide.max(axis=1, keepdims=True))
+            wide /= wide.sum(axis=1, keepdims=True)
+    result: NDArray[np.float64] = np.take_along_axis(wide, classes[:, None], axis=1)[:, 0]
+    return result
+
+
+def _class_counts(golden: Golden, faulty: Scores, top_1: NDArray[np.int64]) -> Counts:
+    with np.errstate(invalid="ignore"):
+        shift = np.abs(softmax_score(faulty, golden.top_1, golden.criterion.probabilities) - golden.confidence)
+    counts: Counts = dict.fromkeys(COUNTS)
+    if golden.labels is not None:
+        counts["top_1_correct"] = int(np.sum(top_1 == golden.labels))
+        counts["top_5_correct"] = int(np.sum(rank(faulty, golden.labels) < 5))
+    counts["top_1_robust"] = int(np.sum(top_1 == golden.top_1))
+    counts["top_5_robust"] = int(np.sum(rank(faulty, golden.top_1) < 5))
+    counts["sdc_5"] = int(np.sum(rank(golden.scores, top_1) >= 5))
+    counts["sdc_10"] = int(np.sum(~(shift <= 0.10 * golden.confidence)))
+    counts["sdc_20"] = int(np.sum(~(shift <= 0.20 * golden.confidence)))
+    return counts
+
+
+def _moved(golden: Golden, faulty: Scores) -> Flags:
+    assert golden.criterion.tolerance is not None
+    with np.errstate(invalid="ignore", over="ignore"):
+        distance = np.abs(faulty.astype(np.float64) - golden.scores.astype(np.float64))
+    moved: Flags = ~(distance <= golden.criterion.tolerance * golden.criterion.span).all(axis=1)
+    return moved

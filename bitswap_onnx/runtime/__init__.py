@@ -1,0 +1,1 @@
+"""ONNX Runtime: sessions, the golden run, the engines and their workers. The only place that imports it."""

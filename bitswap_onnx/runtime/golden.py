@@ -1,0 +1,41 @@
+"""The golden run: the clean inference that outcomes are measured against."""
+
+import hashlib
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitswap_onnx.errors import DataError, ModelError
+from bitswap_onnx.graph.model import Model
+from bitswap_onnx.outcome import Scores
+from bitswap_onnx.runtime.session import Session
+
+_NAMED = 5
+
+
+def golden_run(model: Model, session: Session, inputs: Iterable[NDArray[np.generic]], classes: bool) -> Scores:
+    """Return the clean scores (inputs, classes) of all ``inputs``, given as consecutive arrays (n, ...).
+
+    Raises ModelError if ``classes`` is True and the output has fewer than two of them, and DataError, naming the first
+    inputs, if a score is NaN: no outcome could be judged against it.
+    """
+    scores: Scores = np.concatenate([session.run(part) for part in inputs])
+    if classes and scores.shape[1] < 2:
+        raise ModelError(
+            f"{model.name}: output {session.output} has {scores.shape[1]} value per input, a classifier has two or more; "
+            "name another output with --output, or pass --criterion tolerance=REL"
+        )
+    wrong = np.flatnonzero(np.isnan(scores).any(axis=1))
+    if len(wrong):
+        named = ", ".join(map(str, wrong[:_NAMED]))
+        raise DataError(
+            f"{model.name}: the clean model gives NaN for {len(wrong)} of {len(scores)} inputs (first: {named}); "
+            "check the data's preprocessing (--preset, --mean, --std) or leave these inputs out"
+        )
+    return scores
+
+
+def fingerprint(scores: Scores) -> str:
+    """Return a hash of the scores' bits: equal only for runs that round alike."""
+    return hashlib.sha256(np.ascontiguousarray(scores).tobytes()).hexdigest()

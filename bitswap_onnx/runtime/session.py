@@ -1,0 +1,196 @@
+"""Numerics + provider → a session whose clean and faulty runs differ in the fault alone."""
+
+import os
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from importlib import metadata
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from bitswap_onnx.dataset import batches
+from bitswap_onnx.errors import ModelError
+from bitswap_onnx.graph.model import Model
+
+Provider = Literal["cpu", "cuda"]
+
+#: Optimisers that fold stored parameters into a kernel. The framework computes with each apart, and so does fusion
+#: ``framework``. The names are checked by a test on the optimised graph: the runtime ignores names it does not know.
+_FOLDING = frozenset({"ConvBNFusion", "ConvMulFusion", "ConvAddFusion", "MatMul_BatchNormalization_Fusion"})
+_BLOCKED_LAYOUT = frozenset({"NchwcTransformer"})
+
+_PROVIDER_NAMES: dict[Provider, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+#: One kernel choice per shape, full float32, no layout or fusion that moves a bias.
+_CUDA_OPTIONS = {
+    "use_tf32": "0",
+    "cudnn_conv_algo_search": "HEURISTIC",
+    "prefer_nhwc": "0",
+    "fuse_conv_bias": "0",
+    "enable_skip_layer_norm_strict_mode": "1",
+}
+
+
+@dataclass(frozen=True)
+class Numerics:
+    """All that decides how the runtime rounds; part of a run's identity.
+
+    ``fusion``: ``framework`` computes batch-norm apart from the convolution, as the frameworks do; ``deployed`` lets the
+    runtime fold it when it loads the (faulty) model. ``layout``: ``plain`` or ``blocked`` (NCHWc kernels). ``threads``
+    per session. ``batch_size``: the one batch shape every run has; the last batch is padded.
+    """
+
+    provider: Provider = "cpu"
+    fusion: Literal["framework", "deployed"] = "framework"
+    layout: Literal["plain", "blocked"] = "plain"
+    tf32: Literal["off"] = "off"
+    threads: int = 1
+    batch_size: int = 32
+
+    def as_dict(self) -> dict[str, str | int]:
+        """Return the settings as plain data."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, eq=False)
+class Session:
+    """A loaded model: one input, one output, one batch size."""
+
+    handle: Any = field(repr=False)
+    input: str
+    output: str
+    batch_size: int
+
+    @property
+    def providers(self) -> list[str]:
+        """The providers that really run it."""
+        return list(self.handle.get_providers())
+
+    def run(self, inputs: NDArray[Any]) -> NDArray[Any]:
+        """Return the output of ``inputs`` (n, ...) as floats of shape (n, values per input), in batches of one size."""
+        parts = [
+            self._run_batch(batch)[:count].reshape(count, -1) for batch, count in batches(inputs, self.batch_size)
+        ]
+        return np.concatenate(parts)
+
+    def _run_batch(self, batch: NDArray[Any]) -> NDArray[Any]:
+        try:
+            (output,) = self.handle.run([self.output], {self.input: batch})
+        except Exception as error:  # the runtime's exceptions share no base class
+            raise ModelError(f"ONNX Runtime cannot run the model: {_first_line(error)}") from None
+        if not isinstance(output, np.ndarray) or output.shape[:1] != batch.shape[:1]:
+            shape = getattr(output, "shape", type(output).__name__)
+            raise ModelError(
+                f"output {self.output}: expected one row per input of a batch of {len(batch)}, found shape {shape}; "
+                "name another output with --output"
+            )
+        return output if output.dtype in (np.float32, np.float64) else output.astype(np.float32)
+
+
+def open_session(model: Model, numerics: Numerics, output: str, save_optimized: str | None = None) -> Session:
+    """Load ``model`` as ``numerics`` says; ``save_optimized`` names a file for the graph that really runs.
+
+    Raises ModelError if the runtime does not take the model, or if the provider that was asked for did not load (the
+    runtime itself would silently run on the CPU).
+    """
+    options = _options(numerics)
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(model.folder))
+    if save_optimized:
+        options.optimized_model_filepath = save_optimized
+    content = model.proto.SerializeToString()
+    try:
+        handle = ort.InferenceSession(
+            content, options, providers=_providers(numerics.provider), disabled_optimizers=_disabled(numerics)
+        )
+    except Exception as error:  # the runtime's exceptions share no base class
+        raise ModelError(f"ONNX Runtime does not take the model: {_first_line(error)}") from None
+    if _PROVIDER_NAMES[numerics.provider] not in handle.get_providers():
+        raise ModelError(_provider_missing(numerics.provider))
+    return Session(handle, handle.get_inputs()[0].name, output, numerics.batch_size)
+
+
+def choose_provider(wanted: str) -> Provider:
+    """Return ``cpu`` or ``cuda`` for ``auto``, ``cpu`` or ``cuda``; raises ModelError where CUDA is asked for and absent."""
+    if wanted == "cpu":
+        return "cpu"
+    if _cuda_answers():
+        return "cuda"
+    if wanted == "cuda":
+        raise ModelError(_provider_missing("cuda"))
+    return "cpu"
+
+
+def runtime_conflict() -> str | None:
+    """Return a sentence if both runtime packages are installed: they overwrite each other's files."""
+    installed = {name for name in ("onnxruntime", "onnxruntime-gpu") if _version(name)}
+    if len(installed) < 2:
+        return None
+    return (
+        "both onnxruntime and onnxruntime-gpu are installed and overwrite each other's files; run "
+        "`pip uninstall onnxruntime onnxruntime-gpu` and install one of them again"
+    )
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that results depend on."""
+    return {"onnxruntime": ort.__version__, "onnx": onnx.__version__, "numpy": np.__version__}
+
+
+def _options(numerics: Numerics) -> Any:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = numerics.threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.use_deterministic_compute = True
+    options.log_severity_level = 4
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
+def _disabled(numerics: Numerics) -> list[str]:
+    disabled = _FOLDING if numerics.fusion == "framework" else frozenset()
+    return sorted(disabled | (_BLOCKED_LAYOUT if numerics.layout == "plain" else frozenset()))
+
+
+def _providers(provider: Provider) -> list[Any]:
+    if provider == "cpu":
+        return [_PROVIDER_NAMES["cpu"]]
+    os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
+    return [(_PROVIDER_NAMES["cuda"], _CUDA_OPTIONS), _PROVIDER_NAMES["cpu"]]
+
+
+@cache
+def _cuda_answers() -> bool:
+    """Whether a session really gets the CUDA provider (being listed as available is not enough)."""
+    if _PROVIDER_NAMES["cuda"] not in ort.get_available_providers():
+        return False
+    value = onnx.helper.make_tensor_value_info
+    node = onnx.helper.make_node("Identity", ["x"], ["y"])
+    graph = onnx.helper.make_graph([node], "probe", [value("x", 1, [1])], [value("y", 1, [1])])
+    probe = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    try:
+        handle = ort.InferenceSession(probe.SerializeToString(), _options(Numerics()), providers=_providers("cuda"))
+    except Exception:  # the runtime's exceptions share no base class
+        return False
+    return _PROVIDER_NAMES["cuda"] in handle.get_providers()
+
+
+def _provider_missing(provider: Provider) -> str:
+    conflict = runtime_conflict()
+    reason = conflict or "check `nvidia-smi` and install the CUDA libraries with `pip install 'bitswap-onnx[cuda]'`"
+    return f"--provider {provider}: ONNX Runtime could not load {_PROVIDER_NAMES[provider]}; {reason}, or use --provider cpu"
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _first_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

@@ -1,0 +1,287 @@
+"""One SQLite file per run: settings, receipts, counts. The only truth of a campaign; every other file derives from it.
+
+Who may write: one process, which holds the run's lock. What a crash leaves: whole transactions. A store exists once the
+transaction that made it, receipts included, is committed; a directory without one counts as new.
+"""
+
+import json
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from bitswap_onnx.errors import RunError
+from bitswap_onnx.faults.bits import hex_bits
+from bitswap_onnx.graph.resolve import Receipt, ResolvedInjection
+from bitswap_onnx.outcome import COUNTS, Counts
+from bitswap_onnx.plan import Chunk
+
+SCHEMA_VERSION = 1
+STORE_NAME = "campaign.sqlite"
+LOCK_NAME = "campaign.lock"
+
+#: One row per fault, as in results.csv; ``tensor``, ``element`` and ``mask`` are what an engine needs.
+RECEIPT_COLUMNS = (
+    "layer",
+    "tensor_index",
+    "bit",
+    "parameter",
+    "kind",
+    "value",
+    "clean_bits",
+    "faulty_bits",
+    "clean_value",
+    "faulty_value",
+    "effect",
+    "bit_class",
+    "tensor",
+    "element",
+    "mask",
+)
+
+_SCHEMA = f"""
+CREATE TABLE setting (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE path (number INTEGER PRIMARY KEY, tensors TEXT NOT NULL UNIQUE);
+CREATE TABLE injection (
+    position INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, path INTEGER NOT NULL REFERENCES path, changes INTEGER NOT NULL);
+CREATE TABLE receipt (
+    position INTEGER NOT NULL REFERENCES injection, row INTEGER NOT NULL, {", ".join(RECEIPT_COLUMNS)},
+    PRIMARY KEY (position, row)) WITHOUT ROWID;
+CREATE TABLE control (
+    path INTEGER NOT NULL REFERENCES path, first INTEGER NOT NULL, inputs INTEGER NOT NULL, masked INTEGER NOT NULL,
+    PRIMARY KEY (path, first)) WITHOUT ROWID;
+CREATE TABLE outcome (
+    position INTEGER NOT NULL REFERENCES injection, first INTEGER NOT NULL, inputs INTEGER NOT NULL,
+    {", ".join(f"{name} INTEGER" for name in COUNTS)}, per_input BLOB, scores BLOB,
+    PRIMARY KEY (position, first)) WITHOUT ROWID;
+"""
+
+#: Names a parameter so that a list finds it again: its role where the layer has one of it, else its own name.
+ParameterName = Callable[[Receipt], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Something an engine has to run: an injection (``key``: its position) or a null control (``key``: its path)."""
+
+    key: int
+    label: str
+    edits: dict[str, list[tuple[int, int]]]
+    changes: bool = True
+
+
+class Store:
+    """A run's store, opened by the one process that may write it. Close it, or use it as a context manager."""
+
+    def __init__(self, run: Path) -> None:
+        """Lock ``run`` and open its store; raises RunError if another process has it or it is of another version."""
+        self.run = run
+        self._lock = _lock(run)
+        try:
+            self._db = _connect(run / STORE_NAME)
+            with _translated(run):
+                self._db.execute("PRAGMA journal_mode=WAL")
+                self._db.execute("PRAGMA synchronous=NORMAL")
+        except BaseException:
+            self._lock.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._db.close()
+        self._lock.close()
+
+    @property
+    def is_new(self) -> bool:
+        """Whether nothing has been committed yet."""
+        with _translated(self.run):
+            return bool(self._db.execute("PRAGMA user_version").fetchone()[0] == 0)
+
+    def create(
+        self, settings: dict[str, Any], injections: Iterable[ResolvedInjection], parameter_name: ParameterName
+    ) -> None:
+        """Commit the whole plan of a new campaign in one transaction: settings, injections, receipts."""
+        paths: dict[tuple[str, ...], int] = {}
+        with self._transaction() as db:
+            for statement in _SCHEMA.split(";"):
+                db.execute(statement)
+            rows = [(key, json.dumps(value)) for key, value in settings.items()]
+            db.executemany("INSERT INTO setting VALUES (?, ?)", rows)
+            for position, injection in enumerate(injections):
+                path = paths.setdefault(injection.path, len(paths))
+                if path == len(paths) - 1:
+                    db.execute("INSERT OR IGNORE INTO path VALUES (?, ?)", (path, json.dumps(injection.path)))
+                db.execute("INSERT INTO injection VALUES (?, ?, ?, ?)", (position, injection.id, path, injection.changes))
+                db.executemany(
+                    f"INSERT INTO receipt VALUES (?, ?{', ?' * len(RECEIPT_COLUMNS)})",
+                    [(position, row, *_receipt_row(r, parameter_name(r))) for row, r in enumerate(injection.receipts)],
+                )
+            db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+    def setting(self, key: str) -> Any:
+        """Return one setting of the campaign."""
+        (value,) = self._db.execute("SELECT value FROM setting WHERE key = ?", (key,)).fetchone()
+        return json.loads(value)
+
+    @property
+    def injections(self) -> int:
+        """Number of injections."""
+        return self._number("SELECT COUNT(*) FROM injection")
+
+    def open_controls(self, chunk: Chunk) -> list[Task]:
+        """Return the null controls, one per distinct faulty path, that have not run over ``chunk``."""
+        rows = self._db.execute(
+            "SELECT number, tensors FROM path WHERE number NOT IN (SELECT path FROM control WHERE first = ?)"
+            " AND number IN (SELECT path FROM injection WHERE changes)",
+            (chunk.first,),
+        )
+        return [
+            Task(number, f"null control of {', '.join(tensors)}", {tensor: [] for tensor in tensors})
+            for number, tensors in ((number, json.loads(text)) for number, text in rows.fetchall())
+        ]
+
+    def open_injections(self, chunk: Chunk, page: int = 256) -> Iterator[Task]:
+        """Yield the injections that have not run over ``chunk``, in the list's order, reading ``page`` at a time."""
+        last = -1
+        while True:
+            rows = self._db.execute(
+                "SELECT i.position, i.id, i.changes FROM injection i WHERE i.position > ? AND NOT EXISTS"
+                " (SELECT 1 FROM outcome o WHERE o.position = i.position AND o.first = ?) ORDER BY i.position LIMIT ?",
+                (last, chunk.first, page),
+            ).fetchall()
+            if not rows:
+                return
+            for position, identifier, changes in rows:
+                yield Task(position, f"injection {identifier}", self._edits(position), bool(changes))
+            last = rows[-1][0]
+
+    def add_control(self, path: int, chunk: Chunk, masked: int) -> None:
+        """Commit how many inputs of ``chunk`` a null control left masked."""
+        with self._transaction() as db:
+            db.execute("INSERT INTO control VALUES (?, ?, ?, ?)", (path, chunk.first, len(chunk), masked))
+
+    def add_outcome(self, position: int, chunk: Chunk, counts: Counts, blobs: dict[str, bytes]) -> None:
+        """Commit one injection's counts over ``chunk`` and what else was recorded."""
+        values = (position, chunk.first, len(chunk), *(counts[name] for name in COUNTS))
+        with self._transaction() as db:
+            db.execute(
+                f"INSERT INTO outcome VALUES (?{', ?' * (len(COUNTS) + 4)})",
+                (*values, blobs.get("per_input"), blobs.get("scores")),
+            )
+
+    def failed_controls(self) -> list[tuple[str, int]]:
+        """Return the tensors and the number of unmasked inputs of every null control that did not hold."""
+        return self._db.execute(
+            "SELECT p.tensors, SUM(c.inputs - c.masked) FROM control c JOIN path p ON p.number = c.path"
+            " GROUP BY c.path HAVING SUM(c.inputs - c.masked) > 0"
+        ).fetchall()
+
+    def totals(self) -> Counts:
+        """Return the sums of all counts so far, and of the inferences as ``inputs``."""
+        names = ("inputs", *COUNTS)
+        row = self._db.execute(f"SELECT {', '.join(f'SUM({name})' for name in names)} FROM outcome").fetchone()
+        return dict(zip(names, row, strict=True))
+
+    def query(self, sql: str, values: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+        """Run a reading query, for what derives from the store."""
+        yield from self._db.execute(sql, values)
+
+    def _edits(self, position: int) -> dict[str, list[tuple[int, int]]]:
+        edits: dict[str, list[tuple[int, int]]] = {}
+        rows = self._db.execute("SELECT tensor, element, mask FROM receipt WHERE position = ? ORDER BY row", (position,))
+        for tensor, element, mask in rows:
+            edits.setdefault(tensor, []).append((element, int(mask, 16)))
+        return edits
+
+    def _number(self, sql: str) -> int:
+        return int(self._db.execute(sql).fetchone()[0])
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with _translated(self.run):
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._db
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+
+
+@contextmanager
+def read_store(run: Path) -> Iterator[Store]:
+    """Open the store of an existing run, finished or not; raises RunError if there is none."""
+    if not (run / STORE_NAME).is_file():
+        raise RunError(f"{run}: expected a run directory with {STORE_NAME}, found none")
+    with Store(run) as store:
+        if store.is_new:
+            raise RunError(f"{run}: the run was stopped before it began; nothing to read")
+        yield store
+
+
+def has_store(run: Path) -> bool:
+    """Whether ``run`` holds a committed store; raises RunError for one of another version or no store at all."""
+    path = run / STORE_NAME
+    if not path.is_file() or not path.stat().st_size:
+        return False
+    with _translated(run), closing(_connect(path)) as db:
+        version = db.execute("PRAGMA user_version").fetchone()[0]
+    if version not in (0, SCHEMA_VERSION):
+        raise RunError(f"{path}: expected schema version {SCHEMA_VERSION}, found {version}; use the version that made it")
+    return bool(version)
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(path, isolation_level=None, timeout=30)
+
+
+def _lock(run: Path) -> sqlite3.Connection:
+    """Take the run's lock: an exclusive SQLite transaction, which ends with its process on every system."""
+    try:
+        lock = sqlite3.connect(run / LOCK_NAME, isolation_level=None, timeout=0)
+        lock.execute("BEGIN EXCLUSIVE")
+    except sqlite3.OperationalError as error:
+        if "locked" in str(error):
+            raise RunError(f"{run}: another process is running this campaign; wait for it or stop it") from None
+        raise RunError(f"{run}: cannot write there: {error}") from None
+    return lock
+
+
+@contextmanager
+def _translated(run: Path) -> Iterator[None]:
+    """Say in one line what SQLite could not do."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        full = "full" in str(error) or "disk I/O" in str(error)
+        remedy = "free some space and run again with --resume; what was finished is saved" if full else "check the folder"
+        raise RunError(f"{run}: cannot write the store: {error}; {remedy}") from None
+    except sqlite3.DatabaseError as error:
+        raise RunError(f"{run / STORE_NAME}: not a store of bitswap-onnx: {error}; choose another --out") from None
+
+
+def _receipt_row(receipt: Receipt, parameter: str) -> tuple[object, ...]:
+    fault, fmt = receipt.fault, receipt.format
+    return (
+        receipt.target.layer,
+        str(fault.index),
+        receipt.bit,
+        parameter,
+        fault.kind.value,
+        fault.value,
+        hex_bits(receipt.clean_bits, fmt),
+        hex_bits(receipt.faulty_bits, fmt),
+        receipt.clean_value,
+        receipt.faulty_value,
+        receipt.effect,
+        "" if receipt.bit is None else fmt.bit_class(receipt.bit),
+        receipt.target.tensor,
+        receipt.element,
+        f"{receipt.mask:x}",
+    )

@@ -1,0 +1,1 @@
+"""From framework models to ONNX files, every weight bit for bit."""
