@@ -1,1 +1,73 @@
-"""."""
+"""Bit-exact fault injection into ONNX models.
+
+The pieces, in the order data flows: `load_model` and `read_fault_list`, `resolve` (faults → receipts), `rewrite` (model in,
+faulty model out), `run_campaign` (all of it, into a run directory). Names are loaded when they are first used, so that
+importing the package costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bitswap_onnx.campaign import Campaign, run_campaign
+    from bitswap_onnx.dataset import Dataset, Preprocessing, load_dataset
+    from bitswap_onnx.errors import BitswapError
+    from bitswap_onnx.faults.fault import Fault, Injection, Kind
+    from bitswap_onnx.faults.fault_list import FaultList, read_fault_list, write_fault_list
+    from bitswap_onnx.graph.model import Model, load_model, save_model
+    from bitswap_onnx.graph.resolve import Receipt, ResolvedInjection, resolve
+    from bitswap_onnx.graph.targets import Target, find_targets
+    from bitswap_onnx.graph.weights import rewrite
+    from bitswap_onnx.prepare import Settings
+
+_HOMES = {
+    "campaign": ("Campaign", "run_campaign"),
+    "dataset": ("Dataset", "Preprocessing", "load_dataset"),
+    "errors": ("BitswapError",),
+    "faults.fault": ("Fault", "Injection", "Kind"),
+    "faults.fault_list": ("FaultList", "read_fault_list", "write_fault_list"),
+    "graph.model": ("Model", "load_model", "save_model"),
+    "graph.resolve": ("Receipt", "ResolvedInjection", "resolve"),
+    "graph.targets": ("Target", "find_targets"),
+    "graph.weights": ("rewrite",),
+    "prepare": ("Settings",),
+}
+_HOME = {name: f"bitswap_onnx.{module}" for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "BitswapError",
+    "Campaign",
+    "Dataset",
+    "Fault",
+    "FaultList",
+    "Injection",
+    "Kind",
+    "Model",
+    "Preprocessing",
+    "Receipt",
+    "ResolvedInjection",
+    "Settings",
+    "Target",
+    "find_targets",
+    "load_dataset",
+    "load_model",
+    "read_fault_list",
+    "resolve",
+    "rewrite",
+    "run_campaign",
+    "save_model",
+    "write_fault_list",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name from its module on first use."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'bitswap_onnx' has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_HOME[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    """Return the public names."""
+    return sorted(__all__)

@@ -4,6 +4,16 @@ Every message is one line: what was expected, what was found, where, and what to
 it without a traceback and exits with ``exit_code``; every other exception is a defect of ours and stays loud.
 """
 
+import difflib
+from collections.abc import Iterable
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return the names among ``known`` that are closest to ``name``, for the end of a message."""
+    folded = {other.lower(): other for other in known}
+    close = difflib.get_close_matches(name.lower(), folded, n=4, cutoff=0.3) or list(folded)[:4]
+    return ", ".join(folded[match] for match in close) or "none"
+
 
 class BitswapError(Exception):
     """Something the user gave is wrong; nothing was written."""

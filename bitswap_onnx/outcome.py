@@ -80,7 +80,7 @@ class Golden:
     @cached_property
     def top_1(self) -> NDArray[np.int64]:
         """Predicted class of each input."""
-        return np.argmax(self.scores, axis=1)
+        return np.asarray(np.argmax(self.scores, axis=1), np.int64)
 
     @cached_property
     def confidence(self) -> NDArray[np.float64]:
@@ -107,11 +107,11 @@ def judge(golden: Golden, faulty: Scores) -> Outcomes:
 
     Counts that need labels are None without them; under a tolerance criterion so are those that need classes.
     """
-    masked: Flags = np.all(golden.scores == faulty, axis=1)
-    nonfinite: Flags = ~np.isfinite(faulty).all(axis=1)
+    masked = np.asarray(np.all(golden.scores == faulty, axis=1))
+    nonfinite = np.asarray(~np.isfinite(faulty).all(axis=1))
     if golden.criterion.tolerance is None:
         top_1 = np.argmax(faulty, axis=1)
-        critical: Flags = top_1 != golden.top_1
+        critical: Flags = np.asarray(top_1 != golden.top_1)
         counts = _class_counts(golden, faulty, top_1)
     else:
         critical = _moved(golden, faulty) & ~masked
@@ -166,5 +166,4 @@ def _moved(golden: Golden, faulty: Scores) -> Flags:
     assert golden.criterion.tolerance is not None
     with np.errstate(invalid="ignore", over="ignore"):
         distance = np.abs(faulty.astype(np.float64) - golden.scores.astype(np.float64))
-    moved: Flags = ~(distance <= golden.criterion.tolerance * golden.criterion.span).all(axis=1)
-    return moved
+    return np.asarray(~(distance <= golden.criterion.tolerance * golden.criterion.span).all(axis=1))

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from bitswap_onnx.errors import RunError
-from bitswap_onnx.faults.bits import hex_bits
+from bitswap_onnx.faults.bits import format_value, hex_bits
 from bitswap_onnx.graph.resolve import Receipt, ResolvedInjection
 from bitswap_onnx.outcome import COUNTS, Counts
 from bitswap_onnx.plan import Chunk
@@ -74,33 +74,33 @@ class Task:
 
 
 class Store:
-    """A run's store, opened by the one process that may write it. Close it, or use it as a context manager."""
+    """A run's store. Use it as a context manager; `writing` and `reading` open one."""
 
     def __init__(self, run: Path) -> None:
-        """Lock ``run`` and open its store; raises RunError if another process has it or it is of another version."""
         self.run = run
-        self._lock = _lock(run)
-        try:
-            self._db = _connect(run / STORE_NAME)
-            with _translated(run):
-                self._db.execute("PRAGMA journal_mode=WAL")
-                self._db.execute("PRAGMA synchronous=NORMAL")
-        except BaseException:
-            self._lock.close()
-            raise
+        self._db = sqlite3.connect(run / STORE_NAME, isolation_level=None, timeout=30)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._db.close()
-        self._lock.close()
 
     @property
     def is_new(self) -> bool:
         """Whether nothing has been committed yet."""
-        with _translated(self.run):
-            return bool(self._db.execute("PRAGMA user_version").fetchone()[0] == 0)
+        return self._number("PRAGMA user_version") == 0
+
+    def check_version(self) -> None:
+        """Raise RunError if the store is of a schema that this version does not know."""
+        version = self._number("PRAGMA user_version")
+        if version not in (0, SCHEMA_VERSION):
+            raise RunError(
+                f"{self.run / STORE_NAME}: expected schema version {SCHEMA_VERSION}, found {version}; "
+                "use the version of bitswap-onnx that made it"
+            )
 
     def create(
         self, settings: dict[str, Any], injections: Iterable[ResolvedInjection], parameter_name: ParameterName
@@ -116,7 +116,9 @@ class Store:
                 path = paths.setdefault(injection.path, len(paths))
                 if path == len(paths) - 1:
                     db.execute("INSERT OR IGNORE INTO path VALUES (?, ?)", (path, json.dumps(injection.path)))
-                db.execute("INSERT INTO injection VALUES (?, ?, ?, ?)", (position, injection.id, path, injection.changes))
+                db.execute(
+                    "INSERT INTO injection VALUES (?, ?, ?, ?)", (position, injection.id, path, injection.changes)
+                )
                 db.executemany(
                     f"INSERT INTO receipt VALUES (?, ?{', ?' * len(RECEIPT_COLUMNS)})",
                     [(position, row, *_receipt_row(r, parameter_name(r))) for row, r in enumerate(injection.receipts)],
@@ -187,13 +189,15 @@ class Store:
         row = self._db.execute(f"SELECT {', '.join(f'SUM({name})' for name in names)} FROM outcome").fetchone()
         return dict(zip(names, row, strict=True))
 
-    def query(self, sql: str, values: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-        """Run a reading query, for what derives from the store."""
-        yield from self._db.execute(sql, values)
+    def query(self, sql: str, values: tuple[Any, ...] = ()) -> sqlite3.Cursor:
+        """Run a query, for what derives from the store."""
+        return self._db.execute(sql, values)
 
     def _edits(self, position: int) -> dict[str, list[tuple[int, int]]]:
         edits: dict[str, list[tuple[int, int]]] = {}
-        rows = self._db.execute("SELECT tensor, element, mask FROM receipt WHERE position = ? ORDER BY row", (position,))
+        rows = self._db.execute(
+            "SELECT tensor, element, mask FROM receipt WHERE position = ? ORDER BY row", (position,)
+        )
         for tensor, element, mask in rows:
             edits.setdefault(tensor, []).append((element, int(mask, 16)))
         return edits
@@ -203,42 +207,43 @@ class Store:
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with _translated(self.run):
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._db
-                self._db.execute("COMMIT")
-            except BaseException:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-                raise
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield self._db
+            self._db.execute("COMMIT")
+        except BaseException:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise
 
 
 @contextmanager
-def read_store(run: Path) -> Iterator[Store]:
-    """Open the store of an existing run, finished or not; raises RunError if there is none."""
-    if not (run / STORE_NAME).is_file():
-        raise RunError(f"{run}: expected a run directory with {STORE_NAME}, found none")
-    with Store(run) as store:
-        if store.is_new:
-            raise RunError(f"{run}: the run was stopped before it began; nothing to read")
+def writing(run: Path) -> Iterator[Store]:
+    """Open the store of ``run``, an existing directory, as its one writer; raises RunError if another process has it."""
+    with closing(_lock(run)), _translated(run), Store(run) as store:
+        store.check_version()
+        store.query("PRAGMA journal_mode=WAL")
+        store.query("PRAGMA synchronous=NORMAL")
+        yield store
+
+
+@contextmanager
+def reading(run: Path) -> Iterator[Store]:
+    """Open the store of an existing run, finished or under way; raises RunError if there is none."""
+    if not has_store(run):
+        raise RunError(f"{run}: expected a run directory with a {STORE_NAME}, found none that has begun")
+    with _translated(run), Store(run) as store:
         yield store
 
 
 def has_store(run: Path) -> bool:
-    """Whether ``run`` holds a committed store; raises RunError for one of another version or no store at all."""
+    """Whether ``run`` holds a committed store; raises RunError for one of another version or a file that is none."""
     path = run / STORE_NAME
     if not path.is_file() or not path.stat().st_size:
         return False
-    with _translated(run), closing(_connect(path)) as db:
-        version = db.execute("PRAGMA user_version").fetchone()[0]
-    if version not in (0, SCHEMA_VERSION):
-        raise RunError(f"{path}: expected schema version {SCHEMA_VERSION}, found {version}; use the version that made it")
-    return bool(version)
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    return sqlite3.connect(path, isolation_level=None, timeout=30)
+    with _translated(run), Store(run) as store:
+        store.check_version()
+        return not store.is_new
 
 
 def _lock(run: Path) -> sqlite3.Connection:
@@ -260,7 +265,9 @@ def _translated(run: Path) -> Iterator[None]:
         yield
     except sqlite3.OperationalError as error:
         full = "full" in str(error) or "disk I/O" in str(error)
-        remedy = "free some space and run again with --resume; what was finished is saved" if full else "check the folder"
+        remedy = (
+            "free some space and run again with --resume; what was finished is saved" if full else "check the folder"
+        )
         raise RunError(f"{run}: cannot write the store: {error}; {remedy}") from None
     except sqlite3.DatabaseError as error:
         raise RunError(f"{run / STORE_NAME}: not a store of bitswap-onnx: {error}; choose another --out") from None
@@ -277,8 +284,8 @@ def _receipt_row(receipt: Receipt, parameter: str) -> tuple[object, ...]:
         fault.value,
         hex_bits(receipt.clean_bits, fmt),
         hex_bits(receipt.faulty_bits, fmt),
-        receipt.clean_value,
-        receipt.faulty_value,
+        format_value(receipt.clean_bits, fmt),
+        format_value(receipt.faulty_bits, fmt),
         receipt.effect,
         "" if receipt.bit is None else fmt.bit_class(receipt.bit),
         receipt.target.tensor,

@@ -163,6 +163,11 @@ def decode(bits: int, fmt: BitFormat) -> float | int:
     return value
 
 
+def format_value(bits: int, fmt: BitFormat) -> str:
+    """Return the value of one bit pattern as text: the shortest that reads back to the same element."""
+    return str(from_bits(np.array([bits], fmt.view), fmt)[0])
+
+
 def hex_bits(bits: int, fmt: BitFormat) -> str:
     """Return a bit pattern as ``0x`` and as many digits as the format has."""
     return f"0x{bits:0{fmt.width // 4}x}"

@@ -123,7 +123,8 @@ class _Columns:
 def _injections(source: str, file: TextIO) -> Iterator[Injection]:
     """Group adjacent rows of one id; an id that comes back later is an error."""
     first_line: dict[str, int] = {}
-    current, faults, line = "", [], 0
+    current = ""
+    faults: list[Fault] = []
     for line, identifier, fault in _rows(source, file):
         if identifier != current:
             if faults:
@@ -162,7 +163,9 @@ def _rows(source: str, file: TextIO) -> Iterator[tuple[int, str, Fault]]:
 
 def _parse(row: list[str], columns: _Columns, where: str) -> tuple[str, Fault]:
     if len(row) < columns.width:
-        raise FaultListError(f"{where}: expected at least {columns.width} cells, found {len(row)}: {','.join(row)[:80]!r}")
+        raise FaultListError(
+            f"{where}: expected at least {columns.width} cells, found {len(row)}: {','.join(row)[:80]!r}"
+        )
     (identifier, layer, index, bit), (parameter, kind, value, site, inputs) = columns.cells(row)
     if not _ID.fullmatch(identifier):
         raise FaultListError(f"{where}: injection id {identifier!r} may only have letters, digits, '_', '.' and '-'")

@@ -137,13 +137,17 @@ def stored_tensors(proto: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
 
 def subgraphs(node: onnx.NodeProto) -> Iterator[tuple[str, onnx.GraphProto]]:
     """Yield the graphs a node carries, each with the scope name that `stored_tensors` gives it."""
-    label = node.name or (node.output[0] if node.output else node.op_type)
     for attribute in node.attribute:
         if attribute.type in _SUBGRAPHS:
             graphs = [attribute.g] if attribute.type == onnx.AttributeProto.GRAPH else list(attribute.graphs)
             for i, graph in enumerate(graphs):
                 suffix = f"[{i}]" if attribute.type == onnx.AttributeProto.GRAPHS else ""
-                yield f"{label}/{attribute.name}{suffix}::", graph
+                yield f"{node_label(node)}/{attribute.name}{suffix}::", graph
+
+
+def node_label(node: onnx.NodeProto) -> str:
+    """Return a node's name, or what it makes where it has none."""
+    return node.name or next(iter(node.output), node.op_type)
 
 
 def constant_tensor(node: onnx.NodeProto) -> onnx.TensorProto | None:
@@ -208,7 +212,9 @@ def _external_files(proto: onnx.ModelProto, path: Path) -> list[Path]:
         if not file.is_relative_to(folder):
             raise ModelError(f"{path}: tensor {key} points outside the model's folder ({info.location}); not read")
         if not file.is_file():
-            raise ModelError(f"{path}: the external data of tensor {key} is missing: expected {info.location} beside it")
+            raise ModelError(
+                f"{path}: the external data of tensor {key} is missing: expected {info.location} beside it"
+            )
         size = np.prod(tensor.dims, dtype=object) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
         needed[file] = max(needed.get(file, 0), (info.offset or 0) + int(size))
     for file, size in needed.items():

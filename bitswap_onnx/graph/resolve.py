@@ -1,6 +1,5 @@
 """Fault + targets → receipt: the exact tensor, element, old and new bits, or an error that says what would fit."""
 
-import difflib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from bitswap_onnx.errors import FaultListError
+from bitswap_onnx.errors import FaultListError, nearest
 from bitswap_onnx.faults.bits import FORMATS, BitFormat, Bits, decode, edit_one, encode, parse_pattern, to_bits
 from bitswap_onnx.faults.fault import BIT_KINDS, SATISFIABLE_KINDS, Fault, Injection, Kind
 from bitswap_onnx.graph.model import Model
@@ -130,7 +129,9 @@ class Resolver:
         """Return the target that a fault names by layer and parameter; raises FaultListError as `resolve` does."""
         named = self._by_layer.get(fault.layer)
         if named is None:
-            raise _error(fault, f"unknown layer {fault.layer!r}{self._nearest(fault.layer)}")
+            raise _error(
+                fault, f"unknown layer {fault.layer!r}; the nearest are {nearest(fault.layer, self._by_layer)}"
+            )
         wanted = fault.parameter or "weight"
         matches = {t.tensor: t for _, t in named if t.role == wanted}
         if not matches:
@@ -141,8 +142,15 @@ class Resolver:
             raise _error(fault, f"layer {fault.layer!r} has no {wanted}, it has {has}; name one in column Parameter")
         if len(matches) > 1:
             tensors = ", ".join(matches)
-            raise _error(fault, f"{fault.layer!r} {wanted} is ambiguous: it could be {tensors}; use one of these as Layer")
+            raise _error(
+                fault, f"{fault.layer!r} {wanted} is ambiguous: it could be {tensors}; use one of these as Layer"
+            )
         return next(iter(matches.values()))
+
+    def parameter_name(self, target: Target) -> str:
+        """Return the parameter name under which a list finds ``target`` again: its role if its layer has one of it."""
+        same_role = {t.tensor for _, t in self._by_layer[target.layer] if t.role == target.role}
+        return target.role if len(same_role) == 1 else target.parameter
 
     def _receipt(self, fault: Fault) -> Receipt:
         target = self.find(fault)
@@ -167,14 +175,6 @@ class Resolver:
         if key not in self._bits:
             self._bits[key] = to_bits(self.model.tensor(key)).reshape(-1)
         return self._bits[key]
-
-    def _nearest(self, name: str) -> str:
-        names = list(self._by_layer)
-        if not names:
-            return "; the model has no targets"
-        folded = {known.lower(): known for known in names}
-        close = difflib.get_close_matches(name.lower(), folded, n=4, cutoff=0.3) or list(folded)[:4]
-        return f"; the nearest are {', '.join(folded[match] for match in close)}"
 
 
 def resolve(model: Model, injections: Iterable[Injection], bit_order: BitOrder = "lsb") -> Iterator[ResolvedInjection]:

@@ -9,15 +9,18 @@ Layer names come, in this order, from a converter's metadata, from initializer n
 ``conv2d/kernel``, from the consuming node's name, from the initializer's name.
 """
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from typing import Any
 
 import onnx
 
+from bitswap_onnx.errors import ModelError, nearest
 from bitswap_onnx.faults.bits import FORMATS
-from bitswap_onnx.graph.model import Model, constant_tensor, stored_tensors, subgraphs
+from bitswap_onnx.graph.model import Model, constant_tensor, node_label, stored_tensors, subgraphs
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,11 @@ class Target:
     shape: tuple[int, ...]
     users: tuple[str, ...]
     aliases: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def elements(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
 
     @property
     def names(self) -> tuple[tuple[str, str], ...]:
@@ -81,17 +89,28 @@ SLOT_ROLES: dict[str, dict[int, str]] = {
 
 #: What a tensor may pass on its way to the operator that computes with it (first input only).
 _PASS_THROUGH = frozenset(
-    "Transpose Reshape Identity Cast Flatten Squeeze Unsqueeze QuantizeLinear DequantizeLinear Expand Slice".split()
-)
+    (
+        "Transpose", "Reshape", "Identity", "Cast", "Flatten", "Squeeze", "Unsqueeze", "QuantizeLinear",
+        "DequantizeLinear", "Expand", "Slice",
+    )
+)  # fmt: skip
 
 #: Operators whose further inputs only steer the computation, never take part in it.
 _STEERING = frozenset(
-    "Resize Upsample Clip Pad Range Loop If Scan Tile TopK OneHot ConstantOfShape NonMaxSuppression Dropout "
-    "Where Equal Less Greater LessOrEqual GreaterOrEqual".split()
-)
+    (
+        "Resize", "Upsample", "Clip", "Pad", "Range", "Loop", "If", "Scan", "Tile", "TopK", "OneHot",
+        "ConstantOfShape", "NonMaxSuppression", "Dropout", "Where", "Equal", "Less", "Greater", "LessOrEqual",
+        "GreaterOrEqual",
+    )
+)  # fmt: skip
 
 #: Roles that parameter names of the frameworks state, for layers whose batch-norm was taken apart by an exporter.
-_STATISTICS = {"running_mean": "bn_mean", "moving_mean": "bn_mean", "running_var": "bn_var", "moving_variance": "bn_var"}
+_STATISTICS = {
+    "running_mean": "bn_mean",
+    "moving_mean": "bn_mean",
+    "running_var": "bn_var",
+    "moving_variance": "bn_var",
+}
 _BN_LEAVES = {**_STATISTICS, "gamma": "bn_scale", "beta": "bn_bias", "weight": "bn_scale", "bias": "bn_bias"}
 
 _DOTTED = re.compile(r"(?P<layer>[A-Za-z0-9_]+(?:\.[A-Za-z0-9_]+)*)\.(?P<leaf>[A-Za-z_]\w*)")
@@ -99,7 +118,9 @@ _KERAS = re.compile(
     r"(?P<layer>.+)/(?P<leaf>kernel|bias|gamma|beta|moving_mean|moving_variance|depthwise_kernel|pointwise_kernel"
     r"|recurrent_kernel|embeddings|alpha)(?::0)?"
 )
-_GENERATED = re.compile(r"(/|onnx::|_?val_|_?const|_?tensor|_?scalar|_to_|\d)|.*(Constant|const_fold|_output_\d+$)", re.I)
+_GENERATED = re.compile(
+    r"(/|onnx::|_?val_|_?const|_?tensor|_?scalar|_to_|\d)|.*(Constant|const_fold|_output_\d+$)", re.I
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +128,7 @@ class _Use:
     op_type: str
     slot: int
     node: str
+    label: str
     behind: str  # operator that makes the node's other input: a constant added behind a kernel is its bias
 
 
@@ -133,6 +155,30 @@ def find_targets(model: Model) -> tuple[Target, ...]:
     return tuple(_with_batch_norm_role(target) if target.layer in normalized else target for target in found)
 
 
+def select_targets(model: Model, patterns: str | None) -> tuple[Target, ...]:
+    """Return the targets that ``patterns`` selects: comma-separated globs or texts; None selects all.
+
+    A pattern stands for every target whose layer or ``layer.parameter`` it matches or is part of. Raises ModelError,
+    naming the nearest layers, for a pattern that matches nothing.
+    """
+    targets = find_targets(model)
+    if patterns is None:
+        return targets
+    chosen: set[str] = set()
+    for pattern in filter(None, (part.strip() for part in patterns.split(","))):
+        matching = {target.tensor for target in targets if _matches(target, pattern)}
+        if not matching:
+            near = nearest(pattern, (target.layer for target in targets))
+            raise ModelError(f"{model.name}: no layer or parameter matches {pattern!r}; the nearest are {near}")
+        chosen |= matching
+    return tuple(target for target in targets if target.tensor in chosen)
+
+
+def _matches(target: Target, pattern: str) -> bool:
+    names = [name for layer, parameter in target.names for name in (layer, f"{layer}.{parameter}")]
+    return any(fnmatchcase(name, pattern) or pattern in name for name in names)
+
+
 def _target(key: str, tensor: onnx.TensorProto, uses: list[_Use], named: dict[str, Any] | None) -> Target | None:
     dtype = _dtype_name(tensor)
     role = next((role for role in map(_slot_role, uses) if role), None)
@@ -146,7 +192,7 @@ def _target(key: str, tensor: onnx.TensorProto, uses: list[_Use], named: dict[st
         aliases = tuple(_split(alias) or (alias, alias) for alias in named.get("aliases", ()))
     if role is None:
         role = "bias" if parameter == "bias" or _is_added_bias(tensor, uses) else "parameter"
-    users = tuple(dict.fromkeys(use.node for use in uses))
+    users = tuple(dict.fromkeys(use.label for use in uses))
     return Target(key, layer, parameter, role, dtype, tuple(tensor.dims), users, aliases)
 
 
@@ -234,7 +280,10 @@ def _function_uses(
     )
     for inner in function.node:
         if constant_tensor(inner) is None:
-            yield from ((key, replace(use, node=node.name or use.node)) for key, use in _node_uses(inner, body, functions))
+            yield from (
+                (key, replace(use, node=node.name or use.node, label=node_label(node)))
+                for key, use in _node_uses(inner, body, functions)
+            )
 
 
 def _operator_uses(node: onnx.NodeProto, scope: _Scope) -> Iterator[tuple[str, _Use]]:
@@ -248,5 +297,5 @@ def _operator_uses(node: onnx.NodeProto, scope: _Scope) -> Iterator[tuple[str, _
             continue
         if node.op_type in _PASS_THROUGH and node.op_type not in SLOT_ROLES:
             continue  # a shape, axes or slice bounds
-        others = [scope.producers[name] for name in node.input if name != value and name in scope.producers]
-        yield scope.tensors[value], _Use(node.op_type, slot, node.name, others[0] if others else "")
+        behind = next((scope.producers[name] for name in node.input if name != value and name in scope.producers), "")
+        yield scope.tensors[value], _Use(node.op_type, slot, node.name, node_label(node), behind)

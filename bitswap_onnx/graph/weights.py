@@ -28,7 +28,9 @@ def rewrite(model: Model, edits: Edits) -> Model:
         tensor = tensors[key]
         elements = read_tensor(tensor, model.folder)
         if tensor.data_location == onnx.TensorProto.EXTERNAL and elements.nbytes > _INLINE_LIMIT:
-            raise ModelError(f"tensor {key} has {elements.nbytes} bytes; external tensors over 1 GiB cannot be rewritten")
+            raise ModelError(
+                f"tensor {key} has {elements.nbytes} bytes; external tensors over 1 GiB cannot be rewritten"
+            )
         faulty = elements.copy(order="C")
         bits = to_bits(faulty).reshape(-1)
         for element, mask in changes:

@@ -51,7 +51,9 @@ class Pool:
         self._threads = ThreadPoolExecutor(self.size, initializer=self._start)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if kind is not None:  # nothing that is under way is still wanted
             for process in self._processes:
                 process.kill()
@@ -70,7 +72,9 @@ class Pool:
             if stop.is_set():
                 running = {future for future in running if not future.cancel()}
             else:
-                running |= {self._threads.submit(self._run, unit) for unit in islice(remaining, 2 * self.size - len(running))}
+                running |= {
+                    self._threads.submit(self._run, unit) for unit in islice(remaining, 2 * self.size - len(running))
+                }
             if not running:
                 return
             done, running = wait(running, return_when=FIRST_COMPLETED)

@@ -71,9 +71,7 @@ class Session:
 
     def run(self, inputs: NDArray[Any]) -> NDArray[Any]:
         """Return the output of ``inputs`` (n, ...) as floats of shape (n, values per input), in batches of one size."""
-        parts = [
-            self._run_batch(batch)[:count].reshape(count, -1) for batch, count in batches(inputs, self.batch_size)
-        ]
+        parts = [self._run_batch(batch)[:count].reshape(count, -1) for batch, count in batches(inputs, self.batch_size)]
         return np.concatenate(parts)
 
     def _run_batch(self, batch: NDArray[Any]) -> NDArray[Any]:

@@ -1,0 +1,5 @@
+"""``python -m bitswap_onnx``: the command line."""
+
+from bitswap_onnx.cli.main import main
+
+main()

@@ -1,0 +1,52 @@
+"""``evaluate``: the clean run."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from bitswap_onnx.cli import console
+from bitswap_onnx.cli.options import Json, Model, with_settings
+from bitswap_onnx.errors import RunError
+from bitswap_onnx.outcome import judge
+from bitswap_onnx.prepare import Settings, prepare
+
+
+@with_settings
+def command(
+    model: Model,
+    settings: Settings,
+    save_outputs: Annotated[Path | None, typer.Option(metavar="FILE.npy", help="Write the scores there.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Run the clean model over a dataset: top-1 and top-5 accuracy."""
+    setup = prepare(model, settings)
+    golden, providers = setup.golden()
+    counts = judge(golden, golden.scores).counts
+    if save_outputs is not None:
+        try:
+            with save_outputs.open("wb") as file:
+                np.save(file, golden.scores.astype(np.float32))
+        except OSError as error:
+            raise RunError(f"{save_outputs}: cannot write the scores: {error.strerror}") from None
+    result = {
+        "model": model.name,
+        "inputs": len(golden.scores),
+        "top_1_correct": counts["top_1_correct"],
+        "top_5_correct": counts["top_5_correct"],
+        "data": setup.dataset.source,
+        "numerics": setup.numerics.as_dict(),
+        "providers": providers,
+    }
+    if as_json:
+        typer.echo(json.dumps(result, indent=2))
+        return
+    for note in setup.notes:
+        console.out.print(note)
+    inputs = len(golden.scores)
+    for name, count in (("top-1", counts["top_1_correct"]), ("top-5", counts["top_5_correct"])):
+        console.out.print(
+            f"{name}: {'no labels' if count is None else f'{count} of {inputs} ({console.share(count, inputs)})'}"
+        )

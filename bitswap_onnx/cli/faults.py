@@ -1,0 +1,54 @@
+"""``faults``: check and describe fault lists."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bitswap_onnx.cli import console
+from bitswap_onnx.cli.options import BitOrder, Faults, Json
+from bitswap_onnx.describe import describe
+from bitswap_onnx.faults.fault_list import read_fault_list
+from bitswap_onnx.graph.model import load_model
+from bitswap_onnx.graph.resolve import resolve
+
+app = typer.Typer(no_args_is_help=True, help="Fault lists.")
+
+ModelOption = Annotated[Path | None, typer.Option("--model", metavar="MODEL", help="The model that the list is for.")]
+
+
+@app.command("validate")
+def validate(faults: Faults, model: ModelOption = None, bit_order: BitOrder = "lsb") -> None:
+    """Check every row of a list; with --model also that each fault hits something and changes it."""
+    injections = iter(read_fault_list(faults))
+    if model is None:
+        count = sum(1 for _ in injections)
+    else:
+        count = sum(1 for _ in resolve(load_model(model), injections, bit_order))
+    against = f" in {model.name}" if model else ""
+    console.out.print(f"{faults.name}: {count} injections, all valid{against}", markup=False)
+
+
+@app.command("describe")
+def describe_command(faults: Faults, model: ModelOption = None, as_json: Json = False) -> None:
+    """Count faults per layer, bit and kind; find duplicates; with --model say how much of each layer is covered."""
+    description = describe(read_fault_list(faults), load_model(model) if model else None)
+    if as_json:
+        typer.echo(json.dumps(description.as_dict(), indent=2))
+        return
+    console.out.print(
+        f"{faults.name}: {description.injections} injections, {description.faults} faults, "
+        f"{description.duplicates} of them repeat an earlier one",
+        markup=False,
+    )
+    columns = ["Layer", "Parameter", ">Faults"] + ([">Bits in model", ">Covered"] if model else [])
+    layers = console.table("Per layer", *columns)
+    for entry in description.layers:
+        covered = [f"{entry.bits:,}", console.share(entry.distinct, entry.bits)] if entry.bits else []
+        layers.add_row(entry.layer, entry.parameter, str(entry.faults), *covered)
+    console.out.print(layers)
+    bits = console.table("Per bit and kind", "Kind", "Bit", ">Faults")
+    for (kind, bit), count in description.bits:
+        bits.add_row(kind, "-" if bit is None else str(bit), str(count))
+    console.out.print(bits)

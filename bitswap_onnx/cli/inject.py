@@ -1,0 +1,73 @@
+"""``inject``: the campaign."""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Literal
+
+import typer
+
+from bitswap_onnx.campaign import run_campaign
+from bitswap_onnx.cli import console
+from bitswap_onnx.cli.options import BitOrder, Faults, Model, with_settings
+from bitswap_onnx.prepare import Settings
+
+
+@with_settings
+def command(
+    model: Model,
+    faults: Faults,
+    settings: Settings,
+    out: Annotated[Path | None, typer.Option(help="Run directory. Default: reports/DATASET/NETWORK/TIME.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the campaign in --out.")] = False,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes of one thread each. Default: one per core.")
+    ] = None,
+    engine: Annotated[
+        Literal["auto", "reference"], typer.Option(help="reference: the whole model per fault.")
+    ] = "auto",
+    bit_order: BitOrder = "lsb",
+    save_outputs: Annotated[bool, typer.Option("--save-outputs", help="Keep all scores as .npy files.")] = False,
+    per_input: Annotated[bool, typer.Option("--per-input", help="Keep every input's outcome (parquet).")] = False,
+) -> None:
+    """Run every injection of a fault list over a dataset and write a run directory."""
+    with console.progress() as on_progress:
+        campaign = run_campaign(
+            model,
+            faults,
+            settings=settings,
+            run=out,
+            resume=resume,
+            workers=workers,
+            bit_order=bit_order,
+            save_outputs=save_outputs,
+            per_input=per_input,
+            on_progress=on_progress,
+            on_notes=_print_notes,
+            stop=_stop_on_signal(),
+        )
+    console.print_campaign(campaign)
+
+
+def _print_notes(notes: Iterable[str]) -> None:
+    for note in notes:
+        sys.stderr.write(f"{note}\n")
+
+
+def _stop_on_signal() -> threading.Event:
+    """Return an event that the first Ctrl-C or SIGTERM sets; a second one ends the process at once."""
+    stop = threading.Event()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if stop.is_set():
+            os._exit(130)
+        stop.set()
+        sys.stderr.write("\nstopping after the units at hand; once more to stop at once\n")
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, handle)
+    return stop

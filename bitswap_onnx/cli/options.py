@@ -1,0 +1,116 @@
+"""The options of everything that runs a model, declared once and added to each such command's own."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import typer
+
+from bitswap_onnx.dataset import Preprocessing
+from bitswap_onnx.errors import BitswapError
+from bitswap_onnx.prepare import Settings
+
+Number = TypeVar("Number", int, float)
+Model = Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX file.", show_default=False)]
+Faults = Annotated[Path, typer.Argument(metavar="FAULTS", help="A fault list (CSV).", show_default=False)]
+BitOrder = Annotated[
+    Literal["lsb", "msb"],
+    typer.Option(help="How the list counts bits: lsb: 0 is the least significant; msb: 0 is the sign."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+
+
+def _shared(
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Inputs: .npz (x, y), .npy, CIFAR files, a folder of images. Default: MODEL with suffix .npz."
+        ),
+    ] = None,
+    labels: Annotated[Path | None, typer.Option(help="Labels of a .npy file or an image folder.")] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            help="cifar10, cifar100, gtsrb, imagenet-torch, imagenet-tf, imagenet-caffe or imagenet-identity."
+        ),
+    ] = None,
+    mean: Annotated[str | None, typer.Option(metavar="M,..", help="Subtract, per channel.")] = None,
+    std: Annotated[str | None, typer.Option(metavar="S,..", help="Divide by, per channel.")] = None,
+    resize: Annotated[str | None, typer.Option(metavar="H,W", help="Resize the images.")] = None,
+    data_layout: Annotated[str | None, typer.Option(metavar="nchw|nhwc", help="Layout of the stored data.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="A seeded random N of the inputs.")] = None,
+    first: Annotated[int | None, typer.Option(min=1, help="The first N inputs.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of --limit and of synthetic inputs.")] = 0,
+    input_shape: Annotated[
+        str | None,
+        typer.Option(metavar="C,H,W", help="Settles open dimensions of the model's input, without the batch."),
+    ] = None,
+    output: Annotated[str | None, typer.Option(metavar="NAME", help="The output that holds the scores.")] = None,
+    criterion: Annotated[
+        str | None, typer.Option(metavar="top-1|tolerance=REL", help="What makes an inference critical.")
+    ] = None,
+    provider: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where ONNX Runtime computes.")] = "cpu",
+    fusion: Annotated[
+        Literal["framework", "deployed"],
+        typer.Option(help="framework: batch-norm apart from the convolution; deployed: folded when the model loads."),
+    ] = "framework",
+    layout: Annotated[Literal["auto", "plain", "blocked"], typer.Option(help="blocked: NCHWc kernels.")] = "auto",
+    batch_size: Annotated[int | None, typer.Option(min=1, help="The one batch size of all runs. Default: 32.")] = None,
+) -> Settings:
+    """Return the settings that the shared options describe."""
+    preprocessing = Preprocessing(
+        preset=preset,
+        mean=_numbers(mean, "--mean", float),
+        std=_numbers(std, "--std", float),
+        resize=_pair(resize),
+        data_layout=data_layout.lower() if data_layout else None,
+    )
+    return Settings(
+        data=data,
+        labels=labels,
+        preprocessing=preprocessing,
+        limit=limit,
+        first=first,
+        seed=seed,
+        input_shape=_numbers(input_shape, "--input-shape", int),
+        output=output,
+        criterion=criterion,
+        provider=provider,
+        fusion=fusion,
+        layout=layout,
+        batch_size=batch_size,
+    )
+
+
+def with_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command with a parameter ``settings`` the shared options instead of it."""
+    shared = inspect.signature(_shared).parameters
+    own = [p for p in inspect.signature(command).parameters.values() if p.name != "settings"]
+
+    @functools.wraps(command)
+    def wrapper(**given: Any) -> None:
+        settings = _shared(**{name: given.pop(name) for name in shared})
+        command(settings=settings, **given)
+
+    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*own, *shared.values())]
+    wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    wrapper.__annotations__ = {p.name: p.annotation for p in parameters}
+    return wrapper
+
+
+def _numbers(text: str | None, option: str, kind: Callable[[str], Number]) -> tuple[Number, ...] | None:
+    try:
+        return None if text is None else tuple(kind(part) for part in text.split(","))
+    except ValueError:
+        raise BitswapError(f"{option}: expected numbers separated by commas, found {text!r}") from None
+
+
+def _pair(text: str | None) -> tuple[int, int] | None:
+    numbers = _numbers(text, "--resize", int)
+    if numbers is None:
+        return None
+    if len(numbers) != 2 or min(numbers) < 1:
+        raise BitswapError(f"--resize: expected height,width, found {text!r}")
+    return numbers[0], numbers[1]

@@ -1,0 +1,33 @@
+"""``results export``: a run's results in the format of another tool."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bitswap_onnx.cli import console
+from bitswap_onnx.errors import RunError
+from bitswap_onnx.results import DIALECTS, export_dialect
+from bitswap_onnx.store import reading
+
+app = typer.Typer(no_args_is_help=True, help="Results of finished campaigns.")
+
+
+@app.callback()
+def _results() -> None:
+    """Results of finished campaigns."""
+
+
+@app.command("export")
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.", show_default=False)],
+    dialect: Annotated[str, typer.Option(help=f"{' or '.join(DIALECTS)}.", show_default=False)],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Default: RUN/results.<dialect>.csv.")] = None,
+) -> None:
+    """Write the results as tf_injector or dnn-benchmarks would."""
+    if dialect not in DIALECTS:
+        raise RunError(f"--dialect: expected {' or '.join(DIALECTS)}, found {dialect!r}")
+    path = output or run / f"results.{dialect}.csv"
+    with reading(run) as store:
+        export_dialect(store, dialect, path)
+    console.out.print(f"written: {path}", markup=False)

@@ -1,0 +1,74 @@
+"""What a fault list holds: counts per layer, bit and kind, duplicates, coverage."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from bitswap_onnx.faults.bits import FORMATS
+from bitswap_onnx.faults.fault import Fault, Injection
+from bitswap_onnx.graph.model import Model
+from bitswap_onnx.graph.resolve import Resolver
+
+
+@dataclass(frozen=True)
+class LayerCount:
+    """Faults in one parameter of one layer; ``bits`` in the model (None without one), ``distinct`` faults among them."""
+
+    layer: str
+    parameter: str
+    faults: int
+    distinct: int
+    bits: int | None
+
+
+@dataclass(frozen=True)
+class Description:
+    """A fault list in numbers. ``bits`` are ((kind, bit), faults) pairs; ``duplicates`` repeat an earlier fault."""
+
+    injections: int
+    faults: int
+    duplicates: int
+    layers: list[LayerCount]
+    bits: list[tuple[tuple[str, int | None], int]]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain data."""
+        bits = [{"kind": kind, "bit": bit, "faults": count} for (kind, bit), count in self.bits]
+        return {**asdict(self), "bits": bits}
+
+
+def describe(injections: Iterable[Injection], model: Model | None = None) -> Description:
+    """Count what a list holds; with ``model``, layers go by their names there and get a size to compare with.
+
+    Raises FaultListError for a bad row, and for a layer that ``model`` does not have.
+    """
+    resolver = Resolver(model) if model else None
+    sizes: dict[tuple[str, str], int] = {}
+    layers: Counter[tuple[str, str]] = Counter()
+    distinct: Counter[tuple[str, str]] = Counter()
+    bits: Counter[tuple[str, int | None]] = Counter()
+    seen: set[int] = set()
+    number = 0
+    for injection in injections:
+        number += 1
+        for fault in injection.faults:
+            key = _named(fault, resolver, sizes)
+            layers[key] += 1
+            bits[fault.kind.value, fault.bit] += 1
+            identity = hash((key, fault.index, fault.bit, fault.kind, fault.value))
+            distinct[key] += identity not in seen
+            seen.add(identity)
+    counts = [LayerCount(*key, count, distinct[key], sizes.get(key)) for key, count in layers.items()]
+    faults = sum(layers.values())
+    ordered = sorted(bits.items(), key=lambda item: (item[0][0], -1 if item[0][1] is None else item[0][1]))
+    return Description(number, faults, faults - sum(distinct.values()), counts, ordered)
+
+
+def _named(fault: Fault, resolver: Resolver | None, sizes: dict[tuple[str, str], int]) -> tuple[str, str]:
+    if resolver is None:
+        return fault.layer, fault.parameter or "weight"
+    target = resolver.find(fault)
+    key = target.layer, target.parameter
+    sizes[key] = target.elements * FORMATS[target.dtype].width
+    return key

@@ -1,0 +1,139 @@
+"""What a user says about running a model → what runs: resolved once, checked once, frozen."""
+
+import platform
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from bitswap_onnx.dataset import Dataset, Preprocessing, load_dataset, synthetic_dataset
+from bitswap_onnx.errors import BitswapError, DataError
+from bitswap_onnx.graph.model import Model, load_model
+from bitswap_onnx.graph.signature import ModelInput, ends_in_softmax, model_input, score_output
+from bitswap_onnx.outcome import Criterion, Golden, parse_criterion
+from bitswap_onnx.runtime.golden import golden_run
+from bitswap_onnx.runtime.session import Numerics, choose_provider, open_session, runtime_conflict
+
+DEFAULT_BATCH_SIZE = 32
+SYNTHETIC_INPUTS = 128
+_GOLDEN_BATCHES = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How to run a model, as the command line's shared options say it; see ``bitswap-onnx inject --help``.
+
+    ``data`` None: the ``.npz`` beside the model, else seeded standard-normal inputs. ``input_shape``, without the batch,
+    settles open dimensions. ``criterion`` is ``top-1`` or ``tolerance=REL``.
+    """
+
+    data: Path | None = None
+    labels: Path | None = None
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    limit: int | None = None
+    first: int | None = None
+    seed: int = 0
+    input_shape: tuple[int, ...] | None = None
+    output: str | None = None
+    criterion: str | None = None
+    provider: Literal["auto", "cpu", "cuda"] = "cpu"
+    fusion: Literal["framework", "deployed"] = "framework"
+    layout: Literal["auto", "plain", "blocked"] = "auto"
+    batch_size: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Setup:
+    """A model ready to run on a dataset. ``notes`` say what was decided where the user said nothing."""
+
+    path: Path
+    model: Model
+    output: str
+    numerics: Numerics
+    dataset: Dataset
+    tolerance: float | None
+    notes: tuple[str, ...]
+
+    def golden(self) -> tuple[Golden, list[str]]:
+        """Run the clean model over all inputs; return its scores and the providers that really ran.
+
+        Raises ModelError and DataError as `bitswap_onnx.runtime.golden.golden_run`, DataError for a label that is no class.
+        """
+        session = open_session(self.model, self.numerics, self.output)
+        scores = golden_run(self.model, session, self._pieces(), classes=self.tolerance is None)
+        labels = self.dataset.labels if self.tolerance is None else None
+        if labels is not None and labels.max() >= scores.shape[1]:
+            wrong = int(np.argmax(labels >= scores.shape[1]))
+            raise DataError(
+                f"{self.dataset.name}: input {wrong} has label {labels[wrong]}, "
+                f"the model's classes are 0-{scores.shape[1] - 1}"
+            )
+        span = float(np.ptp(scores.astype(np.float64))) if self.tolerance is not None else 1.0
+        criterion = Criterion(self.tolerance, span, ends_in_softmax(self.model, self.output))
+        return Golden(scores, labels, criterion), session.providers
+
+    def _pieces(self) -> Iterator[np.ndarray]:
+        size = self.numerics.batch_size * _GOLDEN_BATCHES
+        for first in range(0, len(self.dataset), size):
+            yield self.dataset.batch(first, min(first + size, len(self.dataset)))
+
+
+def prepare(path: Path, settings: Settings) -> Setup:
+    """Load and check a model and its data; raises the BitswapError that says what does not fit."""
+    model = load_model(path)
+    tolerance = parse_criterion(settings.criterion)
+    spec = model_input(model, settings.input_shape)
+    output = score_output(model, settings.output, classes=tolerance is None)
+    numerics = _numerics(settings, spec)
+    dataset = _dataset(path, spec, settings)
+    notes = [f"data: {dataset.source}"]
+    if dataset.labels is None and tolerance is None:
+        notes.append("no labels: accuracy is left empty, robustness is measured against the golden predictions")
+    if conflict := runtime_conflict():
+        notes.append(f"warning: {conflict}")
+    return Setup(path, model, output, numerics, dataset, tolerance, tuple(notes))
+
+
+def machine_name(provider: str) -> str:
+    """Return the name of the processor that rounds: the CPU's, with the GPU named by provider where one is used."""
+    info = Path("/proc/cpuinfo")
+    match = re.search(r"model name\s*:\s*(.+)", info.read_text()) if info.is_file() else None
+    name = match[1].strip() if match else platform.processor() or platform.machine()
+    return name if provider == "cpu" else f"{provider} on {name}"
+
+
+def _numerics(settings: Settings, spec: ModelInput) -> Numerics:
+    batch_size = settings.batch_size or spec.batch or DEFAULT_BATCH_SIZE
+    if batch_size < 1:
+        raise BitswapError(f"--batch-size: expected a positive number, found {batch_size}")
+    if spec.batch not in (None, batch_size):
+        raise BitswapError(
+            f"--batch-size {batch_size}: the model's batch dimension is fixed at {spec.batch}; leave it out"
+        )
+    return Numerics(
+        provider=choose_provider(settings.provider),
+        fusion=settings.fusion,
+        layout="blocked" if settings.layout == "blocked" else "plain",
+        batch_size=batch_size,
+    )
+
+
+def _dataset(path: Path, spec: ModelInput, settings: Settings) -> Dataset:
+    beside = path.with_suffix(".npz")
+    data = settings.data or (beside if beside.is_file() else None)
+    if data is None:
+        count = settings.first or settings.limit or SYNTHETIC_INPUTS
+        return synthetic_dataset(spec.shape, spec.dtype, count, settings.seed)
+    return load_dataset(
+        data,
+        input_shape=spec.shape,
+        dtype=spec.dtype,
+        preprocessing=settings.preprocessing,
+        labels=settings.labels,
+        limit=settings.limit,
+        first=settings.first,
+        seed=settings.seed,
+    )

@@ -1,0 +1,274 @@
+"""PyTorch module → ONNX file: every parameter bit for bit, under its PyTorch name and in its PyTorch layout.
+
+`torch.onnx.export` folds batch-norm into the convolutions if it may optimise, and so changes the weights that a fault
+list points at. Here it may not; the noise that this leaves (shapes, casts, expanded constants) is folded by a pass that
+cannot read the parameters, and the file is read back and compared before it appears.
+"""
+
+import json
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from bitswap_onnx.converters.bit_exact import write_bit_exact
+from bitswap_onnx.converters.simplify import simplify
+from bitswap_onnx.converters.torch_checkpoint import load_state_dict_file, require_torch
+from bitswap_onnx.converters.torch_taps import tapped
+from bitswap_onnx.errors import ModelError
+from bitswap_onnx.graph.model import METADATA_KEY
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["OPSETS", "ExportReport", "export_torch", "load_state_dict_file", "require_torch"]
+
+#: Opsets that the exporter can write (it has none below) and that every runtime takes.
+OPSETS = range(18, 21)
+
+#: What PyTorch warns of in its own code: deprecated calls, recurrent layers that reorder their weights.
+_NOISY_WARNINGS: tuple[tuple[str, type[Warning]], ...] = (
+    (r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning),
+    (r"_check_is_size will be removed", FutureWarning),
+    (r"The tensor attributes? .*_flat_weights", UserWarning),
+    (r"The \.grad attribute of a Tensor that is not a leaf", UserWarning),
+)
+
+#: What logs that torchvision is not there, or prints a traceback for an error that it raises as well.
+_NOISY_LOGGERS = (
+    "torch.onnx._internal.exporter._registration",
+    "torch._subclasses.fake_tensor",
+    "torch.export._trace",
+)
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What an export wrote: ``parameters`` were compared bit for bit, each under its own name.
+
+    ``tied`` maps further names of a parameter to the first one, which it is stored under. ``unused`` names take no part
+    in inference (``num_batches_tracked``) and are not in the file. ``vanished`` modules hand on their input unchanged.
+    """
+
+    path: Path
+    parameters: tuple[str, ...]
+    tied: dict[str, str]
+    unused: tuple[str, ...]
+    vanished: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _State:
+    """A module's parameters and buffers by name; ``first`` is the name under which a tied one is stored."""
+
+    tensors: dict[str, "torch.Tensor"]
+    first: dict[str, str]
+    persistent: frozenset[str]
+
+    @property
+    def aliases(self) -> dict[str, str]:
+        return {name: first for name, first in self.first.items() if name != first}
+
+
+def export_torch(
+    module: "torch.nn.Module", input_shape: tuple[int, ...], path: str | Path, *, opset: int = 20
+) -> ExportReport:
+    """Write ``module`` at inference as an ONNX file and compare every parameter in it with the module's, bit for bit.
+
+    ``input_shape`` is the shape of one input without the batch, like ``(3, 32, 32)``; in the file, ``input`` is
+    (batch, ...) with a free batch dimension and ``output`` what the module returns. The module's mode, hooks
+    and parameters are afterwards as they were. The file carries where layers and modules went, as JSON
+    (`bitswap_onnx.graph.model.METADATA_KEY`).
+
+    Raises ModelError for a module that cannot be traced with any batch size, ControlFailedError (and writes nothing)
+    for a parameter that is missing or differs, MissingExtraError without PyTorch.
+    """
+    require_torch()
+    path = Path(path)
+    if opset not in OPSETS:
+        raise ModelError(f"{path}: expected opset {OPSETS[0]} to {OPSETS[-1]}, found {opset}")
+    state = _state(module)
+    with tapped(module) as taps:
+        program = _trace(module, input_shape, opset)
+    model: ir.Model = program.model
+    read = {state.first[name] for name in _read_names(program, len(taps.tensors))}
+    taps.detach(model)
+    _settle_names(model, state)
+    replaced = simplify(
+        model, {name: value for name, value in model.graph.initializers.items() if name in state.tensors}
+    )
+    modules, vanished = taps.locate(model, replaced)
+    stored = [name for name in state.tensors if name in read]
+    unused = [name for name in state.tensors if name in state.persistent and state.first[name] not in read]
+    tied = {name: first for name, first in state.aliases.items() if first in read}
+    metadata = {
+        **_origin(),
+        "parameters": _parameter_entries([name for name in stored if name in state.persistent], tied),
+        "modules": modules,
+        "vanished": vanished,
+        "tied": tied,
+        "unused": unused,
+    }
+    model.metadata_props[METADATA_KEY] = json.dumps(metadata)
+    write_bit_exact(model, {name: _elements(state.tensors[name]) for name in stored}, path)
+    return ExportReport(path, tuple(stored), tied, tuple(unused), tuple(vanished))
+
+
+def _state(module: "torch.nn.Module") -> _State:
+    persistent = module.state_dict(keep_vars=True)
+    tensors = {**persistent, **dict(module.named_buffers())}
+    first: dict[str, str] = {}
+    memory: dict[object, str] = {}
+    for name, tensor in tensors.items():
+        place = (tensor.device, tensor.data_ptr() or id(tensor), tensor.dtype, tensor.shape, tensor.stride())
+        first[name] = memory.setdefault(place, name)
+    return _State(tensors, first, frozenset(persistent))
+
+
+def _trace(module: "torch.nn.Module", input_shape: tuple[int, ...], opset: int) -> "torch.onnx.ONNXProgram":
+    import torch
+
+    name = type(module).__name__
+    with _at_inference(module), _quiet():
+        try:
+            program = torch.onnx.export(
+                module,
+                (_example(module, input_shape),),
+                dynamo=True,
+                optimize=False,
+                verbose=False,
+                opset_version=opset,
+                input_names=["input"],
+                output_names=["output"],
+                dynamic_shapes=({0: "batch"},),
+            )
+        except torch.onnx.errors.OnnxExporterError as error:
+            shape = ", ".join(map(str, ("batch", *input_shape)))
+            raise ModelError(f"{name}: PyTorch cannot export it for inputs ({shape}): {_root_cause(error)}") from error
+    assert program is not None
+    batch = program.model.graph.inputs[0].shape
+    if batch is None or isinstance(batch[0], int):
+        raise ModelError(f"{name}: its forward works for one batch size alone; make it take any (no fixed view sizes)")
+    return program
+
+
+def _example(module: "torch.nn.Module", input_shape: tuple[int, ...]) -> "torch.Tensor":
+    import torch
+
+    like = next((tensor for tensor in module.parameters() if tensor.is_floating_point()), torch.empty(0))
+    return torch.zeros(2, *input_shape, dtype=like.dtype, device=like.device)
+
+
+@contextmanager
+def _at_inference(module: "torch.nn.Module") -> Iterator[None]:
+    """Switch to inference, without the fused attention kernels that no exporter knows, and back."""
+    import torch
+
+    modes = [(child, child.training) for child in module.modules()]
+    fast = torch.backends.mha.get_fastpath_enabled()
+    module.eval()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+        for child, training in modes:
+            child.training = training
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence what PyTorch says about itself while it exports; failures still raise."""
+    loggers = [logging.getLogger(name) for name in _NOISY_LOGGERS]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        for message, category in _NOISY_WARNINGS:
+            warnings.filterwarnings("ignore", message, category)
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+def _read_names(program: "torch.onnx.ONNXProgram", taps: int) -> set[str]:
+    """Return the parameters and buffers that the traced computation reads, its last ``taps`` outputs not counted."""
+    traced = program.exported_program
+    assert traced is not None
+    output = next(iter(reversed(traced.graph.nodes)))
+    results = output.args[0][: len(output.args[0]) - taps]
+    waiting = [node for node in output.all_input_nodes if node in results]
+    reached = set(waiting)
+    while waiting:
+        new = [node for node in waiting.pop().all_input_nodes if node not in reached]
+        reached.update(new)
+        waiting.extend(new)
+    signature = traced.graph_signature
+    names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    return {names[node.name] for node in reached if node.name in names}
+
+
+def _settle_names(model: ir.Model, state: _State) -> None:
+    """Leave of each tied parameter one initializer, under its first name, and parameters' names to parameters alone.
+
+    The exporter may keep any name of a tied parameter or several copies, and calls values after operators: the result of
+    ``x.mean()`` gets the name of a buffer ``mean``.
+    """
+    initializers = model.graph.initializers
+    for name, first in state.aliases.items():
+        if name in initializers and first in initializers:
+            ir.convenience.replace_all_uses_with(initializers[name], initializers[first])
+            del initializers[name]
+        elif name in initializers:
+            initializers[name].name = first
+    for value in (*model.graph.inputs, *(output for node in model.graph for output in node.outputs)):
+        if value.name in state.tensors:
+            value.name = f"{value.name}_value"
+
+
+def _origin() -> dict[str, object]:
+    import onnxscript
+    import torch
+
+    return {
+        "version": 1,
+        "framework": "torch",
+        "framework_version": torch.__version__,
+        "exporter": f"torch.onnx.export(dynamo=True, optimize=False), onnxscript {onnxscript.__version__}",
+        "layout": "torch",
+    }
+
+
+def _parameter_entries(names: list[str], tied: Mapping[str, str]) -> dict[str, dict[str, object]]:
+    entries: dict[str, dict[str, object]] = {}
+    for name in names:
+        layer, _, parameter = name.rpartition(".")
+        entries[name] = {"layer": layer, "parameter": parameter}
+        if aliases := [alias for alias, first in tied.items() if first == name]:
+            entries[name]["aliases"] = aliases
+    return entries
+
+
+def _elements(tensor: "torch.Tensor") -> NDArray[Any]:
+    """Return the tensor's elements; dtypes that numpy lacks come as integers of the same width."""
+    import torch
+
+    tensor = tensor.detach().cpu().contiguous()
+    try:
+        return tensor.numpy()
+    except TypeError:
+        return tensor.view({1: torch.uint8, 2: torch.int16}[tensor.element_size()]).numpy()
+
+
+def _root_cause(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return " ".join(str(error).split())[:300]

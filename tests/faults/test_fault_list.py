@@ -1,0 +1,137 @@
+"""Fault lists: dialects, rules, and what a wrong row is told."""
+
+import codecs
+import tracemalloc
+from pathlib import Path
+
+import pytest
+
+from bitswap_onnx.errors import FaultListError
+from bitswap_onnx.faults.fault import Fault, Injection, Kind
+from bitswap_onnx.faults.fault_list import fingerprint, read_fault_list, write_fault_list
+
+HEADER = "Injection,Layer,TensorIndex,Bit\n"
+FULL_HEADER = "Injection,Layer,TensorIndex,Bit,Parameter,Kind,Value\n"
+
+
+def read(tmp_path: Path, text: str | bytes) -> list[Injection]:
+    path = tmp_path / "faults.csv"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return list(read_fault_list(path))
+
+
+def test_plain_list(tmp_path: Path) -> None:
+    assert read(tmp_path, HEADER + '0,conv1,"(3, 0, 2, 1)",15\n1,linear,"(2, 26)",4\n') == [
+        Injection("0", (Fault("conv1", (3, 0, 2, 1), 15),)),
+        Injection("1", (Fault("linear", (2, 26), 4),)),
+    ]
+
+
+@pytest.mark.parametrize("mark", [b"", codecs.BOM_UTF8])
+@pytest.mark.parametrize("ending", [b"\n", b"\r\n"])
+@pytest.mark.parametrize("last", [True, False])
+def test_encodings_and_line_ends(tmp_path: Path, mark: bytes, ending: bytes, last: bool) -> None:
+    text = ending.join([b"Injection,Layer,TensorIndex,Bit", 'a,größe,"(1, 2)",3'.encode()]) + (ending if last else b"")
+    assert read(tmp_path, mark + text) == [Injection("a", (Fault("größe", (1, 2), 3),))]
+
+
+def test_results_of_other_tools_are_lists(tmp_path: Path) -> None:
+    benchmark = 'Injection,Layer,TensorIndex,Bit,n_injections,masked,non_critical,critical\n7,conv1,"(0, 1)",2,10,1,2,7\n'
+    injector = (
+        "inj_id,target_layer,layer_weigths,bit_pos,n_injections,top_1_correct\n"
+        'GOLDEN,,,,10000,9174\n7,conv1,"(0, 1)",2,10000,1\n'
+    )
+    expected = [Injection("7", (Fault("conv1", (0, 1), 2),))]
+    assert read(tmp_path, benchmark) == expected
+    assert read(tmp_path, injector) == expected
+
+
+def test_kinds_values_and_parameters(tmp_path: Path) -> None:
+    rows = (
+        'a,bn1,"(3,)",,bn_var,set,0x7f800000\n'
+        'a,fc,"[1, 2]",5,bias,stuck_at_1,\n'
+        'b,fc,"(1, 2)",,,mask,0xff\n'
+        'c,s,"()",0,scale,stuck_at_0,\n'
+    )
+    assert read(tmp_path, FULL_HEADER + rows) == [
+        Injection(
+            "a",
+            (
+                Fault("bn1", (3,), None, Kind.SET, "0x7f800000", "bn_var"),
+                Fault("fc", (1, 2), 5, Kind.STUCK_AT_1, None, "bias"),
+            ),
+        ),
+        Injection("b", (Fault("fc", (1, 2), None, Kind.MASK, "0xff"),)),
+        Injection("c", (Fault("s", (), 0, Kind.STUCK_AT_0, None, "scale"),)),
+    ]
+
+
+ROW = '0,conv1,"(0, 1)",2'
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", r"faults.csv:1: expected a header with Injection,Layer,TensorIndex,Bit, found an empty file"),
+        (HEADER, r"faults.csv: the fault list has a header but no rows"),
+        ("a;b;c\n1;2;3\n", r"faults.csv:1: expected a header .* missing Injection, Layer, TensorIndex, Bit, found 'a;b;c'"),
+        ("Injection,Layer,Bit\n1,2,3\n", r"faults.csv:1: .* missing TensorIndex"),
+        ("Injection,Layer,TensorIndex,Bit,Bit\n0,a,(0),1,1\n", r"faults.csv:1: column Bit stands twice"),
+        (HEADER + ROW + "\n1,conv1\n", r"faults.csv:3: expected at least 4 cells, found 2"),
+        (HEADER + "0,conv1,zero,2\n", r"faults.csv:2: TensorIndex 'zero'"),
+        (HEADER + '0,conv1,"(0, -1)",2\n', r"faults.csv:2: TensorIndex '\(0, -1\)'"),
+        (HEADER + '0,conv1,"(0, 1)",2.0\n', r"faults.csv:2: Bit '2.0' is no bit number"),
+        (HEADER + '0,conv1,"(0, 1)",\n', r"faults.csv:2: Bit '' is no bit number"),
+        (HEADER + '0,,"(0, 1)",2\n', r"faults.csv:2: expected a layer name"),
+        (HEADER + '../x,conv1,"(0, 1)",2\n', r"faults.csv:2: injection id '../x'"),
+        (HEADER + f"{ROW}\n1,conv1,(0),1\n{ROW}\n", r"faults.csv:4: injection 0 stood at line 2 already"),
+        (FULL_HEADER + ROW + ",,bitflip,\n", r"faults.csv:2: Kind 'bitflip' is none of flip, stuck_at_0"),
+        (FULL_HEADER + ROW + ",,set,1\n", r"faults.csv:2: a set fault takes a Value and no Bit, found Bit '2'"),
+        (FULL_HEADER + ROW + ",,flip,1\n", r"faults.csv:2: a flip fault takes a Bit and no Value"),
+        (FULL_HEADER + "0,conv1,(0),,,mask,12\n", r"faults.csv:2: a mask fault takes a Value like 0x80000001, found '12'"),
+        (FULL_HEADER + "0,conv1,(0),,,set,much\n", r"faults.csv:2: a set fault takes a number"),
+        ("Injection,Layer,TensorIndex,Bit,Site\n" + ROW + ",output\n", r"faults.csv:2: .* neuron faults"),
+        (HEADER.encode() + b'0,\xff\xfe,"(0, 1)",2\n', r"faults.csv: expected UTF-8 text"),
+    ],
+)
+def test_wrong_lists(tmp_path: Path, text: str | bytes, message: str) -> None:
+    with pytest.raises(FaultListError, match=message) as caught:
+        read(tmp_path, text)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(FaultListError, match=r"nothing.csv: cannot read the fault list: No such file"):
+        read_fault_list(tmp_path / "nothing.csv")
+
+
+def test_writing_reads_back(tmp_path: Path) -> None:
+    injections = [
+        Injection("a", (Fault("bn1", (3,), None, Kind.SET, "-0.5", "bn_var"), Fault("fc", (1, 2), 5))),
+        Injection("b", (Fault("pos", (), 31, Kind.STUCK_AT_1),)),
+    ]
+    write_fault_list(tmp_path / "out.csv", injections)
+    assert list(read_fault_list(tmp_path / "out.csv")) == injections
+
+
+def test_fingerprint_is_of_the_content(tmp_path: Path) -> None:
+    def last(text: str) -> str:
+        return [digest for _, digest in fingerprint(read(tmp_path, text))][-1]
+
+    same = last(HEADER + ROW + "\n")
+    assert same == last("Layer,Bit,Injection,TensorIndex,x\r\nconv1,2,0,\"[0,1]\",y\r\n")
+    assert same != last(HEADER + ROW.replace("2", "3") + "\n")
+
+
+def test_a_long_list_is_read_in_bounded_memory(tmp_path: Path) -> None:
+    """What reading keeps is the ids alone: well under what the rows would take."""
+    path = tmp_path / "long.csv"
+    with path.open("w") as file:
+        file.write(HEADER)
+        file.writelines(f'{i},layer1.0.conv1,"({i % 16}, 2, 1, 0)",{i % 32}\n' for i in range(50_000))
+    tracemalloc.start()
+    count = sum(1 for _ in read_fault_list(path))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert count == 50_000
+    assert peak < 10_000_000

@@ -1,0 +1,242 @@
+"""Targets: which tensors, in which role, under which name. Expectations are written by hand for each model."""
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+from bitswap_onnx.errors import ModelError
+from bitswap_onnx.graph.model import from_proto
+from bitswap_onnx.graph.targets import find_targets, select_targets
+from tests.builders import build, cnn, normal
+
+Row = tuple[str, str, str, str]
+
+
+def rows(proto: onnx.ModelProto) -> list[Row]:
+    return [(t.tensor, t.layer, t.parameter, t.role) for t in find_targets(from_proto(proto))]
+
+
+def test_conv_batch_norm_linear() -> None:
+    assert rows(cnn()) == [
+        ("conv.weight", "conv", "weight", "weight"),
+        ("conv.bias", "conv", "bias", "bias"),
+        ("bn.weight", "bn", "weight", "bn_scale"),
+        ("bn.bias", "bn", "bias", "bn_bias"),
+        ("bn.running_mean", "bn", "running_mean", "bn_mean"),
+        ("bn.running_var", "bn", "running_var", "bn_var"),
+        ("fc.weight", "fc", "weight", "weight"),
+        ("fc.bias", "fc", "bias", "bias"),
+    ]
+
+
+def test_kernels_behind_transpose_reshape_identity_and_dequantize() -> None:
+    proto = build(
+        """net (float[N, 4] x) => (float[N, 4] y) {
+            t = Transpose <perm = [1, 0]> ("block.0.fc.weight")
+            a = MatMul (x, t)
+            shape = Constant <value = int64[2] {4, 4}> ()
+            r = Reshape (flat, shape)
+            i = Identity (r)
+            [head] b = MatMul (a, i)
+            dq = DequantizeLinear ("q.weight", "q.scale", "q.zero")
+            y = MatMul (b, dq)
+        }""",
+        block__0__fc__weight=normal(4, 4),
+        flat=normal(16),
+        q__weight=np.arange(16, dtype=np.int8).reshape(4, 4),
+        q__scale=np.float32(0.1),
+        q__zero=np.int8(0),
+    )
+    assert rows(proto) == [
+        ("block.0.fc.weight", "block.0.fc", "weight", "weight"),
+        ("flat", "head", "weight", "weight"),
+        ("q.scale", "q", "scale", "scale"),
+        ("q.zero", "q", "zero", "zero_point"),
+        ("q.weight", "q", "weight", "weight"),
+    ]
+
+
+def test_what_computes_with_activations_is_a_target_and_what_steers_is_none() -> None:
+    proto = build(
+        """net (float[N, 3, 4] x, int64[N, 3] ids) => (float[N, M, 4] y) {
+            e = Gather ("embed.weight", ids)
+            a = Add (x, e)
+            b = Add (a, pos)
+            c = LayerNormalization <axis = -1> (b, "norm.weight", "norm.bias")
+            low = Constant <value_float = -1.0> ()
+            d = Clip (c, low, val_9)
+            f = Mul (d, "/Constant_3_output_0")
+            g = Mul (f, "logit_scale")
+            lengths = Shape (g)
+            first = Gather (lengths, zero)
+            h = Unsqueeze (first, axes)
+            wide = Concat <axis = 0> (h, shape)
+            token = Expand (class_token, wide)
+            y = Concat <axis = 1> (token, g)
+        }""",
+        embed__weight=normal(10, 4),
+        pos=normal(1, 3, 4),
+        norm__weight=normal(4),
+        norm__bias=normal(4),
+        val_9=np.float32(6),
+        logit_scale=np.float32(2),
+        zero=np.int64(0),
+        axes=np.array([0], np.int64),
+        shape=np.array([1, 4], np.int64),
+        class_token=normal(1, 1, 4),
+    )
+    proto.graph.initializer.append(numpy_helper.from_array(np.float32(0.5), "/Constant_3_output_0"))
+    assert rows(proto) == [
+        ("embed.weight", "embed", "weight", "parameter"),
+        ("pos", "pos", "pos", "parameter"),
+        ("norm.weight", "norm", "weight", "parameter"),
+        ("norm.bias", "norm", "bias", "bias"),
+        ("logit_scale", "logit_scale", "logit_scale", "parameter"),
+        ("class_token", "class_token", "class_token", "parameter"),
+    ]
+
+
+def test_keras_names_and_a_batch_norm_taken_apart() -> None:
+    proto = build(
+        """net (float[N, 4] x) => (float[N, 4] y) {
+            a = MatMul (x, "dense/kernel")
+            b = Add (a, "dense/bias")
+            c = Sub (b, "bn/moving_mean")
+            d = Mul (c, "bn/gamma")
+            y = Add (d, "bn/beta")
+        }""",
+        **{
+            "dense/kernel": normal(4, 4),
+            "dense/bias": normal(4),
+            "bn/moving_mean": normal(4),
+            "bn/gamma": normal(4),
+            "bn/beta": normal(4),
+        },
+    )
+    assert [row[1:] for row in rows(proto)] == [
+        ("dense", "kernel", "weight"),
+        ("dense", "bias", "bias"),
+        ("bn", "moving_mean", "bn_mean"),
+        ("bn", "gamma", "bn_scale"),
+        ("bn", "beta", "bn_bias"),
+    ]
+
+
+def test_names_fall_back_to_the_node_and_then_to_the_initializer() -> None:
+    proto = build(
+        """net (float[N, 4] x) => (float[N, 4] y) {
+            [first] a = Gemm (x, W0, B0)
+            y = Gemm (a, W1)
+        }""",
+        W0=normal(4, 4),
+        B0=normal(4),
+        W1=normal(4, 4),
+    )
+    assert rows(proto) == [
+        ("W0", "first", "weight", "weight"),
+        ("B0", "first", "bias", "bias"),
+        ("W1", "W1", "weight", "weight"),
+    ]
+
+
+def test_a_bias_added_behind_a_kernel() -> None:
+    proto = build(
+        "net (float[N, 4] x) => (float[N, 4] y) {\n a = MatMul (x, W)\n y = Add (a, B)\n}", W=normal(4, 4), B=normal(4)
+    )
+    assert [row[3] for row in rows(proto)] == ["weight", "bias"]
+
+
+def test_metadata_of_a_converter_comes_first_and_names_aliases() -> None:
+    proto = build(
+        "net (float[N, 4] x) => (float[N, 4] y) {\n a = MatMul (x, val_3)\n b = Mul (a, val_4)\n y = MatMul (b, val_3)\n}",
+        val_3=normal(4, 4),
+        val_4=np.float32(2),
+    )
+    parameters = {
+        "val_3": {"layer": "embed", "parameter": "weight", "aliases": ["head.weight"]},
+        "val_4": {"layer": "", "parameter": "gain"},
+        "gone": {"layer": "old", "parameter": "weight"},
+    }
+    helper.set_model_props(proto, {"bitswap_onnx": json.dumps({"version": 1, "parameters": parameters})})
+    shared, gain = find_targets(from_proto(proto))
+    assert shared.names == (("embed", "weight"), ("head", "weight"))
+    assert (shared.role, len(shared.users)) == ("weight", 2)
+    assert (gain.layer, gain.parameter, gain.role) == ("gain", "gain", "parameter")
+
+
+def test_subgraphs_have_scopes_and_see_outer_tensors() -> None:
+    proto = build(
+        """net (float[N, 4] x, bool c) => (float[N, 4] y) {
+            [choice] y = If (c) <
+                then_branch = a () => (float[N, 4] z) <float[4, 4] W = {1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1}> {
+                    [m] z = MatMul (x, W)
+                },
+                else_branch = b () => (float[N, 4] z2) { [n] z2 = MatMul (x, outer) }
+            >
+        }""",
+        outer=normal(4, 4),
+    )
+    assert rows(proto) == [
+        ("choice/then_branch::W", "m", "weight", "weight"),
+        ("outer", "n", "weight", "weight"),
+    ]
+
+
+def test_constant_nodes_that_hold_a_kernel() -> None:
+    proto = build(
+        """net (float[N, 2] x) => (float[N, 2] y) {
+            w = Constant <value = float[2, 2] {1.0, 2.0, 3.0, 4.0}> ()
+            [fc] y = MatMul (x, w)
+        }"""
+    )
+    assert rows(proto) == [("w", "fc", "weight", "weight")]
+
+
+def test_functions_of_the_model_are_looked_into() -> None:
+    proto = onnx.parser.parse_model(
+        """<ir_version: 9, opset_import: ["" : 20, "local" : 1]>
+        net (float[N, 2] x) => (float[N, 2] y) <float[2, 2] W = {1.0, 2.0, 3.0, 4.0}> { [call] y = local.Linear (x, W) }
+        <domain: "local", opset_import: ["" : 20]> Linear (a, k) => (b) {
+            t = Transpose <perm = [1, 0]> (k)
+            b = MatMul (a, t)
+        }"""
+    )
+    assert rows(proto) == [("W", "call", "weight", "weight")]
+
+
+def test_quantized_operators() -> None:
+    names = ["xs", "xz", "w", "ws", "wz", "ys", "yz", "b"]
+    values = [np.float32(1), np.uint8(0), np.ones((2, 1, 1, 1), np.int8), np.float32(1), np.int8(0), np.float32(1)]
+    tensors = dict(zip(names, [*values, np.uint8(0), np.ones(2, np.int32)], strict=True))
+    proto = build(
+        """net (uint8[N, 1, 2, 2] x) => (uint8[N, 2, 2, 2] y) {
+            [q] y = QLinearConv (x, xs, xz, w, ws, wz, ys, yz, b)
+        }""",
+        **tensors,
+    )
+    roles = ["scale", "zero_point", "weight", "scale", "zero_point", "scale", "zero_point", "bias"]
+    assert [(row[0], row[3]) for row in rows(proto)] == list(zip(names, roles, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("patterns", "layers"),
+    [
+        (None, ["conv", "bn", "fc"]),
+        ("conv", ["conv"]),
+        ("fc.weight", ["fc"]),
+        ("*n.weight", ["bn"]),
+        ("b, running_", ["conv", "bn", "fc"]),
+        ("[cb]*", ["conv", "bn"]),
+    ],
+)
+def test_selecting_layers(patterns: str | None, layers: list[str]) -> None:
+    chosen = select_targets(from_proto(cnn()), patterns)
+    assert list(dict.fromkeys(target.layer for target in chosen)) == layers
+
+
+def test_selecting_nothing_names_the_nearest() -> None:
+    with pytest.raises(ModelError, match=r"no layer or parameter matches 'cnov'; the nearest are conv"):
+        select_targets(from_proto(cnn()), "fc,cnov")
