@@ -101,21 +101,20 @@ def open_data(path: Path, labels: Path | None, decoding: Decoding) -> StoredArra
 
 def as_labels(y: Array, count: int, where: str) -> Labels:
     """Return labels (N,), (N, 1) or one-hot (N, K) as int64 (N,) of at least 0, N being ``count``; raises DataError."""
-    if y.dtype.kind not in "biuf" or y.ndim not in (1, 2):
+    if y.dtype.kind not in "biuf" or y.ndim not in (1, 2) or 0 in y.shape[1:]:
         raise DataError(f"{where}: labels are {y.dtype} of shape {y.shape}, expected integers (N,) or one-hot (N, K)")
     if len(y) != count:
         raise DataError(f"{where}: {len(y)} labels for {count} inputs; expected one label per input, in the same order")
     if y.ndim == 2 and y.shape[1] > 1:
         hot = y == 1
         wrong = (hot.sum(axis=1) != 1) | ((y != 0) & ~hot).any(axis=1)
-        values, kind = hot.argmax(axis=1), "one-hot row"
+        values, kind = hot.argmax(axis=1), "a one-hot row"
     else:
         with np.errstate(invalid="ignore"):
-            values, kind = y.reshape(count).astype(np.int64), "integer of at least 0"
+            values, kind = y.reshape(count).astype(np.int64), "an integer of at least 0"
         wrong = (values != y.reshape(count)) | (values < 0)
     if wrong.any():
-        first = int(wrong.argmax())
-        raise DataError(f"{where}: label {first} (counted from 0) is {y[first]}, expected: {kind}")
+        raise DataError(f"{where}: label {wrong.argmax()} (counted from 0) is not {kind}; correct it")
     return np.asarray(values, np.int64)
 
 
@@ -156,12 +155,10 @@ def _reading(path: Path, what: str) -> Iterator[None]:
 
 
 def _read_npz(path: Path) -> StoredArray:
-    with _reading(path, "an .npz archive of plain numbers"), np.load(path, allow_pickle=False) as archive:
-        if "x" not in archive:
-            raise DataError(
-                f"{path}: expected an array x (and y), found {', '.join(archive) or 'nothing'}; save with x="
-            )
-        return StoredArray(path.stem, path, archive["x"], archive.get("y"))
+    with _reading(path, "an .npz of numbers"), path.open("rb") as file, np.load(file, allow_pickle=False) as found:
+        if "x" not in found:
+            raise DataError(f"{path}: expected arrays x and y, found {', '.join(found) or 'nothing'}; save with x=, y=")
+        return StoredArray(path.stem, path, found["x"], found.get("y"))
 
 
 def _mapped(path: Path) -> Array:

@@ -211,8 +211,8 @@ def _layouts(
     counts = {pair: model[_AXES[pair[1]][0]] for pair in asked}
     asked = [pair for pair in asked if recipe.channels in (1, counts[pair])]
     if not asked:
-        have = " or ".join(str(count) for count in sorted(set(counts.values())))
-        raise DataError(f"{where}: {have} channels, but {recipe.channels} in the preset, mean or std; give as many")
+        have = " or ".join(str(count) for count in sorted({1, 3} & {*counts.values()} or {*counts.values()}))
+        raise DataError(f"{where}: mean and std have {recipe.channels} channels, the inputs {have}; give as many")
     asked = [pair for pair in asked if counts[pair] in (1, 3)] or asked
     sided = recipe.size is not None or recipe.channels > 1
     effects = {("as it is" if data == of_model else data, of_model if sided else "") for data, of_model in asked}

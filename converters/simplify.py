@@ -4,14 +4,18 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 import onnx_ir as ir
-from onnx_ir.passes.common import ClearMetadataAndDocStringPass, RemoveUnusedNodesPass
+from onnx_ir.passes.common import (
+    ClearMetadataAndDocStringPass,
+    LiftConstantsToInitializersPass,
+    RemoveUnusedNodesPass,
+)
 
 #: Operators whose third input is a bias that may be left out.
 _OPTIONAL_BIAS = frozenset({"Conv", "ConvTranspose", "Gemm"})
 
 
 def simplify(model: ir.Model, parameters: Mapping[str, ir.Value]) -> dict[str, ir.Value]:
-    """Fold constants, drop unused nodes and the exporter's notes; change ``model`` in place.
+    """Fold constants, make the rest initializers, drop unused nodes and the exporter's notes; change ``model`` in place.
 
     While constants are folded, ``parameters`` (initializers, by name) have no elements: they are taken away and put
     back, so nothing can be computed from a weight, whatever the pass decides about sizes and operators.
@@ -29,6 +33,7 @@ def simplify(model: ir.Model, parameters: Mapping[str, ir.Value]) -> dict[str, i
     for name, value in parameters.items():
         value.const_value = elements[name]
     RemoveUnusedNodesPass()(model)
+    LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     ClearMetadataAndDocStringPass()(model)
     for value in _values(model.graph):
         value.metadata_props.clear()

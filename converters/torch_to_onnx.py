@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
-from numpy.typing import NDArray
-
 from bitswap_onnx.converters.bit_exact import write_bit_exact
 from bitswap_onnx.converters.simplify import simplify
 from bitswap_onnx.converters.torch_checkpoint import load_state_dict_file, require_torch
 from bitswap_onnx.converters.torch_taps import tapped
+from numpy.typing import NDArray
+
 from bitswap_onnx.errors import ModelError
 from bitswap_onnx.graph.model import METADATA_KEY
 
@@ -82,9 +82,9 @@ def export_torch(
     """Write ``module`` at inference as an ONNX file and compare every parameter in it with the module's, bit for bit.
 
     ``input_shape`` is the shape of one input without the batch, like ``(3, 32, 32)``; in the file, ``input`` is
-    (batch, ...) with a free batch dimension and ``output`` what the module returns. The module's mode, hooks
-    and parameters are afterwards as they were. The file carries where layers and modules went, as JSON
-    (`bitswap_onnx.graph.model.METADATA_KEY`).
+    (batch, ...) with a free batch dimension and ``output`` what the module returns (the first of several). Afterwards
+    the module's mode, hooks and parameters are as they were. The file says, as JSON under
+    `bitswap_onnx.graph.model.METADATA_KEY`, which parameters and which values belong to which module.
 
     Raises ModelError for a module that cannot be traced with any batch size, ControlFailedError (and writes nothing)
     for a parameter that is missing or differs, MissingExtraError without PyTorch.
@@ -100,9 +100,8 @@ def export_torch(
     read = {state.first[name] for name in _read_names(program, len(taps.tensors))}
     taps.detach(model)
     _settle_names(model, state)
-    replaced = simplify(
-        model, {name: value for name, value in model.graph.initializers.items() if name in state.tensors}
-    )
+    hidden = {name: value for name, value in model.graph.initializers.items() if name in state.tensors}
+    replaced = simplify(model, hidden)
     modules, vanished = taps.locate(model, replaced)
     stored = [name for name in state.tensors if name in read]
     unused = [name for name in state.tensors if name in state.persistent and state.first[name] not in read]

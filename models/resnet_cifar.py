@@ -9,6 +9,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from bitswap_onnx.converters.torch_checkpoint import require_torch
+
 from bitswap_onnx.errors import ModelError
 
 if TYPE_CHECKING:
@@ -38,9 +39,9 @@ def resnet(depth: int, classes: int = 10) -> "nn.Module":
     network.add_module("relu", nn.ReLU())
     channels = 16
     for number, (planes, stride) in enumerate(STAGES, start=1):
-        first, *rest = ((channels, stride), *((planes, 1),) * (blocks - 1))
-        stage = [_block_type()(inputs, planes, step) for inputs, step in (first, *rest)]
-        network.add_module(f"layer{number}", nn.Sequential(*stage))
+        begin = _block_type()(channels, planes, stride)
+        rest = (_block_type()(planes, planes, 1) for _ in range(blocks - 1))
+        network.add_module(f"layer{number}", nn.Sequential(begin, *rest))
         channels = planes
     network.add_module("pool", nn.AdaptiveAvgPool2d(1))
     network.add_module("flatten", nn.Flatten())
@@ -79,13 +80,13 @@ def _shortcut_type() -> type["nn.Module"]:
     from torch import nn
 
     class OptionA(nn.Module):
-        """Every second pixel, ``channels`` zero channels before and after: (b, c, h, w) → (b, c + 2·channels, h/2, w/2)."""
+        """Every second pixel, between zero channels: (b, c, h, w) → (b, c + 2·``channels``, h / 2, w / 2)."""
 
         def __init__(self, channels: int) -> None:
             super().__init__()
             self.channels = channels
 
         def forward(self, x: "Tensor") -> "Tensor":
-            return nn.functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.channels, self.channels))
+            return nn.functional.pad(x[..., ::2, ::2], (0, 0, 0, 0, self.channels, self.channels))
 
     return OptionA

@@ -181,19 +181,15 @@ def _matches(target: Target, pattern: str) -> bool:
 
 def _target(key: str, tensor: onnx.TensorProto, uses: list[_Use], named: dict[str, Any] | None) -> Target | None:
     dtype = _dtype_name(tensor)
-    role = next((role for role in map(_slot_role, uses) if role), None)
+    roles = [role for role in map(_slot_role, uses) if role]
+    role = next((role for role in roles if role != "parameter"), roles[0] if roles else None)
     if dtype not in FORMATS or (named is None and not _carries_parameter(key, tensor, uses, role)):
         return None
-    layer, parameter = _name(key, uses, role)
-    aliases: tuple[tuple[str, str], ...] = ()
-    if named is not None:
-        parameter = str(named["parameter"])
-        layer = str(named["layer"]) or parameter
-        aliases = tuple(_split(alias) or (alias, alias) for alias in named.get("aliases", ()))
+    (layer, parameter), *aliases = _names(key, uses, role) if named is None else _metadata_names(named)
     if role is None:
         role = "bias" if parameter == "bias" or _is_added_bias(tensor, uses) else "parameter"
     users = tuple(dict.fromkeys(use.label for use in uses))
-    return Target(key, layer, parameter, role, dtype, tuple(tensor.dims), users, aliases)
+    return Target(key, layer, parameter, role, dtype, tuple(tensor.dims), users, tuple(aliases))
 
 
 def _carries_parameter(key: str, tensor: onnx.TensorProto, uses: list[_Use], role: str | None) -> bool:
@@ -221,12 +217,20 @@ def _with_batch_norm_role(target: Target) -> Target:
     return target
 
 
-def _name(key: str, uses: list[_Use], role: str | None) -> tuple[str, str]:
+def _metadata_names(named: dict[str, Any]) -> list[tuple[str, str]]:
+    parameter = str(named["parameter"])
+    aliases = [_split(alias) or (alias, alias) for alias in named.get("aliases", ())]
+    return [(str(named["layer"]) or parameter, parameter), *aliases]
+
+
+def _names(key: str, uses: list[_Use], role: str | None) -> list[tuple[str, str]]:
+    """Name a tensor by its own name if that tells layer and parameter, else by the nodes that use it, else as it is."""
     split = _split(key)
     if split is not None:
-        return split
-    layer = uses[0].node or key
-    return layer, role if role not in (None, "parameter") else key
+        return [split]
+    parameter = role if role not in (None, "parameter") else key
+    nodes = dict.fromkeys(use.node for use in uses if use.node)
+    return [(node, parameter) for node in nodes] or [(key, parameter)]
 
 
 def _split(name: str) -> tuple[str, str] | None:

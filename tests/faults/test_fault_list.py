@@ -36,7 +36,9 @@ def test_encodings_and_line_ends(tmp_path: Path, mark: bytes, ending: bytes, las
 
 
 def test_results_of_other_tools_are_lists(tmp_path: Path) -> None:
-    benchmark = 'Injection,Layer,TensorIndex,Bit,n_injections,masked,non_critical,critical\n7,conv1,"(0, 1)",2,10,1,2,7\n'
+    benchmark = (
+        'Injection,Layer,TensorIndex,Bit,n_injections,masked,non_critical,critical\n7,conv1,"(0, 1)",2,10,1,2,7\n'
+    )
     injector = (
         "inj_id,target_layer,layer_weigths,bit_pos,n_injections,top_1_correct\n"
         'GOLDEN,,,,10000,9174\n7,conv1,"(0, 1)",2,10000,1\n'
@@ -74,7 +76,10 @@ ROW = '0,conv1,"(0, 1)",2'
     [
         ("", r"faults.csv:1: expected a header with Injection,Layer,TensorIndex,Bit, found an empty file"),
         (HEADER, r"faults.csv: the fault list has a header but no rows"),
-        ("a;b;c\n1;2;3\n", r"faults.csv:1: expected a header .* missing Injection, Layer, TensorIndex, Bit, found 'a;b;c'"),
+        (
+            "a;b;c\n1;2;3\n",
+            r"faults.csv:1: expected a header .* missing Injection, Layer, TensorIndex, Bit, found 'a;b;c'",
+        ),
         ("Injection,Layer,Bit\n1,2,3\n", r"faults.csv:1: .* missing TensorIndex"),
         ("Injection,Layer,TensorIndex,Bit,Bit\n0,a,(0),1,1\n", r"faults.csv:1: column Bit stands twice"),
         (HEADER + ROW + "\n1,conv1\n", r"faults.csv:3: expected at least 4 cells, found 2"),
@@ -88,7 +93,10 @@ ROW = '0,conv1,"(0, 1)",2'
         (FULL_HEADER + ROW + ",,bitflip,\n", r"faults.csv:2: Kind 'bitflip' is none of flip, stuck_at_0"),
         (FULL_HEADER + ROW + ",,set,1\n", r"faults.csv:2: a set fault takes a Value and no Bit, found Bit '2'"),
         (FULL_HEADER + ROW + ",,flip,1\n", r"faults.csv:2: a flip fault takes a Bit and no Value"),
-        (FULL_HEADER + "0,conv1,(0),,,mask,12\n", r"faults.csv:2: a mask fault takes a Value like 0x80000001, found '12'"),
+        (
+            FULL_HEADER + "0,conv1,(0),,,mask,12\n",
+            r"faults.csv:2: a mask fault takes a Value like 0x80000001, found '12'",
+        ),
         (FULL_HEADER + "0,conv1,(0),,,set,much\n", r"faults.csv:2: a set fault takes a number"),
         ("Injection,Layer,TensorIndex,Bit,Site\n" + ROW + ",output\n", r"faults.csv:2: .* neuron faults"),
         (HEADER.encode() + b'0,\xff\xfe,"(0, 1)",2\n', r"faults.csv: expected UTF-8 text"),
@@ -119,7 +127,7 @@ def test_fingerprint_is_of_the_content(tmp_path: Path) -> None:
         return [digest for _, digest in fingerprint(read(tmp_path, text))][-1]
 
     same = last(HEADER + ROW + "\n")
-    assert same == last("Layer,Bit,Injection,TensorIndex,x\r\nconv1,2,0,\"[0,1]\",y\r\n")
+    assert same == last('Layer,Bit,Injection,TensorIndex,x\r\nconv1,2,0,"[0,1]",y\r\n')
     assert same != last(HEADER + ROW.replace("2", "3") + "\n")
 
 

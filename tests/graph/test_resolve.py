@@ -43,7 +43,9 @@ def test_parameters_of_a_kernel_layer(parameter: str | None, role: str) -> None:
     assert RESOLVER.find(Fault("fc", (), 0, parameter=parameter)).role == role
 
 
-@pytest.mark.parametrize(("parameter", "role"), [("bn_var", "bn_var"), ("running_var", "bn_var"), ("weight", "bn_scale")])
+@pytest.mark.parametrize(
+    ("parameter", "role"), [("bn_var", "bn_var"), ("running_var", "bn_var"), ("weight", "bn_scale")]
+)
 def test_parameters_go_by_role_or_by_name(parameter: str, role: str) -> None:
     assert RESOLVER.find(Fault("bn", (), 0, parameter=parameter)).role == role
 
@@ -56,7 +58,10 @@ def test_a_tensor_name_stands_for_itself() -> None:
     ("fault", "message"),
     [
         (Fault("cvon", (0,), 0), "unknown layer 'cvon'; the nearest are conv"),
-        (Fault("bn", (0,), 0), r"layer 'bn' has no weight, it has bn_scale \(weight\), bn_bias \(bias\).*column Parameter"),
+        (
+            Fault("bn", (0,), 0),
+            r"layer 'bn' has no weight, it has bn_scale \(weight\), bn_bias \(bias\).*column Parameter",
+        ),
         (Fault("conv", (0, 0, 0), 0), r"index \(0, 0, 0\) is outside conv.weight, whose shape is \(3, 1, 3, 3\)"),
         (Fault("conv", (3, 0, 0, 0), 0), r"index \(3, 0, 0, 0\) is outside conv.weight"),
         (Fault("conv", (0, 0, 0, 0), 32), r"bit 32 is outside float32 \(0-31\) for conv.weight"),
@@ -113,7 +118,8 @@ def test_satisfied_stuck_at_and_set_are_rows_without_effect() -> None:
 
 def test_a_tied_weight_says_whom_it_hits() -> None:
     proto = build(
-        "net (float[N, 2] x) => (float[N, 2] y) {\n [first] a = MatMul (x, W)\n [last] y = MatMul (a, W)\n}", W=normal(2, 2)
+        "net (float[N, 2] x) => (float[N, 2] y) {\n [first] a = MatMul (x, W)\n [last] y = MatMul (a, W)\n}",
+        W=normal(2, 2),
     )
     (receipt,) = Resolver(from_proto(proto)).resolve(Injection("i", (Fault("first", (0, 0), 1),))).receipts
     assert receipt.effect == "changed in first;last"

@@ -1,0 +1,186 @@
+"""Loading: what is taken, and the one line that everything else is told."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx.external_data_helper import set_external_data
+
+from bitswap_onnx.errors import ModelError
+from bitswap_onnx.graph.model import from_proto, load_model
+from bitswap_onnx.graph.signature import ends_in_softmax, model_input, score_output
+from tests.builders import build, cnn, normal, save
+
+
+def test_loading(tmp_path: Path) -> None:
+    model = load_model(save(cnn(), tmp_path / "net.onnx"))
+    assert model.name == "net"
+    assert np.array_equal(model.tensor("conv.weight"), normal(3, 1, 3, 3, seed=0))
+    assert not model.has_external_data
+    other = load_model(save(cnn(seed=9), tmp_path / "other.onnx"))
+    assert model.sha256 != other.sha256
+
+
+@pytest.mark.parametrize("opset", [7, 9, 13, 17, 21, 26])
+def test_opsets(tmp_path: Path, opset: int) -> None:
+    load_model(save(build("net (float[N, 2] x) => (float[N, 2] y) { y = Relu (x) }", opset=opset), tmp_path / "m.onnx"))
+
+
+def broken(tmp_path: Path, case: str) -> Path:
+    path = tmp_path / "m.onnx"
+    relu = "net (float[N, 2] x) => (float[N, 2] y) { y = Relu (x) }"
+    match case:
+        case "missing":
+            pass
+        case "folder":
+            path.mkdir()
+        case "text":
+            path.write_text("Injection,Layer,TensorIndex,Bit\n")
+        case "empty":
+            path.write_bytes(b"")
+        case "cut":
+            path.write_bytes(cnn().SerializeToString()[:-40])
+        case "old opset":
+            save(build(relu, opset=6), path)
+        case "new opset":
+            save(build(relu, opset=27), path)
+        case "new ir":
+            save(build(relu, ir_version=14), path)
+        case "invalid":
+            save(build("net (float[N, 2] x) => (float[N, 2] y) { y = Relu (nothing) }"), path)
+        case "unknown operator":
+            save(build("net (float[N, 2] x) => (float[N, 2] y) { y = Rellu (x) }"), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("case", "message"),
+    [
+        ("missing", "m.onnx: cannot read the model: No such file"),
+        ("folder", "m.onnx: cannot read the model: Is a directory"),
+        ("text", "m.onnx: not an ONNX model"),
+        ("empty", "m.onnx: not an ONNX model: it has no graph"),
+        ("cut", "m.onnx: not an ONNX model"),
+        ("old opset", "expected opset 7 to 26, found 6; convert it"),
+        ("new opset", "expected opset 7 to 26, found 27"),
+        ("new ir", "expected IR version 13 or lower, found 14"),
+        ("invalid", "not a valid ONNX model: .*nothing"),
+        ("unknown operator", "not a valid ONNX model: .*Rellu"),
+    ],
+)
+def test_what_is_no_model(tmp_path: Path, case: str, message: str) -> None:
+    with pytest.raises(ModelError, match=message) as caught:
+        load_model(broken(tmp_path, case))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("location", "length", "message"),
+    [
+        ("gone.bin", None, "the external data of tensor W is missing: expected gone.bin beside it"),
+        ("../outside.bin", 16, "tensor W points outside the model's folder"),
+        ("short.bin", 15, "short.bin: expected at least 16 bytes of external data, found 15"),
+        ("link.bin", 16, "tensor W points outside the model's folder"),
+    ],
+)
+def test_external_data(tmp_path: Path, location: str, length: int | None, message: str) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    proto = build("net (float[N, 2] x) => (float[N, 2] y) { y = MatMul (x, W) }", W=np.ones((2, 2), np.float32))
+    set_external_data(proto.graph.initializer[0], location)
+    proto.graph.initializer[0].ClearField("raw_data")
+    if location == "link.bin":
+        (tmp_path / "secret.bin").write_bytes(b"\0" * 16)
+        (folder / "link.bin").symlink_to(tmp_path / "secret.bin")
+    elif length is not None:
+        (folder / location).write_bytes(b"\0" * length)
+    with pytest.raises(ModelError, match=message):
+        load_model(save(proto, folder / "m.onnx"))
+
+
+def test_the_hash_covers_external_data(tmp_path: Path) -> None:
+    proto = build("net (float[N, 2] x) => (float[N, 2] y) { y = MatMul (x, W) }", W=np.ones((2, 2), np.float32))
+    onnx.save_model(proto, tmp_path / "m.onnx", save_as_external_data=True, location="m.data", size_threshold=0)
+    before = load_model(tmp_path / "m.onnx").sha256
+    (tmp_path / "m.data").write_bytes(normal(2, 2).tobytes())
+    assert load_model(tmp_path / "m.onnx").sha256 != before
+
+
+def head(inputs: str, outputs: str, body: str = "y = Relu (x)") -> onnx.ModelProto:
+    return build(f"net ({inputs}) => ({outputs}) {{ {body} }}")
+
+
+def test_input() -> None:
+    spec = model_input(from_proto(head("float[N, 3, 8, 8] x", "float[N, 3, 8, 8] y")))
+    assert (spec.name, spec.shape, spec.batch, spec.dtype) == ("x", (3, 8, 8), None, np.float32)
+    spec = model_input(from_proto(head("float[16, H, W] x", "float[16, H, W] y")), (8, 9))
+    assert (spec.shape, spec.batch) == ((8, 9), 16)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "shape", "message"),
+    [
+        (
+            "float[N, 3, H, W] x",
+            None,
+            r"\(batch, 3, \?, \?\) leaves more than the batch open; settle it with --input-shape",
+        ),
+        ("float[N, 3, H, W] x", (1, 8, 8), r"--input-shape 1,8,8 does not fit the input shape \(batch, 3, \?, \?\)"),
+        ("float[N, 3] x", (3, 8), r"--input-shape 3,8 does not fit"),
+        ("float[N, 3] x, float[N] other", None, r"expected a model with one input, found 2 \(x, other\)"),
+        ("float x", None, "declares no tensor shape with a batch dimension"),
+    ],
+)
+def test_inputs_that_do_not_do(inputs: str, shape: tuple[int, ...] | None, message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        model_input(from_proto(head(inputs, "float[N, 3] y")), shape)
+
+
+TWO = "y = Relu (x)\n features = Flatten (x)\n z = Relu (x)\n one = Identity (x)"
+
+
+@pytest.mark.parametrize(
+    ("outputs", "name", "found"),
+    [
+        ("float[N, 10] y", None, "y"),
+        ("float[N, 10] y, float[N, 4, 4] features", None, "y"),
+        ("float[N, 10] y, float[N, 5] z", "z", "z"),
+        ("float[N, C] y", None, "y"),
+    ],
+)
+def test_score_output(outputs: str, name: str | None, found: str) -> None:
+    assert score_output(from_proto(head("float[N, 10] x", outputs, TWO)), name) == found
+
+
+@pytest.mark.parametrize(
+    ("outputs", "name", "message"),
+    [
+        (
+            "float[N, 4, 4] features",
+            None,
+            r"of shape \(batch, classes >= 2\), found features.*--criterion",
+        ),
+        ("float[N, 1] one", None, "--criterion tolerance=REL"),
+        ("float[N, 10] y, float[N, 5] z", None, r"several outputs fit \(y, z\); pick one with --output"),
+        ("float[N, 10] y", "q", "no output 'q'; the outputs are y"),
+        ("float[N, 1] one", "one", "--criterion tolerance=REL"),
+    ],
+)
+def test_outputs_that_are_no_scores(outputs: str, name: str | None, message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        score_output(from_proto(head("float[N, 10] x", outputs, TWO)), name)
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ("y = Softmax (x)", True),
+        ("a = Softmax (x)\n y = Identity (a)", True),
+        ("y = LogSoftmax (x)", False),
+        ("a = Softmax (x)\n y = Relu (a)", False),
+        ("y = Identity (x)", False),
+    ],
+)
+def test_probabilities(body: str, expected: bool) -> None:
+    assert ends_in_softmax(from_proto(head("float[N, 10] x", "float[N, 10] y", body)), "y") is expected

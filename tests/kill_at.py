@@ -1,0 +1,56 @@
+"""Run a campaign in this process and end it, as kill -9 would, at its K-th write to disk.
+
+Usage: python kill_at.py MODEL FAULTS RUN K. Points are numbered from 1: before and after each commit, each rename, each
+folder made or removed. Exits with 9 where it was ended, 0 where the campaign finished first.
+"""
+
+import os
+import shutil
+import sqlite3
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from bitswap_onnx.campaign import run_campaign
+from bitswap_onnx.prepare import Settings
+
+_left = int(sys.argv[4])
+
+
+def _point() -> None:
+    global _left
+    _left -= 1
+    if _left == 0:
+        os._exit(9)
+
+
+def _around(call: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    _point()
+    result = call(*args, **options)
+    _point()
+    return result
+
+
+class _Connection(sqlite3.Connection):
+    def execute(self, sql: str, *args: Any) -> sqlite3.Cursor:
+        if sql == "COMMIT":
+            _point()
+            cursor = super().execute(sql, *args)
+            _point()
+            return cursor
+        return super().execute(sql, *args)
+
+
+def main() -> None:
+    for module, name in ((os, "mkdir"), (os, "replace"), (shutil, "rmtree")):
+        setattr(module, name, partial(_around, getattr(module, name)))
+    connect = sqlite3.connect
+    sqlite3.connect = partial(connect, factory=_Connection)  # type: ignore[assignment]
+    settings = Settings(first=8, batch_size=8)
+    run_campaign(Path(sys.argv[1]), Path(sys.argv[2]), settings=settings, run=Path(sys.argv[3]), resume=True, workers=1)
+
+
+if __name__ == "__main__":
+    main()
