@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bitswap_onnx.campaign import Campaign, run_campaign
-    from bitswap_onnx.dataset import Dataset, Preprocessing, load_dataset
+    from bitswap_onnx.dataset import Dataset, load_dataset
     from bitswap_onnx.errors import BitswapError
     from bitswap_onnx.faults.fault import Fault, Injection, Kind
     from bitswap_onnx.faults.fault_list import FaultList, read_fault_list, write_fault_list
@@ -19,10 +19,11 @@ if TYPE_CHECKING:
     from bitswap_onnx.graph.targets import Target, find_targets
     from bitswap_onnx.graph.weights import rewrite
     from bitswap_onnx.prepare import Settings
+    from bitswap_onnx.preprocessing import Preprocessing
 
 _HOMES = {
     "campaign": ("Campaign", "run_campaign"),
-    "dataset": ("Dataset", "Preprocessing", "load_dataset"),
+    "dataset": ("Dataset", "load_dataset"),
     "errors": ("BitswapError",),
     "faults.fault": ("Fault", "Injection", "Kind"),
     "faults.fault_list": ("FaultList", "read_fault_list", "write_fault_list"),
@@ -31,6 +32,7 @@ _HOMES = {
     "graph.targets": ("Target", "find_targets"),
     "graph.weights": ("rewrite",),
     "prepare": ("Settings",),
+    "preprocessing": ("Preprocessing",),
 }
 _HOME = {name: f"bitswap_onnx.{module}" for module, names in _HOMES.items() for name in names}
 

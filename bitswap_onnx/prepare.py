@@ -9,11 +9,12 @@ from typing import Literal
 
 import numpy as np
 
-from bitswap_onnx.dataset import Dataset, Preprocessing, load_dataset, synthetic_dataset
+from bitswap_onnx.dataset import Dataset, load_dataset, synthetic_dataset
 from bitswap_onnx.errors import BitswapError, DataError
 from bitswap_onnx.graph.model import Model, load_model
 from bitswap_onnx.graph.signature import ModelInput, ends_in_softmax, model_input, score_output
 from bitswap_onnx.outcome import Criterion, Golden, parse_criterion
+from bitswap_onnx.preprocessing import Preprocessing
 from bitswap_onnx.runtime.golden import golden_run
 from bitswap_onnx.runtime.session import Numerics, choose_provider, open_session, runtime_conflict
 

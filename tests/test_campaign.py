@@ -16,8 +16,9 @@ from onnx import numpy_helper
 
 from bitswap_onnx import campaign as campaign_module
 from bitswap_onnx import plan
-from bitswap_onnx.campaign import Progress, run_campaign
+from bitswap_onnx.campaign import run_campaign
 from bitswap_onnx.errors import BitswapError, ControlFailedError, InterruptedRunError, ModelError, RunError
+from bitswap_onnx.execute import Progress
 from bitswap_onnx.faults.fault import Fault, Injection, Kind
 from bitswap_onnx.faults.fault_list import read_fault_list, write_fault_list
 from bitswap_onnx.outcome import COUNTS

@@ -16,16 +16,9 @@ from PIL import Image
 
 from bitswap_onnx import dataset
 from bitswap_onnx.data_files import Decoding, read_image
-from bitswap_onnx.dataset import (
-    PRESETS,
-    Dataset,
-    Preprocessing,
-    batches,
-    load_dataset,
-    resize_bilinear,
-    synthetic_dataset,
-)
+from bitswap_onnx.dataset import Dataset, batches, load_dataset, synthetic_dataset
 from bitswap_onnx.errors import DataError, RunError
+from bitswap_onnx.preprocessing import PRESETS, Preprocessing, resize_bilinear
 
 F32 = np.dtype(np.float32)
 Make = Callable[..., Dataset]

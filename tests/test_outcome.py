@@ -20,7 +20,7 @@ def scores(*rows: list[float]) -> Scores:
     return np.array(rows, np.float32)
 
 
-def golden(values: Scores, labels: list[int] | None = None, criterion: Criterion = Criterion()) -> Golden:  # noqa: B008
+def golden(values: Scores, labels: list[int] | None = None, criterion: Criterion = Criterion()) -> Golden:
     return Golden(values, None if labels is None else np.array(labels), criterion)
 
 

@@ -10,7 +10,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from bitswap_onnx.campaign import Campaign, OnProgress, Progress
+from bitswap_onnx.campaign import Campaign
+from bitswap_onnx.execute import OnProgress, Progress
 from bitswap_onnx.outcome import Counts
 
 out = Console(highlight=False, soft_wrap=True)

@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import typer
 
-from bitswap_onnx.dataset import Preprocessing
 from bitswap_onnx.errors import BitswapError
 from bitswap_onnx.prepare import Settings
+from bitswap_onnx.preprocessing import Preprocessing
 
 Number = TypeVar("Number", int, float)
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX file.", show_default=False)]

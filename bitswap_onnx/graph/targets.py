@@ -21,6 +21,7 @@ import onnx
 from bitswap_onnx.errors import ModelError, nearest
 from bitswap_onnx.faults.bits import FORMATS
 from bitswap_onnx.graph.model import Model, constant_tensor, node_label, stored_tensors, subgraphs
+from bitswap_onnx.graph.roles import BN_PARAMETERS, BN_STATISTICS, PASS_THROUGH, SLOT_ROLES, STEERING
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,67 +52,6 @@ class Target:
         """All (layer, parameter) names."""
         return ((self.layer, self.parameter), *self.aliases)
 
-
-#: Parameter slots of operators: input position → role. The roles of DESIGN: kernels are ``weight``; what has no role of
-#: its own is ``parameter``.
-_KERNEL = {1: "weight", 2: "bias"}
-_AFFINE = {1: "parameter", 2: "bias"}
-_QUANTIZE = {1: "scale", 2: "zero_point"}
-_RECURRENT = {1: "weight", 2: "parameter", 3: "bias", 5: "parameter", 6: "parameter", 7: "parameter"}
-SLOT_ROLES: dict[str, dict[int, str]] = {
-    "Conv": _KERNEL,
-    "FusedConv": _KERNEL,
-    "ConvTranspose": _KERNEL,
-    "DeformConv": {1: "weight", 3: "bias"},
-    "Gemm": {0: "weight", **_KERNEL},
-    "FusedGemm": {0: "weight", **_KERNEL},
-    "MatMul": {0: "weight", 1: "weight"},
-    "FusedMatMul": {0: "weight", 1: "weight"},
-    "Einsum": dict.fromkeys(range(8), "weight"),
-    "BatchNormalization": {1: "bn_scale", 2: "bn_bias", 3: "bn_mean", 4: "bn_var"},
-    "LayerNormalization": _AFFINE,
-    "SkipLayerNormalization": {2: "parameter", 3: "bias", 4: "bias"},
-    "GroupNormalization": _AFFINE,
-    "InstanceNormalization": _AFFINE,
-    "RMSNormalization": {1: "parameter"},
-    "PRelu": {1: "parameter"},
-    "Gather": {0: "parameter"},
-    "LSTM": _RECURRENT,
-    "GRU": _RECURRENT,
-    "RNN": _RECURRENT,
-    "QuantizeLinear": _QUANTIZE,
-    "DequantizeLinear": _QUANTIZE,
-    "ConvInteger": {1: "weight", 2: "zero_point", 3: "zero_point"},
-    "MatMulInteger": {0: "weight", 1: "weight", 2: "zero_point", 3: "zero_point"},
-    "QLinearConv": dict(enumerate(["", *_QUANTIZE.values(), "weight", *(*_QUANTIZE.values(),) * 2, "bias"])),
-    "QLinearMatMul": dict(enumerate(["weight", *_QUANTIZE.values(), "weight", *(*_QUANTIZE.values(),) * 2])),
-}
-
-#: What a tensor may pass on its way to the operator that computes with it (first input only).
-_PASS_THROUGH = frozenset(
-    (
-        "Transpose", "Reshape", "Identity", "Cast", "Flatten", "Squeeze", "Unsqueeze", "QuantizeLinear",
-        "DequantizeLinear", "Expand", "Slice",
-    )
-)  # fmt: skip
-
-#: Operators whose further inputs only steer the computation, never take part in it.
-_STEERING = frozenset(
-    (
-        "Resize", "Upsample", "Clip", "Pad", "Range", "Loop", "If", "Scan", "Tile", "TopK", "OneHot",
-        "ConstantOfShape", "NonMaxSuppression", "Dropout", "Where", "Equal", "Less", "Greater", "LessOrEqual",
-        "GreaterOrEqual",
-    )
-)  # fmt: skip
-
-#: Roles that parameter names of the frameworks state, for layers whose batch-norm was taken apart by an exporter.
-_STATISTICS = {
-    "running_mean": "bn_mean",
-    "moving_mean": "bn_mean",
-    "running_var": "bn_var",
-    "moving_variance": "bn_var",
-}
-_BN_LEAVES = {**_STATISTICS, "gamma": "bn_scale", "beta": "bn_bias", "weight": "bn_scale", "bias": "bn_bias"}
 
 _DOTTED = re.compile(r"(?P<layer>[A-Za-z0-9_]+(?:\.[A-Za-z0-9_]+)*)\.(?P<leaf>[A-Za-z_]\w*)")
 _KERAS = re.compile(
@@ -151,7 +91,7 @@ def find_targets(model: Model) -> tuple[Target, ...]:
     named = {name: entry for name, entry in model.metadata.get("parameters", {}).items() if name in tensors}
     targets = [_target(key, tensors[key], used, named.get(key)) for key, used in uses.items()]
     found = [target for target in targets if target is not None]
-    normalized = {target.layer for target in found if target.parameter in _STATISTICS}
+    normalized = {target.layer for target in found if target.parameter in BN_STATISTICS}
     return tuple(_with_batch_norm_role(target) if target.layer in normalized else target for target in found)
 
 
@@ -196,7 +136,7 @@ def _carries_parameter(key: str, tensor: onnx.TensorProto, uses: list[_Use], rol
     """Whether an unnamed tensor is a parameter and no constant of the computation (a table, a bound, a factor)."""
     if role not in (None, "parameter"):
         return True
-    if not FORMATS[_dtype_name(tensor)].is_float or all(use.op_type in _STEERING for use in uses):
+    if not FORMATS[_dtype_name(tensor)].is_float or all(use.op_type in STEERING for use in uses):
         return False
     return tuple(tensor.dims) not in ((), (1,)) or _GENERATED.match(key) is None
 
@@ -212,8 +152,8 @@ def _is_added_bias(tensor: onnx.TensorProto, uses: list[_Use]) -> bool:
 
 def _with_batch_norm_role(target: Target) -> Target:
     """Name the role of a batch-norm parameter whose operator an exporter took apart into Mul and Add."""
-    if target.role in ("parameter", "bias") and target.parameter in _BN_LEAVES:
-        return replace(target, role=_BN_LEAVES[target.parameter])
+    if target.role in ("parameter", "bias") and target.parameter in BN_PARAMETERS:
+        return replace(target, role=BN_PARAMETERS[target.parameter])
     return target
 
 
@@ -293,13 +233,13 @@ def _function_uses(
 def _operator_uses(node: onnx.NodeProto, scope: _Scope) -> Iterator[tuple[str, _Use]]:
     if node.op_type in ("Shape", "Size"):
         return  # reads no element
-    passes = node.op_type in _PASS_THROUGH and node.input[0] in scope.tensors
+    passes = node.op_type in PASS_THROUGH and node.input[0] in scope.tensors
     if passes:
         scope.tensors[node.output[0]] = scope.tensors[node.input[0]]
     for slot, value in enumerate(node.input):
         if value not in scope.tensors or (passes and slot == 0):
             continue
-        if node.op_type in _PASS_THROUGH and node.op_type not in SLOT_ROLES:
+        if node.op_type in PASS_THROUGH and node.op_type not in SLOT_ROLES:
             continue  # a shape, axes or slice bounds
         behind = next((scope.producers[name] for name in node.input if name != value and name in scope.producers), "")
         yield scope.tensors[value], _Use(node.op_type, slot, node.name, node_label(node), behind)

@@ -101,7 +101,7 @@ def test_external_data_is_found_when_the_rewritten_model_is_in_memory(tmp_path: 
 
 def test_a_model_the_runtime_does_not_take() -> None:
     proto = build("net (float[N, 3] x) => (float[N, 3] y) { y = com.microsoft.NoSuchOperator (x) }")
-    with pytest.raises(ModelError, match="ONNX Runtime does not take the model: .*NoSuchOperator"):
+    with pytest.raises(ModelError, match=r"ONNX Runtime does not take the model: .*NoSuchOperator"):
         open_session(from_proto(proto), Numerics(), "y")
 
 
