@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
+from numpy.typing import NDArray
+
 from bitswap_onnx.converters.bit_exact import write_bit_exact
 from bitswap_onnx.converters.simplify import simplify
 from bitswap_onnx.converters.torch_checkpoint import load_state_dict_file, require_torch
 from bitswap_onnx.converters.torch_taps import tapped
-from numpy.typing import NDArray
-
 from bitswap_onnx.errors import ModelError
 from bitswap_onnx.graph.model import METADATA_KEY
 

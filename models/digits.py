@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from bitswap_onnx.converters.torch_checkpoint import require_torch
-from bitswap_onnx.converters.torch_to_onnx import export_torch
 from numpy.typing import NDArray
 
+from bitswap_onnx.converters.torch_checkpoint import require_torch
+from bitswap_onnx.converters.torch_to_onnx import export_torch
 from bitswap_onnx.errors import BitswapError, MissingExtraError, ModelError
 from bitswap_onnx.faults.fault import Fault, Injection
 from bitswap_onnx.faults.fault_list import write_fault_list

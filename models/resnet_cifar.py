@@ -9,7 +9,6 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from bitswap_onnx.converters.torch_checkpoint import require_torch
-
 from bitswap_onnx.errors import ModelError
 
 if TYPE_CHECKING:

@@ -88,8 +88,10 @@ def find_targets(model: Model) -> tuple[Target, ...]:
     functions = {(f.domain, f.name): f for f in model.proto.functions}
     for key, use in _graph_uses(model.proto.graph, _Scope(""), functions):
         uses.setdefault(key, []).append(use)
-    named = {name: entry for name, entry in model.metadata.get("parameters", {}).items() if name in tensors}
-    targets = [_target(key, tensors[key], used, named.get(key)) for key, used in uses.items()]
+    named = model.metadata.get("parameters")
+    if named is not None:  # a converter knows them all: what it does not name is no parameter
+        uses = {key: used for key, used in uses.items() if key in named}
+    targets = [_target(key, tensors[key], used, (named or {}).get(key)) for key, used in uses.items()]
     found = [target for target in targets if target is not None]
     normalized = {target.layer for target in found if target.parameter in BN_STATISTICS}
     return tuple(_with_batch_norm_role(target) if target.layer in normalized else target for target in found)

@@ -12,13 +12,13 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 import torch
-from bitswap_onnx.converters import bit_exact
-from bitswap_onnx.converters.simplify import simplify as original_simplify
-from bitswap_onnx.converters.torch_to_onnx import ExportReport, export_torch
 from numpy.typing import NDArray
 from onnx import numpy_helper
 from torch import Tensor, nn
 
+from bitswap_onnx.converters import bit_exact
+from bitswap_onnx.converters.simplify import simplify as original_simplify
+from bitswap_onnx.converters.torch_to_onnx import ExportReport, export_torch
 from bitswap_onnx.errors import BitswapError, ControlFailedError, MissingExtraError, ModelError
 from bitswap_onnx.graph.model import load_model
 from bitswap_onnx.graph.targets import find_targets

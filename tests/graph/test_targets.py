@@ -151,7 +151,8 @@ def test_a_bias_added_behind_a_kernel() -> None:
 
 def test_metadata_of_a_converter_comes_first_and_names_aliases() -> None:
     proto = build(
-        "net (float[N, 4] x) => (float[N, 4] y) {\n a = MatMul (x, val_3)\n b = Mul (a, val_4)\n y = MatMul (b, val_3)\n}",
+        "net (float[N, 4] x) => (float[N, 4] y) {\n a = MatMul (x, val_3)\n b = Mul (a, val_4)\n c = MatMul (b, val_3)\n y = Add (c, val_5)\n}",
+        val_5=normal(4),
         val_3=normal(4, 4),
         val_4=np.float32(2),
     )

@@ -8,12 +8,12 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from bitswap_onnx.models import digits
 
 from bitswap_onnx.errors import ModelError
 from bitswap_onnx.faults.fault_list import read_fault_list
 from bitswap_onnx.graph.model import load_model
 from bitswap_onnx.graph.resolve import Resolver
+from bitswap_onnx.models import digits
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 MODEL = REPOSITORY / "models" / "digits_cnn.onnx"

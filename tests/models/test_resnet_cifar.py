@@ -10,13 +10,13 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
-from bitswap_onnx.converters.torch_to_onnx import export_torch, load_state_dict_file
-from bitswap_onnx.models.resnet_cifar import DEPTHS, resnet
 from numpy.typing import NDArray
 from onnx import numpy_helper
 from torch import nn
 
+from bitswap_onnx.converters.torch_to_onnx import export_torch, load_state_dict_file
 from bitswap_onnx.errors import ModelError
+from bitswap_onnx.models.resnet_cifar import DEPTHS, resnet
 
 REFERENCE = os.environ.get("BITSWAP_REFERENCE")
 needs_reference = pytest.mark.skipif(
