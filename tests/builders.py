@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 
-def build(text: str, *, opset: int = 20, ir_version: int = 9, **tensors: NDArray[Any]) -> onnx.ModelProto:
+def build(text: str, opset: int = 20, ir_version: int = 9, /, **tensors: NDArray[Any] | np.generic) -> onnx.ModelProto:
     """Return the model ``graph {body}`` with ``tensors`` as initializers; ``__`` in a name stands for a dot."""
     header = f'<ir_version: {ir_version}, opset_import: ["" : {opset}, "com.microsoft" : 1]>\n'
     model = onnx.parser.parse_model(header + text)

@@ -1,5 +1,4 @@
 import hashlib
-import os
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -19,6 +18,7 @@ from bitswap_onnx.data_files import Decoding, read_image
 from bitswap_onnx.dataset import Dataset, batches, load_dataset, synthetic_dataset
 from bitswap_onnx.errors import DataError, RunError
 from bitswap_onnx.preprocessing import PRESETS, Preprocessing, resize_bilinear
+from tests import reference
 
 F32 = np.dtype(np.float32)
 Make = Callable[..., Dataset]
@@ -501,13 +501,14 @@ def test_synthetic_inputs() -> None:
 # Reference data
 
 
-@pytest.mark.skipif("BITSWAP_REFERENCE" not in os.environ, reason="BITSWAP_REFERENCE names no reference data")
+@reference.needed
 def test_cifar10_reference() -> None:
-    path = Path(os.environ["BITSWAP_REFERENCE"]) / "cifar10" / "test_846.npz"
-    data = load_dataset(path, input_shape=(3, 32, 32), dtype=F32, preprocessing=Preprocessing(preset="cifar10"))
+    data = load_dataset(
+        reference.IMAGES, input_shape=(3, 32, 32), dtype=F32, preprocessing=Preprocessing(preset="cifar10")
+    )
     found = everything(data)
     assert (found.dtype, found.shape) == (F32, (846, 3, 32, 32))
-    with np.load(path) as archive:
+    with np.load(reference.IMAGES) as archive:
         x, y = archive["x"], archive["y"]
     assert found[0].tobytes() == hand(x[:1], *NORMALISED["cifar10"])[0].tobytes()
     np.testing.assert_array_equal(found, hand(x, *NORMALISED["cifar10"]))

@@ -24,7 +24,7 @@ def test_loading(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("opset", [7, 9, 13, 17, 21, 26])
 def test_opsets(tmp_path: Path, opset: int) -> None:
-    load_model(save(build("net (float[N, 2] x) => (float[N, 2] y) { y = Relu (x) }", opset=opset), tmp_path / "m.onnx"))
+    load_model(save(build("net (float[N, 2] x) => (float[N, 2] y) { y = Relu (x) }", opset), tmp_path / "m.onnx"))
 
 
 def broken(tmp_path: Path, case: str) -> Path:
@@ -42,11 +42,11 @@ def broken(tmp_path: Path, case: str) -> Path:
         case "cut":
             path.write_bytes(cnn().SerializeToString()[:-40])
         case "old opset":
-            save(build(relu, opset=6), path)
+            save(build(relu, 6), path)
         case "new opset":
-            save(build(relu, opset=27), path)
+            save(build(relu, 27), path)
         case "new ir":
-            save(build(relu, ir_version=14), path)
+            save(build(relu, 20, 14), path)
         case "invalid":
             save(build("net (float[N, 2] x) => (float[N, 2] y) { y = Relu (nothing) }"), path)
         case "unknown operator":
@@ -113,7 +113,7 @@ def head(inputs: str, outputs: str, body: str = "y = Relu (x)") -> onnx.ModelPro
 
 def test_input() -> None:
     spec = model_input(from_proto(head("float[N, 3, 8, 8] x", "float[N, 3, 8, 8] y")))
-    assert (spec.name, spec.shape, spec.batch, spec.dtype) == ("x", (3, 8, 8), None, np.float32)
+    assert (spec.name, spec.shape, spec.batch, spec.dtype) == ("x", (3, 8, 8), None, np.dtype(np.float32))
     spec = model_input(from_proto(head("float[16, H, W] x", "float[16, H, W] y")), (8, 9))
     assert (spec.shape, spec.batch) == ((8, 9), 16)
 

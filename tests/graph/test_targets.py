@@ -1,10 +1,12 @@
 """Targets: which tensors, in which role, under which name. Expectations are written by hand for each model."""
 
 import json
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from bitswap_onnx.errors import ModelError
@@ -88,7 +90,7 @@ def test_what_computes_with_activations_is_a_target_and_what_steers_is_none() ->
         shape=np.array([1, 4], np.int64),
         class_token=normal(1, 1, 4),
     )
-    proto.graph.initializer.append(numpy_helper.from_array(np.float32(0.5), "/Constant_3_output_0"))
+    proto.graph.initializer.append(numpy_helper.from_array(np.array(0.5, np.float32), "/Constant_3_output_0"))
     assert rows(proto) == [
         ("embed.weight", "embed", "weight", "parameter"),
         ("pos", "pos", "pos", "parameter"),
@@ -151,7 +153,12 @@ def test_a_bias_added_behind_a_kernel() -> None:
 
 def test_metadata_of_a_converter_comes_first_and_names_aliases() -> None:
     proto = build(
-        "net (float[N, 4] x) => (float[N, 4] y) {\n a = MatMul (x, val_3)\n b = Mul (a, val_4)\n c = MatMul (b, val_3)\n y = Add (c, val_5)\n}",
+        """net (float[N, 4] x) => (float[N, 4] y) {
+            a = MatMul (x, val_3)
+            b = Mul (a, val_4)
+            c = MatMul (b, val_3)
+            y = Add (c, val_5)
+        }""",
         val_5=normal(4),
         val_3=normal(4, 4),
         val_4=np.float32(2),
@@ -210,7 +217,14 @@ def test_functions_of_the_model_are_looked_into() -> None:
 
 def test_quantized_operators() -> None:
     names = ["xs", "xz", "w", "ws", "wz", "ys", "yz", "b"]
-    values = [np.float32(1), np.uint8(0), np.ones((2, 1, 1, 1), np.int8), np.float32(1), np.int8(0), np.float32(1)]
+    values: list[NDArray[Any] | np.generic] = [
+        np.float32(1),
+        np.uint8(0),
+        np.ones((2, 1, 1, 1), np.int8),
+        np.float32(1),
+        np.int8(0),
+        np.float32(1),
+    ]
     tensors = dict(zip(names, [*values, np.uint8(0), np.ones(2, np.int32)], strict=True))
     proto = build(
         """net (uint8[N, 1, 2, 2] x) => (uint8[N, 2, 2, 2] y) {

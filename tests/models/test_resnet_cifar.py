@@ -1,6 +1,5 @@
 """The CIFAR ResNets: sizes against the paper's, ResNet-20 with its published weights against PyTorch."""
 
-import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -17,23 +16,17 @@ from torch import nn
 from bitswap_onnx.converters.torch_to_onnx import export_torch, load_state_dict_file
 from bitswap_onnx.errors import ModelError
 from bitswap_onnx.models.resnet_cifar import DEPTHS, resnet
-
-REFERENCE = os.environ.get("BITSWAP_REFERENCE")
-needs_reference = pytest.mark.skipif(
-    REFERENCE is None,
-    reason="BITSWAP_REFERENCE does not name the folder with the published weights and CIFAR-10 images",
-)
-WEIGHTS = "dnn-benchmarks/torch/gpu/image_classification/CIFAR10/fp32/resnet"
+from tests import reference
 
 
 def trained(depth: int) -> nn.Module:
     network = resnet(depth)
-    network.load_state_dict(load_state_dict_file(Path(str(REFERENCE)) / WEIGHTS / f"ResNet{depth}.th"))
+    network.load_state_dict(load_state_dict_file(reference.RESNET_FILES / f"ResNet{depth}.th"))
     return network.eval()
 
 
 def images() -> tuple[NDArray[np.float32], NDArray[Any]]:
-    with np.load(Path(str(REFERENCE)) / "cifar10" / "test_846.npz", allow_pickle=False) as data:
+    with np.load(reference.IMAGES, allow_pickle=False) as data:
         mean = np.reshape([0.4914, 0.4822, 0.4465], (3, 1, 1))
         std = np.reshape([0.2023, 0.1994, 0.2010], (3, 1, 1))
         return ((data["x"] / 255 - mean) / std).astype(np.float32), data["y"]
@@ -57,13 +50,13 @@ def test_unknown_depth() -> None:
         resnet(21)
 
 
-@needs_reference
+@reference.needed
 @pytest.mark.parametrize("depth", [20, 32])
 def test_published_weights_fit(depth: int) -> None:
     trained(depth)
 
 
-@needs_reference
+@reference.needed
 def test_resnet20_with_its_published_weights(tmp_path: Path) -> None:
     network = trained(20)
     path = tmp_path / "resnet20.onnx"
@@ -82,7 +75,7 @@ def test_resnet20_with_its_published_weights(tmp_path: Path) -> None:
     assert all(len(node.input) == 2 for node in graph.node if node.op_type == "Conv")
 
 
-@needs_reference
+@reference.needed
 def test_resnet20_scores_and_accuracy(tmp_path: Path) -> None:
     network = trained(20)
     export_torch(network, (3, 32, 32), tmp_path / "resnet20.onnx")

@@ -7,7 +7,7 @@ import onnx
 import pytest
 
 from bitswap_onnx.errors import DataError, ModelError
-from bitswap_onnx.graph.model import from_proto
+from bitswap_onnx.graph.model import Model, from_proto
 from bitswap_onnx.runtime import session as session_module
 from bitswap_onnx.runtime.golden import fingerprint, golden_run
 from bitswap_onnx.runtime.session import Numerics, choose_provider, open_session, runtime_conflict
@@ -94,7 +94,7 @@ def test_half_precision_scores_are_widened() -> None:
 def test_external_data_is_found_when_the_rewritten_model_is_in_memory(tmp_path: Path) -> None:
     proto = build("net (float[N, 3] x) => (float[N, 3] y) { y = MatMul (x, W) }", W=np.eye(3, dtype=np.float32))
     onnx.save_model(proto, tmp_path / "m.onnx", save_as_external_data=True, location="m.data", size_threshold=0)
-    model = session_module.Model(onnx.load(tmp_path / "m.onnx", load_external_data=False), "m", tmp_path, "")
+    model = Model(onnx.load(tmp_path / "m.onnx", load_external_data=False), "m", tmp_path, "")
     inputs = normal(2, 3)
     assert np.array_equal(open_session(model, Numerics(batch_size=2), "y").run(inputs), inputs)
 

@@ -1,0 +1,322 @@
+"""The command line: what each command prints and writes, and the one line that wrong input gets."""
+
+import csv
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+
+from bitswap_onnx.cli.main import main
+from bitswap_onnx.faults.fault_list import read_fault_list
+from bitswap_onnx.graph.model import load_model
+from tests.builders import build, cnn, normal, save
+
+HEADER = "Injection,Layer,TensorIndex,Bit\n"
+ROWS = '0,conv,"(0, 0, 0, 0)",30\n1,fc,"(1, 2)",3\n2,fc,"(2, 2)",31\n'
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run a command line in a folder with a model, its data and a list; return exit code, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    save(cnn(), tmp_path / "cnn.onnx")
+    np.savez("cnn.npz", x=normal(20, 1, 6, 6, seed=3), y=np.arange(20) % 4)
+    Path("faults.csv").write_text(HEADER + ROWS)
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["bitswap-onnx", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        printed = capsys.readouterr()
+        code = ended.value.code
+        return int(code or 0), printed.out, printed.err
+
+    return run
+
+
+def everything(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_inject_prints_totals_and_where_everything_lies(run: Run) -> None:
+    code, out, err = run("inject", "cnn.onnx", "faults.csv", "--out", "here", "--workers", 1)
+    assert code == 0
+    assert "cnn on cnn: 3 injections x 20 inputs = 60 inferences" in out
+    for word in ("sign", "exponent", "mantissa", "Worst injections", "run directory: here"):
+        assert word in out
+    assert "data: all 20 inputs of cnn.npz" in err
+    assert "injections: 3/3" in err
+    assert Path("here/results.csv").is_file()
+
+
+def test_inject_without_data_says_so(run: Run) -> None:
+    Path("cnn.npz").unlink()
+    code, out, err = run("inject", "cnn.onnx", "faults.csv", "--out", "here", "--first", 5, "--workers", 1)
+    assert code == 0
+    assert "5 synthetic inputs, standard normal with seed 0" in err
+    assert "no labels" in err
+    assert "cnn on synthetic: 3 injections x 5 inputs = 15 inferences; clean top-1 accuracy unknown" in out
+    assert "synthetic" in json.loads(Path("here/golden.json").read_text())["data"]
+
+
+def test_inject_again(run: Run) -> None:
+    run("inject", "cnn.onnx", "faults.csv", "--out", "here", "--workers", 1)
+    expected = Path("here/results.csv").read_bytes()
+    before = everything(Path("here"))
+    code, _, err = run("inject", "cnn.onnx", "faults.csv", "--out", "here")
+    assert (code, err.splitlines()[-1]) == (
+        1,
+        "error: here: holds a campaign already; continue it with --resume or choose another --out",
+    )
+    assert everything(Path("here")) == before
+    Path("here/results.csv").unlink()
+    assert run("inject", "cnn.onnx", "faults.csv", "--out", "here", "--resume")[0] == 0
+    assert Path("here/results.csv").read_bytes() == expected
+
+
+def test_bit_order(run: Run) -> None:
+    Path("msb.csv").write_text(HEADER + '0,conv,"(0, 0, 0, 0)",1\n1,fc,"(1, 2)",28\n2,fc,"(2, 2)",0\n')
+    run("inject", "cnn.onnx", "faults.csv", "--out", "lsb", "--workers", 1)
+    run("inject", "cnn.onnx", "msb.csv", "--out", "msb", "--bit-order", "msb", "--workers", 1)
+    assert Path("lsb/results.csv").read_bytes() == Path("msb/results.csv").read_bytes()
+
+
+def test_evaluate(run: Run) -> None:
+    code, out, _ = run("evaluate", "cnn.onnx", "--json", "--save-outputs", "scores.npy")
+    result = json.loads(out)
+    labels = np.arange(20) % 4
+    scores = np.load("scores.npy")
+    assert (code, scores.shape) == (0, (20, 4))
+    assert result["top_1_correct"] == int(np.sum(scores.argmax(axis=1) == labels))
+    assert result["top_5_correct"] == 20
+    _, text, _ = run("evaluate", "cnn.onnx")
+    assert f"top-1: {result['top_1_correct']} of 20" in text
+
+
+def test_inspect(run: Run) -> None:
+    code, out, _ = run("inspect", "cnn.onnx", "--json")
+    targets = json.loads(out)["targets"]
+    assert code == 0
+    assert [(target["layer"], target["role"]) for target in targets][:3] == [
+        ("conv", "weight"),
+        ("conv", "bias"),
+        ("bn", "bn_scale"),
+    ]
+    assert targets[0] | {"users": []} == {
+        "layer": "conv",
+        "parameter": "weight",
+        "role": "weight",
+        "shape": [3, 1, 3, 3],
+        "dtype": "float32",
+        "bits": 27 * 32,
+        "tensor": "conv.weight",
+        "users": [],
+        "aliases": [],
+    }
+    _, text, _ = run("inspect", "cnn.onnx", "--layers", "fc")
+    assert "2 targets, 6,272 bits" in text
+
+
+def test_rewrite(run: Run) -> None:
+    code, out, _ = run("rewrite", "cnn.onnx", "faults.csv", "--injection", "2", "-o", "faulty.onnx")
+    clean, faulty = load_model("cnn.onnx"), load_model("faulty.onnx")
+    onnx.checker.check_model("faulty.onnx", full_check=True)
+    assert code == 0
+    assert faulty.tensor("fc.weight")[2, 2] == -clean.tensor("fc.weight")[2, 2]
+    differing = [
+        key
+        for key in ("conv.weight", "conv.bias", "bn.weight", "bn.running_var", "fc.weight", "fc.bias")
+        if clean.tensor(key).tobytes() != faulty.tensor(key).tobytes()
+    ]
+    assert differing == ["fc.weight"]
+    assert "fc.weight[2, 2]: 0x" in out
+
+
+def test_describe_and_validate(run: Run) -> None:
+    Path("twice.csv").write_text(
+        HEADER + ROWS + ROWS.replace("0,conv", "10,conv").replace("1,fc", "11,fc").replace("2,fc", "12,fc")
+    )
+    code, out, _ = run("faults", "describe", "twice.csv", "--model", "cnn.onnx", "--json")
+    description = json.loads(out)
+    assert code == 0
+    assert (description["injections"], description["faults"], description["duplicates"]) == (6, 6, 3)
+    assert description["layers"][1] == {"layer": "fc", "parameter": "weight", "faults": 4, "distinct": 2, "bits": 6144}
+    assert description["bits"] == [{"kind": "flip", "bit": bit, "faults": 2} for bit in (3, 30, 31)]
+    assert "3 of them repeat" in run("faults", "describe", "twice.csv")[1]
+    assert run("faults", "validate", "faults.csv")[1] == "faults.csv: 3 injections, all valid\n"
+    assert "all valid in cnn.onnx" in run("faults", "validate", "faults.csv", "--model", "cnn.onnx")[1]
+
+
+def test_results_export(run: Run) -> None:
+    run("inject", "cnn.onnx", "faults.csv", "--out", "here", "--workers", 1)
+    assert run("results", "export", "here", "--dialect", "tf_injector")[0] == 0
+    with Path("here/results.tf_injector.csv").open() as file:
+        golden, *rows = csv.DictReader(file)
+    with Path("here/results.csv").open() as file:
+        ours = list(csv.DictReader(file))
+    assert (golden["inj_id"], golden["n_injections"]) == ("GOLDEN", "20")
+    assert [row["layer_weigths"] for row in rows] == ["(0, 0, 0, 0)", "(1, 2)", "(2, 2)"]
+    assert [row["critical"] for row in rows] == [row["critical"] for row in ours]
+    assert run("results", "export", "here", "--dialect", "dnn-benchmarks", "-o", "published.csv")[0] == 0
+    assert Path("published.csv").read_text().splitlines()[0] == (
+        "Injection,Layer,TensorIndex,Bit,n_injections,masked,non_critical,critical"
+    )
+    for path in ("here/results.tf_injector.csv", "published.csv"):
+        assert list(read_fault_list(path)) == list(read_fault_list("faults.csv"))
+
+
+def faults(row: str, text: str = HEADER + ROWS) -> None:
+    Path("faults.csv").write_text(text + row)
+
+
+def data(**arrays: NDArray[Any]) -> None:
+    np.savez("cnn.npz", allow_pickle=False, **arrays)
+
+
+def model(text: str, **tensors: NDArray[Any]) -> None:
+    save(build(text, **tensors), Path("cnn.onnx"))
+
+
+def external(location: str) -> None:
+    proto = build("net (float[N, 2] x) => (float[N, 2] y) { y = MatMul (x, W) }", W=normal(2, 2))
+    onnx.external_data_helper.set_external_data(proto.graph.initializer[0], location)
+    proto.graph.initializer[0].ClearField("raw_data")
+    save(proto, Path("cnn.onnx"))
+
+
+def square_root_of_scores() -> None:
+    proto = cnn()
+    proto.graph.node[2].op_type = "Sqrt"
+    save(proto, Path("cnn.onnx"))
+
+
+def two_inputs_a_batch() -> None:
+    proto = cnn()
+    for value in (proto.graph.input[0], proto.graph.output[0]):
+        value.type.tensor_type.shape.dim[0].dim_value = 2
+    save(proto, Path("cnn.onnx"))
+
+
+def nothing() -> None:
+    pass
+
+
+OPEN = "net (float[N, 3, H, W] x) => (float[N, 3] y) { a = GlobalAveragePool (x)\n y = Flatten (a) }"
+NO_SCORES = "net (float[N, 1, 6, 6] x) => (float[N, 1, 6, 6] y) { y = Relu (x) }"
+INJECT = "inject cnn.onnx faults.csv --out run --workers 1"
+
+#: What is made wrong, the command line, what the one line says.
+WRONG: list[tuple[Callable[[], None], str, str]] = [
+    (nothing, INJECT.replace("cnn.onnx", "gone.onnx"), "gone.onnx: cannot read the model: No such file or directory"),
+    (nothing, INJECT.replace("cnn.onnx", "faults.csv"), "faults.csv: not an ONNX model"),
+    (nothing, INJECT.replace("faults.csv", "gone.csv"), "gone.csv: cannot read the fault list: No such file"),
+    (
+        lambda: faults("", "layer;bit\n1;2\n"),
+        INJECT,
+        "faults.csv:1: expected a header with Injection,Layer,TensorIndex,Bit",
+    ),
+    (lambda: faults("", HEADER), INJECT, "faults.csv: the fault list has a header but no rows"),
+    (lambda: faults('3,fc,"(1, 2)",x\n'), INJECT, "faults.csv:5: Bit 'x' is no bit number"),
+    (lambda: faults('3,convv,"(1, 2)",3\n'), INJECT, "faults.csv:5: unknown layer 'convv'; the nearest are conv"),
+    (
+        lambda: faults('3,fc,"(4, 0)",3\n'),
+        INJECT,
+        "faults.csv:5: index (4, 0) is outside fc.weight, whose shape is (4, 48)",
+    ),
+    (lambda: faults('3,fc,"(1, 2)",32\n'), INJECT, "faults.csv:5: bit 32 is outside float32 (0-31) for fc.weight"),
+    (lambda: external("gone.bin"), INJECT, "the external data of tensor W is missing: expected gone.bin beside it"),
+    (lambda: external("../outside.bin"), INJECT, "tensor W points outside the model's folder (../outside.bin)"),
+    (lambda: model(OPEN), INJECT, "leaves more than the batch open; settle it with --input-shape"),
+    (lambda: data(x=normal(5, 1, 7, 6)), INJECT, "inputs of shape (1, 7, 6), the model takes (1, 6, 6)"),
+    (lambda: data(x=np.zeros((5, 1, 6, 6), np.complex64)), INJECT, "dtype complex64, expected integers or floats"),
+    (
+        lambda: data(x=np.zeros((5, 1, 6, 6), np.uint8)),
+        INJECT,
+        "uint8 for a model that takes float32; say how to scale",
+    ),
+    (lambda: data(x=normal(5, 1, 6, 6), y=np.arange(4)), INJECT, "4 labels for 5 inputs"),
+    (
+        lambda: data(x=normal(3, 1, 6, 6), y=np.array([0, 4, 2])),
+        INJECT,
+        "input 1 has label 4, the model's classes are 0-3",
+    ),
+    (lambda: model(NO_SCORES), INJECT, "expected an output of shape (batch, classes >= 2), found y"),
+    (square_root_of_scores, INJECT, "the clean model gives NaN for 20 of 20 inputs (first: 0, 1, 2, 3, 4)"),
+    (lambda: Path("run").touch(), INJECT, "run: expected a run directory, found a file"),
+    (nothing, f"{INJECT} --mean a,b", "--mean: expected numbers separated by commas, found 'a,b'"),
+    (nothing, f"{INJECT} --criterion tolerance=x", "--criterion: expected top-1 or tolerance=REL"),
+    (nothing, f"{INJECT} --output nothing", "no output 'nothing'; the outputs are scores"),
+    (nothing, f"{INJECT} --data gone.npz", "gone.npz: no such file or folder"),
+    (nothing, f"{INJECT} --preset imagenet", "--preset imagenet: no such preset; expected one of cifar10"),
+    (two_inputs_a_batch, f"{INJECT} --batch-size 4", "--batch-size 4: the model's batch dimension is fixed at 2"),
+    (nothing, "rewrite cnn.onnx faults.csv --injection 77 -o f.onnx", "faults.csv: no injection '77' in the list"),
+    (
+        nothing,
+        "rewrite cnn.onnx faults.csv --injection 0 -o ./cnn.onnx",
+        "the faulty model would overwrite the clean one",
+    ),
+    (nothing, "results export nowhere --dialect tf_injector", "nowhere: expected a run directory"),
+    (
+        nothing,
+        "results export nowhere --dialect excel",
+        "--dialect: expected dnn-benchmarks or tf_injector, found 'excel'",
+    ),
+    (nothing, "inspect cnn.onnx --layers zzz", "no layer or parameter matches 'zzz'; the nearest are"),
+]
+
+
+@pytest.mark.parametrize(("make_wrong", "command", "message"), WRONG, ids=[message[:40] for *_, message in WRONG])
+def test_wrong_input_gets_one_line_and_writes_nothing(
+    run: Run, tmp_path: Path, make_wrong: Callable[[], None], command: str, message: str
+) -> None:
+    make_wrong()
+    before = everything(tmp_path)
+    code, _, err = run(*command.split())
+    *notes, line = err.splitlines()
+    assert code == 1
+    assert line.startswith("error: ")
+    assert message in line
+    assert not [note for note in notes if note.startswith(("Traceback", "error"))]
+    assert everything(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("inject",),
+        ("inject", "cnn.onnx", "faults.csv", "--workers", "0"),
+        ("inject", "cnn.onnx", "faults.csv", "--fusion", "none"),
+        ("unknown",),
+        ("rewrite", "cnn.onnx", "faults.csv"),
+    ],
+)
+def test_usage_errors(run: Run, arguments: tuple[str, ...]) -> None:
+    assert run(*arguments)[0] == 2
+
+
+def test_a_control_that_fails_exits_with_3(run: Run) -> None:
+    text = "net (float[N, 2] x) => (float[N, 2] y) {\n n = RandomNormalLike (x)\n a = Add (x, n)\n y = MatMul (a, W)\n}"
+    save(build(text, W=normal(2, 2)), Path("noisy.onnx"))
+    Path("noisy.csv").write_text(HEADER + '0,W,"(0, 0)",3\n')
+    code, _, err = run("inject", "noisy.onnx", "noisy.csv", "--out", "run", "--workers", 1)
+    assert code == 3
+    assert err.splitlines()[-1].startswith("error: null control failed")
+    assert not Path("run/results.csv").exists()
+
+
+@pytest.mark.parametrize("command", [[sys.executable, "-m", "bitswap_onnx"], ["bitswap-onnx"]])
+def test_both_ways_to_call_it(command: list[str]) -> None:
+    program = [str(Path(sys.executable).parent / command[0])] if len(command) == 1 else command
+    version = subprocess.check_output([*program, "--version"], text=True)
+    assert version.strip() == "0.1.0"
+    assert subprocess.run([*program, "inspect", "nothing.onnx"], capture_output=True, check=False).returncode == 1
