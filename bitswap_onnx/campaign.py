@@ -3,6 +3,7 @@
 import os
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,14 +11,15 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from bitswap_onnx.errors import RunError
-from bitswap_onnx.execute import OnProgress, execute
+from bitswap_onnx.errors import FaultListError, RunError
+from bitswap_onnx.execute import SCRATCH, OnProgress, execute
 from bitswap_onnx.faults.fault import Injection
 from bitswap_onnx.faults.fault_list import fingerprint as list_fingerprint
 from bitswap_onnx.faults.fault_list import read_fault_list
-from bitswap_onnx.graph.resolve import BitOrder, Resolver
+from bitswap_onnx.graph.resolve import BitOrder, ResolvedInjection, Resolver
 from bitswap_onnx.outcome import Golden, judge
-from bitswap_onnx.prepare import Settings, Setup, machine_name, prepare
+from bitswap_onnx.plan import unit_length
+from bitswap_onnx.prepare import Settings, Setup, prepare
 from bitswap_onnx.results import (
     Summary,
     require_parquet,
@@ -27,9 +29,13 @@ from bitswap_onnx.results import (
     write_results,
     write_scores,
 )
+from bitswap_onnx.run_directory import has_store, holds_other_files, writing
 from bitswap_onnx.runtime.golden import fingerprint as score_fingerprint
-from bitswap_onnx.runtime.session import versions
-from bitswap_onnx.store import Store, has_store, writing
+from bitswap_onnx.runtime.session import machine_name, versions
+from bitswap_onnx.store import Store
+
+#: What the parts of a run's identity are called in messages, where that is not their key.
+_IDENTITY_WORDS = {"records": "--save-outputs or --per-input", "tolerance": "--criterion"}
 
 
 @dataclass(frozen=True)
@@ -59,7 +65,7 @@ def run_campaign(
 ) -> Campaign:
     """Run every injection of ``faults`` on ``model`` over a dataset and return the finished campaign.
 
-    ``faults`` is a fault list's path, or injections (iterated twice, so a list rather than a generator). ``run`` is the
+    ``faults`` is a fault list's path, or injections. ``run`` is the
     run directory (default: ``reports/<dataset>/<model>/<yymmdd_HHMMSS>``); ``resume`` continues what is there.
     ``workers`` processes of one thread each (default: one per core) never change a result. Setting ``stop`` from another
     thread or a signal handler ends the campaign after the units at hand.
@@ -69,26 +75,31 @@ def run_campaign(
     """
     if per_input:
         require_parquet()
+    if resume and run is None:
+        raise RunError("--resume needs --out RUN: the run directory to continue")
     setup = prepare(Path(model), settings)
     if on_notes:
         on_notes(setup.notes)
-    injections = faults if not isinstance(faults, str | Path) else read_fault_list(faults)
+    injections = read_fault_list(faults) if isinstance(faults, str | Path) else tuple(faults)
     resolver = Resolver(setup.model, bit_order)
     records = [name for name, wanted in (("scores", save_outputs), ("per_input", per_input)) if wanted]
     identity = _identity(setup, injections, resolver) | {"bit_order": bit_order, "records": records}
     folder = Path(run) if run else default_run(setup)
-    _check_run(folder, identity, resume)
-    golden, providers = setup.golden()
+    _check_folder(folder, identity, resume)
+    stop = stop or threading.Event()
+    start = time.perf_counter()
+    golden, providers = setup.golden(stop)
+    unit = unit_length(setup.numerics.batch_size, (time.perf_counter() - start) / len(golden.scores))
     description = _description(setup, golden, providers, faults)
-    with _directory(folder), writing(folder) as store:
+    with _run_directory(folder) as store:
         if store.is_new:
-            store.create(
-                {"identity": identity, "golden": description, "notes": setup.notes},
-                map(resolver.resolve, injections),
-                lambda receipt: resolver.parameter_name(receipt.target),
-            )
+            plan = {"identity": identity, "golden": description, "notes": setup.notes, "unit_length": unit}
+            store.create(plan, _resolved(injections, resolver, identity["faults"]), resolver.address)
+        else:
+            _check_identity(store, identity, resume)
         _check_golden(store, description)
-        execute(store, setup, golden, workers or _cores(), on_progress, stop or threading.Event())
+        execute(store, setup, golden, workers or _cores(), on_progress, stop)
+        store.check_complete()
         _write_files(store, folder, golden)
         return Campaign(folder, summarize(store), store.setting("golden"), setup.notes)
 
@@ -104,10 +115,16 @@ def _cores() -> int:
 
 def _identity(setup: Setup, injections: Iterable[Injection], resolver: Resolver) -> dict[str, Any]:
     """Resolve the whole list once, so that its last row is known to be right before anything is written."""
+    seen: set[str] = set()
     fault_hash = ""
     for injection, running_hash in list_fingerprint(injections):
+        if injection.id in seen:
+            raise FaultListError(f"injection {injection.id} is given twice; give each its own id")
+        seen.add(injection.id)
         resolver.resolve(injection)
         fault_hash = running_hash
+    if not seen:
+        raise FaultListError("the fault list has no injections")
     return {
         "model": setup.model.sha256,
         "faults": fault_hash,
@@ -116,6 +133,16 @@ def _identity(setup: Setup, injections: Iterable[Injection], resolver: Resolver)
         "tolerance": setup.tolerance,
         "numerics": setup.numerics.as_dict(),
     }
+
+
+def _resolved(injections: Iterable[Injection], resolver: Resolver, expected: str) -> Iterator[ResolvedInjection]:
+    """Resolve the list again for the store, and refuse one that changed since it was first read."""
+    fault_hash = ""
+    for injection, running_hash in list_fingerprint(injections):
+        fault_hash = running_hash
+        yield resolver.resolve(injection)
+    if fault_hash != expected:
+        raise FaultListError("the fault list changed while the campaign began; run it again")
 
 
 def _description(setup: Setup, golden: Golden, providers: list[str], faults: object) -> dict[str, Any]:
@@ -137,21 +164,26 @@ def _description(setup: Setup, golden: Golden, providers: list[str], faults: obj
     }
 
 
-def _check_run(folder: Path, identity: dict[str, Any], resume: bool) -> None:
+def _check_folder(folder: Path, identity: dict[str, Any], resume: bool) -> None:
     """Refuse a run directory that holds something else, before any work is done."""
     if folder.exists() and not folder.is_dir():
         raise RunError(f"{folder}: expected a run directory, found a file; choose another --out")
-    if not has_store(folder):
-        return
+    if folder.is_dir() and holds_other_files(folder):
+        raise RunError(f"{folder}: holds files that are no campaign's; choose another --out")
+    if has_store(folder):
+        with writing(folder) as store:
+            _check_identity(store, identity, resume)
+
+
+def _check_identity(store: Store, identity: dict[str, Any], resume: bool) -> None:
     if not resume:
-        raise RunError(f"{folder}: holds a campaign already; continue it with --resume or choose another --out")
-    with writing(folder) as store:
-        stored = store.setting("identity")
-    different = [key for key in identity if stored.get(key) != identity[key]]
+        raise RunError(f"{store.run}: holds a campaign already; continue it with --resume or choose another --out")
+    stored = store.setting("identity")
+    different = [_IDENTITY_WORDS.get(key, key) for key in identity if stored.get(key) != identity[key]]
     if different:
         raise RunError(
-            f"{folder}: holds another campaign: {', '.join(different)} differ{'s' if len(different) == 1 else ''}; "
-            "choose another --out, or run again with the same model, list, data and settings"
+            f"{store.run}: holds another campaign, with other {', '.join(different)}; choose another --out, or run again "
+            "with the same model, list, data and settings"
         )
 
 
@@ -165,19 +197,23 @@ def _check_golden(store: Store, description: dict[str, Any]) -> None:
 
 
 @contextmanager
-def _directory(folder: Path) -> Iterator[None]:
-    """Make the run directory; in the end, take away the scratch files and a directory in which nothing was committed."""
+def _run_directory(folder: Path) -> Iterator[Store]:
+    """Make and lock the run directory, and give its store; clean up before the lock goes.
+
+    In the end the scratch files are gone, and so is a directory that was made here and in which nothing was committed.
+    """
     made = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"{folder}: cannot make the run directory: {error.strerror}") from None
-    try:
-        yield
-    finally:
-        shutil.rmtree(folder / "scratch", ignore_errors=True)
-        if made and not has_store(folder):
-            shutil.rmtree(folder, ignore_errors=True)
+    with writing(folder) as store:
+        try:
+            yield store
+        finally:
+            shutil.rmtree(folder / SCRATCH, ignore_errors=True)
+            if made and store.is_new:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _write_files(store: Store, folder: Path, golden: Golden) -> None:

@@ -15,6 +15,11 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return ", ".join(folded[match] for match in close) or "none"
 
 
+def one_line(error: BaseException) -> str:
+    """Return what another library's error says, on one line of bounded length."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
 class BitswapError(Exception):
     """Something the user gave is wrong; nothing was written."""
 

@@ -26,6 +26,9 @@ class Progress:
     critical: int = 0
 
 
+#: Where a run keeps what its workers read, while it is under way.
+SCRATCH = "scratch"
+
 OnProgress = Callable[[Progress], None]
 
 
@@ -33,7 +36,7 @@ def execute(
     store: Store, setup: Setup, golden: Golden, workers: int, on_progress: OnProgress | None, stop: threading.Event
 ) -> None:
     """Run what the store still lacks: first the null controls, then the injections."""
-    parts = chunks(len(golden.scores), setup.numerics.batch_size)
+    parts = chunks(len(golden.scores), store.setting("unit_length"))
     report = on_progress or (lambda progress: None)
     if not any(store.open_controls(chunk) for chunk in parts) and _is_complete(store, parts):
         return
@@ -50,7 +53,7 @@ def _is_complete(store: Store, parts: tuple[Chunk, ...]) -> bool:
 
 def _worker_settings(store: Store, setup: Setup, golden: Golden) -> dict[str, Any]:
     """Write what all workers read into the run's scratch folder and return the message that starts them."""
-    scratch = store.run / "scratch"
+    scratch = store.run / SCRATCH
     try:
         scratch.mkdir(exist_ok=True)
         setup.dataset.save(scratch / "inputs.npy")
@@ -103,12 +106,13 @@ def _run_injections(
         report(Progress("injections", done, total, inferences, critical))
 
     def units() -> Iterator[Unit]:
-        for chunk in parts:
-            for task in store.open_injections(chunk):
-                if task.changes:
-                    yield _unit(task, chunk)
-                else:
-                    advance(chunk, _add_unchanged(store, task, chunk, golden))
+        for chunk, task in ((part, task) for part in parts for task in store.open_injections(part)):
+            if stop.is_set():
+                return
+            if task.changes:
+                yield _unit(task, chunk)
+            else:
+                advance(chunk, _add_unchanged(store, task, chunk, golden))
 
     for result in pool.run(units(), stop):
         store.add_outcome(result.unit.key, result.unit.chunk, result.counts, result.blobs)
@@ -123,7 +127,7 @@ def _add_unchanged(store: Store, task: Task, chunk: Chunk, golden: Golden) -> Co
     """Commit the outcome of an injection that the weights already satisfy: masked everywhere, without running it."""
     part = golden.slice(chunk.first, chunk.stop)
     outcomes = judge(part, part.scores)
-    blobs = {"per_input": outcomes.code.tobytes(), "scores": part.scores.astype(np.float32).tobytes()}
+    blobs = {"per_input": outcomes.encoded(), "scores": part.scores.astype(np.float32).tobytes()}
     wanted = store.setting("identity")["records"]
     store.add_outcome(task.key, chunk, outcomes.counts, {name: blobs[name] for name in wanted})
     return outcomes.counts

@@ -101,6 +101,16 @@ class Outcomes:
     nonfinite: Flags
     counts: Counts
 
+    def encoded(self) -> bytes:
+        """Return one byte per input: the code, and bit 7 for nonfinite; `decode_outcomes` reads them."""
+        return (self.code | self.nonfinite.astype(np.uint8) << 7).tobytes()
+
+
+def decode_outcomes(encoded: bytes) -> tuple[NDArray[np.uint8], Flags]:
+    """Return (code, nonfinite) of `Outcomes.encoded`."""
+    codes = np.frombuffer(encoded, np.uint8)
+    return codes & np.uint8(3), np.asarray(codes >> 7 != 0)
+
 
 def judge(golden: Golden, faulty: Scores) -> Outcomes:
     """Return the outcomes of ``faulty`` scores, shape (inputs, classes) as the golden ones.

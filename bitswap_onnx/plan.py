@@ -1,9 +1,11 @@
-"""Work units: which injections run over which inputs in one go."""
+"""Work units: which inputs an injection runs over in one go."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
-#: Batches of inputs in one unit: short enough to stop soon after Ctrl-C, long enough to hide the loading of a model.
+#: A unit may take about this long: a campaign that is stopped waits for the units at hand.
+UNIT_SECONDS = 10.0
+
+#: Batches in one unit at most, so that what a worker holds at once is bounded.
 BATCHES_PER_UNIT = 64
 
 
@@ -18,11 +20,12 @@ class Chunk:
         return self.stop - self.first
 
 
-def chunks(inputs: int, batch_size: int) -> tuple[Chunk, ...]:
-    """Cut ``inputs`` into chunks of whole batches, so that every batch is the same whichever worker runs it."""
-    return tuple(_chunks(inputs, batch_size * BATCHES_PER_UNIT))
+def unit_length(batch_size: int, seconds_per_input: float) -> int:
+    """Return how many inputs a unit has: whole batches, so that every batch is the same whichever unit it is in."""
+    batches = UNIT_SECONDS / max(seconds_per_input * batch_size, 1e-9)
+    return batch_size * int(min(max(batches, 1), BATCHES_PER_UNIT))
 
 
-def _chunks(inputs: int, size: int) -> Iterator[Chunk]:
-    for first in range(0, inputs, size):
-        yield Chunk(first, min(first + size, inputs))
+def chunks(inputs: int, length: int) -> tuple[Chunk, ...]:
+    """Cut ``inputs`` into chunks of ``length``; the last one may be shorter."""
+    return tuple(Chunk(first, min(first + length, inputs)) for first in range(0, inputs, length))

@@ -1,16 +1,16 @@
 """What a user says about running a model → what runs: resolved once, checked once, frozen."""
 
-import platform
-import re
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bitswap_onnx.dataset import Dataset, load_dataset, synthetic_dataset
-from bitswap_onnx.errors import BitswapError, DataError
+from bitswap_onnx.errors import BitswapError, DataError, InterruptedRunError
 from bitswap_onnx.graph.model import Model, load_model
 from bitswap_onnx.graph.signature import ModelInput, ends_in_softmax, model_input, score_output
 from bitswap_onnx.outcome import Criterion, Golden, parse_criterion
@@ -58,13 +58,15 @@ class Setup:
     tolerance: float | None
     notes: tuple[str, ...]
 
-    def golden(self) -> tuple[Golden, list[str]]:
+    def golden(self, stop: threading.Event | None = None) -> tuple[Golden, list[str]]:
         """Run the clean model over all inputs; return its scores and the providers that really ran.
 
-        Raises ModelError and DataError as `bitswap_onnx.runtime.golden.golden_run`, DataError for a label that is no class.
+        Raises ModelError and DataError as `bitswap_onnx.runtime.golden.golden_run`, DataError for a label that is no
+        class, InterruptedRunError if ``stop`` is set before it is done.
         """
         session = open_session(self.model, self.numerics, self.output)
-        scores = golden_run(self.model, session, self._pieces(), classes=self.tolerance is None)
+        pieces = self._pieces(stop or threading.Event())
+        scores = golden_run(self.model, session, pieces, classes=self.tolerance is None)
         labels = self.dataset.labels if self.tolerance is None else None
         if labels is not None and labels.max() >= scores.shape[1]:
             wrong = int(np.argmax(labels >= scores.shape[1]))
@@ -76,9 +78,11 @@ class Setup:
         criterion = Criterion(self.tolerance, span, ends_in_softmax(self.model, self.output))
         return Golden(scores, labels, criterion), session.providers
 
-    def _pieces(self) -> Iterator[np.ndarray]:
+    def _pieces(self, stop: threading.Event) -> Iterator[NDArray[Any]]:
         size = self.numerics.batch_size * _GOLDEN_BATCHES
         for first in range(0, len(self.dataset), size):
+            if stop.is_set():
+                raise InterruptedRunError("stopped during the clean run; nothing was lost")
             yield self.dataset.batch(first, min(first + size, len(self.dataset)))
 
 
@@ -96,14 +100,6 @@ def prepare(path: Path, settings: Settings) -> Setup:
     if conflict := runtime_conflict():
         notes.append(f"warning: {conflict}")
     return Setup(path, model, output, numerics, dataset, tolerance, tuple(notes))
-
-
-def machine_name(provider: str) -> str:
-    """Return the name of the processor that rounds: the CPU's, with the GPU named by provider where one is used."""
-    info = Path("/proc/cpuinfo")
-    match = re.search(r"model name\s*:\s*(.+)", info.read_text()) if info.is_file() else None
-    name = match[1].strip() if match else platform.processor() or platform.machine()
-    return name if provider == "cpu" else f"{provider} on {name}"
 
 
 def _numerics(settings: Settings, spec: ModelInput) -> Numerics:
@@ -126,6 +122,7 @@ def _dataset(path: Path, spec: ModelInput, settings: Settings) -> Dataset:
     beside = path.with_suffix(".npz")
     data = settings.data or (beside if beside.is_file() else None)
     if data is None:
+        _refuse_data_options(settings)
         count = settings.first or settings.limit or SYNTHETIC_INPUTS
         return synthetic_dataset(spec.shape, spec.dtype, count, settings.seed)
     return load_dataset(
@@ -138,3 +135,13 @@ def _dataset(path: Path, spec: ModelInput, settings: Settings) -> Dataset:
         first=settings.first,
         seed=settings.seed,
     )
+
+
+def _refuse_data_options(settings: Settings) -> None:
+    """Say that an option for data has none to work on, rather than ignore it."""
+    given = [f"--{name.replace('_', '-')}" for name, value in vars(settings.preprocessing).items() if value is not None]
+    given += ["--labels"] if settings.labels else []
+    if given:
+        raise DataError(f"{', '.join(given)}: there is no data to apply it to; name some with --data")
+    if settings.limit and settings.first:
+        raise DataError(f"--limit {settings.limit} and --first {settings.first}: give one of them")

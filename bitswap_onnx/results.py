@@ -2,19 +2,19 @@
 
 import csv
 import json
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bitswap_onnx.errors import MissingExtraError, RunError
 from bitswap_onnx.faults.bits import BIT_CLASSES
 from bitswap_onnx.faults.fault_list import TF_INJECTOR
-from bitswap_onnx.outcome import COUNTS, OUTCOME_NAMES, Counts
+from bitswap_onnx.files import replacing
+from bitswap_onnx.outcome import COUNTS, OUTCOME_NAMES, Counts, decode_outcomes
 from bitswap_onnx.store import Store
 
 RESULT_COLUMNS = (
@@ -68,11 +68,12 @@ def write_golden(store: Store, path: Path) -> None:
 
 
 def export_dialect(store: Store, dialect: str, path: Path) -> None:
-    """Write a run's results as tf_injector or dnn-benchmarks would.
+    """Write a finished run's results as tf_injector or dnn-benchmarks would.
 
-    Raises RunError for what their formats cannot hold: several faults in one injection, kinds other than flip, and
-    parameters other than weights.
+    Raises RunError for an unfinished run, and for what their formats cannot hold: several faults in one injection, kinds
+    other than flip, and parameters other than weights.
     """
+    store.check_complete()
     names, counts = _DIALECTS[dialect]
     other = store.query(
         "SELECT i.id, r.kind, r.parameter, r.row FROM receipt r JOIN injection i USING (position)"
@@ -116,9 +117,12 @@ def summarize(store: Store, worst: int = 5) -> Summary:
     return Summary(store.injections, store.totals(), bit_classes, ranked.fetchall())
 
 
-def write_scores(store: Store, folder: Path, golden: np.ndarray[Any, Any]) -> None:
+def write_scores(store: Store, folder: Path, golden: NDArray[Any]) -> None:
     """Write clean.npy and inj_<id>.npy, (inputs, classes) float32, from the recorded scores."""
-    folder.mkdir(exist_ok=True)
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{folder}: cannot make the folder: {error.strerror}") from None
     _save_array(folder / "clean.npy", golden.astype(np.float32))
     for identifier, scores in _joined(store, "scores"):
         _save_array(folder / f"inj_{identifier}.npy", np.frombuffer(scores, np.float32).reshape(golden.shape))
@@ -130,14 +134,12 @@ def write_per_input(store: Store, path: Path) -> None:
     schema = pa.schema(
         [("injection", pa.string()), ("input", pa.int64()), ("outcome", pa.string()), ("nonfinite", pa.bool_())]
     )
-    part = path.with_name(path.name + ".part")
-    with parquet.ParquetWriter(part, schema) as writer:
+    with replacing(path, "wb") as file, parquet.ParquetWriter(file, schema) as writer:
         for identifier, blob in _joined(store, "per_input"):
-            codes = np.frombuffer(blob, np.uint8)
-            outcomes = [OUTCOME_NAMES[code & 3] for code in codes]
-            columns = [[identifier] * len(codes), np.arange(len(codes)), outcomes, codes >> 7 != 0]
+            codes, nonfinite = decode_outcomes(blob)
+            outcomes = [OUTCOME_NAMES[code] for code in codes]
+            columns = [[identifier] * len(codes), np.arange(len(codes)), outcomes, nonfinite]
             writer.write_table(pa.table(columns, schema=schema))
-    part.replace(path)
 
 
 def require_parquet() -> tuple[Any, Any]:
@@ -150,29 +152,9 @@ def require_parquet() -> tuple[Any, Any]:
     return pyarrow, pyarrow.parquet
 
 
-@contextmanager
-def replacing(path: Path) -> Iterator[IO[str]]:
-    """Open a text file that takes the place of ``path`` when the block ends well, and leaves no trace otherwise."""
-    part = path.with_name(path.name + ".part")
-    try:
-        with part.open("w", encoding="utf-8", newline="") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise RunError(f"{path}: cannot write: {error.strerror}; free some space or choose another place") from None
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-
-
-def _save_array(path: Path, array: np.ndarray[Any, Any]) -> None:
-    part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
+def _save_array(path: Path, array: NDArray[Any]) -> None:
+    with replacing(path, "wb") as file:
         np.save(file, array)
-    part.replace(path)
 
 
 def _joined(store: Store, column: str) -> Iterator[tuple[str, bytes]]:

@@ -7,7 +7,7 @@ transaction that made it, receipts included, is committed; a directory without o
 import json
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -16,12 +16,12 @@ from typing import Any, Self
 from bitswap_onnx.errors import RunError
 from bitswap_onnx.faults.bits import format_value, hex_bits
 from bitswap_onnx.graph.resolve import Receipt, ResolvedInjection
+from bitswap_onnx.graph.targets import Target
 from bitswap_onnx.outcome import COUNTS, Counts
 from bitswap_onnx.plan import Chunk
 
 SCHEMA_VERSION = 1
 STORE_NAME = "campaign.sqlite"
-LOCK_NAME = "campaign.lock"
 
 #: One row per fault, as in results.csv; ``tensor``, ``element`` and ``mask`` are what an engine needs.
 RECEIPT_COLUMNS = (
@@ -59,8 +59,8 @@ CREATE TABLE outcome (
     PRIMARY KEY (position, first)) WITHOUT ROWID;
 """
 
-#: Names a parameter so that a list finds it again: its role where the layer has one of it, else its own name.
-ParameterName = Callable[[Receipt], str]
+#: The (layer, parameter) under which a list finds a target again.
+Address = Callable[[Target], tuple[str, str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class Task:
 
 
 class Store:
-    """A run's store. Use it as a context manager; `writing` and `reading` open one."""
+    """A run's store. Use it as a context manager; `bitswap_onnx.run_directory` opens one."""
 
     def __init__(self, run: Path) -> None:
         self.run = run
@@ -102,9 +102,7 @@ class Store:
                 "use the version of bitswap-onnx that made it"
             )
 
-    def create(
-        self, settings: dict[str, Any], injections: Iterable[ResolvedInjection], parameter_name: ParameterName
-    ) -> None:
+    def create(self, settings: dict[str, Any], injections: Iterable[ResolvedInjection], address: Address) -> None:
         """Commit the whole plan of a new campaign in one transaction: settings, injections, receipts."""
         paths: dict[tuple[str, ...], int] = {}
         with self._transaction() as db:
@@ -113,15 +111,14 @@ class Store:
             rows = [(key, json.dumps(value)) for key, value in settings.items()]
             db.executemany("INSERT INTO setting VALUES (?, ?)", rows)
             for position, injection in enumerate(injections):
-                path = paths.setdefault(injection.path, len(paths))
-                if path == len(paths) - 1:
-                    db.execute("INSERT OR IGNORE INTO path VALUES (?, ?)", (path, json.dumps(injection.path)))
-                db.execute(
-                    "INSERT INTO injection VALUES (?, ?, ?, ?)", (position, injection.id, path, injection.changes)
-                )
+                if injection.path not in paths:
+                    paths[injection.path] = len(paths)
+                    db.execute("INSERT INTO path VALUES (?, ?)", (paths[injection.path], json.dumps(injection.path)))
+                values = (position, injection.id, paths[injection.path], injection.changes)
+                db.execute("INSERT INTO injection VALUES (?, ?, ?, ?)", values)
                 db.executemany(
                     f"INSERT INTO receipt VALUES (?, ?{', ?' * len(RECEIPT_COLUMNS)})",
-                    [(position, row, *_receipt_row(r, parameter_name(r))) for row, r in enumerate(injection.receipts)],
+                    [(position, row, *_receipt_row(r, *address(r.target))) for row, r in enumerate(injection.receipts)],
                 )
             db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
@@ -183,6 +180,17 @@ class Store:
             " GROUP BY c.path HAVING SUM(c.inputs - c.masked) > 0"
         ).fetchall()
 
+    def check_complete(self) -> None:
+        """Raise RunError unless every injection has run over every input, and every null control held."""
+        inputs = self.setting("golden")["inputs"]
+        unfinished = self._number(
+            "SELECT COUNT(*) FROM injection i WHERE"
+            f" (SELECT COALESCE(SUM(inputs), 0) FROM outcome o WHERE o.position = i.position) != {int(inputs)}"
+        )
+        if unfinished or self.failed_controls():
+            what = f"{unfinished} injections have not run over all inputs" if unfinished else "a null control failed"
+            raise RunError(f"{self.run}: {what}; finish the campaign with inject --resume")
+
     def totals(self) -> Counts:
         """Return the sums of all counts so far, and of the inferences as ``inputs``."""
         names = ("inputs", *COUNTS)
@@ -217,66 +225,10 @@ class Store:
             raise
 
 
-@contextmanager
-def writing(run: Path) -> Iterator[Store]:
-    """Open the store of ``run``, an existing directory, as its one writer; raises RunError if another process has it."""
-    with closing(_lock(run)), _translated(run), Store(run) as store:
-        store.check_version()
-        store.query("PRAGMA journal_mode=WAL")
-        store.query("PRAGMA synchronous=NORMAL")
-        yield store
-
-
-@contextmanager
-def reading(run: Path) -> Iterator[Store]:
-    """Open the store of an existing run, finished or under way; raises RunError if there is none."""
-    if not has_store(run):
-        raise RunError(f"{run}: expected a run directory with a {STORE_NAME}, found none that has begun")
-    with _translated(run), Store(run) as store:
-        yield store
-
-
-def has_store(run: Path) -> bool:
-    """Whether ``run`` holds a committed store; raises RunError for one of another version or a file that is none."""
-    path = run / STORE_NAME
-    if not path.is_file() or not path.stat().st_size:
-        return False
-    with _translated(run), Store(run) as store:
-        store.check_version()
-        return not store.is_new
-
-
-def _lock(run: Path) -> sqlite3.Connection:
-    """Take the run's lock: an exclusive SQLite transaction, which ends with its process on every system."""
-    try:
-        lock = sqlite3.connect(run / LOCK_NAME, isolation_level=None, timeout=0)
-        lock.execute("BEGIN EXCLUSIVE")
-    except sqlite3.OperationalError as error:
-        if "locked" in str(error):
-            raise RunError(f"{run}: another process is running this campaign; wait for it or stop it") from None
-        raise RunError(f"{run}: cannot write there: {error}") from None
-    return lock
-
-
-@contextmanager
-def _translated(run: Path) -> Iterator[None]:
-    """Say in one line what SQLite could not do."""
-    try:
-        yield
-    except sqlite3.OperationalError as error:
-        full = "full" in str(error) or "disk I/O" in str(error)
-        remedy = (
-            "free some space and run again with --resume; what was finished is saved" if full else "check the folder"
-        )
-        raise RunError(f"{run}: cannot write the store: {error}; {remedy}") from None
-    except sqlite3.DatabaseError as error:
-        raise RunError(f"{run / STORE_NAME}: not a store of bitswap-onnx: {error}; choose another --out") from None
-
-
-def _receipt_row(receipt: Receipt, parameter: str) -> tuple[object, ...]:
+def _receipt_row(receipt: Receipt, layer: str, parameter: str) -> tuple[object, ...]:
     fault, fmt = receipt.fault, receipt.format
     return (
-        receipt.target.layer,
+        layer,
         str(fault.index),
         receipt.bit,
         parameter,

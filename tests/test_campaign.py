@@ -23,7 +23,8 @@ from bitswap_onnx.faults.fault import Fault, Injection, Kind
 from bitswap_onnx.faults.fault_list import read_fault_list, write_fault_list
 from bitswap_onnx.outcome import COUNTS
 from bitswap_onnx.prepare import Settings
-from bitswap_onnx.results import RESULT_COLUMNS
+from bitswap_onnx.results import RESULT_COLUMNS, export_dialect
+from bitswap_onnx.run_directory import reading
 from bitswap_onnx.store import Store
 from tests.builders import build, cnn, normal, save
 
@@ -64,11 +65,11 @@ def rows(run_dir: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def faulty_scores(proto: onnx.ModelProto, injection: Injection, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+def scores_of(proto: onnx.ModelProto, faults: tuple[Fault, ...], inputs: NDArray[np.float32]) -> NDArray[np.float32]:
     """Flip bits with numpy, load, and run in whole batches: nothing of ours but the fault's description."""
     copy = onnx.ModelProto.FromString(proto.SerializeToString())
     names = {"bn_var": "bn.running_var", "bias": "fc.bias", None: ""}
-    for fault in injection.faults:
+    for fault in faults:
         name = names[fault.parameter] or f"{fault.layer}.weight"
         tensor = next(t for t in copy.graph.initializer if t.name == name)
         values = numpy_helper.to_array(tensor).copy()
@@ -97,12 +98,12 @@ def faulty_scores(proto: onnx.ModelProto, injection: Injection, inputs: NDArray[
 def test_outcomes_are_those_of_an_independent_loop(model: Path, tmp_path: Path) -> None:
     run(model, tmp_path / "run", save_outputs=True)
     data = np.load(tmp_path / "cnn.npz")
-    clean = faulty_scores(onnx.load(model), Injection("none", ()), data["x"])
+    clean = scores_of(onnx.load(model), (), data["x"])
     assert np.array_equal(np.load(tmp_path / "run/outputs/clean.npy"), clean)
     by_id = {row["Injection"]: row for row in rows(tmp_path / "run")}
     seen = set()
     for injection in faults():
-        faulty = faulty_scores(onnx.load(model), injection, data["x"])
+        faulty = scores_of(onnx.load(model), injection.faults, data["x"])
         saved = np.load(tmp_path / f"run/outputs/inj_{injection.id}.npy")
         assert np.array_equal(saved, faulty, equal_nan=True), injection.id
         row = by_id[injection.id]
@@ -202,18 +203,18 @@ def test_a_finished_run_is_not_touched_and_resuming_it_rewrites_its_files(model:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"injections": faults()[:5]}, "faults differs"),
-        ({"settings": Settings(batch_size=4)}, "numerics differs"),
-        ({"settings": Settings(batch_size=BATCH, first=5)}, "data differs"),
-        ({"settings": Settings(batch_size=BATCH, fusion="deployed")}, "numerics differs"),
-        ({"bit_order": "msb", "injections": faults()[:32]}, "faults, bit_order differ;"),
-        ({"save_outputs": True}, "records differs"),
+        ({"injections": faults()[:5]}, "with other faults;"),
+        ({"settings": Settings(batch_size=4)}, "with other numerics;"),
+        ({"settings": Settings(batch_size=BATCH, first=5)}, "with other data;"),
+        ({"settings": Settings(batch_size=BATCH, fusion="deployed")}, "with other numerics;"),
+        ({"bit_order": "msb", "injections": faults()[:32]}, "with other faults, bit_order;"),
+        ({"save_outputs": True}, "with other --save-outputs or --per-input;"),
     ],
 )
 def test_another_campaign_is_refused(model: Path, tmp_path: Path, change: dict[str, Any], message: str) -> None:
     run(model, tmp_path / "run")
     before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
-    with pytest.raises(RunError, match=f"holds another campaign: {message}"):
+    with pytest.raises(RunError, match=f"holds another campaign, {message}"):
         run(model, tmp_path / "run", resume=True, **change)
     assert before == {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
 
@@ -221,7 +222,7 @@ def test_another_campaign_is_refused(model: Path, tmp_path: Path, change: dict[s
 def test_another_model_under_the_same_name_is_refused(model: Path, tmp_path: Path) -> None:
     run(model, tmp_path / "run")
     save(cnn(seed=7), model)
-    with pytest.raises(RunError, match="holds another campaign: model differs"):
+    with pytest.raises(RunError, match="holds another campaign, with other model;"):
         run(model, tmp_path / "run", resume=True)
 
 
@@ -280,6 +281,109 @@ def test_stopping_keeps_what_is_done_and_resuming_ends_the_same(model: Path, tmp
                       for d in (tmp_path / "whole", tmp_path / "run"))  # fmt: skip
     assert whole == resumed
     assert len(whole) == len(faults()) + 2
+
+
+def test_resuming_keeps_the_units_that_the_campaign_began_with(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped with some injections half done, in units of one batch, and resumed by a version with longer units."""
+    run(model, tmp_path / "whole")
+    stop = threading.Event()
+    monkeypatch.setattr(plan, "BATCHES_PER_UNIT", 1)
+    with pytest.raises(InterruptedRunError):
+        run(model, tmp_path / "run", stop=stop, on_progress=lambda p: stop.set() if p.inferences > 400 else None)
+    monkeypatch.undo()
+    with (
+        pytest.raises(RunError, match="injections have not run over all inputs; finish the campaign"),
+        reading(tmp_path / "run") as store,
+    ):
+        export_dialect(store, "tf_injector", tmp_path / "early.csv")
+    assert not (tmp_path / "early.csv").exists()
+    run(model, tmp_path / "run", resume=True)
+    assert (tmp_path / "run/results.csv").read_bytes() == (tmp_path / "whole/results.csv").read_bytes()
+
+
+def test_stopping_during_the_clean_run_writes_nothing(model: Path, tmp_path: Path) -> None:
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(InterruptedRunError, match="stopped during the clean run"):
+        run(model, tmp_path / "run", stop=stop)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_of_somebody_else_is_left_alone(model: Path, tmp_path: Path) -> None:
+    theirs = tmp_path / "theirs"
+    (theirs / "scratch").mkdir(parents=True)
+    (theirs / "scratch" / "notes.txt").write_text("mine")
+    with pytest.raises(RunError, match="theirs: holds files that are no campaign's; choose another --out"):
+        run(model, theirs)
+    assert [path.name for path in theirs.rglob("*")] == ["scratch", "notes.txt"]
+
+
+def test_who_is_refused_the_lock_takes_nothing_away(model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    (folder / "scratch").mkdir(parents=True)
+    lock = sqlite3.connect(folder / "campaign.lock", isolation_level=None)
+    lock.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(RunError, match="another process is running this campaign"):
+        run(model, folder)
+    assert (folder / "scratch").is_dir()
+    lock.close()
+
+
+def test_a_broken_lock_is_said(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/campaign.lock").write_bytes(b"no database at all, but long enough to look at" * 20)
+    with pytest.raises(RunError, match=r"campaign.lock: cannot lock the run"):
+        run(model, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("injections", "message"),
+    [([], "the fault list has no injections"), (faults()[:2] * 2, "injection flip0 is given twice")],
+)
+def test_lists_given_in_memory_are_checked(
+    model: Path, tmp_path: Path, injections: list[Injection], message: str
+) -> None:
+    with pytest.raises(BitswapError, match=message):
+        run_campaign(model, injections, run=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_generator_of_injections(model: Path, tmp_path: Path) -> None:
+    finished = run(model, tmp_path / "run", (injection for injection in faults()[:3]))
+    assert finished.summary.injections == 3
+
+
+def test_a_module_in_the_working_directory_is_never_run(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cwd").mkdir()
+    (tmp_path / "cwd" / "onnx.py").write_text("open('executed', 'w').close()\nraise SystemExit(5)\n")
+    monkeypatch.chdir(tmp_path / "cwd")
+    run(model, tmp_path / "run", faults()[:2])
+    assert not (tmp_path / "cwd" / "executed").exists()
+
+
+def test_outputs_that_cannot_be_written_are_said(model: Path, tmp_path: Path) -> None:
+    stop = threading.Event()
+    with pytest.raises(InterruptedRunError):
+        run(model, tmp_path / "run", stop=stop, on_progress=lambda p: stop.set(), save_outputs=True)
+    (tmp_path / "run/outputs").write_text("in the way")
+    with pytest.raises(RunError, match="outputs: cannot make the folder: File exists"):
+        run(model, tmp_path / "run", resume=True, save_outputs=True)
+
+
+def test_nonfinite_golden_scores_are_counted_alike_everywhere(tmp_path: Path) -> None:
+    """A golden -Inf is a score like any other; a satisfied stuck-at there is masked and nonfinite."""
+    parquet = pytest.importorskip("pyarrow.parquet", reason="needs the extra [parquet]")
+    text = "net (float[N, 2] x) => (float[N, 2] y) {\n a = MatMul (x, W)\n y = Log (a)\n}"
+    path = save(build(text, W=np.array([[1, 0], [0, 1]], np.float32)), tmp_path / "m.onnx")
+    np.savez(tmp_path / "m.npz", x=np.array([[1, 0], [1, 1]], np.float32))
+    satisfied = Injection("s", (Fault("W", (0, 1), 3, Kind.STUCK_AT_0),))
+    run(path, tmp_path / "run", [satisfied], per_input=True)
+    assert [row["nonfinite"] for row in rows(tmp_path / "run")] == ["1"]
+    assert parquet.read_table(tmp_path / "run/per_input.parquet")["nonfinite"].to_pylist() == [True, False]
 
 
 def test_progress_counts(model: Path, tmp_path: Path) -> None:
@@ -393,6 +497,9 @@ def test_a_worker_that_dies_is_said(model: Path, tmp_path: Path, monkeypatch: py
     monkeypatch.setattr("bitswap_onnx.runtime.pool.sys.executable", "/bin/false")
     with pytest.raises(RunError, match=r"a worker ended unexpectedly \(exit status 1\)"):
         run(model, tmp_path / "run")
+    monkeypatch.setattr("bitswap_onnx.runtime.pool.sys.executable", "/nowhere/python")
+    with pytest.raises(RunError, match="cannot start a worker: No such file"):
+        run(model, tmp_path / "run", resume=True)
 
 
 def test_the_default_run_directory(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

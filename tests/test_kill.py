@@ -31,7 +31,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 def stored_outcomes(run: Path) -> int:
-    from bitswap_onnx.store import has_store, reading
+    from bitswap_onnx.run_directory import has_store, reading
 
     if not run.is_dir() or not has_store(run):
         return 0

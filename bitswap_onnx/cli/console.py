@@ -14,7 +14,8 @@ from bitswap_onnx.campaign import Campaign
 from bitswap_onnx.execute import OnProgress, Progress
 from bitswap_onnx.outcome import Counts
 
-out = Console(highlight=False, soft_wrap=True)
+#: Prints names as they are: no markup, no emoji, no wrapping.
+out = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
 _PLAIN_SECONDS = 10.0
 
 
@@ -124,7 +125,7 @@ def print_campaign(campaign: Campaign) -> None:
         for identifier, layer, fault, critical, inputs in summary.worst:
             worst.add_row(identifier, layer, fault, f"{critical} of {inputs}")
         out.print(worst)
-    out.print(f"run directory: {campaign.run}", soft_wrap=True)
+    out.print(f"run directory: {campaign.run}")
 
 
 def _shares(counts: Counts) -> list[str]:

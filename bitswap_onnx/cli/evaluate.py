@@ -9,7 +9,7 @@ import typer
 
 from bitswap_onnx.cli import console
 from bitswap_onnx.cli.options import Json, Model, with_settings
-from bitswap_onnx.errors import RunError
+from bitswap_onnx.files import replacing
 from bitswap_onnx.outcome import judge
 from bitswap_onnx.prepare import Settings, prepare
 
@@ -26,11 +26,8 @@ def command(
     golden, providers = setup.golden()
     counts = judge(golden, golden.scores).counts
     if save_outputs is not None:
-        try:
-            with save_outputs.open("wb") as file:
-                np.save(file, golden.scores.astype(np.float32))
-        except OSError as error:
-            raise RunError(f"{save_outputs}: cannot write the scores: {error.strerror}") from None
+        with replacing(save_outputs, "wb") as file:
+            np.save(file, golden.scores.astype(np.float32))
     result = {
         "model": model.name,
         "inputs": len(golden.scores),

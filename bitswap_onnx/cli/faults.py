@@ -27,7 +27,7 @@ def validate(faults: Faults, model: ModelOption = None, bit_order: BitOrder = "l
     else:
         count = sum(1 for _ in resolve(load_model(model), injections, bit_order))
     against = f" in {model.name}" if model else ""
-    console.out.print(f"{faults.name}: {count} injections, all valid{against}", markup=False)
+    console.out.print(f"{faults.name}: {count} injections, all valid{against}")
 
 
 @app.command("describe")
@@ -40,7 +40,6 @@ def describe_command(faults: Faults, model: ModelOption = None, as_json: Json = 
     console.out.print(
         f"{faults.name}: {description.injections} injections, {description.faults} faults, "
         f"{description.duplicates} of them repeat an earlier one",
-        markup=False,
     )
     columns = ["Layer", "Parameter", ">Faults"] + ([">Bits in model", ">Covered"] if model else [])
     layers = console.table("Per layer", *columns)

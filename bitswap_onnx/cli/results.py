@@ -8,7 +8,7 @@ import typer
 from bitswap_onnx.cli import console
 from bitswap_onnx.errors import RunError
 from bitswap_onnx.results import DIALECTS, export_dialect
-from bitswap_onnx.store import reading
+from bitswap_onnx.run_directory import reading
 
 app = typer.Typer(no_args_is_help=True, help="Results of finished campaigns.")
 
@@ -30,4 +30,4 @@ def export(
     path = output or run / f"results.{dialect}.csv"
     with reading(run) as store:
         export_dialect(store, dialect, path)
-    console.out.print(f"written: {path}", markup=False)
+    console.out.print(f"written: {path}")

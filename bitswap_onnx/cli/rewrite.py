@@ -39,5 +39,5 @@ def command(
             f"{hex_bits(b, fmt)} ({format_value(b, fmt)})" for b in (receipt.clean_bits, receipt.faulty_bits)
         )
         place = f"{receipt.target.layer}.{receipt.target.parameter}{list(receipt.fault.index)}"
-        console.out.print(f"{place}: {before} -> {after}, {receipt.effect}", markup=False)
-    console.out.print(f"written: {output}", markup=False)
+        console.out.print(f"{place}: {before} -> {after}, {receipt.effect}")
+    console.out.print(f"written: {output}")

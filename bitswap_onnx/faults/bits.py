@@ -19,7 +19,7 @@ from bitswap_onnx.faults.fault import Kind
 Bits = NDArray[np.unsignedinteger[Any]]
 
 _HEX = re.compile(r"0[xX][0-9a-fA-F]+")
-_INTEGER = re.compile(r"[+-]?[0-9]+")
+_INTEGER = re.compile(r"[+-]?[0-9]{1,20}")
 
 
 @dataclass(frozen=True)
@@ -128,8 +128,9 @@ def is_number(text: str) -> bool:
 def encode(text: str, fmt: BitFormat) -> int:
     """Return the bit pattern of ``text``, a number or a ``0x...`` pattern, in ``fmt``.
 
-    Numbers are rounded to the nearest element of a float format. Raises FaultListError for a pattern wider than the
-    format, text that is neither, a finite number beyond the range, and a fraction for an integer format.
+    Numbers are read as float64 and rounded to the nearest element of a float format, ties to even. Raises FaultListError
+    for a pattern wider than the format, text that is neither, a finite number beyond the range, and a fraction for an
+    integer format.
     """
     pattern = parse_pattern(text)
     if pattern is not None:
@@ -145,15 +146,25 @@ def _encode_float(text: str, fmt: BitFormat) -> int:
     number = float(text)
     with np.errstate(over="ignore"):
         element = np.array([number]).astype(fmt.dtype)
-    if math.isfinite(number) and not np.isfinite(element[0]):
-        raise FaultListError(f"value {text} is beyond the range of {fmt.name}; write inf if infinity is meant")
-    return int(to_bits(element)[0])
+    bits = int(to_bits(element)[0])
+    if np.isfinite(element[0]):
+        return _nearest_of_neighbours(number, bits, fmt)
+    if not math.isnan(number) and "inf" not in text.lower():
+        raise FaultListError(f"value {text[:40]} is beyond the range of {fmt.name}; write inf if infinity is meant")
+    return bits
+
+
+def _nearest_of_neighbours(number: float, bits: int, fmt: BitFormat) -> int:
+    """Return the nearest element to ``number`` among ``bits`` and its neighbours: some casts round twice."""
+    magnitude = bits & ~(1 << (fmt.width - 1))
+    near = [bits + step for step in (0, -1, 1) if magnitude + step >= 0 and math.isfinite(decode(bits + step, fmt))]
+    return min(near, key=lambda other: (abs(decode(other, fmt) - number), other & 1))
 
 
 def _encode_integer(text: str, fmt: BitFormat) -> int:
     limits = np.iinfo(fmt.dtype)
     if not _INTEGER.fullmatch(text) or not limits.min <= int(text) <= limits.max:
-        raise FaultListError(f"value {text} is no {fmt.name} (a whole number from {limits.min} to {limits.max})")
+        raise FaultListError(f"value {text[:40]} is no {fmt.name} (a whole number from {limits.min} to {limits.max})")
     return int(text) % (1 << fmt.width)
 
 

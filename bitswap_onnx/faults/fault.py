@@ -1,7 +1,13 @@
 """Faults and injections, as a list states them: before any model is looked at."""
 
+import operator
+import re
 from dataclasses import dataclass, field
 from enum import StrEnum
+
+from bitswap_onnx.errors import FaultListError
+
+_ID = re.compile(r"[A-Za-z0-9_.-]+")
 
 
 class Kind(StrEnum):
@@ -28,7 +34,8 @@ class Fault:
     ``index`` is the element's position in the stored layout of its parameter. ``bit`` counts from the least significant
     bit (0) and belongs to flip and stuck_at faults alone; ``value`` is the text of a mask (``0x...``) or of what is set
     (a number or a ``0x...`` bit pattern). ``parameter`` is a role or a parameter name; None means the role ``weight``.
-    ``where`` says where the fault was read (``faults.csv:14``) and takes no part in comparisons.
+    ``where`` says where the fault was read (``faults.csv:14``) and takes no part in comparisons. Whole numbers of any kind
+    (numpy's too) become Python's.
     """
 
     layer: str
@@ -39,6 +46,11 @@ class Fault:
     parameter: str | None = None
     where: str = field(default="", compare=False)
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "index", tuple(map(operator.index, self.index)))
+        if self.bit is not None:
+            object.__setattr__(self, "bit", operator.index(self.bit))
+
     def __str__(self) -> str:
         """Return the fault in one short phrase, for messages."""
         what = f"bit {self.bit}" if self.kind in BIT_KINDS else self.value
@@ -48,7 +60,14 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Injection:
-    """The faults that are applied together under one id."""
+    """The faults that are applied together under one id; raises FaultListError for an id that no file name could hold."""
 
     id: str
     faults: tuple[Fault, ...]
+
+    def __post_init__(self) -> None:
+        where = self.faults[0].where + ": " if self.faults and self.faults[0].where else ""
+        if not _ID.fullmatch(self.id):
+            raise FaultListError(f"{where}injection id {self.id!r} may only have letters, digits, '_', '.' and '-'")
+        if not self.faults:
+            raise FaultListError(f"injection {self.id} has no faults")

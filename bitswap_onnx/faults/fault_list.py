@@ -21,8 +21,7 @@ REQUIRED = ("Injection", "Layer", "TensorIndex", "Bit")
 OPTIONAL = ("Parameter", "Kind", "Value", "Site", "Input")
 TF_INJECTOR = ("inj_id", "target_layer", "layer_weigths", "bit_pos")
 
-_ID = re.compile(r"[A-Za-z0-9_.-]+")
-_INDEX = re.compile(r"[(\[]?\s*((?:[0-9]+\s*,\s*)*(?:[0-9]+)?)\s*,?\s*[)\]]?")
+_INDEX = re.compile(r"[(\[ ]*((?:[0-9]{1,18}(?:\s*,\s*[0-9]{1,18})*\s*,?)?)\s*[)\]]?")
 _INTEGER = re.compile(r"[0-9]{1,9}")
 _KINDS = {kind.value: kind for kind in Kind}
 
@@ -167,8 +166,6 @@ def _parse(row: list[str], columns: _Columns, where: str) -> tuple[str, Fault]:
             f"{where}: expected at least {columns.width} cells, found {len(row)}: {','.join(row)[:80]!r}"
         )
     (identifier, layer, index, bit), (parameter, kind, value, site, inputs) = columns.cells(row)
-    if not _ID.fullmatch(identifier):
-        raise FaultListError(f"{where}: injection id {identifier!r} may only have letters, digits, '_', '.' and '-'")
     if not layer:
         raise FaultListError(f"{where}: expected a layer name, found an empty cell")
     if site or inputs:
@@ -197,8 +194,9 @@ def _kind(text: str, where: str) -> Kind:
 
 def _index(text: str, where: str) -> tuple[int, ...]:
     match = _INDEX.fullmatch(text)
-    if match is None or not text:
-        raise FaultListError(f'{where}: TensorIndex {text!r} is no index like "(3, 0, 2, 1)"')
+    brackets = [character for character in (text[:1], text[-1:]) if character in "([)]"]
+    if match is None or not text or "".join(brackets) not in ("", "()", "[]"):
+        raise FaultListError(f'{where}: TensorIndex {text[:40]!r} is no index like "(3, 0, 2, 1)"')
     return tuple(int(part) for part in match[1].split(",") if part.strip())
 
 

@@ -5,10 +5,12 @@ Tensors stored outside the file (external data, models over 2 GB) stay on disk a
 
 import hashlib
 import json
+import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import onnx
@@ -17,7 +19,8 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from onnx.external_data_helper import ExternalDataInfo
 
-from bitswap_onnx.errors import ModelError
+from bitswap_onnx.errors import ModelError, one_line
+from bitswap_onnx.files import replacing
 
 #: What the runtime takes; converters write within these bounds.
 OPSETS = range(7, 27)
@@ -97,8 +100,8 @@ def load_model(path: str | Path) -> Model:
     try:
         onnx.checker.check_model(str(path))
     except onnx.checker.ValidationError as error:
-        raise ModelError(f"{path}: not a valid ONNX model: {_first_line(error)}") from None
-    return Model(proto, path.stem, path.resolve().parent, digest.hexdigest())
+        raise ModelError(f"{path}: not a valid ONNX model: {one_line(error)}") from None
+    return Model(proto, path.stem, path.absolute().parent, digest.hexdigest())
 
 
 def from_proto(proto: onnx.ModelProto, name: str = "model", folder: Path | None = None) -> Model:
@@ -110,27 +113,22 @@ def from_proto(proto: onnx.ModelProto, name: str = "model", folder: Path | None 
 def save_model(model: Model, path: str | Path) -> None:
     """Write ``model`` as one standalone file; a model with external data gets its own ``<file>.data`` beside it.
 
-    The model file appears whole or not at all.
+    Files appear whole or not at all. Raises RunError where they cannot be written.
     """
     path = Path(path)
     data = path.with_name(path.name + ".data")
     if model.has_external_data and data.exists():
         raise ModelError(f"{data}: exists already and would be overwritten; choose another output name")
-    part = path.with_name(path.name + ".part")
-    try:
-        proto = _with_own_data(model, data) if model.has_external_data else model.proto
-        part.write_bytes(proto.SerializeToString())
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise ModelError(f"{path}: cannot write the model: {error.strerror}") from None
+    proto = _with_own_data(model, data) if model.has_external_data else model.proto
+    with replacing(path, "wb") as file:
+        file.write(proto.SerializeToString())
 
 
 def stored_tensors(proto: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
     """Return every tensor the model stores, by a key that is unique in the model.
 
     Initializers and Constant nodes of the main graph are keyed by their name; those of If, Loop and Scan bodies by
-    ``<node>/<attribute>::<name>``, nested ones likewise.
+    ``<output>/<attribute>::<name>``, after the first output of the node that carries the body; nested ones likewise.
     """
     return dict(_graph_tensors(proto.graph, ""))
 
@@ -142,7 +140,7 @@ def subgraphs(node: onnx.NodeProto) -> Iterator[tuple[str, onnx.GraphProto]]:
             graphs = [attribute.g] if attribute.type == onnx.AttributeProto.GRAPH else list(attribute.graphs)
             for i, graph in enumerate(graphs):
                 suffix = f"[{i}]" if attribute.type == onnx.AttributeProto.GRAPHS else ""
-                yield f"{node_label(node)}/{attribute.name}{suffix}::", graph
+                yield f"{node.output[0]}/{attribute.name}{suffix}::", graph
 
 
 def node_label(node: onnx.NodeProto) -> str:
@@ -202,21 +200,23 @@ def _check_versions(proto: onnx.ModelProto, path: Path) -> None:
 
 def _external_files(proto: onnx.ModelProto, path: Path) -> list[Path]:
     """Return the external data files, each checked to lie inside the model's folder and to be long enough."""
-    folder = path.resolve().parent
+    folder = path.absolute().parent
     needed: dict[Path, int] = {}
     for key, tensor in stored_tensors(proto).items():
         if tensor.data_location != _EXTERNAL:
             continue
         info = ExternalDataInfo(tensor)
         file = (folder / info.location).resolve()
-        if not file.is_relative_to(folder):
-            raise ModelError(f"{path}: tensor {key} points outside the model's folder ({info.location}); not read")
+        if not file.is_relative_to(folder.resolve()):
+            raise ModelError(
+                f"{path}: tensor {key} points outside the model's folder ({info.location}), perhaps by a link; "
+                "copy the data file beside the model"
+            )
         if not file.is_file():
             raise ModelError(
                 f"{path}: the external data of tensor {key} is missing: expected {info.location} beside it"
             )
-        size = np.prod(tensor.dims, dtype=object) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
-        needed[file] = max(needed.get(file, 0), (info.offset or 0) + int(size))
+        needed[file] = max(needed.get(file, 0), (info.offset or 0) + _stored_bytes(tensor))
     for file, size in needed.items():
         if file.stat().st_size < size:
             raise ModelError(f"{file}: expected at least {size} bytes of external data, found {file.stat().st_size}")
@@ -227,20 +227,29 @@ def _with_own_data(model: Model, data: Path) -> onnx.ModelProto:
     """Return a copy of the model whose external tensors lie in ``data``, which is written tensor by tensor."""
     proto = onnx.ModelProto()
     proto.CopyFrom(model.proto)
-    part = data.with_name(data.name + ".part")
-    with part.open("wb") as file:
+    with replacing(data, "wb") as file:
         for tensor in stored_tensors(proto).values():
             if tensor.data_location != _EXTERNAL:
                 continue
-            elements = read_tensor(tensor, model.folder)
-            offset = file.tell()
-            elements.tofile(file)
+            info, offset = ExternalDataInfo(tensor), file.tell()
+            with (model.folder / info.location).open("rb") as source:
+                source.seek(info.offset or 0)
+                _copy(source, file, _stored_bytes(tensor))
             del tensor.external_data[:]
             for key, value in (("location", data.name), ("offset", offset), ("length", file.tell() - offset)):
                 tensor.external_data.add(key=key, value=str(value))
-    part.replace(data)
     return proto
 
 
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+def _stored_bytes(tensor: onnx.TensorProto) -> int:
+    """Return how many bytes a tensor's elements take; types below a byte are packed."""
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    packed = re.match(r"u?int(2|4)$|float(4)", dtype.name)
+    bits = int(packed[1] or packed[2]) if packed else 8 * int(dtype.itemsize)
+    return (int(math.prod(tensor.dims)) * bits + 7) // 8
+
+
+def _copy(source: IO[bytes], target: IO[bytes], size: int) -> None:
+    while size > 0 and (block := source.read(min(size, 1 << 24))):
+        target.write(block)
+        size -= len(block)

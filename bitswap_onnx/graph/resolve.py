@@ -93,6 +93,7 @@ class Resolver:
         self.model = model
         self.bit_order = bit_order
         self._bits: dict[str, Bits] = {}
+        self._addresses: dict[str, tuple[str, str]] = {}
 
     @cached_property
     def targets(self) -> tuple[Target, ...]:
@@ -147,10 +148,20 @@ class Resolver:
             )
         return next(iter(matches.values()))
 
-    def parameter_name(self, target: Target) -> str:
-        """Return the parameter name under which a list finds ``target`` again: its role if its layer has one of it."""
-        same_role = {t.tensor for _, t in self._by_layer[target.layer] if t.role == target.role}
-        return target.role if len(same_role) == 1 else target.parameter
+    def address(self, target: Target) -> tuple[str, str]:
+        """Return the (layer, parameter) under which a list finds ``target`` again: by its role if that is unique."""
+        if target.tensor not in self._addresses:
+            choices = ((target.layer, target.role), (target.layer, target.parameter), (target.tensor, target.parameter))
+            self._addresses[target.tensor] = next(
+                (choice for choice in choices if self._leads_to(choice, target)), choices[-1]
+            )
+        return self._addresses[target.tensor]
+
+    def _leads_to(self, address: tuple[str, str], target: Target) -> bool:
+        try:
+            return self.find(Fault(address[0], (), parameter=address[1])) is target
+        except FaultListError:
+            return False
 
     def _receipt(self, fault: Fault) -> Receipt:
         target = self.find(fault)

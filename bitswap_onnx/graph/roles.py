@@ -39,16 +39,15 @@ SLOT_ROLES: dict[str, dict[int, str]] = {
 PASS_THROUGH = frozenset(
     (
         "Transpose", "Reshape", "Identity", "Cast", "Flatten", "Squeeze", "Unsqueeze", "QuantizeLinear",
-        "DequantizeLinear", "Expand", "Slice",
+        "DequantizeLinear", "Expand", "Slice", "Tile",
     )
 )  # fmt: skip
 
 #: Operators whose further inputs only steer the computation, never take part in it.
 STEERING = frozenset(
     (
-        "Resize", "Upsample", "Clip", "Pad", "Range", "Loop", "If", "Scan", "Tile", "TopK", "OneHot",
-        "ConstantOfShape", "NonMaxSuppression", "Dropout", "Where", "Equal", "Less", "Greater", "LessOrEqual",
-        "GreaterOrEqual",
+        "Resize", "Upsample", "Clip", "Pad", "Range", "TopK", "OneHot", "ConstantOfShape", "NonMaxSuppression",
+        "Dropout", "Equal", "Less", "Greater", "LessOrEqual", "GreaterOrEqual",
     )
 )  # fmt: skip
 

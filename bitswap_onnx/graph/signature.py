@@ -14,6 +14,13 @@ from bitswap_onnx.graph.model import Model
 _KEEPS_SCORES = frozenset({"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Cast", "Dropout"})
 
 
+#: What inputs may be made of: numpy hands nothing else to the runtime.
+_INPUT_TYPES = frozenset(
+    onnx.helper.np_dtype_to_tensor_dtype(np.dtype(kind))
+    for kind in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "?")
+)
+
+
 @dataclass(frozen=True)
 class ModelInput:
     """The model's input: ``shape`` without the batch dimension; ``batch`` is its fixed batch size, or None."""
@@ -28,7 +35,8 @@ def model_input(model: Model, shape: Sequence[int] | None = None) -> ModelInput:
     """Return the model's one input.
 
     ``shape``, without the batch dimension, settles dimensions that the model leaves open. Raises ModelError for a model
-    with several inputs, an input without a batch dimension, open dimensions, and a shape that contradicts the model's.
+    with several inputs, an input without a batch dimension or of a type that numpy lacks, open dimensions, and a shape
+    that contradicts the model's.
     """
     stored = {tensor.name for tensor in model.proto.graph.initializer}
     inputs = [value for value in model.proto.graph.input if value.name not in stored]
@@ -38,6 +46,11 @@ def model_input(model: Model, shape: Sequence[int] | None = None) -> ModelInput:
     tensor = inputs[0].type.tensor_type
     if not tensor.elem_type or not tensor.HasField("shape") or not tensor.shape.dim:
         raise ModelError(f"{model.name}: input {inputs[0].name} declares no tensor shape with a batch dimension")
+    if tensor.elem_type not in _INPUT_TYPES:
+        kind = onnx.TensorProto.DataType.Name(tensor.elem_type)
+        raise ModelError(
+            f"{model.name}: input {inputs[0].name} is {kind}; expected numbers that numpy has (float32, ...)"
+        )
     dims = [dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim]
     dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))
     return ModelInput(inputs[0].name, dtype, _settle(model.name, dims[1:], shape), dims[0] or None)

@@ -88,10 +88,10 @@ def find_targets(model: Model) -> tuple[Target, ...]:
     functions = {(f.domain, f.name): f for f in model.proto.functions}
     for key, use in _graph_uses(model.proto.graph, _Scope(""), functions):
         uses.setdefault(key, []).append(use)
-    named = model.metadata.get("parameters")
-    if named is not None:  # a converter knows them all: what it does not name is no parameter
+    named = model.metadata.get("parameters", {})
+    if named and named.keys() <= tensors.keys():  # as the converter left it, and it knows all parameters there are
         uses = {key: used for key, used in uses.items() if key in named}
-    targets = [_target(key, tensors[key], used, (named or {}).get(key)) for key, used in uses.items()]
+    targets = [_target(key, tensors[key], used, named.get(key)) for key, used in uses.items()]
     found = [target for target in targets if target is not None]
     normalized = {target.layer for target in found if target.parameter in BN_STATISTICS}
     return tuple(_with_batch_norm_role(target) if target.layer in normalized else target for target in found)
@@ -138,7 +138,7 @@ def _carries_parameter(key: str, tensor: onnx.TensorProto, uses: list[_Use], rol
     """Whether an unnamed tensor is a parameter and no constant of the computation (a table, a bound, a factor)."""
     if role not in (None, "parameter"):
         return True
-    if not FORMATS[_dtype_name(tensor)].is_float or all(use.op_type in STEERING for use in uses):
+    if not FORMATS[_dtype_name(tensor)].is_float or all(use.slot > 0 and use.op_type in STEERING for use in uses):
         return False
     return tuple(tensor.dims) not in ((), (1,)) or _GENERATED.match(key) is None
 

@@ -48,7 +48,7 @@ class Pool:
     _processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def __enter__(self) -> Self:
-        self._threads = ThreadPoolExecutor(self.size, initializer=self._start)
+        self._threads = ThreadPoolExecutor(self.size)
         return self
 
     def __exit__(
@@ -86,21 +86,24 @@ class Pool:
         detached: dict[str, Any] = {"start_new_session": True}
         if sys.platform == "win32":
             detached = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
-        process = subprocess.Popen(
-            [sys.executable, "-m", "bitswap_onnx.runtime.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
-            **detached,
-        )
+        path = os.pathsep.join(filter(None, sys.path))  # the parent's own, and never the working directory
+        try:
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "bitswap_onnx.runtime.worker"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+                **detached,
+            )
+        except OSError as error:
+            raise RunError(f"cannot start a worker: {error.strerror}; try fewer --workers") from None
         self._processes.append(process)
         self._local.process = process
-        self._local.started = False
+        self._ask(self.settings, "start")
 
     def _run(self, unit: Unit) -> Result:
-        if not self._local.started:
-            self._ask(self.settings, "start")
-            self._local.started = True
+        if not hasattr(self._local, "process"):
+            self._start()
         edits = {key: list(changes) for key, changes in unit.edits.items()}
         request = {"edits": edits, "first": unit.chunk.first, "stop": unit.chunk.stop}
         reply, blobs = self._ask(request, unit.label)

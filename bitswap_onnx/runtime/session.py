@@ -1,9 +1,12 @@
 """Numerics + provider → a session whose clean and faulty runs differ in the fault alone."""
 
 import os
+import platform
+import re
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib import metadata
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -12,7 +15,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from bitswap_onnx.dataset import batches
-from bitswap_onnx.errors import ModelError
+from bitswap_onnx.errors import ModelError, one_line
 from bitswap_onnx.graph.model import Model
 
 Provider = Literal["cpu", "cuda"]
@@ -69,23 +72,36 @@ class Session:
         """The providers that really run it."""
         return list(self.handle.get_providers())
 
-    def run(self, inputs: NDArray[Any]) -> NDArray[Any]:
-        """Return the output of ``inputs`` (n, ...) as floats of shape (n, values per input), in batches of one size."""
-        parts = [self._run_batch(batch)[:count].reshape(count, -1) for batch, count in batches(inputs, self.batch_size)]
+    def run(self, inputs: NDArray[Any], rank: int | None = None) -> NDArray[Any]:
+        """Return the output of ``inputs`` (n, ...) as floats of shape (n, values per input), in batches of one size.
+
+        ``rank`` is the number of dimensions the output must have. Raises ModelError if it has others, if it has not one
+        row per input, or if the runtime fails.
+        """
+        parts = [
+            self._run_batch(batch, rank)[:count].reshape(count, -1) for batch, count in batches(inputs, self.batch_size)
+        ]
         return np.concatenate(parts)
 
-    def _run_batch(self, batch: NDArray[Any]) -> NDArray[Any]:
+    def _run_batch(self, batch: NDArray[Any], rank: int | None) -> NDArray[Any]:
         try:
             (output,) = self.handle.run([self.output], {self.input: batch})
         except Exception as error:  # the runtime's exceptions share no base class
-            raise ModelError(f"ONNX Runtime cannot run the model: {_first_line(error)}") from None
-        if not isinstance(output, np.ndarray) or output.shape[:1] != batch.shape[:1]:
-            shape = getattr(output, "shape", type(output).__name__)
+            raise ModelError(f"ONNX Runtime cannot run the model: {one_line(error)}") from None
+        shape = getattr(output, "shape", (type(output).__name__,))
+        if shape[:1] != batch.shape[:1] or rank not in (None, len(shape)):
             raise ModelError(
-                f"output {self.output}: expected one row per input of a batch of {len(batch)}, found shape {shape}; "
-                "name another output with --output"
+                f"output {self.output}: expected {'(batch, classes)' if rank == 2 else 'one row per input'} for a batch "
+                f"of {len(batch)}, found shape {shape}; name another with --output, or pass --criterion tolerance=REL"
             )
-        return output if output.dtype in (np.float32, np.float64) else output.astype(np.float32)
+        return _as_floats(output)
+
+
+def _as_floats(output: NDArray[Any]) -> NDArray[Any]:
+    """Widen what is no float32 or float64 without merging values (integers beyond 2**53 aside)."""
+    if output.dtype in (np.float32, np.float64):
+        return output
+    return output.astype(np.float32 if output.dtype.itemsize <= 2 else np.float64)
 
 
 def open_session(model: Model, numerics: Numerics, output: str, save_optimized: str | None = None) -> Session:
@@ -104,7 +120,7 @@ def open_session(model: Model, numerics: Numerics, output: str, save_optimized: 
             content, options, providers=_providers(numerics.provider), disabled_optimizers=_disabled(numerics)
         )
     except Exception as error:  # the runtime's exceptions share no base class
-        raise ModelError(f"ONNX Runtime does not take the model: {_first_line(error)}") from None
+        raise ModelError(f"ONNX Runtime does not take the model: {one_line(error)}") from None
     if _PROVIDER_NAMES[numerics.provider] not in handle.get_providers():
         raise ModelError(_provider_missing(numerics.provider))
     return Session(handle, handle.get_inputs()[0].name, output, numerics.batch_size)
@@ -183,12 +199,16 @@ def _provider_missing(provider: Provider) -> str:
     return f"--provider {provider}: ONNX Runtime could not load {_PROVIDER_NAMES[provider]}; {reason}, or use --provider cpu"
 
 
+def machine_name(provider: Provider) -> str:
+    """Return the name of the processor that rounds: the CPU's, with the provider before it where it is not the CPU."""
+    info = Path("/proc/cpuinfo")
+    match = re.search(r"model name\s*:\s*(.+)", info.read_text()) if info.is_file() else None
+    name = match[1].strip() if match else platform.processor() or platform.machine()
+    return name if provider == "cpu" else f"{provider} on {name}"
+
+
 def _version(package: str) -> str | None:
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
-
-
-def _first_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

@@ -63,7 +63,7 @@ class _Worker:
         outcomes = judge(self.golden.slice(first, stop), scores)
         blobs = {}
         if "per_input" in self.records:
-            blobs["per_input"] = (outcomes.code | outcomes.nonfinite.astype(np.uint8) << 7).tobytes()
+            blobs["per_input"] = outcomes.encoded()
         if "scores" in self.records:
             blobs["scores"] = scores.astype(np.float32).tobytes()
         return {"counts": outcomes.counts}, blobs

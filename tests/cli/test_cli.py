@@ -127,6 +127,19 @@ def test_inspect(run: Run) -> None:
     assert "2 targets, 6,272 bits" in text
 
 
+def test_names_are_printed_as_they_are(run: Run) -> None:
+    """Square brackets are markup for the library that draws the tables."""
+    proto = build("net (float[N, 2] x) => (float[N, 2] y) { y = MatMul (x, W) }", W=normal(2, 2))
+    proto.graph.node[0].name = "enc[/attn]/:smile:"
+    save(proto, Path("cnn.onnx"))
+    assert "enc[/attn]/:smile:" in run("inspect", "cnn.onnx")[1]
+    Path("faults.csv").write_text(HEADER + '0,enc[/attn]/:smile:,"(0, 0)",30\n')
+    Path("cnn.npz").unlink()
+    code, out, _ = run("inject", "cnn.onnx", "faults.csv", "--out", "runs/[/x]/a", "--workers", 1)
+    assert code == 0
+    assert "run directory: runs/[/x]/a" in out
+
+
 def test_rewrite(run: Run) -> None:
     code, out, _ = run("rewrite", "cnn.onnx", "faults.csv", "--injection", "2", "-o", "faulty.onnx")
     clean, faulty = load_model("cnn.onnx"), load_model("faulty.onnx")
@@ -256,6 +269,9 @@ WRONG: list[tuple[Callable[[], None], str, str]] = [
     (nothing, f"{INJECT} --mean a,b", "--mean: expected numbers separated by commas, found 'a,b'"),
     (nothing, f"{INJECT} --criterion tolerance=x", "--criterion: expected top-1 or tolerance=REL"),
     (nothing, f"{INJECT} --output nothing", "no output 'nothing'; the outputs are scores"),
+    (lambda: Path("cnn.npz").unlink(), f"{INJECT} --preset cifar10", "--preset: there is no data to apply it to"),
+    (lambda: Path("cnn.npz").unlink(), f"{INJECT} --limit 5 --first 3", "--limit 5 and --first 3: give one of them"),
+    (nothing, "inject cnn.onnx faults.csv --resume", "--resume needs --out RUN"),
     (nothing, f"{INJECT} --data gone.npz", "gone.npz: no such file or folder"),
     (nothing, f"{INJECT} --preset imagenet", "--preset imagenet: no such preset; expected one of cifar10"),
     (two_inputs_a_batch, f"{INJECT} --batch-size 4", "--batch-size 4: the model's batch dimension is fixed at 2"),

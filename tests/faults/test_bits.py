@@ -108,6 +108,9 @@ def test_edit_leaves_its_input_alone() -> None:
         ("0.1", "float64", struct.unpack("<Q", struct.pack("<d", 0.1))[0]),
         ("0.1", "float16", struct.unpack("<H", struct.pack("<e", 0.1))[0]),
         ("1.5", "bfloat16", 0x3FC0),
+        (str(1 + 2**-8 + 2**-30), "bfloat16", 0x3F81),  # through float32 it would round twice, to 0x3f80
+        (str(1 + 2**-8), "bfloat16", 0x3F80),  # a tie goes to even
+        ("-inf", "bfloat16", 0xFF80),
         ("-1", "int8", 0xFF),
         ("255", "uint8", 0xFF),
         ("-9223372036854775808", "int64", 0x8000000000000000),
@@ -124,6 +127,9 @@ def test_encode(text: str, name: str, bits: int) -> None:
         ("0x1ffffffff", "float32", "32 bits"),
         ("1e39", "float32", "beyond the range"),
         ("70000", "float16", "beyond the range"),
+        ("1e400", "float32", "beyond the range"),
+        ("-1e309", "float64", "beyond the range"),
+        ("9" * 5000, "int32", "whole number"),
         ("128", "int8", "from -128 to 127"),
         ("1.5", "int32", "whole number"),
         ("-1", "uint8", "from 0 to 255"),

@@ -4,6 +4,7 @@ import codecs
 import tracemalloc
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bitswap_onnx.errors import FaultListError
@@ -84,6 +85,9 @@ ROW = '0,conv1,"(0, 1)",2'
         ("Injection,Layer,TensorIndex,Bit,Bit\n0,a,(0),1,1\n", r"faults.csv:1: column Bit stands twice"),
         (HEADER + ROW + "\n1,conv1\n", r"faults.csv:3: expected at least 4 cells, found 2"),
         (HEADER + "0,conv1,zero,2\n", r"faults.csv:2: TensorIndex 'zero'"),
+        (HEADER + '0,conv1,"(0, 1",2\n', r"faults.csv:2: TensorIndex '\(0, 1'"),
+        (HEADER + '0,conv1,",",2\n', r"faults.csv:2: TensorIndex ','"),
+        (HEADER + f'0,conv1,"({"9" * 5000})",2\n', r"faults.csv:2: TensorIndex '\(9999"),
         (HEADER + '0,conv1,"(0, -1)",2\n', r"faults.csv:2: TensorIndex '\(0, -1\)'"),
         (HEADER + '0,conv1,"(0, 1)",2.0\n', r"faults.csv:2: Bit '2.0' is no bit number"),
         (HEADER + '0,conv1,"(0, 1)",\n', r"faults.csv:2: Bit '' is no bit number"),
@@ -120,6 +124,22 @@ def test_writing_reads_back(tmp_path: Path) -> None:
     ]
     write_fault_list(tmp_path / "out.csv", injections)
     assert list(read_fault_list(tmp_path / "out.csv")) == injections
+
+
+def test_numbers_of_numpy_become_pythons() -> None:
+    fault = Fault("fc", (np.int64(1), np.int32(2)), np.int64(3))  # type: ignore[arg-type]
+    assert repr(fault) == repr(Fault("fc", (1, 2), 3))
+
+
+@pytest.mark.parametrize("identifier", ["", "a b", "../up", "a/b", "ä"])
+def test_ids_that_no_file_name_could_hold(identifier: str) -> None:
+    with pytest.raises(FaultListError, match="may only have letters, digits"):
+        Injection(identifier, (Fault("fc", (0,), 1),))
+
+
+def test_an_injection_has_faults() -> None:
+    with pytest.raises(FaultListError, match="injection a has no faults"):
+        Injection("a", ())
 
 
 def test_fingerprint_is_of_the_content(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from onnx.external_data_helper import set_external_data
 
 from bitswap_onnx.errors import ModelError
-from bitswap_onnx.graph.model import from_proto, load_model
+from bitswap_onnx.graph.model import from_proto, load_model, save_model
 from bitswap_onnx.graph.signature import ends_in_softmax, model_input, score_output
 from tests.builders import build, cnn, normal, save
 
@@ -99,6 +99,20 @@ def test_external_data(tmp_path: Path, location: str, length: int | None, messag
         load_model(save(proto, folder / "m.onnx"))
 
 
+def test_packed_external_data_has_half_the_bytes(tmp_path: Path) -> None:
+    proto = build("net (float[N, 2] x) => (float[N, 2] y) { y = Identity (x) }")
+    tensor = onnx.TensorProto(
+        name="W", dims=[7], data_type=onnx.TensorProto.INT4, data_location=onnx.TensorProto.EXTERNAL
+    )
+    tensor.external_data.add(key="location", value="w.bin")
+    proto.graph.initializer.append(tensor)
+    proto.opset_import[0].version = 21
+    (tmp_path / "w.bin").write_bytes(b"\x12\x34\x56\x07")
+    clean = load_model(save(proto, tmp_path / "m.onnx"))
+    save_model(clean, tmp_path / "copy.onnx")
+    assert (tmp_path / "copy.onnx.data").read_bytes() == b"\x12\x34\x56\x07"
+
+
 def test_the_hash_covers_external_data(tmp_path: Path) -> None:
     proto = build("net (float[N, 2] x) => (float[N, 2] y) { y = MatMul (x, W) }", W=np.ones((2, 2), np.float32))
     onnx.save_model(proto, tmp_path / "m.onnx", save_as_external_data=True, location="m.data", size_threshold=0)
@@ -129,6 +143,7 @@ def test_input() -> None:
         ("float[N, 3, H, W] x", (1, 8, 8), r"--input-shape 1,8,8 does not fit the input shape \(batch, 3, \?, \?\)"),
         ("float[N, 3] x", (3, 8), r"--input-shape 3,8 does not fit"),
         ("float[N, 3] x, float[N] other", None, r"expected a model with one input, found 2 \(x, other\)"),
+        ("bfloat16[N, 3] x", None, "input x is BFLOAT16; expected numbers that numpy has"),
         ("float x", None, "declares no tensor shape with a batch dimension"),
     ],
 )

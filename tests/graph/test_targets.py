@@ -166,13 +166,59 @@ def test_metadata_of_a_converter_comes_first_and_names_aliases() -> None:
     parameters = {
         "val_3": {"layer": "embed", "parameter": "weight", "aliases": ["head.weight"]},
         "val_4": {"layer": "", "parameter": "gain"},
-        "gone": {"layer": "old", "parameter": "weight"},
     }
     helper.set_model_props(proto, {"bitswap_onnx": json.dumps({"version": 1, "parameters": parameters})})
     shared, gain = find_targets(from_proto(proto))
     assert shared.names == (("embed", "weight"), ("head", "weight"))
     assert (shared.role, len(shared.users)) == ("weight", 2)
     assert (gain.layer, gain.parameter, gain.role) == ("gain", "gain", "parameter")
+
+
+def test_metadata_of_a_model_that_was_changed_since_names_what_is_left() -> None:
+    """A quantizer keeps the metadata and renames weights: those it made are targets by the rules."""
+    proto = build(
+        "net (float[N, 4] x) => (float[N, 4] y) {\n a = MatMul (x, val_3)\n [q] y = MatMul (a, quantized)\n}",
+        val_3=normal(4, 4),
+        quantized=normal(4, 4),
+    )
+    parameters = {
+        "val_3": {"layer": "embed", "parameter": "weight"},
+        "gone": {"layer": "old", "parameter": "weight"},
+    }
+    helper.set_model_props(proto, {"bitswap_onnx": json.dumps({"version": 1, "parameters": parameters})})
+    assert [row[1] for row in rows(proto)] == ["embed", "q"]
+
+
+def test_parameters_behind_operators_that_mostly_steer() -> None:
+    proto = build(
+        """net (float[N, 3, 4] x, bool[N, 3, 1] masked) => (float[N, M, 4] y) {
+            tokens = Tile (token, repeats)
+            a = Concat <axis = 1> (tokens, x)
+            y = Where (masked, mask_token, a)
+        }""",
+        token=normal(1, 1, 4),
+        repeats=np.array([1, 1, 1], np.int64),
+        mask_token=normal(1, 1, 4),
+    )
+    assert [row[0] for row in rows(proto)] == ["token", "mask_token"]
+
+
+def test_subgraphs_of_nodes_with_one_name_stay_apart() -> None:
+    body = "<float[1, 1] W = {%d}> { [m%d] z%d = MatMul (x, W) }"
+    proto = build(
+        f"""net (float[N, 1] x, bool c) => (float[N, 1] y, float[N, 1] w) {{
+            [same] y = If (c) <
+                then_branch = a () => (float[N, 1] z1) {body % (1, 1, 1)},
+                else_branch = b () => (float[N, 1] z2) {body % (2, 2, 2)}
+            >
+            [same] w = If (c) <
+                then_branch = a () => (float[N, 1] z3) {body % (3, 3, 3)},
+                else_branch = b () => (float[N, 1] z4) {body % (4, 4, 4)}
+            >
+        }}"""
+    )
+    model = from_proto(proto)
+    assert {t.layer: model.tensor(t.tensor).item() for t in find_targets(model)} == {"m1": 1, "m2": 2, "m3": 3, "m4": 4}
 
 
 def test_subgraphs_have_scopes_and_see_outer_tensors() -> None:
@@ -188,7 +234,7 @@ def test_subgraphs_have_scopes_and_see_outer_tensors() -> None:
         outer=normal(4, 4),
     )
     assert rows(proto) == [
-        ("choice/then_branch::W", "m", "weight", "weight"),
+        ("y/then_branch::W", "m", "weight", "weight"),
         ("outer", "n", "weight", "weight"),
     ]
 

@@ -83,6 +83,13 @@ def test_scores_are_numpys() -> None:
     np.testing.assert_allclose(scores, inputs @ weight, rtol=1e-5)
 
 
+def test_integer_outputs_keep_their_values() -> None:
+    proto = build("net (float[N, 2] x) => (int32[N, 2] y) { y = Cast <to = 6> (x) }")
+    inputs = np.array([[2**24, 5]], np.float32)
+    scores = open_session(from_proto(proto), Numerics(batch_size=2), "y").run(inputs)
+    assert (scores.dtype.name, scores.tolist()) == ("float64", [[2**24, 5]])
+
+
 def test_half_precision_scores_are_widened() -> None:
     proto = build("net (float16[N, 3] x) => (float16[N, 3] y) { y = Identity (x) }")
     inputs = normal(3, 3, dtype=np.float16)
@@ -107,7 +114,9 @@ def test_a_model_the_runtime_does_not_take() -> None:
 
 def test_an_output_without_a_row_per_input() -> None:
     proto = build("net (float[N, 3] x) => (float[A, B] y) { y = Transpose <perm = [1, 0]> (x) }")
-    with pytest.raises(ModelError, match=r"output y: expected one row per input of a batch of 2, found shape \(3, 2\)"):
+    with pytest.raises(
+        ModelError, match=r"output y: expected one row per input for a batch of 2, found shape \(3, 2\)"
+    ):
         open_session(from_proto(proto), Numerics(batch_size=2), "y").run(normal(4, 3))
 
 
@@ -141,6 +150,26 @@ def test_golden_scores_that_are_nan_name_the_inputs() -> None:
     session = open_session(from_proto(cnn()), Numerics(batch_size=4), "scores")
     with pytest.raises(DataError, match=r"gives NaN for 2 of 40 inputs \(first: 7, 33\)"):
         golden_run(from_proto(cnn()), session, [inputs], classes=True)
+
+
+def test_an_output_of_another_rank_is_no_score() -> None:
+    """The model does not declare its output's shape, so only the golden run can tell."""
+    proto = build("net (float[N, 3, 2, 2] x) => (float y) { y = Relu (x) }")
+    proto.graph.output[0].type.tensor_type.ClearField("shape")
+    model = from_proto(proto)
+    session = open_session(model, Numerics(batch_size=2), "y")
+    with pytest.raises(ModelError, match=r"expected \(batch, classes\) for a batch of 2, found shape \(2, 3, 2, 2\)"):
+        golden_run(model, session, [normal(2, 3, 2, 2)], classes=True)
+    assert golden_run(model, session, [normal(2, 3, 2, 2)], classes=False).shape == (2, 12)
+
+
+def test_a_golden_output_without_a_range_is_refused() -> None:
+    model = from_proto(build("net (float[N, 2] x) => (float[N, 2] y) { y = Log (x) }"))
+    session = open_session(model, Numerics(batch_size=2), "y")
+    inputs = np.array([[1, 2], [0, 1]], np.float32)
+    with pytest.raises(DataError, match=r"gives NaN or Inf for 1 of 2 inputs \(first: 1\)"):
+        golden_run(model, session, [inputs], classes=False)
+    assert np.isinf(golden_run(model, session, [inputs], classes=True)).any()
 
 
 def test_a_model_with_one_score_is_no_classifier() -> None:
