@@ -29,7 +29,7 @@ from bitswap_onnx.results import (
     write_results,
     write_scores,
 )
-from bitswap_onnx.run_directory import has_store, holds_other_files, writing
+from bitswap_onnx.run_directory import has_store, holds_other_files, locked, reading, writing
 from bitswap_onnx.runtime.golden import fingerprint as score_fingerprint
 from bitswap_onnx.runtime.session import machine_name, versions
 from bitswap_onnx.store import Store
@@ -78,8 +78,6 @@ def run_campaign(
     if resume and run is None:
         raise RunError("--resume needs --out RUN: the run directory to continue")
     setup = prepare(Path(model), settings)
-    if on_notes:
-        on_notes(setup.notes)
     injections = read_fault_list(faults) if isinstance(faults, str | Path) else tuple(faults)
     resolver = Resolver(setup.model, bit_order)
     records = [name for name, wanted in (("scores", save_outputs), ("per_input", per_input)) if wanted]
@@ -90,6 +88,8 @@ def run_campaign(
     start = time.perf_counter()
     golden, providers = setup.golden(stop)
     unit = unit_length(setup.numerics.batch_size, (time.perf_counter() - start) / len(golden.scores))
+    if on_notes:
+        on_notes(setup.notes)
     description = _description(setup, golden, providers, faults)
     with _run_directory(folder) as store:
         if store.is_new:
@@ -171,7 +171,7 @@ def _check_folder(folder: Path, identity: dict[str, Any], resume: bool) -> None:
     if folder.is_dir() and holds_other_files(folder):
         raise RunError(f"{folder}: holds files that are no campaign's; choose another --out")
     if has_store(folder):
-        with writing(folder) as store:
+        with locked(folder), reading(folder) as store:
             _check_identity(store, identity, resume)
 
 

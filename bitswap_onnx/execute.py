@@ -27,7 +27,7 @@ class Progress:
 
 
 #: Where a run keeps what its workers read, while it is under way.
-SCRATCH = "scratch"
+SCRATCH = "campaign.scratch"
 
 OnProgress = Callable[[Progress], None]
 

@@ -1,12 +1,12 @@
 """Files that appear whole or not at all."""
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from bitswap_onnx.errors import RunError
+from bitswap_onnx.errors import RunError, one_line
 
 
 @contextmanager
@@ -24,8 +24,23 @@ def replacing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
             os.fsync(file.fileno())
         part.replace(path)
     except OSError as error:
-        part.unlink(missing_ok=True)
-        raise RunError(f"{path}: cannot write: {error.strerror}; free some space or choose another place") from None
+        _remove(part)
+        reason = error.strerror or one_line(error)
+        raise RunError(f"{path}: cannot write: {reason}; free some space or choose another place") from None
     except BaseException:
-        part.unlink(missing_ok=True)
+        _remove(part)
         raise
+
+
+def check_output(path: Path, inputs: Iterable[Path]) -> None:
+    """Raise RunError if ``path`` is no file name, or is one of ``inputs``, which writing would destroy."""
+    if not path.name or path.is_dir():
+        raise RunError(f"{path}: expected the name of a file to write, found a folder")
+    for source in inputs:
+        if path.resolve() == source.resolve():
+            raise RunError(f"{path}: would overwrite what it is made from; choose another output")
+
+
+def _remove(part: Path) -> None:
+    with suppress(OSError):
+        part.unlink(missing_ok=True)

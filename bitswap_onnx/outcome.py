@@ -122,7 +122,7 @@ def judge(golden: Golden, faulty: Scores) -> Outcomes:
     if golden.criterion.tolerance is None:
         top_1 = np.argmax(faulty, axis=1)
         critical: Flags = np.asarray(top_1 != golden.top_1)
-        counts = _class_counts(golden, faulty, top_1)
+        counts = _class_counts(golden, faulty, top_1, masked)
     else:
         critical = _moved(golden, faulty) & ~masked
         counts = dict.fromkeys(COUNTS)
@@ -157,7 +157,7 @@ def softmax_score(scores: Scores, classes: NDArray[np.int64], probabilities: boo
     return result
 
 
-def _class_counts(golden: Golden, faulty: Scores, top_1: NDArray[np.int64]) -> Counts:
+def _class_counts(golden: Golden, faulty: Scores, top_1: NDArray[np.int64], masked: Flags) -> Counts:
     with np.errstate(invalid="ignore"):
         shift = np.abs(softmax_score(faulty, golden.top_1, golden.criterion.probabilities) - golden.confidence)
     counts: Counts = dict.fromkeys(COUNTS)
@@ -167,8 +167,8 @@ def _class_counts(golden: Golden, faulty: Scores, top_1: NDArray[np.int64]) -> C
     counts["top_1_robust"] = int(np.sum(top_1 == golden.top_1))
     counts["top_5_robust"] = int(np.sum(rank(faulty, golden.top_1) < 5))
     counts["sdc_5"] = int(np.sum(rank(golden.scores, top_1) >= 5))
-    counts["sdc_10"] = int(np.sum(~(shift <= 0.10 * golden.confidence)))
-    counts["sdc_20"] = int(np.sum(~(shift <= 0.20 * golden.confidence)))
+    counts["sdc_10"] = int(np.sum(~(shift <= 0.10 * golden.confidence) & ~masked))
+    counts["sdc_20"] = int(np.sum(~(shift <= 0.20 * golden.confidence) & ~masked))
     return counts
 
 

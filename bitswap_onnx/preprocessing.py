@@ -116,7 +116,7 @@ class Pipeline:
 
     def __call__(self, where: str, block: Array) -> Array:
         """Return a block (n, ...) of stored inputs as the model takes them; raises DataError."""
-        with np.errstate(over="ignore", invalid="ignore"):
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             values = self._compute(where, block.transpose(self.order))
         if is_float(self.dtype) and not np.isfinite(values).all():
             raise DataError(f"{where}: values too large for {self.dtype}, which the model takes; scale them")

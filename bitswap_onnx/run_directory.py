@@ -2,7 +2,7 @@
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from bitswap_onnx.errors import RunError
@@ -14,11 +14,15 @@ LOCK_NAME = "campaign.lock"
 @contextmanager
 def writing(run: Path) -> Iterator[Store]:
     """Open the store of ``run``, an existing directory, as its one writer; raises RunError if another process has it."""
-    with closing(_lock(run)), _translated(run), Store(run) as store:
+    with locked(run), _translated(run), Store(run) as store:
         store.check_version()
         store.query("PRAGMA journal_mode=WAL")
         store.query("PRAGMA synchronous=NORMAL")
-        yield store
+        try:
+            yield store
+        finally:
+            with suppress(sqlite3.OperationalError):  # a reader has it open
+                store.query("PRAGMA journal_mode=DELETE")  # so that the run can be read where nothing can be written
 
 
 @contextmanager
@@ -31,8 +35,8 @@ def reading(run: Path) -> Iterator[Store]:
 
 
 def holds_other_files(run: Path) -> bool:
-    """Whether an existing folder is somebody else's: it has files, and none of ours among them."""
-    names = {path.name for path in run.iterdir()}
+    """Whether an existing folder is somebody else's: it has files (hidden ones aside), and none of ours among them."""
+    names = {path.name for path in run.iterdir() if not path.name.startswith(".")}
     return bool(names) and not names & {LOCK_NAME, STORE_NAME}
 
 
@@ -46,8 +50,14 @@ def has_store(run: Path) -> bool:
         return not store.is_new
 
 
+@contextmanager
+def locked(run: Path) -> Iterator[None]:
+    """Hold the run's lock, an exclusive SQLite transaction, which ends with its process on every system."""
+    with closing(_lock(run)):
+        yield
+
+
 def _lock(run: Path) -> sqlite3.Connection:
-    """Take the run's lock: an exclusive SQLite transaction, which ends with its process on every system."""
     lock = None
     try:
         lock = sqlite3.connect(run / LOCK_NAME, isolation_level=None, timeout=0)

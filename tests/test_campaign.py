@@ -322,12 +322,12 @@ def test_a_folder_of_somebody_else_is_left_alone(model: Path, tmp_path: Path) ->
 
 def test_who_is_refused_the_lock_takes_nothing_away(model: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    (folder / "scratch").mkdir(parents=True)
+    (folder / "campaign.scratch").mkdir(parents=True)
     lock = sqlite3.connect(folder / "campaign.lock", isolation_level=None)
     lock.execute("BEGIN EXCLUSIVE")
     with pytest.raises(RunError, match="another process is running this campaign"):
         run(model, folder)
-    assert (folder / "scratch").is_dir()
+    assert (folder / "campaign.scratch").is_dir()
     lock.close()
 
 

@@ -41,14 +41,19 @@ def stored_outcomes(run: Path) -> int:
 
 @POSIX
 def test_twenty_kills_at_random_instants(tmp_path: Path, undisturbed: bytes) -> None:
-    """SIGKILL, twenty times in a row; afterwards one run to the end."""
+    """SIGKILL, twenty times in a row, by the clock and by progress in turn; afterwards one run to the end."""
     run = tmp_path / "run"
     inject = command("inject", MODEL, FAULTS, "--out", run, "--resume", "--workers", 2)
     rng = random.Random(20)
     kept = [0]
-    for _ in range(20):
+    for number in range(20):
         process = subprocess.Popen(inject, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(rng.uniform(0.1, 1.2))
+        if number % 2:
+            time.sleep(rng.uniform(0.0, 1.2))
+        else:
+            goal = kept[-1] + rng.randint(1, 25)
+            while process.poll() is None and stored_outcomes(run) < goal:
+                time.sleep(0.01)
         process.kill()
         process.wait()
         kept.append(stored_outcomes(run))
@@ -56,7 +61,7 @@ def test_twenty_kills_at_random_instants(tmp_path: Path, undisturbed: bytes) -> 
     assert any(0 < count < 500 for count in kept), "no kill fell into the middle of the campaign"
     subprocess.run(inject, check=True, capture_output=True)
     assert (run / "results.csv").read_bytes() == undisturbed
-    assert not (run / "scratch").exists()
+    assert not (run / "campaign.scratch").exists()
 
 
 def test_a_kill_at_every_point_between_two_writes(tmp_path: Path) -> None:

@@ -120,6 +120,11 @@ def test_an_undefined_softmax_counts_as_moved() -> None:
     assert (counts["sdc_10"], counts["sdc_20"]) == (1, 1)
 
 
+def test_a_masked_inference_moves_nothing() -> None:
+    counts = judge(golden(scores([1, INF])), scores([1, INF])).counts
+    assert (counts["masked"], counts["sdc_10"], counts["sdc_20"]) == (1, 0, 0)
+
+
 @pytest.mark.parametrize(
     ("faulty", "code"),
     [([0.0, 10.0], MASKED), ([0.9, 10.0], NON_CRITICAL), ([0.0, 11.5], CRITICAL), ([0.0, NAN], CRITICAL)],

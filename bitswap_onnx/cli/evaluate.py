@@ -9,7 +9,7 @@ import typer
 
 from bitswap_onnx.cli import console
 from bitswap_onnx.cli.options import Json, Model, with_settings
-from bitswap_onnx.files import replacing
+from bitswap_onnx.files import check_output, replacing
 from bitswap_onnx.outcome import judge
 from bitswap_onnx.prepare import Settings, prepare
 
@@ -22,6 +22,8 @@ def command(
     as_json: Json = False,
 ) -> None:
     """Run the clean model over a dataset: top-1 and top-5 accuracy."""
+    if save_outputs is not None:
+        check_output(save_outputs, [model, *filter(None, (settings.data, settings.labels)), model.with_suffix(".npz")])
     setup = prepare(model, settings)
     golden, providers = setup.golden()
     counts = judge(golden, golden.scores).counts
@@ -43,7 +45,8 @@ def command(
     for note in setup.notes:
         console.out.print(note)
     inputs = len(golden.scores)
+    missing = "not counted: the model is no classifier" if setup.tolerance is not None else "unknown: no labels"
     for name, count in (("top-1", counts["top_1_correct"]), ("top-5", counts["top_5_correct"])):
         console.out.print(
-            f"{name}: {'no labels' if count is None else f'{count} of {inputs} ({console.share(count, inputs)})'}"
+            f"{name}: {missing if count is None else f'{count} of {inputs} ({console.share(count, inputs)})'}"
         )

@@ -64,6 +64,9 @@ def _stop_on_signal() -> threading.Event:
 
     def handle(number: int, frame: FrameType | None) -> None:
         if stop.is_set():
+            if sys.stderr.isatty():
+                sys.stderr.write("\x1b[?25h")  # the progress bar had hidden the cursor
+                sys.stderr.flush()
             os._exit(130)
         stop.set()
         sys.stderr.write("\nstopping after the units at hand; once more to stop at once\n")

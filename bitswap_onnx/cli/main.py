@@ -1,12 +1,18 @@
 """The app and its exit codes: 0 done, 1 the input is wrong, 2 usage, 3 a control failed, 130 interrupted."""
 
+import contextlib
+import io
+import os
 import sys
 from importlib import metadata
+from typing import NoReturn
 
 import typer
 
 from bitswap_onnx.cli import evaluate, faults, inject, inspect, results, rewrite
 from bitswap_onnx.errors import BitswapError
+
+_LONGEST = 1000
 
 app = typer.Typer(
     name="bitswap-onnx",
@@ -32,8 +38,21 @@ def _version(version: bool = typer.Option(False, "--version", help="Print the ve
 
 def main() -> None:
     """Run the command line; an error of the user's is one line on stderr, any other stays loud."""
+    sys.stdout, sys.stderr = (stream or open(os.devnull, "w") for stream in (sys.stdout, sys.stderr))  # noqa: SIM115, PTH123
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         app()
     except BitswapError as error:
-        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
-        sys.exit(error.exit_code)
+        _end(str(error), error.exit_code)
+    except MemoryError:
+        _end("not enough memory for inputs of that number and shape; use --first or --limit", 1)
+    except OSError as error:
+        _end(f"{error.filename or 'output'}: {error.strerror or error}", 1)
+
+
+def _end(message: str, code: int) -> NoReturn:
+    line = " ".join(message.split())
+    with contextlib.suppress(OSError):
+        sys.stderr.write(f"error: {line if len(line) < _LONGEST else line[:_LONGEST] + '...'}\n")
+    sys.exit(code)

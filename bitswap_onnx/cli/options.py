@@ -42,7 +42,7 @@ def _shared(
     data_layout: Annotated[str | None, typer.Option(metavar="nchw|nhwc", help="Layout of the stored data.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="A seeded random N of the inputs.")] = None,
     first: Annotated[int | None, typer.Option(min=1, help="The first N inputs.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of --limit and of synthetic inputs.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of --limit and of synthetic inputs.")] = 0,
     input_shape: Annotated[
         str | None,
         typer.Option(metavar="C,H,W", help="Settles open dimensions of the model's input, without the batch."),

@@ -7,6 +7,7 @@ import typer
 
 from bitswap_onnx.cli import console
 from bitswap_onnx.errors import RunError
+from bitswap_onnx.files import check_output
 from bitswap_onnx.results import DIALECTS, export_dialect
 from bitswap_onnx.run_directory import reading
 
@@ -28,6 +29,7 @@ def export(
     if dialect not in DIALECTS:
         raise RunError(f"--dialect: expected {' or '.join(DIALECTS)}, found {dialect!r}")
     path = output or run / f"results.{dialect}.csv"
+    check_output(path, run.glob("campaign.*"))
     with reading(run) as store:
         export_dialect(store, dialect, path)
     console.out.print(f"written: {path}")

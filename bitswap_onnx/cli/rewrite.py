@@ -10,6 +10,7 @@ from bitswap_onnx.cli.options import BitOrder, Faults, Model
 from bitswap_onnx.errors import FaultListError
 from bitswap_onnx.faults.bits import format_value, hex_bits
 from bitswap_onnx.faults.fault_list import read_fault_list
+from bitswap_onnx.files import check_output
 from bitswap_onnx.graph.model import load_model, save_model
 from bitswap_onnx.graph.resolve import Resolver
 from bitswap_onnx.graph.weights import rewrite
@@ -25,10 +26,11 @@ def command(
     bit_order: BitOrder = "lsb",
 ) -> None:
     """Write a valid standalone model that differs from MODEL in exactly the bits of one injection."""
-    if output.resolve() == model.resolve():
-        raise FaultListError(f"{output}: the faulty model would overwrite the clean one; choose another --output")
     clean = load_model(model)
-    wanted = next((entry for entry in read_fault_list(faults) if entry.id == injection), None)
+    check_output(output, [model, faults, *clean.data_files])
+    wanted = None
+    for entry in read_fault_list(faults):  # to its end: a wrong row after the injection is an error too
+        wanted = entry if entry.id == injection else wanted
     if wanted is None:
         raise FaultListError(f"{faults}: no injection {injection!r} in the list")
     resolved = Resolver(clean, bit_order).resolve(wanted)

@@ -7,7 +7,7 @@ from enum import StrEnum
 
 from bitswap_onnx.errors import FaultListError
 
-_ID = re.compile(r"[A-Za-z0-9_.-]+")
+_ID = re.compile(r"[A-Za-z0-9_.-]{1,200}")
 
 
 class Kind(StrEnum):
@@ -68,6 +68,8 @@ class Injection:
     def __post_init__(self) -> None:
         where = self.faults[0].where + ": " if self.faults and self.faults[0].where else ""
         if not _ID.fullmatch(self.id):
-            raise FaultListError(f"{where}injection id {self.id!r} may only have letters, digits, '_', '.' and '-'")
+            raise FaultListError(
+                f"{where}injection id {self.id[:40]!r} may only have letters, digits, '_', '.' and '-', 200 at most"
+            )
         if not self.faults:
             raise FaultListError(f"injection {self.id} has no faults")

@@ -105,6 +105,11 @@ class _Columns:
             raise FaultListError(
                 f"{source}:1: expected a header with {','.join(REQUIRED)}; missing {', '.join(missing)}, found {found!r}"
             )
+        known = {name.casefold(): name for name in (*wanted, *OPTIONAL)}
+        for name in names:
+            meant = known.get(re.sub(r"[\s_-]", "", name.casefold()), name)
+            if meant != name and meant in OPTIONAL:
+                raise FaultListError(f"{source}:1: column {name!r} would be ignored; write it {meant}")
         double = sorted({name for name in names if name in (*wanted, *OPTIONAL) and names.count(name) > 1})
         if double:
             raise FaultListError(f"{source}:1: column {double[0]} stands twice in the header; keep one")
@@ -151,7 +156,7 @@ def _rows(source: str, file: TextIO) -> Iterator[tuple[int, str, Fault]]:
         for row in reader:
             if not row or row == [""]:
                 continue
-            if golden_row and row[columns.required[0]] == "GOLDEN":
+            if golden_row and "GOLDEN" in row[columns.required[0] : columns.required[0] + 1]:
                 golden_row = False
                 continue
             golden_row = False

@@ -56,15 +56,23 @@ class Model:
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """What a converter of ours left in the file; empty for other models."""
-        for prop in self.proto.metadata_props:
-            if prop.key == METADATA_KEY:
-                try:
-                    value = json.loads(prop.value)
-                except ValueError:
-                    return {}
-                return value if isinstance(value, dict) else {}
-        return {}
+        """What a converter of ours left in the file; empty for other models. Raises ModelError if it is damaged."""
+        texts = [prop.value for prop in self.proto.metadata_props if prop.key == METADATA_KEY]
+        if not texts:
+            return {}
+        try:
+            value = json.loads(texts[0])
+        except (ValueError, RecursionError):
+            value = None
+        if not isinstance(value, dict) or not _names_parameters(value.get("parameters", {})):
+            raise ModelError(f"{self.name}: its metadata {METADATA_KEY} is damaged; export the model again")
+        return value
+
+    @property
+    def data_files(self) -> set[Path]:
+        """The external data files."""
+        external = (t for t in stored_tensors(self.proto).values() if t.data_location == _EXTERNAL)
+        return {self.folder / ExternalDataInfo(tensor).location for tensor in external}
 
     @property
     def has_external_data(self) -> bool:
@@ -94,7 +102,11 @@ def load_model(path: str | Path) -> Model:
         raise ModelError(f"{path}: not an ONNX model: it has no graph")
     _check_versions(proto, path)
     digest = hashlib.sha256(content)
-    for data_file in _external_files(proto, path):
+    try:
+        data_files = _external_files(proto, path)
+    except (KeyError, ValueError, OSError) as error:
+        raise ModelError(f"{path}: its external data cannot be read: {one_line(error)}") from None
+    for data_file in data_files:
         with data_file.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     try:
@@ -120,8 +132,13 @@ def save_model(model: Model, path: str | Path) -> None:
     if model.has_external_data and data.exists():
         raise ModelError(f"{data}: exists already and would be overwritten; choose another output name")
     proto = _with_own_data(model, data) if model.has_external_data else model.proto
-    with replacing(path, "wb") as file:
-        file.write(proto.SerializeToString())
+    try:
+        with replacing(path, "wb") as file:
+            file.write(proto.SerializeToString())
+    except BaseException:
+        if model.has_external_data:
+            data.unlink(missing_ok=True)
+        raise
 
 
 def stored_tensors(proto: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
@@ -174,6 +191,19 @@ def write_tensor(tensor: onnx.TensorProto, elements: NDArray[Any]) -> None:
     tensor.raw_data = np.ascontiguousarray(elements).tobytes()
 
 
+def _names_parameters(value: object) -> bool:
+    """Whether metadata has the form {initializer: {"layer": str, "parameter": str, "aliases": [str, ...]}}."""
+    entries = list(value.values()) if isinstance(value, dict) else [None]
+    return all(
+        isinstance(entry, dict)
+        and isinstance(entry.get("layer"), str)
+        and isinstance(entry.get("parameter"), str)
+        and isinstance(entry.get("aliases", []), list)
+        and all(isinstance(alias, str) for alias in entry.get("aliases", []))
+        for entry in entries
+    )
+
+
 def _graph_tensors(graph: onnx.GraphProto, scope: str) -> Iterator[tuple[str, onnx.TensorProto]]:
     for tensor in graph.initializer:
         yield scope + tensor.name, tensor
@@ -206,6 +236,8 @@ def _external_files(proto: onnx.ModelProto, path: Path) -> list[Path]:
         if tensor.data_location != _EXTERNAL:
             continue
         info = ExternalDataInfo(tensor)
+        if (info.offset or 0) < 0:
+            raise ModelError(f"{path}: tensor {key} has a negative offset in its external data")
         file = (folder / info.location).resolve()
         if not file.is_relative_to(folder.resolve()):
             raise ModelError(

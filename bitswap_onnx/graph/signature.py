@@ -51,9 +51,9 @@ def model_input(model: Model, shape: Sequence[int] | None = None) -> ModelInput:
         raise ModelError(
             f"{model.name}: input {inputs[0].name} is {kind}; expected numbers that numpy has (float32, ...)"
         )
-    dims = [dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim]
+    dims = [dim.dim_value if dim.dim_value > 0 else None for dim in tensor.shape.dim]  # some write -1 for open
     dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))
-    return ModelInput(inputs[0].name, dtype, _settle(model.name, dims[1:], shape), dims[0] or None)
+    return ModelInput(inputs[0].name, dtype, _settle(model.name, dims[1:], shape), dims[0])
 
 
 def score_output(model: Model, name: str | None = None, classes: bool = True) -> str:
@@ -83,7 +83,7 @@ def ends_in_softmax(model: Model, output: str) -> bool:
     """Whether the scores of ``output`` are probabilities: a Softmax makes them."""
     makers = {name: node for node in model.proto.graph.node for name in node.output}
     node = makers.get(output)
-    while node is not None and node.op_type in _KEEPS_SCORES:
+    while node is not None and node.op_type in _KEEPS_SCORES and node.input:
         node = makers.get(node.input[0])
     return node is not None and node.op_type == "Softmax"
 

@@ -235,7 +235,8 @@ def _function_uses(
 def _operator_uses(node: onnx.NodeProto, scope: _Scope) -> Iterator[tuple[str, _Use]]:
     if node.op_type in ("Shape", "Size"):
         return  # reads no element
-    passes = node.op_type in PASS_THROUGH and node.input[0] in scope.tensors
+    standard = node.domain in ("", "ai.onnx") and node.input and node.output
+    passes = standard and node.op_type in PASS_THROUGH and node.input[0] in scope.tensors
     if passes:
         scope.tensors[node.output[0]] = scope.tensors[node.input[0]]
     for slot, value in enumerate(node.input):

@@ -27,6 +27,8 @@ def golden_run(model: Model, session: Session, inputs: Iterable[NDArray[np.gener
             f"{model.name}: output {session.output} has {scores.shape[1]} value per input, a classifier has two or more; "
             "name another output with --output, or pass --criterion tolerance=REL"
         )
+    if not scores.size:
+        raise ModelError(f"{model.name}: output {session.output} has no values; name another output with --output")
     unusable = np.isnan(scores) if classes else ~np.isfinite(scores)
     wrong = np.flatnonzero(unusable.any(axis=1))
     if len(wrong):

@@ -25,6 +25,8 @@ Provider = Literal["cpu", "cuda"]
 _FOLDING = frozenset({"ConvBNFusion", "ConvMulFusion", "ConvAddFusion", "MatMul_BatchNormalization_Fusion"})
 _BLOCKED_LAYOUT = frozenset({"NchwcTransformer"})
 
+ort.set_default_logger_severity(4)  # what goes wrong comes as an exception
+
 _PROVIDER_NAMES: dict[Provider, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 #: One kernel choice per shape, full float32, no layout or fusion that moves a bias.

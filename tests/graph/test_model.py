@@ -99,6 +99,32 @@ def test_external_data(tmp_path: Path, location: str, length: int | None, messag
         load_model(save(proto, folder / "m.onnx"))
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["[", "5", '{"parameters": ["w"]}', '{"parameters": {"w": {}}}', '{"parameters": {"w": "zz"}}', "[" * 100_000,
+     '{"parameters": {"w": {"layer": "a", "parameter": "b", "aliases": 5}}}'],
+)  # fmt: skip
+def test_damaged_metadata(text: str) -> None:
+    proto = cnn()
+    onnx.helper.set_model_props(proto, {"bitswap_onnx": text})
+    with pytest.raises(ModelError, match="its metadata bitswap_onnx is damaged"):
+        _ = from_proto(proto).metadata
+
+
+@pytest.mark.parametrize(("key", "value"), [("offset", "abc"), ("offset", "-4"), ("location", "w" * 5000)])
+def test_damaged_external_data(tmp_path: Path, key: str, value: str) -> None:
+    proto = build("net (float[N, 2] x) => (float[N, 2] y) { y = MatMul (x, W) }", W=np.ones((2, 2), np.float32))
+    tensor = proto.graph.initializer[0]
+    set_external_data(tensor, "w.bin")
+    tensor.ClearField("raw_data")
+    (tmp_path / "w.bin").write_bytes(b"\0" * 16)
+    del tensor.external_data[:]
+    for name, entry in {"location": "w.bin", key: value}.items():
+        tensor.external_data.add(key=name, value=entry)
+    with pytest.raises(ModelError, match=r"m.onnx: .*external data"):
+        load_model(save(proto, tmp_path / "m.onnx"))
+
+
 def test_packed_external_data_has_half_the_bytes(tmp_path: Path) -> None:
     proto = build("net (float[N, 2] x) => (float[N, 2] y) { y = Identity (x) }")
     tensor = onnx.TensorProto(
@@ -143,6 +169,7 @@ def test_input() -> None:
         ("float[N, 3, H, W] x", (1, 8, 8), r"--input-shape 1,8,8 does not fit the input shape \(batch, 3, \?, \?\)"),
         ("float[N, 3] x", (3, 8), r"--input-shape 3,8 does not fit"),
         ("float[N, 3] x, float[N] other", None, r"expected a model with one input, found 2 \(x, other\)"),
+        ("float[N, 3, 8] x", (3, 9), r"--input-shape 3,9 does not fit the input shape \(batch, 3, 8\)"),
         ("bfloat16[N, 3] x", None, "input x is BFLOAT16; expected numbers that numpy has"),
         ("float x", None, "declares no tensor shape with a batch dimension"),
     ],
@@ -150,6 +177,14 @@ def test_input() -> None:
 def test_inputs_that_do_not_do(inputs: str, shape: tuple[int, ...] | None, message: str) -> None:
     with pytest.raises(ModelError, match=message):
         model_input(from_proto(head(inputs, "float[N, 3] y")), shape)
+
+
+@pytest.mark.parametrize("dims", [(-1, 3), (-1, -1)])
+def test_dimensions_of_minus_one_are_open(dims: tuple[int, int]) -> None:
+    proto = head("float[N, 3] x", "float[N, 3] y")
+    for dim, value in zip(proto.graph.input[0].type.tensor_type.shape.dim, dims, strict=True):
+        dim.dim_value = value
+    assert model_input(from_proto(proto), (3,)).batch is None
 
 
 TWO = "y = Relu (x)\n features = Flatten (x)\n z = Relu (x)\n one = Identity (x)"
