@@ -1,5 +1,6 @@
 """A campaign, from model, fault list and data to a finished run directory. Joins the line; no logic of its own."""
 
+import hashlib
 import os
 import shutil
 import threading
@@ -11,6 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from bitswap_onnx.dataset import Dataset
 from bitswap_onnx.errors import FaultListError, RunError
 from bitswap_onnx.execute import SCRATCH, OnProgress, execute
 from bitswap_onnx.faults.fault import Injection
@@ -155,6 +157,8 @@ def _description(setup: Setup, golden: Golden, providers: list[str], faults: obj
         "data": setup.dataset.source,
         "inputs": len(golden.scores),
         "values_per_input": golden.scores.shape[1],
+        "probabilities": golden.criterion.probabilities,
+        "labels": _labels_hash(setup.dataset),
         "top_1_correct": counts["top_1_correct"],
         "top_5_correct": counts["top_5_correct"],
         "scores": score_fingerprint(golden.scores),
@@ -162,6 +166,11 @@ def _description(setup: Setup, golden: Golden, providers: list[str], faults: obj
         "machine": machine_name(setup.numerics.provider),
         "versions": versions(),
     }
+
+
+def _labels_hash(dataset: Dataset) -> str | None:
+    """Return the SHA-256 of the labels in their order: the same for every layout of the inputs."""
+    return None if dataset.labels is None else hashlib.sha256(dataset.labels.astype("<i8").tobytes()).hexdigest()
 
 
 def _check_folder(folder: Path, identity: dict[str, Any], resume: bool) -> None:

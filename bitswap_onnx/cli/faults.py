@@ -1,4 +1,4 @@
-"""``faults``: check and describe fault lists."""
+"""``faults``: check, describe and convert fault lists."""
 
 import json
 from pathlib import Path
@@ -8,8 +8,10 @@ import typer
 
 from bitswap_onnx.cli import console
 from bitswap_onnx.cli.options import BitOrder, Faults, Json
+from bitswap_onnx.convert import convert_faults
 from bitswap_onnx.describe import describe
-from bitswap_onnx.faults.fault_list import read_fault_list
+from bitswap_onnx.faults.fault_list import read_fault_list, write_fault_list
+from bitswap_onnx.files import check_output
 from bitswap_onnx.graph.model import load_model
 from bitswap_onnx.graph.resolve import resolve
 
@@ -28,6 +30,29 @@ def validate(faults: Faults, model: ModelOption = None, bit_order: BitOrder = "l
         count = sum(1 for _ in resolve(load_model(model), injections, bit_order))
     against = f" in {model.name}" if model else ""
     console.out.print(f"{faults.name}: {count} injections, all valid{against}")
+
+
+@app.command("convert")
+def convert(
+    faults: Faults,
+    source: Annotated[
+        Path, typer.Option("--from", metavar="A.onnx", help="The model that the list is for.", show_default=False)
+    ],
+    partner: Annotated[
+        Path, typer.Option("--to", metavar="B.onnx", help="A model with the same weights.", show_default=False)
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="OUT.csv", help="The new list.", show_default=False)
+    ],
+) -> None:
+    """Write the same faults for another model that holds the same weights, whatever its names and layouts are."""
+    model_a, model_b = load_model(source), load_model(partner)
+    check_output(output, [faults, source, partner, *model_a.data_files, *model_b.data_files])
+    converted = convert_faults(read_fault_list(faults), model_a, model_b)
+    write_fault_list(output, converted)
+    for note in converted.notes:
+        console.out.print(f"note: {note}")
+    console.out.print(f"written: {output}: {converted.injections} injections for {model_b.name}")
 
 
 @app.command("describe")

@@ -47,18 +47,19 @@ def command(
             save_outputs=save_outputs,
             per_input=per_input,
             on_progress=on_progress,
-            on_notes=_print_notes,
-            stop=_stop_on_signal(),
+            on_notes=print_notes,
+            stop=stop_on_signal(),
         )
     console.print_campaign(campaign)
 
 
-def _print_notes(notes: Iterable[str]) -> None:
+def print_notes(notes: Iterable[str]) -> None:
+    """Print notes to stderr."""
     for note in notes:
         sys.stderr.write(f"{note}\n")
 
 
-def _stop_on_signal() -> threading.Event:
+def stop_on_signal() -> threading.Event:
     """Return an event that the first Ctrl-C or SIGTERM sets; a second one ends the process at once."""
     stop = threading.Event()
 

@@ -8,7 +8,7 @@ columns are ignored, so results files are lists too. Every error says file and l
 import csv
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
@@ -16,6 +16,7 @@ from typing import TextIO
 from bitswap_onnx.errors import FaultListError
 from bitswap_onnx.faults.bits import is_number, parse_pattern
 from bitswap_onnx.faults.fault import BIT_KINDS, Fault, Injection, Kind
+from bitswap_onnx.files import replacing
 
 REQUIRED = ("Injection", "Layer", "TensorIndex", "Bit")
 OPTIONAL = ("Parameter", "Kind", "Value", "Site", "Input")
@@ -54,22 +55,29 @@ def read_fault_list(path: str | Path) -> FaultList:
     return faults
 
 
-def write_fault_list(path: str | Path, injections: Sequence[Injection]) -> None:
-    """Write injections as a CSV list; the optional columns appear only where some fault needs them."""
-    faults = [fault for injection in injections for fault in injection.faults]
-    extra = [
-        name
-        for name, used in (
-            ("Parameter", any(f.parameter for f in faults)),
-            ("Kind", any(f.kind is not Kind.FLIP for f in faults)),
-            ("Value", any(f.value for f in faults)),
-        )
-        if used
-    ]
-    with Path(path).open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, [*REQUIRED, *extra], extrasaction="ignore", lineterminator="\n")
+def write_fault_list(path: str | Path, injections: Iterable[Injection]) -> None:
+    """Write injections as a CSV list; the optional columns appear only where some fault needs them.
+
+    ``injections`` is iterated twice, so that a list of any length fits in memory. The file appears whole or not at all;
+    raises RunError where it cannot be written.
+    """
+    if isinstance(injections, Iterator):
+        injections = tuple(injections)
+    needed = {name for injection in injections for fault in injection.faults for name in _needed(fault)}
+    columns = [*REQUIRED, *(name for name in OPTIONAL if name in needed)]
+    with replacing(Path(path)) as file:
+        writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
-        writer.writerows(_row(injection.id, fault) for injection in injections for fault in injection.faults)
+        for injection in injections:
+            for fault in injection.faults:
+                if not needed.issuperset(_needed(fault)):
+                    raise FaultListError(f"{fault.where}: the fault list changed while it was read; run again")
+                writer.writerow(_row(injection.id, fault))
+
+
+def _needed(fault: Fault) -> list[str]:
+    used = (("Parameter", fault.parameter), ("Kind", fault.kind is not Kind.FLIP), ("Value", fault.value))
+    return [name for name, wanted in used if wanted]
 
 
 def fingerprint(injections: Iterable[Injection]) -> Iterator[tuple[Injection, str]]:

@@ -1,0 +1,166 @@
+"""``compare``: the paired reliability of two models."""
+
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from bitswap_onnx.analysis.compare import FILES, Comparison, Judgement, Row, compare_runs
+from bitswap_onnx.analysis.compare_models import Running, compare_models
+from bitswap_onnx.cli import console
+from bitswap_onnx.cli.inject import print_notes, stop_on_signal
+from bitswap_onnx.cli.options import BitOrder, with_settings
+from bitswap_onnx.errors import RunError
+from bitswap_onnx.prepare import Settings
+
+_LAYERS = 10
+
+
+@with_settings
+def command(
+    settings: Settings,
+    run_a: Annotated[Path | None, typer.Argument(metavar="RUN_A", help="A finished run directory.")] = None,
+    run_b: Annotated[Path | None, typer.Argument(metavar="RUN_B", help="A run of the same faults.")] = None,
+    models: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(metavar="A.onnx B.onnx", help="Run both models first, instead of RUN_A RUN_B."),
+    ] = None,
+    faults: Annotated[Path | None, typer.Option(metavar="FAULTS", help="With --models: a list for A.onnx.")] = None,
+    delta: Annotated[float, typer.Option(help="Equivalent within so many percentage points of critical share.")] = 0.1,
+    theta: Annotated[float, typer.Option(help="McNemar: faults whose critical share exceeds this, 0 to 1.")] = 0.0,
+    allow_unpaired: Annotated[bool, typer.Option("--allow-unpaired", help="Leave out what only one run has.")] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for compare.json and .csv. Default: RUN_B; with --models reports/compare/A-B/TIME."),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="With --models: continue the runs in --out.")] = False,
+    workers: Annotated[int | None, typer.Option(min=1, help="With --models: processes of one thread each.")] = None,
+    bit_order: BitOrder = "lsb",
+) -> None:
+    """Compare how two models, e.g. PyTorch's and Keras's, bear the same faults; --seed also seeds the bootstrap."""
+    judgement = Judgement(delta=delta, theta=theta, seed=settings.seed)
+    if models is None:
+        if run_a is None or run_b is None or faults is not None or resume or workers is not None:
+            raise typer.BadParameter("give RUN_A and RUN_B, or --models A.onnx B.onnx --faults LIST")
+        if settings != Settings(seed=settings.seed) or bit_order != "lsb":
+            raise typer.BadParameter("options for running models take --models; these runs are finished")
+        folder = out or run_b
+        comparison = compare_runs(run_a, run_b, judgement, allow_unpaired=allow_unpaired)
+    else:
+        if run_a is not None or faults is None or allow_unpaired or (resume and out is None):
+            raise typer.BadParameter(
+                "--models A.onnx B.onnx takes --faults LIST, no RUN and no --allow-unpaired; --resume takes --out as well"
+            )
+        folder = out or _default_folder(*models)
+        with console.progress() as on_progress:
+            running = Running(
+                settings=settings,
+                resume=resume,
+                workers=workers,
+                bit_order=bit_order,
+                on_progress=on_progress,
+                on_notes=print_notes,
+                stop=stop_on_signal(),
+            )
+            comparison = compare_models(*models, faults, folder, judgement, running)
+    _write(comparison, folder)
+    _print(comparison, folder)
+
+
+def _default_folder(model_a: Path, model_b: Path) -> Path:
+    return Path("reports/compare", f"{model_a.stem}-{model_b.stem}", datetime.now().strftime("%y%m%d_%H%M%S"))
+
+
+def _write(comparison: Comparison, folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{folder}: cannot make the folder: {error.strerror}; choose another --out") from None
+    comparison.write(folder)
+
+
+def _print(comparison: Comparison, folder: Path) -> None:
+    about = comparison.about
+    for name in ("a", "b"):
+        side = about[name]
+        accuracy = console.share(side["top_1_correct"], side["inputs"])
+        console.out.print(f"{name.upper()}: {side['network']}, clean top-1 accuracy {accuracy} ({side['run']})")
+    console.out.print(f"{about['injections']} injections x {about['inputs']} inputs; measures {about['measures']}")
+    wide = [row for row in comparison.rows if row.scope != "layer"]
+    layers = [row for row in comparison.rows if row.scope == "layer" and row.quantity == "critical"]
+    layers.sort(key=lambda row: -abs(row.difference))
+    critical = [row for row in wide if row.quantity != "masked"]
+    masked = [row for row in wide if row.quantity == "masked"]
+    console.out.print(_critical_table([*critical, *layers[:_LAYERS]], about["judgement"]["delta"]))
+    if len(layers) > _LAYERS:
+        console.out.print(f"the {_LAYERS} layers that differ most; all {len(layers)} are in {FILES[1]}")
+    console.out.print(
+        "Differ: faults whose share differs at all, and the exact 95 % upper bound of their share of all faults"
+    )
+    console.out.print(_agreement_table(critical, about["judgement"]["theta"], about["agreement"]))
+    if masked:
+        console.out.print(_masked_table(masked))
+    for checked in about["checked"]:
+        console.out.print(f"checked: {checked}")
+    for note in about["notes"]:
+        console.out.print(f"note: {note}")
+    console.out.print(f"written: {', '.join(str(folder / name) for name in FILES)}")
+
+
+def _critical_table(rows: list[Row], delta: float) -> Table:
+    title = f"Critical share in %, B - A in points; equivalent: the 90 % interval lies inside ±{delta:g} points"
+    names = (
+        "Faults in",
+        ">Faults",
+        ">Differ",
+        ">A",
+        ">B",
+        ">B - A ± SE",
+        ">90 % interval",
+        ">Bootstrap 95 %",
+        "Verdict",
+    )
+    result = console.table(title, *names)
+    for row in rows:
+        differing = f"{row.differing} (≤ {100 * row.differing_upper:.2g} %)"
+        intervals = _interval(row.tost_low, row.tost_high), _interval(row.bootstrap_low, row.bootstrap_high)
+        result.add_row(_group(row), str(row.injections), differing, *_means(row), *intervals, row.verdict)
+    return result
+
+
+def _agreement_table(rows: list[Row], theta: float, per: str) -> Table:
+    over = f"over {100 * theta:g} % critical"
+    names = ("Faults in", ">In A alone", ">In B alone", ">McNemar p", ">Kappa", ">Positive agreement")
+    result = console.table(f"Faults {over} in one model alone; agreement of outcomes {per}", *names)
+    for row in rows:
+        agreement = [_number(value, "{:.3f}") for value in (row.mcnemar_p, row.kappa, row.positive_agreement)]
+        result.add_row(_group(row), str(row.mcnemar_a_only), str(row.mcnemar_b_only), *agreement)
+    return result
+
+
+def _group(row: Row) -> str:
+    return row.group if row.quantity == "critical" else f"{row.group}, finite"
+
+
+def _masked_table(rows: list[Row]) -> Table:
+    names = ("Faults in", ">Faults", ">A", ">B", ">B - A ± SE", ">95 % interval", ">Bootstrap 95 %")
+    result = console.table("Masked share in %: rounding alone moves it", *names)
+    for row in rows:
+        intervals = _interval(row.low, row.high), _interval(row.bootstrap_low, row.bootstrap_high)
+        result.add_row(row.group, str(row.injections), *_means(row), *intervals)
+    return result
+
+
+def _means(row: Row) -> tuple[str, str, str]:
+    se = _number(None if row.se is None else 100 * row.se, "{:.3f}")
+    return f"{100 * row.share_a:.3f}", f"{100 * row.share_b:.3f}", f"{100 * row.difference:+.3f} ± {se}"
+
+
+def _interval(low: float | None, high: float | None) -> str:
+    return "-" if low is None or high is None else f"{100 * low:+.3f}, {100 * high:+.3f}"
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else form.format(value)

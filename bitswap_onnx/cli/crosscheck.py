@@ -1,0 +1,132 @@
+"""``crosscheck``: ONNX Runtime against native torch, Keras and TensorFlow."""
+
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bitswap_onnx.analysis.crosscheck import Agreement, Verdict, crosscheck
+from bitswap_onnx.cli import console
+from bitswap_onnx.cli.options import BitOrder, Faults, Model, with_settings
+from bitswap_onnx.errors import BitswapError
+from bitswap_onnx.graph.model import Model as LoadedModel
+from bitswap_onnx.prepare import Settings
+
+if TYPE_CHECKING:
+    from bitswap_onnx.converters.native import Native
+
+_FORMS = "torch:MODULE:CALLABLE, torch:model.pt2, torch:zoo:NAME:DATASET, keras:model.keras or tf"
+
+
+@with_settings
+def command(
+    model: Model,
+    faults: Faults,
+    settings: Settings,
+    native: Annotated[list[str], typer.Option(metavar="FRAMEWORK:...", help=f"{_FORMS}; may be repeated.")],
+    weights: Annotated[Path | None, typer.Option(help="A checkpoint for the torch network.")] = None,
+    injections: Annotated[int | None, typer.Option(min=1, help="A seeded random K of the injections.")] = None,
+    max_nonfinite: Annotated[float, typer.Option(help="Tolerated percentage of differing nonfinite inferences.")] = 1.0,
+    trust_pickle: Annotated[
+        bool, typer.Option("--trust-pickle", help="Load a pickled module, which can run code.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="Keep ONNX Runtime's run directory there.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes of one thread each.")] = None,
+    bit_order: BitOrder = "lsb",
+) -> None:
+    """Run clean and faulty inferences natively and in ONNX Runtime, and judge whether they agree."""
+    makers = [_maker(text, weights, trust_pickle) for text in native]
+    with tempfile.TemporaryDirectory() as scratch, console.progress() as on_progress:
+        verdicts = crosscheck(
+            model,
+            faults,
+            makers,
+            run=out or Path(scratch) / "run",
+            settings=settings,
+            injections=injections,
+            max_nonfinite=max_nonfinite / 100,
+            bit_order=bit_order,
+            workers=workers,
+            on_progress=on_progress,
+        )
+    _print(verdicts)
+    for verdict in verdicts:
+        verdict.check()
+
+
+def _maker(text: str, weights: Path | None, trust_pickle: bool) -> Callable[[LoadedModel], "Native"]:
+    """Return what makes the native run that ``text`` names; its files are read now, so that mistakes show early."""
+    framework, _, source = text.partition(":")
+    if framework == "torch" and source:
+        return _torch(source, weights, trust_pickle)
+    if framework == "keras" and source:
+        from bitswap_onnx.converters.keras_setup import load_keras_file
+        from bitswap_onnx.converters.native import keras_native
+
+        keras_model = load_keras_file(Path(source))
+        return lambda model: keras_native(keras_model)
+    if text == "tf":
+        from bitswap_onnx.converters.native import tensorflow_native
+
+        return tensorflow_native
+    raise BitswapError(f"--native {text}: expected {_FORMS}")
+
+
+def _torch(source: str, weights: Path | None, trust_pickle: bool) -> Callable[[LoadedModel], "Native"]:
+    from bitswap_onnx.converters.native import torch_native
+    from bitswap_onnx.converters.torch_source import load_source, load_weights
+
+    if source.startswith("zoo:"):
+        from bitswap_onnx.models import zoo
+
+        name, _, dataset = source.removeprefix("zoo:").partition(":")
+        module = zoo.build(name, dataset, weights)
+    else:
+        module = load_source(source, trust_pickle=trust_pickle)
+        if weights is not None:
+            load_weights(module, weights)
+    return lambda model: torch_native(module)
+
+
+def _print(verdicts: list[Verdict]) -> None:
+    """Print one row per injection, ONNX Runtime beside each native run, and the totals."""
+    sides = ["ORT", *(verdict.native for verdict in verdicts)]
+    columns = [f">{kind} {side}" for kind in ("masked", "critical") for side in sides]
+    differences = [f">{what} {v.native}" for v in verdicts for what in ("score difference", "predictions")]
+    result = console.table("ONNX Runtime against native runs", "Run", *differences, *columns)
+    for rows in zip(*((verdict.clean, *verdict.injections) for verdict in verdicts), strict=True):
+        agreements = [cell for row in rows for cell in (f"{row.relative:.1e}", _predictions(row))]
+        counts = [
+            str(side[kind]) for kind in ("masked", "critical") for side in (rows[0].runtime, *(r.native for r in rows))
+        ]
+        result.add_row(rows[0].id, *agreements, *counts)
+    console.out.print(result)
+    for verdict in verdicts:
+        _print_totals(verdict)
+
+
+def _print_totals(verdict: Verdict) -> None:
+    inferences = sum(agreement.inputs for agreement in verdict.injections)
+    masked = [_total(agreement.runtime["masked"] for agreement in verdict.injections)]
+    masked += [_total(agreement.native["masked"] for agreement in verdict.injections)]
+    nonfinite = sum(agreement.nonfinite for agreement in verdict.injections)
+    console.out.print(
+        f"{verdict.native}: {inferences} faulty inferences; clean score difference {verdict.clean.difference:.1e}; "
+        f"{verdict.unexplained} predictions differ without explanation, "
+        f"{sum(a.near_ties for a in verdict.injections)} in near ties; {nonfinite} have NaN or Inf, of which "
+        f"{sum(a.nonfinite_differing for a in verdict.injections)} differ ({verdict.cause}); "
+        f"masked: ORT {masked[0]}, {verdict.native} {masked[1]} (rounding)"
+    )
+
+
+def _total(counts: Iterable[int | None]) -> int:
+    return sum(count or 0 for count in counts)
+
+
+def _predictions(row: Agreement) -> str:
+    parts = ["equal" if not row.differing else f"{row.differing} differ ({row.near_ties} near ties)"]
+    if row.nonfinite:
+        parts.append(f"{row.nonfinite_differing} of {row.nonfinite} nonfinite differ")
+    return ", ".join(parts)

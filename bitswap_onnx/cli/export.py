@@ -1,0 +1,135 @@
+"""``export``: framework models to ONNX, every parameter compared bit for bit."""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal, Protocol
+
+import typer
+
+from bitswap_onnx.cli import console
+from bitswap_onnx.errors import BitswapError
+from bitswap_onnx.files import check_output
+
+app = typer.Typer(no_args_is_help=True, help="Framework models to ONNX, every parameter compared bit for bit.")
+
+_SHOWN = 3
+
+Output = Annotated[Path, typer.Option("--output", "-o", metavar="M.onnx", help="The new file.", show_default=False)]
+
+
+class Report(Protocol):
+    """What a converter says about the file that it wrote."""
+
+    @property
+    def parameters(self) -> Sequence[str]:
+        """Names of the parameters that were compared."""
+
+    @property
+    def tied(self) -> dict[str, str]:
+        """Further names of parameters, and the name that each is stored under."""
+
+    @property
+    def unused(self) -> Sequence[str]:
+        """Names that take no part in inference and are not in the file."""
+
+
+@app.command("torch")
+def torch(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODULE:CALLABLE|MODEL.pt2",
+            help="net.py:build, package.module:Net, a program of torch.export.save, or a pickled module (.pt).",
+            show_default=False,
+        ),
+    ],
+    input_shape: Annotated[
+        str, typer.Option(metavar="C,H,W", help="Shape of one input, without the batch.", show_default=False)
+    ],
+    output: Output,
+    weights: Annotated[Path | None, typer.Option(help="A checkpoint with the network's state dict.")] = None,
+    trust_pickle: Annotated[
+        bool, typer.Option("--trust-pickle", help="Load a pickled module, which can run any code.")
+    ] = False,
+) -> None:
+    """Export a PyTorch network."""
+    from bitswap_onnx.converters.torch_source import load_source, load_weights
+    from bitswap_onnx.converters.torch_to_onnx import export_torch
+
+    shape = _shape(input_shape)
+    check_output(output, [Path(source), *([weights] if weights else [])])
+    network = load_source(source, trust_pickle=trust_pickle)
+    if weights is not None:
+        load_weights(network, weights)
+    _print(export_torch(network, shape, output), output)
+
+
+@app.command("keras")
+def keras(
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL.keras|MODEL.h5", help="A saved Keras model.", show_default=False)
+    ],
+    output: Output,
+) -> None:
+    """Export a Keras model."""
+    from bitswap_onnx.converters.keras_to_onnx import export_keras
+
+    check_output(output, [model])
+    _print(export_keras(model, output), output)
+
+
+@app.command("zoo")
+def zoo(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="ResNet20, Vgg11_bn, ...", show_default=False)],
+    dataset: Annotated[str, typer.Option(help="CIFAR10, CIFAR100 or GTSRB.", show_default=False)],
+    output: Output,
+    weights: Annotated[
+        Path | None, typer.Option(help="A checkpoint, or a dnn-benchmarks checkout. Default: random weights.")
+    ] = None,
+    framework: Annotated[Literal["torch", "keras"], typer.Option(help="Whose layers, names and layout.")] = "torch",
+    seed: Annotated[int, typer.Option(help="Seed of random weights.")] = 0,
+) -> None:
+    """Export a network of the zoo, with trained or seeded random weights."""
+    from bitswap_onnx.converters.torch_to_onnx import export_torch
+    from bitswap_onnx.models.zoo import build, find, weights_file
+
+    network = find(name, dataset)
+    file = None if weights is None else weights_file(network, weights)
+    check_output(output, [file] if file else [])
+    module = build(network.name, network.dataset.name, file, seed)
+    origin = f"random, seed {seed}" if file is None else f"real, from {file}"
+    shape = network.dataset.input_shape
+    if framework == "torch":
+        report: Report = export_torch(module, shape, output)
+    else:
+        from bitswap_onnx.converters.keras_to_onnx import export_keras
+        from bitswap_onnx.converters.onnx_to_keras import onnx_to_keras
+
+        with tempfile.TemporaryDirectory() as folder:
+            between, saved = Path(folder, "torch.onnx"), Path(folder, "model.keras")
+            export_torch(module, shape, between)
+            onnx_to_keras(between, saved)
+            report = export_keras(saved, output)
+    console.out.print(f"{network.name} for {network.dataset.name}, weights: {origin}")
+    _print(report, output)
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    try:
+        shape = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        shape = ()
+    if not shape or min(shape) < 1:
+        raise BitswapError(f"--input-shape: expected sizes like 3,32,32, found {text!r}")
+    return shape
+
+
+def _print(report: Report, output: Path) -> None:
+    console.out.print(f"parameters compared bit for bit: {len(report.parameters)}")
+    if report.tied:
+        console.out.print(f"tied: {', '.join(f'{name} = {first}' for name, first in report.tied.items())}")
+    if report.unused:
+        more = ", ..." if len(report.unused) > _SHOWN else ""
+        console.out.print(f"unused at inference: {len(report.unused)} ({', '.join(report.unused[:_SHOWN])}{more})")
+    console.out.print(f"written: {output}")

@@ -1,0 +1,91 @@
+"""A fault list for one model → the same faults for another model that holds the same weights."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+from bitswap_onnx.errors import FaultListError
+from bitswap_onnx.faults.fault import Fault, Injection
+from bitswap_onnx.graph.model import Model
+from bitswap_onnx.graph.pairing import Pairing, pair_targets
+from bitswap_onnx.graph.resolve import Resolver
+from bitswap_onnx.graph.targets import Target
+
+_NAMED = 12
+
+
+@dataclass(frozen=True, eq=False)
+class ConvertedFaults:
+    """A converted list: iterating converts anew, one injection after the other. ``notes``: what had equal choices."""
+
+    faults: Iterable[Injection]
+    injections: int
+    notes: tuple[str, ...]
+    _converter: "_Converter"
+
+    def __iter__(self) -> Iterator[Injection]:
+        return map(self._converter.convert, self.faults)
+
+
+def convert_faults(faults: Iterable[Injection], source: Model, partner: Model) -> ConvertedFaults:
+    """Return the list ``faults`` of ``source`` as a list for ``partner``; targets are paired by content.
+
+    Layer, parameter and index change; ids, kinds, bits, values and order stay. ``faults`` can be iterated repeatedly.
+    Reads the whole list once. Raises FaultListError for a fault that does not resolve in ``source``, and for faults
+    whose target has no partner, naming all their layers.
+    """
+    if isinstance(faults, Iterator):
+        faults = tuple(faults)
+    converter = _Converter(Resolver(source), Resolver(partner), pair_targets(source, partner))
+    used: dict[str, Target] = {}
+    number = 0
+    for injection in faults:
+        number += 1
+        for receipt in converter.source.resolve(injection).receipts:
+            used.setdefault(receipt.target.tensor, receipt.target)
+    _check_partners(used.values(), converter.pairing, partner.name)
+    pairs = [converter.pairing.pairs[tensor] for tensor in used]
+    notes = tuple(f"{_name(pair.source)} -> {_name(pair.partner)}: {pair.note}" for pair in pairs if pair.note)
+    return ConvertedFaults(faults, number, notes, converter)
+
+
+class _Converter:
+    """Both models' names and how they pair; keeps the address of every partner."""
+
+    def __init__(self, source: Resolver, partner: Resolver, pairing: Pairing) -> None:
+        self.source = source
+        self.partner = partner
+        self.pairing = pairing
+        self._partners = {target.tensor: target for target in partner.targets}
+        self._bare: dict[str, bool] = {}
+
+    def convert(self, injection: Injection) -> Injection:
+        return Injection(injection.id, tuple(map(self._fault, injection.faults)))
+
+    def _fault(self, fault: Fault) -> Fault:
+        pair = self.pairing.pairs[self.source.find(fault).tensor]
+        partner = self._partners[pair.partner.tensor]
+        layer, parameter = self.partner.address(partner)
+        bare = fault.parameter is None and self._is_weight_of(layer, partner)
+        return replace(fault, layer=layer, parameter=None if bare else parameter, index=pair.index(fault.index))
+
+    def _is_weight_of(self, layer: str, partner: Target) -> bool:
+        """Whether a list finds ``partner`` by its layer alone, so that it needs no column Parameter."""
+        if partner.tensor not in self._bare:
+            try:
+                found = self.partner.find(Fault(layer, ())) is partner
+            except FaultListError:
+                found = False
+            self._bare[partner.tensor] = found
+        return self._bare[partner.tensor]
+
+
+def _check_partners(used: Iterable[Target], pairing: Pairing, partner: str) -> None:
+    missing = [target for target in used if target.tensor in pairing.unpaired]
+    if missing:
+        named = [f"{_name(target)} ({pairing.unpaired[target.tensor]})" for target in missing[:_NAMED]]
+        more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
+        raise FaultListError(f"without a partner in {partner}: {', '.join(named)}{more}; do the models share weights?")
+
+
+def _name(target: Target) -> str:
+    return f"{target.layer}.{target.parameter}"

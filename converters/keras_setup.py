@@ -1,0 +1,105 @@
+"""Keras on TensorFlow, imported without a word from either and with one sentence where something is missing."""
+
+import logging
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bitswap_onnx.errors import MissingExtraError, ModelError, one_line
+
+if TYPE_CHECKING:
+    import keras
+
+#: What TensorFlow, its kernels and its CUDA stubs are told by way of the environment before they load.
+QUIET_ENVIRONMENT = {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_CPP_MIN_VLOG_LEVEL": "0", "GRPC_VERBOSITY": "ERROR"}
+
+_NOISY_LOGGERS = ("tensorflow", "tf2onnx", "absl")
+
+
+def require(*modules: str) -> None:
+    """Import ``modules`` of the extra ``[keras]``, quietly.
+
+    Raises MissingExtraError, with the command that installs it, where one is missing, and ModelError where Keras was told
+    to run on something other than TensorFlow.
+    """
+    for name, value in QUIET_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    if "keras" not in sys.modules:
+        os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    for name in modules:
+        try:
+            with quiet():
+                module = import_module(name)
+        except ImportError:
+            package = name.partition(".")[0]
+            raise MissingExtraError(
+                f"{package} is not installed; it comes with: pip install 'bitswap-onnx[keras]'"
+            ) from None
+        if name == "keras" and module.config.backend() != "tensorflow":
+            raise ModelError(
+                f"Keras runs on {module.config.backend()} here; set KERAS_BACKEND=tensorflow before Keras is imported"
+            )
+
+
+def load_keras_file(path: Path) -> "keras.Model":
+    """Return the model in a ``.keras`` or ``.h5`` file; no code from the file runs.
+
+    Raises ModelError for a file that is missing, is no Keras model, or asks for code (Lambda layers, unknown classes).
+    """
+    require("tensorflow", "keras")
+    import keras
+
+    if not path.is_file():
+        raise ModelError(f"{path}: cannot read the model: no such file")
+    try:
+        with quiet():
+            model: keras.Model = keras.models.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:  # Keras raises whatever its parsers raise
+        raise ModelError(f"{path}: Keras cannot load it: {one_line(error)}") from None
+    return model
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Drop what TensorFlow prints, logs and warns of; failures still raise.
+
+    Its native code writes to file descriptor 2 before any setting of its own is read, so that is where it is stopped.
+    """
+    loggers = [logging.getLogger(name) for name in _NOISY_LOGGERS]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings(), _stderr_apart():
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+@contextmanager
+def _stderr_apart() -> Iterator[None]:
+    stream: Any = sys.stderr
+    if stream is not None:
+        stream.flush()
+    try:
+        kept = os.dup(2)
+    except OSError:  # the process has no standard error
+        yield
+        return
+    with tempfile.TemporaryFile() as sink:
+        os.dup2(sink.fileno(), 2)
+        try:
+            yield
+        finally:
+            if stream is not None:
+                stream.flush()
+            os.dup2(kept, 2)
+            os.close(kept)

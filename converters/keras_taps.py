@@ -1,0 +1,113 @@
+"""Which ONNX value each Keras layer's output became: `torch_taps`, for layers instead of modules.
+
+Keras has no hooks, so each layer's ``call`` is wrapped, in that layer alone, for the time of the trace.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+from bitswap_onnx.converters.torch_taps import Taps
+
+if TYPE_CHECKING:
+    import keras
+
+
+@dataclass
+class KerasTaps(Taps):
+    """What entered and left each layer; tensors come from TensorFlow, the rest is as for PyTorch.
+
+    Between two convolutions the converter leaves out Keras's channels-last value. Then the value that a layer leads to
+    is ONNX's, and the layer's entry has under ``permutations`` the order of axes that makes it Keras's.
+    """
+
+    orders: list[tuple[ir.Value, list[int]]] = field(default_factory=list)
+    graph: Any = None
+
+    def detach(self, model: ir.Model) -> None:
+        """Take the extra outputs off ``model``, and what served them alone."""
+        super().detach(model)
+        sources = [_before_transpose(value) for value in self.values]
+        RemoveUnusedNodesPass()(model)
+        for place, (value, source) in enumerate(zip(self.values, sources, strict=True)):
+            producer = value.producer()
+            if source is not None and (producer is None or producer.graph is None):
+                self.values[place] = source[0]
+                self.orders.append(source)
+
+    def locate(self, model: ir.Model, replaced: Mapping[str, ir.Value]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return (modules, vanished) as for PyTorch, with ``permutations`` by value."""
+        modules, vanished = super().locate(model, replaced)
+        orders = {value.name: order for value, order in self.orders}
+        for entry in (*modules.values(), *vanished.values()):
+            permuted = {name: orders[name] for name in entry.get("values", [entry["value"]]) if name in orders}
+            if permuted:
+                entry["permutations"] = permuted
+        return modules, vanished
+
+    def enter(self, path: str, arguments: Any) -> None:
+        """Note that a layer is called; the model's call starts a new trace."""
+        import tensorflow as tf
+
+        if not path:
+            self.graph = tf.compat.v1.get_default_graph()
+        super().enter(path, arguments)
+
+    def _tap(self, value: Any) -> int | None:
+        import keras
+        import tensorflow as tf
+
+        tensors = [each for each in keras.tree.flatten(value) if tf.is_tensor(each)]
+        if (
+            not tensors or tf.compat.v1.get_default_graph() is not self.graph
+        ):  # what a loop's body computes cannot leave it
+            return None
+        self.tensors.append(tf.identity(tensors[0]))
+        return len(self.tensors) - 1
+
+
+@contextmanager
+def tapped_layers(model: "keras.Model") -> Iterator[KerasTaps]:
+    """Wrap every layer of ``model`` and the layers within them for the time that it is traced."""
+    taps = KerasTaps()
+    wrapped: dict[int, keras.layers.Layer] = {}
+    for path, layer in layer_paths(model).items():
+        if "call" not in vars(layer):  # what the user replaced stays
+            taps.types[path] = type(layer).__name__
+            object.__setattr__(layer, "call", _wrapper(taps, path, layer.call))
+            wrapped[id(layer)] = layer
+    try:
+        yield taps
+    finally:
+        for layer in wrapped.values():
+            object.__delattr__(layer, "call")
+
+
+def layer_paths(model: "keras.Model") -> dict[str, "keras.layers.Layer"]:
+    """Return every layer below ``model`` by its path, as its variables have it; of equal paths the first."""
+    paths: dict[str, keras.layers.Layer] = {}
+    for layer in model._flatten_layers(include_self=False):
+        paths.setdefault(str(layer.path or layer.name), layer)
+    return paths
+
+
+def _before_transpose(value: ir.Value) -> tuple[ir.Value, list[int]] | None:
+    """Return what a Transpose makes ``value`` of, and its order of axes, if it is one."""
+    node = value.producer()
+    if node is None or node.op_type != "Transpose" or node.inputs[0] is None or "perm" not in node.attributes:
+        return None
+    return node.inputs[0], list(node.attributes["perm"].as_ints())
+
+
+def _wrapper(taps: KerasTaps, path: str, call: Callable[..., Any]) -> Callable[..., Any]:
+    def tapped(*args: Any, **kwargs: Any) -> Any:
+        taps.enter(path, args)
+        output = call(*args, **kwargs)
+        taps.leave(path, output)
+        return output
+
+    return tapped

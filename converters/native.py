@@ -1,0 +1,121 @@
+"""Clean and faulty runs in the frameworks themselves, for cross-checks: nothing of ours in them but the bit edit."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitswap_onnx.errors import FaultListError
+from bitswap_onnx.faults.bits import to_bits
+from bitswap_onnx.graph.model import Model
+from bitswap_onnx.graph.resolve import Receipt, ResolvedInjection
+from bitswap_onnx.graph.weights import rewrite
+
+if TYPE_CHECKING:
+    import keras
+    import torch
+
+Array = NDArray[Any]
+_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Native:
+    """A framework's own run of a model: inputs (n, ...) → scores (n, classes), clean and with an injection applied."""
+
+    name: str
+    clean: Callable[[Array], Array]
+    faulty: Callable[[ResolvedInjection, Array], Array]
+
+
+def torch_native(module: "torch.nn.Module") -> Native:
+    """Run a PyTorch module; faults flip bits of its parameters and buffers, found by the names they have in the file."""
+    import torch
+
+    module.eval()
+    parameters = {name: tensor.detach().numpy() for name, tensor in module.state_dict(keep_vars=True).items()}
+
+    @torch.no_grad()
+    def run(inputs: Array) -> Array:
+        batches = (
+            torch.from_numpy(np.ascontiguousarray(inputs[i : i + _BATCH])) for i in range(0, len(inputs), _BATCH)
+        )
+        return np.concatenate([module(batch).numpy() for batch in batches])
+
+    def faulty(injection: ResolvedInjection, inputs: Array) -> Array:
+        with _flipped(injection, parameters):
+            return run(inputs)
+
+    return Native("torch", run, faulty)
+
+
+def keras_native(model: "keras.Model") -> Native:
+    """Run a Keras model; faults set its variables, found by the paths they have in the file."""
+    variables = {variable.path: variable for variable in model.variables}
+
+    def run(inputs: Array) -> Array:
+        return np.asarray(model.predict(inputs, batch_size=_BATCH, verbose=0))
+
+    def faulty(injection: ResolvedInjection, inputs: Array) -> Array:
+        clean = {name: np.array(variables[name]) for name in injection.path if name in variables}
+        changed = {name: values.copy() for name, values in clean.items()}
+        try:
+            with _flipped(injection, changed, restore=False):
+                for name, values in changed.items():
+                    variables[name].assign(values)
+            return run(inputs)
+        finally:
+            for name, values in clean.items():
+                variables[name].assign(values)
+
+    return Native("keras", run, faulty)
+
+
+def tensorflow_native(model: Model) -> Native:
+    """Run an ONNX model, clean or rewritten, in TensorFlow by way of onnx2tf: slow, but independent of everything else."""
+    from bitswap_onnx.converters.onnx_to_tf import onnx_to_tf, run_saved_model
+
+    def run(converted: Model, inputs: Array) -> Array:
+        with TemporaryDirectory() as folder:
+            onnx_to_tf(converted, Path(folder))
+            return run_saved_model(Path(folder), inputs)
+
+    return Native(
+        "tf", lambda inputs: run(model, inputs), lambda injection, inputs: run(rewrite(model, injection.edits), inputs)
+    )
+
+
+@contextmanager
+def _flipped(injection: ResolvedInjection, parameters: Mapping[str, Array], restore: bool = True) -> Iterator[None]:
+    """XOR an injection's masks onto ``parameters``, in place, and take them off again.
+
+    Raises FaultListError for parameters that the native model does not have, or that hold other bits than the file.
+    """
+    for receipt in injection.receipts:
+        _check(receipt, parameters)
+    _xor(injection, parameters)
+    try:
+        yield
+    finally:
+        if restore:
+            _xor(injection, parameters)
+
+
+def _check(receipt: Receipt, parameters: Mapping[str, Array]) -> None:
+    name, place = receipt.target.tensor, np.unravel_index(receipt.element, receipt.target.shape)
+    values = parameters.get(name)
+    if values is None or values.shape != receipt.target.shape:
+        raise FaultListError(f"{name}: the native model has no such parameter; give the model that was exported")
+    if int(to_bits(values)[place]) != receipt.clean_bits:
+        raise FaultListError(f"{name}: the native model has other weights; give it those that were exported")
+
+
+def _xor(injection: ResolvedInjection, parameters: Mapping[str, Array]) -> None:
+    for receipt in injection.receipts:
+        bits = to_bits(parameters[receipt.target.tensor])
+        bits[np.unravel_index(receipt.element, receipt.target.shape)] ^= bits.dtype.type(receipt.mask)

@@ -1,0 +1,216 @@
+"""Where a PyTorch network comes from: Python code that the user names, an exported program, a pickled module; and weights.
+
+Only the user's own code runs. Files are read without running what they hold, unless the user trusts them.
+"""
+
+import importlib
+import importlib.util
+import os
+import pickle
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from operator import attrgetter
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from bitswap_onnx.converters.exported_program import refuse_code
+from bitswap_onnx.converters.torch_checkpoint import load_state_dict_file, require_torch
+from bitswap_onnx.errors import ModelError, nearest, one_line
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+#: Endings of files that may hold a whole pickled module.
+PICKLES = (".pt", ".pth", ".th", ".pkl", ".bin")
+
+_COUNTER = "num_batches_tracked"
+
+#: What a layer does at inference alone: operator → position of its argument ``training``.
+_TRAINING_ARGUMENT = {"aten.batch_norm.default": 5, "aten.dropout.default": 2}
+
+
+def load_source(source: str, *, trust_pickle: bool = False) -> "nn.Module":
+    """Return the network that ``source`` names.
+
+    ``source`` is ``MODULE:CALLABLE`` (MODULE a Python file or an importable module; CALLABLE an `nn.Module` or something
+    that returns one when called without arguments), a program saved with `torch.export.save` (``.pt2``), or a whole
+    pickled module (``.pt``, ``.pth``), which takes ``trust_pickle`` because loading it can run any code.
+
+    Raises ModelError where there is no network, MissingExtraError without PyTorch.
+    """
+    require_torch()
+    suffix = Path(source).suffix.lower()
+    if suffix == ".pt2":
+        return _load_program(Path(source), trust_pickle)
+    if suffix in PICKLES:
+        return _load_pickle(Path(source), trust_pickle)
+    return _from_code(source)
+
+
+def load_weights(module: "nn.Module", file: Path) -> None:
+    """Load a checkpoint into ``module``, in which every parameter must be, with its shape and dtype.
+
+    Raises ModelError naming the first parameters that are missing, unexpected or different.
+    """
+    found = load_state_dict_file(file)
+    expected = module.state_dict()
+    wrong = {
+        "missing": [name for name in expected if name not in found and not name.endswith(_COUNTER)],
+        "unexpected": [name for name in found if name not in expected],
+        "different": [
+            f"{name} {_kind(tensor)} instead of {_kind(expected[name])}"
+            for name, tensor in found.items()
+            if name in expected and _kind(tensor) != _kind(expected[name])
+        ],
+    }
+    if any(wrong.values()):
+        parts = [f"{len(names)} {label} ({', '.join(names[:3])})" for label, names in wrong.items() if names]
+        raise ModelError(f"{file}: these are not the network's weights: {'; '.join(parts)}")
+    counters = {name: tensor for name, tensor in expected.items() if name.endswith(_COUNTER)}
+    module.load_state_dict(counters | found)
+
+
+def _kind(tensor: "torch.Tensor") -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"
+
+
+def _load_program(path: Path, trust: bool) -> "nn.Module":
+    import torch
+
+    if not trust:
+        refuse_code(path)
+    try:
+        with nullcontext() if trust else _restricted_unpickling():
+            program = torch.export.load(path)
+    except Exception as error:  # torch raises whatever a damaged file makes it stumble over
+        raise ModelError(f"{path}: cannot read the exported program: {one_line(error)}") from None
+    _check_program(program, path)
+    module = program.module(check_guards=False)
+    for name in ("train", "eval"):  # those of an exported program only raise
+        vars(module).pop(name, None)
+    return module
+
+
+@contextmanager
+def _restricted_unpickling() -> Iterator[None]:
+    """Make every `torch.load` refuse what could run code, whatever its caller asks for."""
+    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop(name)
+        if before is not None:
+            os.environ[name] = before
+
+
+def _check_program(program: "torch.export.ExportedProgram", path: Path) -> None:
+    """Raise ModelError unless the program takes one batch of any size and was exported for inference."""
+    inputs = [node for node in program.graph.nodes if node.name in program.graph_signature.user_inputs]
+    if len(inputs) != 1:
+        raise ModelError(f"{path}: expected a program with one input, found {len(inputs)}")
+    shape = inputs[0].meta["val"].shape
+    if not shape or isinstance(shape[0], int):
+        raise ModelError(
+            f"{path}: the program was exported for one batch size alone; export it with "
+            "dynamic_shapes=({0: torch.export.Dim('batch')},)"
+        )
+    for node in program.graph.nodes:
+        place = _TRAINING_ARGUMENT.get(str(node.target))
+        if place is not None and node.args[place] is True:
+            raise ModelError(f"{path}: the program was exported in training mode; call model.eval() before the export")
+
+
+def _load_pickle(path: Path, trust: bool) -> "nn.Module":
+    import torch
+    from torch import nn
+
+    try:
+        with _importing("."):
+            content = torch.load(path, map_location="cpu", weights_only=not trust)
+    except OSError as error:
+        raise ModelError(f"{path}: cannot read the file: {error.strerror}") from None
+    except pickle.UnpicklingError as error:
+        raise ModelError(f"{path}: {one_line(error) if trust else _refusal()}") from None
+    except Exception as error:  # unpickling runs the file's code, which raises what it likes
+        raise ModelError(f"{path}: cannot load the module: {one_line(error)}") from None
+    if not isinstance(content, nn.Module):
+        raise ModelError(
+            f"{path}: expected a whole module, found {type(content).__name__}; name the network as MODULE:CALLABLE and "
+            "pass this file with --weights"
+        )
+    return content
+
+
+def _refusal() -> str:
+    return (
+        "a whole pickled module can run code when it is loaded; where it was made, save it again with "
+        "torch.save(model.state_dict(), 'weights.pt') and pass that with --weights, or, if you trust the file, pass "
+        "--trust-pickle"
+    )
+
+
+def _from_code(source: str) -> "nn.Module":
+    from torch import nn
+
+    place, _, name = source.rpartition(":")
+    if not place or not name:
+        raise ModelError(
+            f"{source}: expected MODULE:CALLABLE (net.py:build, package.module:Net), a .pt2 program or a pickled .pt module"
+        )
+    with _importing(place):
+        code = _import(place)
+        try:
+            found = attrgetter(name)(code)
+        except AttributeError:
+            known = [each for each, value in vars(code).items() if callable(value) or isinstance(value, nn.Module)]
+            raise ModelError(f"{place}: no {name!r} in it; nearest: {nearest(name, known)}") from None
+        if not isinstance(found, nn.Module):
+            found = _run(found, f"{source}: calling it without arguments") if callable(found) else found
+    if not isinstance(found, nn.Module):
+        raise ModelError(f"{source}: expected an nn.Module or something that returns one, found {type(found).__name__}")
+    return found
+
+
+def _import(place: str) -> ModuleType:
+    if not place.endswith(".py"):
+        return _run(lambda: importlib.import_module(place), f"{place}: importing it")  # type: ignore[no-any-return]
+    path = Path(place)
+    if not path.is_file():
+        raise ModelError(f"{path}: no such file")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    code = importlib.util.module_from_spec(spec)
+    sys.modules.setdefault(path.stem, code)  # dataclasses and pickles look there
+    loader = spec.loader
+    _run(lambda: loader.exec_module(code), f"{path}: importing it")
+    return code
+
+
+def _run(action: Callable[[], Any], what: str) -> Any:
+    """Run the user's code; what it raises becomes one line with the place in that code where it was raised."""
+    try:
+        return action()
+    except Exception as error:
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        inside = frame.filename != __file__ and not frame.filename.startswith("<")
+        where = f" at {Path(frame.filename).name}:{frame.lineno}" if inside else ""
+        raise ModelError(f"{what} failed{where}: {type(error).__name__}: {one_line(error)}") from error
+
+
+@contextmanager
+def _importing(place: str) -> Iterator[None]:
+    """Let the file's folder, or the current one, be imported from, as Python itself would."""
+    folder = Path(place).resolve().parent if place.endswith(".py") else Path.cwd()
+    before = list(sys.path)
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path[:] = before

@@ -1,0 +1,294 @@
+"""``export``: what it prints and writes, where networks come from, and the one line that wrong input gets."""
+
+import io
+import json
+import sys
+import types
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+from onnx import numpy_helper
+
+from bitswap_onnx.cli.main import main
+from bitswap_onnx.converters.torch_to_onnx import ExportReport
+
+NET = """
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(4, 4)
+        self.second = nn.Linear(4, 4)
+        self.second.weight = self.first.weight
+        self.never = nn.Linear(2, 2)
+        self.norm = nn.BatchNorm1d(4)
+
+    def forward(self, x):
+        return self.norm(self.second(self.first(x)))
+
+class Home:
+    net = Net()
+
+def number(): return 3
+def needy(size): return Net()
+def broken(): raise RuntimeError("no\\nweights")
+"""
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
+    """Run a command line in a folder with a network's code; return exit code, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    Path("export_net.py").write_text(NET)
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["bitswap-onnx", "export", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        printed = capsys.readouterr()
+        return int(ended.value.code or 0), printed.out, printed.err
+
+    yield run
+    sys.modules.pop("export_net", None)
+
+
+@pytest.fixture
+def net(run: Run, monkeypatch: pytest.MonkeyPatch) -> torch.nn.Module:
+    """The network in export_net.py, made as a script beside it would."""
+    monkeypatch.syspath_prepend(Path.cwd())
+    import export_net  # type: ignore[import-not-found]
+
+    network = export_net.Net().eval()
+    assert isinstance(network, torch.nn.Module)
+    return network
+
+
+def program(network: torch.nn.Module, path: str, dynamic: bool = True) -> None:
+    shapes = ({0: torch.export.Dim("batch")},) if dynamic else None
+    torch.export.save(torch.export.export(network, (torch.zeros(2, 4),), dynamic_shapes=shapes), path)
+
+
+def stored(path: str) -> dict[str, np.ndarray]:
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(path).graph.initializer}
+
+
+def check_same(network: torch.nn.Module, path: str) -> None:
+    found = stored(path)
+    for name in ("first.weight", "first.bias", "second.bias", "norm.weight", "norm.running_var"):
+        assert found[name].tobytes() == network.state_dict()[name].numpy().tobytes()
+    x = torch.randn(3, 4, generator=torch.Generator().manual_seed(1))
+    scores = ort.InferenceSession(path).run(None, {"input": x.numpy()})[0]
+    np.testing.assert_allclose(scores, network(x).detach().numpy(), atol=1e-5)
+
+
+def one_line(result: tuple[int, str, str], *words: str, code: int = 1) -> None:
+    assert result[0] == code
+    assert result[1] == ""
+    assert result[2].startswith("error: ")
+    assert result[2].count("\n") == 1
+    for word in words:
+        assert word in result[2]
+    assert not Path("m.onnx").exists()
+
+
+@pytest.mark.parametrize("source", ["export_net.py:Net", "export_net:Net", "export_net.py:Home.net"])
+def test_networks_from_code(run: Run, source: str) -> None:
+    before = list(sys.path)
+    code, out, err = run("torch", source, "--input-shape", "4", "-o", "m.onnx")
+    assert (code, err) == (0, "")
+    assert out.splitlines() == [
+        "parameters compared bit for bit: 7",
+        "tied: second.weight = first.weight",
+        "unused at inference: 3 (never.weight, never.bias, norm.num_batches_tracked)",
+        "written: m.onnx",
+    ]
+    assert sys.path == before
+
+
+def test_weights_replace_the_initial_ones(run: Run, net: torch.nn.Module) -> None:
+    torch.save({"state_dict": net.state_dict()}, "w.pt")
+    assert run("torch", "export_net:Net", "--weights", "w.pt", "--input-shape", 4, "-o", "m.onnx")[0] == 0
+    check_same(net, "m.onnx")
+
+
+def test_exported_program(run: Run, net: torch.nn.Module) -> None:
+    program(net, "net.pt2")
+    code, out, _ = run("torch", "net.pt2", "--input-shape", 4, "-o", "m.onnx")
+    assert (code, out.splitlines()[0]) == (0, "parameters compared bit for bit: 7")
+    check_same(net, "m.onnx")
+
+
+def test_pickled_module_only_if_trusted(run: Run, net: torch.nn.Module) -> None:
+    torch.save(net, "whole.pt")
+    one_line(run("torch", "whole.pt", "--input-shape", 4, "-o", "m.onnx"), "state_dict", "--weights", "--trust-pickle")
+    assert run("torch", "whole.pt", "--trust-pickle", "--input-shape", 4, "-o", "m.onnx")[0] == 0
+    check_same(net, "m.onnx")
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("export_net.py", ["expected MODULE:CALLABLE"]),
+        ("none.py:Net", ["none.py: no such file"]),
+        ("no_such_module:Net", ["importing it failed", "No module named 'no_such_module'"]),
+        ("export_net.py:net", ["no 'net' in it; nearest: ", "Net"]),
+        ("export_net.py:number", ["found int"]),
+        ("export_net.py:needy", ["without arguments", "size"]),
+        ("export_net.py:broken", ["failed at export_net.py:21: RuntimeError: no weights"]),
+        ("none.pt2", ["none.pt2"]),
+        ("none.pt", ["none.pt: cannot read the file: No such file"]),
+        ("weights.pt", ["expected a whole module, found dict", "--weights"]),
+        ("export_net.py:Net --weights other.pt", ["other.pt", "missing", "first.weight"]),
+        ("export_net.py:Net --weights none.pt", ["none.pt"]),
+    ],
+)
+def test_wrong_sources(run: Run, source: str, words: list[str]) -> None:
+    torch.save({"a": torch.zeros(1)}, "weights.pt")
+    torch.save({"a": torch.zeros(1)}, "other.pt")
+    one_line(run("torch", *source.split(), "--input-shape", "4", "-o", "m.onnx"), *words)
+
+
+def test_code_that_cannot_be_imported(run: Run) -> None:
+    Path("torn.py").write_text("x = 1\ny = x / 0\n")
+    one_line(run("torch", "torn.py:x", "--input-shape", 4, "-o", "m.onnx"), "torn.py:2: ZeroDivisionError")
+
+
+@pytest.mark.parametrize("shape", ["", "3,x", "3,0,4", "-1"])
+def test_wrong_input_shape(run: Run, shape: str) -> None:
+    one_line(run("torch", "export_net.py:Net", f"--input-shape={shape}", "-o", "m.onnx"), "--input-shape", "3,32,32")
+
+
+def test_programs_that_cannot_be_used(run: Run, net: torch.nn.Module) -> None:
+    program(net, "fixed.pt2", dynamic=False)
+    one_line(run("torch", "fixed.pt2", "--input-shape", 4, "-o", "m.onnx"), "one batch size", "dynamic_shapes")
+    program(net.train(), "training.pt2")
+    one_line(run("torch", "training.pt2", "--input-shape", 4, "-o", "m.onnx"), "model.eval()")
+    Path("torn.pt2").write_bytes(Path("fixed.pt2").read_bytes()[:1000])
+    one_line(run("torch", "torn.pt2", "--input-shape", 4, "-o", "m.onnx"), "not a program saved with torch.export.save")
+
+
+def test_programs_that_bring_code(run: Run, net: torch.nn.Module) -> None:
+    program(net, "net.pt2")
+
+    def changed(name: str, change: Callable[[bytes], bytes], add: str = "") -> str:
+        with zipfile.ZipFile("net.pt2") as old, zipfile.ZipFile(name, "w") as new:
+            for entry in old.namelist():
+                content = old.read(entry)
+                new.writestr(entry, change(content) if entry.endswith("model.json") else content)
+            if add:
+                new.writestr(add, b"")
+        return name
+
+    evil = b"__import__('os').system('touch gone')"
+    sizes = changed("a.pt2", lambda text: text.replace(b"Symbol(", evil + b"+Symbol("))
+    one_line(run("torch", sizes, "--input-shape", 4, "-o", "m.onnx"), "expr_str", "--trust-pickle")
+    names = changed("b.pt2", lambda text: text.replace(b'"name": "x"', b'"name": "x=print()"'))
+    one_line(run("torch", names, "--input-shape", 4, "-o", "m.onnx"), "name 'x=print()'")
+    library = changed("c.pt2", lambda text: text, add="net/data/aotinductor/model/lib.so")
+    one_line(run("torch", library, "--input-shape", 4, "-o", "m.onnx"), "compiled code")
+    assert not Path("gone").exists()
+
+
+class Evil:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (Path("gone"),)
+
+
+def test_programs_that_bring_pickles(run: Run, net: torch.nn.Module) -> None:
+    program(net, "net.pt2")
+    pickled = io.BytesIO()
+    torch.save(Evil(), pickled)
+    with zipfile.ZipFile("net.pt2") as old, zipfile.ZipFile("evil.pt2", "w") as new:
+        for entry in old.namelist():
+            content = old.read(entry)
+            if entry.endswith("weights_config.json"):
+                config = json.loads(content)
+                for payload in config["config"].values():
+                    payload["use_pickle"] = True
+                content = json.dumps(config).encode()
+            elif "/weights/" in entry:
+                content = pickled.getvalue()
+            new.writestr(entry, content)
+    one_line(run("torch", "evil.pt2", "--input-shape", 4, "-o", "m.onnx"), "cannot read the exported program")
+    assert not Path("gone").exists()
+
+
+def test_a_failed_export_leaves_the_file_as_it_was(run: Run) -> None:
+    Path("there.onnx").write_text("precious")
+    assert run("torch", "export_net:Net", "--input-shape", 5, "-o", "there.onnx")[0] == 1
+    assert Path("there.onnx").read_text() == "precious"
+    assert run("torch", "export_net:Net", "--input-shape", 4, "-o", "there.onnx")[0] == 0
+    assert stored("there.onnx")
+    one_line(run("torch", "export_net.py:Net", "--input-shape", 4, "-o", "."), "found a folder")
+
+
+def test_zoo_with_random_weights(run: Run) -> None:
+    for output, seed in (("a.onnx", 1), ("b.onnx", 1), ("c.onnx", 2)):
+        code, out, err = run("zoo", "resnet20", "--dataset", "cifar10", "--seed", seed, "-o", output)
+        assert (code, err) == (0, "")
+        assert out.splitlines()[:2] == [
+            f"ResNet20 for CIFAR10, weights: random, seed {seed}",
+            "parameters compared bit for bit: 97",
+        ]
+        assert "unused at inference: 19 (bn1.num_batches_tracked, " in out
+    weights = [stored(name)["conv1.weight"].tobytes() for name in ("a.onnx", "b.onnx", "c.onnx")]
+    assert weights[0] == weights[1] != weights[2]
+
+
+def test_zoo_with_weights(run: Run) -> None:
+    from bitswap_onnx.models import zoo
+
+    module = zoo.build("ResNet20", "GTSRB", seed=9)
+    file = Path("checkout") / zoo.find("ResNet20", "GTSRB").weights
+    file.parent.mkdir(parents=True)
+    torch.save(module.state_dict(), file)
+    code, out, _ = run("zoo", "ResNet20", "--dataset", "GTSRB", "--weights", "checkout", "-o", "m.onnx")
+    assert (code, out.splitlines()[0]) == (0, f"ResNet20 for GTSRB, weights: real, from {file}")
+    assert stored("m.onnx")["linear.bias"].tobytes() == module.state_dict()["linear.bias"].numpy().tobytes()
+
+
+def test_wrong_zoo_arguments(run: Run) -> None:
+    one_line(run("zoo", "resnet21", "--dataset", "cifar10", "-o", "m.onnx"), "no network 'resnet21'", "ResNet20")
+    one_line(run("zoo", "resnet20", "--dataset", "mnist", "-o", "m.onnx"), "it is there for CIFAR10, GTSRB")
+    arguments = ("zoo", "resnet20", "--dataset", "cifar10", "-o", "m.onnx", "--weights")
+    one_line(run(*arguments, "."), "expected a dnn-benchmarks checkout")
+    one_line(run(*arguments, "none.pt"), "none.pt: no such file")
+    one_line(run(*arguments, "export_net.py"), "not a PyTorch checkpoint")
+
+
+def test_keras_goes_through_both_converters(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is called with what; the converters themselves have tests of their own."""
+    calls: list[tuple[str, str, str]] = []
+
+    def onnx_to_keras(source: Path, target: Path) -> None:
+        assert stored(str(source))["conv1.weight"].shape == (16, 3, 3, 3)
+        calls.append(("onnx_to_keras", source.suffix, target.suffix))
+
+    def export_keras(source: Path, target: Path) -> ExportReport:
+        calls.append(("export_keras", source.suffix, str(target)))
+        return ExportReport(target, ("conv2d/kernel",), {}, (), ())
+
+    for name, function in (("onnx_to_keras", onnx_to_keras), ("keras_to_onnx", export_keras)):
+        module = types.ModuleType(name)
+        setattr(module, function.__name__, function)
+        monkeypatch.setitem(sys.modules, f"bitswap_onnx.converters.{name}", module)
+    code, out, _ = run("zoo", "resnet20", "--dataset", "cifar10", "--framework", "keras", "-o", "k.onnx")
+    assert code == 0
+    assert "parameters compared bit for bit: 1" in out
+    assert run("keras", "saved.keras", "-o", "k.onnx")[0] == 0
+    assert calls == [
+        ("onnx_to_keras", ".onnx", ".keras"),
+        ("export_keras", ".keras", "k.onnx"),
+        ("export_keras", ".keras", "k.onnx"),
+    ]
