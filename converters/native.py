@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 
 from bitswap_onnx.errors import FaultListError
 from bitswap_onnx.faults.bits import to_bits
-from bitswap_onnx.graph.model import Model
+from bitswap_onnx.graph.model import Model, load_model
+from bitswap_onnx.graph.pairing import Pair, pair_targets
 from bitswap_onnx.graph.resolve import Receipt, ResolvedInjection
+from bitswap_onnx.graph.targets import find_targets
 from bitswap_onnx.graph.weights import rewrite
 
 if TYPE_CHECKING:
@@ -54,15 +56,24 @@ def torch_native(module: "torch.nn.Module") -> Native:
     return Native("torch", run, faulty)
 
 
-def keras_native(model: "keras.Model") -> Native:
-    """Run a Keras model; faults set its variables, found by the paths they have in the file."""
-    variables = {variable.path: variable for variable in model.variables}
+def keras_native(model: Model, network: "keras.Model") -> Native:
+    """Run a Keras model; faults set its variables, found by the paths they have in the file.
+
+    Where ``model`` is not the network's own export but, say, the PyTorch one's, parameters are paired by content, and
+    images are turned to the layout that the network takes.
+    """
+    variables = {variable.path: variable for variable in network.variables}
+    own = all(target.tensor in variables for target in find_targets(model))
+    pairs = {} if own else _keras_pairs(model, network)
 
     def run(inputs: Array) -> Array:
-        return np.asarray(model.predict(inputs, batch_size=_BATCH, verbose=0))
+        if inputs.ndim == 4 and inputs.shape[1:] != tuple(network.input_shape[1:]):
+            inputs = np.moveaxis(inputs, 1, -1)
+        return np.asarray(network.predict(inputs, batch_size=_BATCH, verbose=0))
 
     def faulty(injection: ResolvedInjection, inputs: Array) -> Array:
-        clean = {name: np.array(variables[name]) for name in injection.path if name in variables}
+        injection = injection if own else _moved(injection, pairs)
+        clean = {name: np.asarray(variables[name].value).copy() for name in injection.path if name in variables}
         changed = {name: values.copy() for name, values in clean.items()}
         try:
             with _flipped(injection, changed, restore=False):
@@ -88,6 +99,30 @@ def tensorflow_native(model: Model) -> Native:
     return Native(
         "tf", lambda inputs: run(model, inputs), lambda injection, inputs: run(rewrite(model, injection.edits), inputs)
     )
+
+
+def _keras_pairs(model: Model, network: "keras.Model") -> dict[str, Pair]:
+    from bitswap_onnx.converters.keras_to_onnx import export_keras
+
+    with TemporaryDirectory() as folder:
+        export_keras(network, Path(folder) / "keras.onnx")
+        return pair_targets(model, load_model(Path(folder) / "keras.onnx")).pairs
+
+
+def _moved(injection: ResolvedInjection, pairs: Mapping[str, Pair]) -> ResolvedInjection:
+    """Return the same injection in the paired tensors."""
+    missing = [receipt.target.tensor for receipt in injection.receipts if receipt.target.tensor not in pairs]
+    if missing:
+        raise FaultListError(f"injection {injection.id}: the native model has no parameter equal to {missing[0]}")
+    return ResolvedInjection(
+        injection.id, tuple(_in_partner(receipt, pairs[receipt.target.tensor]) for receipt in injection.receipts)
+    )
+
+
+def _in_partner(receipt: Receipt, pair: Pair) -> Receipt:
+    index = tuple(int(i) for i in np.unravel_index(receipt.element, pair.source.shape))
+    element = int(np.ravel_multi_index(pair.index(index), pair.partner.shape)) if pair.partner.shape else 0
+    return replace(receipt, target=pair.partner, element=element)
 
 
 @contextmanager

@@ -66,7 +66,7 @@ def _maker(text: str, weights: Path | None, trust_pickle: bool) -> Callable[[Loa
         from bitswap_onnx.converters.native import keras_native
 
         keras_model = load_keras_file(Path(source))
-        return lambda model: keras_native(keras_model)
+        return lambda model: keras_native(model, keras_model)
     if text == "tf":
         from bitswap_onnx.converters.native import tensorflow_native
 

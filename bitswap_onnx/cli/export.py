@@ -87,7 +87,9 @@ def zoo(
     weights: Annotated[
         Path | None, typer.Option(help="A checkpoint, or a dnn-benchmarks checkout. Default: random weights.")
     ] = None,
-    framework: Annotated[Literal["torch", "keras"], typer.Option(help="Whose layers, names and layout.")] = "torch",
+    framework: Annotated[
+        Literal["torch", "keras"], typer.Option(help="Whose layers, names and layout; keras also writes M.keras.")
+    ] = "torch",
     seed: Annotated[int, typer.Option(help="Seed of random weights.")] = 0,
 ) -> None:
     """Export a network of the zoo, with trained or seeded random weights."""
@@ -106,11 +108,14 @@ def zoo(
         from bitswap_onnx.converters.keras_to_onnx import export_keras
         from bitswap_onnx.converters.onnx_to_keras import onnx_to_keras
 
+        counterpart = output.with_suffix(".keras")
+        check_output(counterpart, [file] if file else [])
         with tempfile.TemporaryDirectory() as folder:
-            between, saved = Path(folder, "torch.onnx"), Path(folder, "model.keras")
+            between = Path(folder, "torch.onnx")
             export_torch(module, shape, between)
-            onnx_to_keras(between, saved)
-            report = export_keras(saved, output)
+            onnx_to_keras(between, counterpart)
+        report = export_keras(counterpart, output)
+        console.out.print(f"Keras model: {counterpart}")
     console.out.print(f"{network.name} for {network.dataset.name}, weights: {origin}")
     _print(report, output)
 
