@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
 
@@ -50,33 +50,38 @@ def progress() -> Iterator[OnProgress]:
         yield _Bars(bar).show
 
 
-class _Rate:
-    """Inferences per second since the first progress of a session (what an earlier session did does not count)."""
+class _Pace:
+    """Rate and time left, since a stage was first seen (what an earlier session did does not count)."""
 
     def __init__(self) -> None:
-        self.start: tuple[float, int] | None = None
+        self.begun: tuple[float, Progress] | None = None
 
-    def __call__(self, progress: Progress) -> str:
+    def __call__(self, progress: Progress) -> tuple[str, str]:
+        """Return inferences per second and the time left, each empty where nothing is known yet."""
         now = time.monotonic()
-        self.start = self.start or (now, progress.inferences)
-        seconds, done = now - self.start[0], progress.inferences - self.start[1]
-        return f"{done / seconds:,.0f} inferences/s" if seconds > 0 and done else ""
+        if self.begun is None or self.begun[1].stage != progress.stage or self.begun[1].done > progress.done:
+            self.begun = now, progress
+        seconds, before = now - self.begun[0], self.begun[1]
+        done, inferences = progress.done - before.done, progress.inferences - before.inferences
+        rate = f"{inferences / seconds:,.0f} inferences/s" if seconds > 0 and inferences > 0 else ""
+        left = f"ETA {seconds / done * (progress.total - progress.done):,.0f} s" if seconds > 0 and done > 0 else ""
+        return rate, left
 
 
 class _Bars:
     def __init__(self, bar: Bar) -> None:
         self.bar = bar
-        self.stages: dict[str, int] = {}
-        self.rate = _Rate()
+        self.stages: dict[str, TaskID] = {}
+        self.pace = _Pace()
 
     def show(self, progress: Progress) -> None:
         if progress.stage not in self.stages:
             self.stages[progress.stage] = self.bar.add_task(progress.stage, rate="", critical="")
         self.bar.update(
-            self.stages[progress.stage],  # type: ignore[arg-type]
+            self.stages[progress.stage],
             completed=progress.done,
             total=progress.total,
-            rate=self.rate(progress),
+            rate=self.pace(progress)[0],
             critical=share(progress.critical, progress.inferences),
         )
 
@@ -84,24 +89,17 @@ class _Bars:
 class _Lines:
     def __init__(self) -> None:
         self.last = time.monotonic()
-        self.first: tuple[float, int] | None = None
-        self.rate = _Rate()
+        self.pace = _Pace()
 
     def show(self, progress: Progress) -> None:
-        rate = self.rate(progress)
+        pace = self.pace(progress)
         now = time.monotonic()
         if now - self.last < _PLAIN_SECONDS and progress.done < progress.total:
             return
         self.last = now
-        parts = [f"{progress.stage}: {progress.done}/{progress.total}", rate, self._eta(progress, now)]
-        if progress.inferences:
-            parts.append(f"critical {share(progress.critical, progress.inferences)}")
+        critical = f"critical {share(progress.critical, progress.inferences)}" if progress.inferences else ""
+        parts = [f"{progress.stage}: {progress.done}/{progress.total}", *pace, critical]
         sys.stderr.write(", ".join(part for part in parts if part) + "\n")
-
-    def _eta(self, progress: Progress, now: float) -> str:
-        self.first = self.first or (now, progress.done)
-        seconds, done = now - self.first[0], progress.done - self.first[1]
-        return f"ETA {seconds / done * (progress.total - progress.done):,.0f} s" if done and seconds else ""
 
 
 def print_campaign(campaign: Campaign) -> None:

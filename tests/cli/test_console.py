@@ -1,0 +1,34 @@
+"""Progress lines: rate, time left and running critical share, by a clock of our own."""
+
+import pytest
+
+from bitswap_onnx.cli import console
+from bitswap_onnx.execute import Progress
+
+
+@pytest.fixture
+def lines(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """Show two stages, the second resumed at 40 of 100 units, with a step every five seconds."""
+    clock = iter(range(0, 1000, 5))
+    now = [0]
+
+    def monotonic() -> float:
+        return now[0]
+
+    monkeypatch.setattr("bitswap_onnx.cli.console.time.monotonic", monotonic)
+    with console.progress() as show:
+        for progress in (
+            *(Progress("null controls", done, 2) for done in (1, 2)),
+            *(Progress("injections", done, 100, 10 * done, done) for done in (40, 50, 60, 70)),
+        ):
+            now[0] = next(clock)
+            show(progress)
+    return capsys.readouterr().err.splitlines()
+
+
+def test_lines(lines: list[str]) -> None:
+    assert lines == [
+        "null controls: 2/2, ETA 0 s",
+        "injections: 50/100, 20 inferences/s, ETA 25 s, critical 10.00 %",
+        "injections: 70/100, 20 inferences/s, ETA 15 s, critical 10.00 %",
+    ]
