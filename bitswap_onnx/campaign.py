@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import shutil
 import threading
 import time
@@ -10,17 +11,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from bitswap_onnx.audit import Audit
 from bitswap_onnx.dataset import Dataset
 from bitswap_onnx.errors import FaultListError, RunError
-from bitswap_onnx.execute import SCRATCH, OnProgress, execute
+from bitswap_onnx.execute import SCRATCH, Execution, OnProgress, execute
 from bitswap_onnx.faults.fault import Injection
 from bitswap_onnx.faults.fault_list import fingerprint as list_fingerprint
 from bitswap_onnx.faults.fault_list import read_fault_list
 from bitswap_onnx.graph.resolve import BitOrder, ResolvedInjection, Resolver
 from bitswap_onnx.outcome import Golden, judge
-from bitswap_onnx.plan import unit_length
+from bitswap_onnx.plan import chunk_length
 from bitswap_onnx.prepare import Settings, Setup, prepare
 from bitswap_onnx.results import (
     Summary,
@@ -58,6 +60,9 @@ def run_campaign(
     run: str | Path | None = None,
     resume: bool = False,
     workers: int | None = None,
+    engine: Literal["auto", "incremental", "reference"] = "auto",
+    memory: int | None = None,
+    audit: Audit = Audit(),
     bit_order: BitOrder = "lsb",
     save_outputs: bool = False,
     per_input: bool = False,
@@ -89,7 +94,8 @@ def run_campaign(
     stop = stop or threading.Event()
     start = time.perf_counter()
     golden, providers = setup.golden(stop)
-    unit = unit_length(setup.numerics.batch_size, (time.perf_counter() - start) / len(golden.scores))
+    seconds = (time.perf_counter() - start) / len(golden.scores)
+    unit = chunk_length(len(golden.scores), setup.numerics.batch_size, seconds)
     if on_notes:
         on_notes(setup.notes)
     description = _description(setup, golden, providers, faults)
@@ -100,7 +106,13 @@ def run_campaign(
         else:
             _check_identity(store, identity, resume)
         _check_golden(store, description)
-        execute(store, setup, golden, workers or _cores(), on_progress, stop)
+        execution = Execution(
+            engine="reference" if engine == "reference" else "incremental",
+            workers=workers or _cores(),
+            memory=memory or _free_memory() // 2,
+            audit=audit,
+        )
+        execute(store, setup, golden, execution, on_progress, stop)
         store.check_complete()
         _write_files(store, folder, golden)
         return Campaign(folder, summarize(store), store.setting("golden"), setup.notes)
@@ -113,6 +125,13 @@ def default_run(setup: Setup) -> Path:
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _free_memory() -> int:
+    """Return the bytes of memory that are free, as far as the system tells."""
+    info = Path("/proc/meminfo")
+    match = re.search(r"MemAvailable:\s*(\d+) kB", info.read_text()) if info.is_file() else None
+    return int(match[1]) * 1024 if match else 1 << 32
 
 
 def _identity(setup: Setup, injections: Iterable[Injection], resolver: Resolver) -> dict[str, Any]:

@@ -1,23 +1,23 @@
-"""Runs what a store still lacks: first the null controls, then the injections, each finished unit committed."""
+"""Runs what a store still lacks, each finished unit committed: null controls, injections, and in the end the audit."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
+from bitswap_onnx.audit import Audit, is_due, refuse_failed, run_audit
 from bitswap_onnx.errors import ControlFailedError, InterruptedRunError, RunError
-from bitswap_onnx.outcome import Counts, Golden, judge
-from bitswap_onnx.plan import Chunk, chunks
+from bitswap_onnx.outcome import Golden, judge
+from bitswap_onnx.plan import Chunk, Lot, Schedule, chunks, make_lots
 from bitswap_onnx.prepare import Setup
-from bitswap_onnx.runtime.pool import Pool, Unit
-from bitswap_onnx.store import Store, Task
-
+from bitswap_onnx.runtime.pool import Engine, Pool, Unit
+from bitswap_onnx.store import Store
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a campaign is: ``done`` of ``total`` units of a ``stage``; sums over the inferences so far."""
+    """How far a campaign is: ``done`` of ``total`` steps of a ``stage``; sums over the inferences so far."""
 
     stage: str
     done: int
@@ -32,26 +32,46 @@ SCRATCH = "campaign.scratch"
 OnProgress = Callable[[Progress], None]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Execution:
+    """How to run, which never changes a result: ``workers`` of one thread, together within ``memory`` bytes."""
+
+    engine: Engine = "incremental"
+    workers: int = 1
+    memory: int = 1 << 32
+    audit: Audit = Audit()
+
+
 def execute(
-    store: Store, setup: Setup, golden: Golden, workers: int, on_progress: OnProgress | None, stop: threading.Event
+    store: Store,
+    setup: Setup,
+    golden: Golden,
+    execution: Execution,
+    on_progress: OnProgress | None,
+    stop: threading.Event,
 ) -> None:
-    """Run what the store still lacks: first the null controls, then the injections."""
+    """Run what the store still lacks, and audit it.
+
+    Raises ControlFailedError if a null control or the audit does not hold, InterruptedRunError after ``stop``.
+    """
     parts = chunks(len(golden.scores), store.setting("unit_length"))
     report = on_progress or (lambda progress: None)
-    if not any(store.open_controls(chunk) for chunk in parts) and _is_complete(store, parts):
+    _refuse_failed(store)
+    _add_unchanged(store, parts, golden)
+    lots = make_lots(parts, store.queue(), store.finished, store.controlled)
+    if all(lot.is_done for lot in lots) and not is_due(store, execution.audit):
         return
-    with Pool(_worker_settings(store, setup, golden), workers) as pool:
-        _run_controls(store, pool, parts, report, stop)
-        _run_injections(store, pool, parts, golden, report, stop)
-    if not _is_complete(store, parts):
+    with Pool(_worker_settings(store, setup, golden, execution), execution.workers) as pool:
+        if not all(lot.is_done for lot in lots):
+            _run(store, pool, lots, execution.engine, report, stop)
+        if not stop.is_set() and is_due(store, execution.audit):
+            show = lambda done, total: report(Progress("audit", done, total))  # noqa: E731
+            run_audit(store, pool, execution.audit, show, stop)
+    if stop.is_set():
         raise InterruptedRunError(f"stopped; everything finished is saved: continue with --resume --out {store.run}")
 
 
-def _is_complete(store: Store, parts: tuple[Chunk, ...]) -> bool:
-    return all(next(store.open_injections(chunk, page=1), None) is None for chunk in parts)
-
-
-def _worker_settings(store: Store, setup: Setup, golden: Golden) -> dict[str, Any]:
+def _worker_settings(store: Store, setup: Setup, golden: Golden, execution: Execution) -> dict[str, Any]:
     """Write what all workers read into the run's scratch folder and return the message that starts them."""
     scratch = store.run / SCRATCH
     try:
@@ -62,6 +82,7 @@ def _worker_settings(store: Store, setup: Setup, golden: Golden) -> dict[str, An
             np.save(scratch / "labels.npy", golden.labels)
     except OSError as error:
         raise RunError(f"{scratch}: cannot write the prepared inputs: {error.strerror}; free some space") from None
+    injections = {path: len(positions) for path, positions in store.queue().items()}
     return {
         "model": str(setup.path.resolve()),
         "sha256": setup.model.sha256,
@@ -71,63 +92,63 @@ def _worker_settings(store: Store, setup: Setup, golden: Golden) -> dict[str, An
         "output": setup.output,
         "criterion": asdict(golden.criterion),
         "records": store.setting("identity")["records"],
+        "memory": execution.memory // execution.workers,
+        "paths": [(tensors, injections.get(number, 0)) for number, tensors in store.paths().items()],
     }
 
 
-def _run_controls(
-    store: Store, pool: Pool, parts: tuple[Chunk, ...], report: OnProgress, stop: threading.Event
+def _run(
+    store: Store, pool: Pool, lots: list[Lot], engine: Engine, report: OnProgress, stop: threading.Event
 ) -> None:
-    tasks = [(task, chunk) for chunk in parts for task in store.open_controls(chunk)]
-    for done, result in enumerate(pool.run(map(_unit, *zip(*tasks, strict=True)) if tasks else (), stop), 1):
-        masked = result.counts["masked"]
-        assert masked is not None
-        store.add_control(result.unit.key, result.unit.chunk, masked)
-        report(Progress("null controls", done, len(tasks)))
+    """Run null controls and injections; each finished unit is committed."""
+    if engine == "incremental":
+        store.put("incremental", True)
+        store.put("audit", None)  # what an earlier one saw is no longer all
+    schedule, paths, lanes = Schedule(lots), store.paths(), dict[int, int | None]()
+
+    def take(worker: int) -> Unit | None:
+        work = schedule.take(worker)
+        if work is None:
+            return None
+        edits = [store.edits(position) for position in work.positions]
+        return Unit(work, f"faults in {', '.join(paths[work.path])}", paths[work.path], edits, engine, lanes.get(work.path))
+
+    sums = store.totals()
+    done = store.query("SELECT COUNT(*) FROM outcome").fetchone()[0]
+    inferences, critical = sums["inputs"] or 0, sums["critical"] or 0
+    total = store.injections * len({lot.chunk for lot in lots})
+    for unit, result in pool.run(take, stop):
+        work = unit.work
+        lanes[work.path] = result.lane
+        schedule.learn(work, result.seconds)
+        held = [] if result.control is None else [(work.path, result.control)]
+        outcomes = list(zip(work.positions, result.counts, result.blobs, strict=bool(result.counts)))
+        store.add(work.chunk, outcomes, held)
+        _refuse_failed(store)
+        done, inferences = done + len(outcomes), inferences + len(outcomes) * len(work.chunk)
+        critical += sum(counts["critical"] or 0 for counts in result.counts)
+        report(Progress("injections", done, total, inferences, critical))
+
+
+def _refuse_failed(store: Store) -> None:
     failed = store.failed_controls()
     if failed:
         tensors, unmasked = failed[0]
         raise ControlFailedError(
-            f"null control failed: without any fault, rewriting {tensors} changed {unmasked} outputs "
+            f"null control failed: without any fault, the way of faults in {tensors} changed {unmasked} outputs "
             f"({len(failed)} faulty paths affected); results would be wrong, none are written"
         )
+    refuse_failed(store)
 
 
-def _run_injections(
-    store: Store, pool: Pool, parts: tuple[Chunk, ...], golden: Golden, report: OnProgress, stop: threading.Event
-) -> None:
-    total = store.injections * len(parts)
-    sums = store.totals()
-    done = store.query("SELECT COUNT(*) FROM outcome").fetchone()[0]
-    inferences, critical = sums["inputs"] or 0, sums["critical"] or 0
-
-    def advance(chunk: Chunk, counts: Counts) -> None:
-        nonlocal done, inferences, critical
-        done, inferences, critical = done + 1, inferences + len(chunk), critical + (counts["critical"] or 0)
-        report(Progress("injections", done, total, inferences, critical))
-
-    def units() -> Iterator[Unit]:
-        for chunk, task in ((part, task) for part in parts for task in store.open_injections(part)):
-            if stop.is_set():
-                return
-            if task.changes:
-                yield _unit(task, chunk)
-            else:
-                advance(chunk, _add_unchanged(store, task, chunk, golden))
-
-    for result in pool.run(units(), stop):
-        store.add_outcome(result.unit.key, result.unit.chunk, result.counts, result.blobs)
-        advance(result.unit.chunk, result.counts)
-
-
-def _unit(task: Task, chunk: Chunk) -> Unit:
-    return Unit(task.key, task.label, task.edits, chunk)
-
-
-def _add_unchanged(store: Store, task: Task, chunk: Chunk, golden: Golden) -> Counts:
-    """Commit the outcome of an injection that the weights already satisfy: masked everywhere, without running it."""
-    part = golden.slice(chunk.first, chunk.stop)
-    outcomes = judge(part, part.scores)
-    blobs = {"per_input": outcomes.encoded(), "scores": part.scores.astype(np.float32).tobytes()}
+def _add_unchanged(store: Store, parts: tuple[Chunk, ...], golden: Golden) -> None:
+    """Commit the outcomes of injections that the weights already satisfy: masked everywhere, without running them."""
     wanted = store.setting("identity")["records"]
-    store.add_outcome(task.key, chunk, outcomes.counts, {name: blobs[name] for name in wanted})
-    return outcomes.counts
+    for chunk in parts:
+        positions = store.unchanged(chunk)
+        if positions:
+            part = golden.take(slice(chunk.first, chunk.stop))
+            outcomes = judge(part, part.scores)
+            blobs = {"per_input": outcomes.encoded(), "scores": part.scores.astype(np.float32).tobytes()}
+            kept = {name: blobs[name] for name in wanted}
+            store.add(chunk, [(position, outcomes.counts, kept) for position in positions])

@@ -8,8 +8,10 @@ SC 2017).
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -87,19 +89,39 @@ class Golden:
         """Softmax score of the predicted class of each input."""
         return softmax_score(self.scores, self.top_1, self.criterion.probabilities)
 
-    def slice(self, first: int, stop: int) -> "Golden":
-        """Return the golden scores of the inputs ``first`` to ``stop`` alone."""
-        labels = None if self.labels is None else self.labels[first:stop]
-        return Golden(self.scores[first:stop], labels, self.criterion)
+    @cached_property
+    def flags(self) -> Flags:
+        """What `COUNTS` counts, for the golden scores themselves: shape (len(COUNTS), inputs)."""
+        return _flags(self, self.scores)
+
+    def take(self, rows: slice | NDArray[np.intp]) -> "Golden":
+        """Return the golden scores of some inputs alone, what is known of them included."""
+        part = Golden(self.scores[rows], None if self.labels is None else self.labels[rows], self.criterion)
+        for name in ("top_1", "confidence"):
+            if name in self.__dict__:
+                part.__dict__[name] = self.__dict__[name][rows]
+        if "flags" in self.__dict__:
+            part.__dict__["flags"] = self.flags[:, rows]
+        return part
 
 
 @dataclass(frozen=True)
 class Outcomes:
-    """Outcomes of one injection, one per input: ``code`` (MASKED, NON_CRITICAL, CRITICAL) and ``nonfinite``."""
+    """Outcomes of one injection: ``flags`` (len(COUNTS), inputs) and their sums; None for a count that does not apply."""
 
-    code: NDArray[np.uint8]
-    nonfinite: Flags
+    flags: Flags
     counts: Counts
+
+    @property
+    def code(self) -> NDArray[np.uint8]:
+        """The outcome of each input: MASKED, NON_CRITICAL or CRITICAL."""
+        first = COUNTS.index(OUTCOME_NAMES[0])
+        return np.asarray(self.flags[first : first + len(OUTCOME_NAMES)].argmax(axis=0), np.uint8)
+
+    @property
+    def nonfinite(self) -> Flags:
+        """Whether each input has a score that is NaN or Inf."""
+        return np.asarray(self.flags[COUNTS.index("nonfinite")])
 
     def encoded(self) -> bytes:
         """Return one byte per input: the code, and bit 7 for nonfinite; `decode_outcomes` reads them."""
@@ -117,19 +139,28 @@ def judge(golden: Golden, faulty: Scores) -> Outcomes:
 
     Counts that need labels are None without them; under a tolerance criterion so are those that need classes.
     """
-    masked = np.asarray(np.all(golden.scores == faulty, axis=1))
-    nonfinite = np.asarray(~np.isfinite(faulty).all(axis=1))
-    if golden.criterion.tolerance is None:
-        top_1 = np.argmax(faulty, axis=1)
-        critical: Flags = np.asarray(top_1 != golden.top_1)
-        counts = _class_counts(golden, faulty, top_1, masked)
-    else:
-        critical = _moved(golden, faulty) & ~masked
-        counts = dict.fromkeys(COUNTS)
-    code = np.where(critical, CRITICAL, np.where(masked, MASKED, NON_CRITICAL)).astype(np.uint8)
-    counts |= {name: int(np.sum(code == value)) for value, name in enumerate(OUTCOME_NAMES)}
-    counts |= {"nonfinite": int(nonfinite.sum()), "critical_nonfinite": int((critical & nonfinite).sum())}
-    return Outcomes(code, nonfinite, counts)
+    (outcomes,) = judge_rows(golden, np.arange(len(faulty)), faulty, (0, len(faulty)))
+    return outcomes
+
+
+def judge_rows(golden: Golden, rows: NDArray[np.intp], faulty: Scores, bounds: Sequence[int]) -> list[Outcomes]:
+    """Return the outcomes of several injections that were run where a score can differ from the golden ones.
+
+    Injection i has the ``faulty`` scores ``bounds[i]`` to ``bounds[i + 1]``, of the inputs ``rows`` (each at most once);
+    on every other input of ``golden`` its scores are the golden ones. Counts as in `judge`.
+    """
+    flags = _flags(golden.take(rows), faulty)
+    clean, total = golden.flags[:, rows], golden.flags.sum(axis=1)
+    counted = _counted(golden)
+    results = []
+    for first, stop in pairwise(bounds):
+        part = slice(first, stop)
+        sums = total + flags[:, part].sum(axis=1) - clean[:, part].sum(axis=1)
+        counts: Counts = {name: int(n) if name in counted else None for name, n in zip(COUNTS, sums, strict=True)}
+        own = golden.flags.copy()
+        own[:, rows[part]] = flags[:, part]
+        results.append(Outcomes(own, counts))
+    return results
 
 
 def rank(scores: Scores, classes: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -157,19 +188,44 @@ def softmax_score(scores: Scores, classes: NDArray[np.int64], probabilities: boo
     return result
 
 
-def _class_counts(golden: Golden, faulty: Scores, top_1: NDArray[np.int64], masked: Flags) -> Counts:
+def _flags(golden: Golden, faulty: Scores) -> Flags:
+    """Return what is counted, one row per name of `COUNTS`, one column per input; rows that do not apply are False."""
+    found: dict[str, Flags] = {}
+    masked = np.asarray(np.all(golden.scores == faulty, axis=1))
+    if golden.criterion.tolerance is None:
+        top_1 = np.asarray(np.argmax(faulty, axis=1), np.int64)
+        critical = np.asarray(top_1 != golden.top_1)
+        found = _class_flags(golden, faulty, top_1, masked)
+    else:
+        critical = _moved(golden, faulty) & ~masked
+    nonfinite = np.asarray(~np.isfinite(faulty).all(axis=1))
+    found |= {"masked": masked & ~critical, "non_critical": ~masked & ~critical, "critical": critical}
+    found |= {"nonfinite": nonfinite, "critical_nonfinite": critical & nonfinite}
+    absent = np.zeros(len(faulty), np.bool_)
+    return np.stack([found.get(name, absent) for name in COUNTS])
+
+
+def _class_flags(golden: Golden, faulty: Scores, top_1: NDArray[np.int64], masked: Flags) -> dict[str, Flags]:
     with np.errstate(invalid="ignore"):
         shift = np.abs(softmax_score(faulty, golden.top_1, golden.criterion.probabilities) - golden.confidence)
-    counts: Counts = dict.fromkeys(COUNTS)
+    found = {
+        "top_1_robust": top_1 == golden.top_1,
+        "top_5_robust": rank(faulty, golden.top_1) < 5,
+        "sdc_5": rank(golden.scores, top_1) >= 5,
+        "sdc_10": ~(shift <= 0.10 * golden.confidence) & ~masked,
+        "sdc_20": ~(shift <= 0.20 * golden.confidence) & ~masked,
+    }
     if golden.labels is not None:
-        counts["top_1_correct"] = int(np.sum(top_1 == golden.labels))
-        counts["top_5_correct"] = int(np.sum(rank(faulty, golden.labels) < 5))
-    counts["top_1_robust"] = int(np.sum(top_1 == golden.top_1))
-    counts["top_5_robust"] = int(np.sum(rank(faulty, golden.top_1) < 5))
-    counts["sdc_5"] = int(np.sum(rank(golden.scores, top_1) >= 5))
-    counts["sdc_10"] = int(np.sum(~(shift <= 0.10 * golden.confidence) & ~masked))
-    counts["sdc_20"] = int(np.sum(~(shift <= 0.20 * golden.confidence) & ~masked))
-    return counts
+        found |= {"top_1_correct": top_1 == golden.labels, "top_5_correct": rank(faulty, golden.labels) < 5}
+    return found
+
+
+def _counted(golden: Golden) -> frozenset[str]:
+    """Return which of `COUNTS` apply."""
+    always = {*OUTCOME_NAMES, "nonfinite", "critical_nonfinite"}
+    if golden.criterion.tolerance is not None:
+        return frozenset(always)
+    return frozenset(COUNTS if golden.labels is not None else set(COUNTS) - {"top_1_correct", "top_5_correct"})
 
 
 def _moved(golden: Golden, faulty: Scores) -> Flags:

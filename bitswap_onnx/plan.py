@@ -1,12 +1,26 @@
-"""Work units: which inputs an injection runs over in one go."""
+"""Work units: which injections run over which inputs in one go, and which worker takes them."""
 
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+#: A clean run over one chunk of inputs may take about this long.
+CHUNK_SECONDS = 1.0
+
+#: Batches in one chunk at most, so that what a worker holds at once is bounded.
+BATCHES_PER_CHUNK = 64
+
+#: As many chunks as this at least, where the inputs suffice, so that several workers have one each.
+CHUNKS = 4
 
 #: A unit may take about this long: a campaign that is stopped waits for the units at hand.
-UNIT_SECONDS = 10.0
+UNIT_SECONDS = 3.0
 
-#: Batches in one unit at most, so that what a worker holds at once is bounded.
-BATCHES_PER_UNIT = 64
+#: Injections in a unit: whole multiples of what runs together, as far as the time allows.
+FIRST_UNIT, LARGEST_UNIT = 32, 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,12 +34,118 @@ class Chunk:
         return self.stop - self.first
 
 
-def unit_length(batch_size: int, seconds_per_input: float) -> int:
-    """Return how many inputs a unit has: whole batches, so that every batch is the same whichever unit it is in."""
-    batches = UNIT_SECONDS / max(seconds_per_input * batch_size, 1e-9)
-    return batch_size * int(min(max(batches, 1), BATCHES_PER_UNIT))
+def chunk_length(inputs: int, batch_size: int, seconds_per_input: float) -> int:
+    """Return how many inputs a chunk has: whole batches, so that every batch is the same whichever chunk it is in."""
+    affordable = CHUNK_SECONDS / max(seconds_per_input * batch_size, 1e-9)
+    shared = -(-inputs // (batch_size * CHUNKS))
+    return batch_size * int(max(1, min(affordable, shared, BATCHES_PER_CHUNK)))
 
 
 def chunks(inputs: int, length: int) -> tuple[Chunk, ...]:
     """Cut ``inputs`` into chunks of ``length``; the last one may be shorter."""
     return tuple(Chunk(first, min(first + length, inputs)) for first in range(0, inputs, length))
+
+
+@dataclass(eq=False)
+class Lot:
+    """What is left to do for one faulty path over one chunk: injections by position, and perhaps its null control."""
+
+    chunk: Chunk
+    path: int
+    positions: NDArray[np.int64]
+    control: bool
+
+    @property
+    def is_done(self) -> bool:
+        """Whether everything has been handed out."""
+        return not len(self.positions) and not self.control
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A part of a lot: ``positions`` of injections, after the null control if that has not run."""
+
+    chunk: Chunk
+    path: int
+    positions: tuple[int, ...]
+    control: bool
+
+
+@dataclass
+class Schedule:
+    """Hands out the work of a campaign, so that a worker stays with its chunk of inputs, whose golden values it holds.
+
+    Workers walk through the paths of their chunks, every other chunk backwards: what one finds out about a path, the
+    others know when they come to it. Who has no chunk left helps the one that has most left.
+    """
+
+    lots: Iterable[Lot]
+    unit_seconds: float = UNIT_SECONDS
+    _queues: dict[Chunk, deque[Lot]] = field(default_factory=dict)
+    _begun: list[Lot] = field(default_factory=list)
+    _of: dict[int, Lot] = field(default_factory=dict)
+    _seconds: dict[int, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for lot in self.lots:
+            if not lot.is_done:
+                self._queues.setdefault(lot.chunk, deque()).append(lot)
+        for queue in list(self._queues.values())[1::2]:
+            queue.reverse()
+
+    def take(self, worker: int) -> Work | None:
+        """Return the next work for a worker, or None if nothing is left."""
+        lot = self._of.get(worker)
+        if lot is None or lot.is_done:
+            lot = self._next(lot.chunk if lot else None, set(other.chunk for other in self._of.values()))
+            if lot is None:
+                return None
+            self._of[worker] = lot
+        size = self._size(lot)
+        positions, lot.positions = lot.positions[:size], lot.positions[size:]
+        control, lot.control = lot.control, False
+        return Work(lot.chunk, lot.path, tuple(positions.tolist()), control)
+
+    def learn(self, work: Work, seconds: float) -> None:
+        """Take in how long some work took: the next units of its path are cut by it."""
+        if work.positions:
+            self._seconds[work.path] = seconds / (len(work.positions) * len(work.chunk))
+
+    def _size(self, lot: Lot) -> int:
+        seconds = self._seconds.get(lot.path)
+        if seconds is None:
+            return FIRST_UNIT
+        size = int(self.unit_seconds / max(seconds * len(lot.chunk), 1e-9))
+        size = size if size < FIRST_UNIT else size // FIRST_UNIT * FIRST_UNIT
+        return min(max(size, 1), LARGEST_UNIT)
+
+    def _next(self, own: Chunk | None, taken: set[Chunk]) -> Lot | None:
+        queues = {chunk: queue for chunk, queue in self._queues.items() if queue}
+        free = [chunk for chunk in queues if chunk not in taken]
+        if own in queues:
+            lot = queues[own].popleft()
+        elif free:
+            lot = queues[free[0]].popleft()
+        elif queues:
+            lot = max(queues.values(), key=len).pop()
+        else:
+            self._begun = [lot for lot in self._begun if not lot.is_done]
+            return max(self._begun, key=lambda lot: len(lot.positions), default=None)
+        self._begun.append(lot)
+        return lot
+
+
+def make_lots(
+    parts: Sequence[Chunk],
+    queue: dict[int, NDArray[np.int64]],
+    finished: Callable[[Chunk], NDArray[np.int64]],
+    controlled: Callable[[Chunk], set[int]],
+) -> list[Lot]:
+    """Return what is left of a campaign: per chunk and path (``queue``: path → positions) what is not ``finished``."""
+    lots = []
+    for chunk in parts:
+        done, held = finished(chunk), controlled(chunk)
+        for path, positions in queue.items():
+            left = positions if not len(done) else positions[~np.isin(positions, done)]
+            lots.append(Lot(chunk, path, left, path not in held))
+    return lots

@@ -16,6 +16,7 @@ from bitswap_onnx.graph.signature import ModelInput, ends_in_softmax, model_inpu
 from bitswap_onnx.outcome import Criterion, Golden, parse_criterion
 from bitswap_onnx.preprocessing import Preprocessing
 from bitswap_onnx.runtime.golden import golden_run
+from bitswap_onnx.runtime.layout import choose_layout
 from bitswap_onnx.runtime.session import Numerics, choose_provider, open_session, runtime_conflict
 
 DEFAULT_BATCH_SIZE = 32
@@ -92,8 +93,8 @@ def prepare(path: Path, settings: Settings) -> Setup:
     tolerance = parse_criterion(settings.criterion)
     spec = model_input(model, settings.input_shape)
     output = score_output(model, settings.output, classes=tolerance is None)
-    numerics = _numerics(settings, spec)
     dataset = _dataset(path, spec, settings)
+    numerics = _numerics(model, settings, output, spec)
     notes = [f"data: {dataset.source}"]
     if dataset.labels is None and tolerance is None:
         notes.append("no labels: accuracy is left empty, robustness is measured against the golden predictions")
@@ -102,7 +103,7 @@ def prepare(path: Path, settings: Settings) -> Setup:
     return Setup(path, model, output, numerics, dataset, tolerance, tuple(notes))
 
 
-def _numerics(settings: Settings, spec: ModelInput) -> Numerics:
+def _numerics(model: Model, settings: Settings, output: str, spec: ModelInput) -> Numerics:
     batch_size = settings.batch_size or spec.batch or DEFAULT_BATCH_SIZE
     if batch_size < 1:
         raise BitswapError(f"--batch-size: expected a positive number, found {batch_size}")
@@ -110,12 +111,13 @@ def _numerics(settings: Settings, spec: ModelInput) -> Numerics:
         raise BitswapError(
             f"--batch-size {batch_size}: the model's batch dimension is fixed at {spec.batch}; leave it out"
         )
-    return Numerics(
+    numerics = Numerics(
         provider=choose_provider(settings.provider),
         fusion=settings.fusion,
         layout="blocked" if settings.layout == "blocked" else "plain",
         batch_size=batch_size,
     )
+    return choose_layout(model, numerics, output, spec) if settings.layout == "auto" else numerics
 
 
 def _dataset(path: Path, spec: ModelInput, settings: Settings) -> Dataset:

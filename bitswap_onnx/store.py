@@ -8,10 +8,12 @@ import json
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
 
 from bitswap_onnx.errors import RunError
 from bitswap_onnx.faults.bits import format_value, hex_bits
@@ -63,14 +65,8 @@ CREATE TABLE outcome (
 Address = Callable[[Target], tuple[str, str]]
 
 
-@dataclass(frozen=True, slots=True)
-class Task:
-    """Something an engine has to run: an injection (``key``: its position) or a null control (``key``: its path)."""
-
-    key: int
-    label: str
-    edits: dict[str, list[tuple[int, int]]]
-    changes: bool = True
+#: An injection's position, its counts over a chunk, and what else was recorded of it, by name.
+Outcome = tuple[int, Counts, dict[str, bytes]]
 
 
 class Store:
@@ -123,55 +119,75 @@ class Store:
             db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
     def setting(self, key: str) -> Any:
-        """Return one setting of the campaign."""
-        (value,) = self._db.execute("SELECT value FROM setting WHERE key = ?", (key,)).fetchone()
-        return json.loads(value)
+        """Return one setting of the campaign, or None if it was never made."""
+        row = self._db.execute("SELECT value FROM setting WHERE key = ?", (key,)).fetchone()
+        return None if row is None else json.loads(row[0])
 
     @property
     def injections(self) -> int:
         """Number of injections."""
         return self._number("SELECT COUNT(*) FROM injection")
 
-    def open_controls(self, chunk: Chunk) -> list[Task]:
-        """Return the null controls, one per distinct faulty path, that have not run over ``chunk``."""
+    def paths(self) -> dict[int, tuple[str, ...]]:
+        """Return the faulty paths, number → tensors."""
+        return {number: tuple(json.loads(text)) for number, text in self._db.execute("SELECT number, tensors FROM path")}
+
+    def queue(self) -> dict[int, NDArray[np.int64]]:
+        """Return the positions of the injections that change something, by path; equal ones lie side by side."""
         rows = self._db.execute(
-            "SELECT number, tensors FROM path WHERE number NOT IN (SELECT path FROM control WHERE first = ?)"
-            " AND number IN (SELECT path FROM injection WHERE changes)",
+            "SELECT i.path, i.position FROM injection i JOIN receipt r ON r.position = i.position AND r.row = 0"
+            " WHERE i.changes ORDER BY i.path, r.element, r.mask, i.position"
+        )
+        table = np.fromiter((number for row in rows for number in row), np.int64).reshape(-1, 2)
+        numbers, starts = np.unique(table[:, 0], return_index=True)
+        return dict(zip(numbers.tolist(), np.split(table[:, 1], starts[1:]), strict=True)) if len(table) else {}
+
+    def unchanged(self, chunk: Chunk) -> list[int]:
+        """Return the positions of injections that change nothing and have no outcome over ``chunk`` yet."""
+        rows = self._db.execute(
+            "SELECT position FROM injection i WHERE NOT changes AND NOT EXISTS"
+            " (SELECT 1 FROM outcome o WHERE o.position = i.position AND o.first = ?)",
             (chunk.first,),
         )
-        return [
-            Task(number, f"null control of {', '.join(tensors)}", {tensor: [] for tensor in tensors})
-            for number, tensors in ((number, json.loads(text)) for number, text in rows.fetchall())
-        ]
+        return [position for (position,) in rows]
 
-    def open_injections(self, chunk: Chunk, page: int = 256) -> Iterator[Task]:
-        """Yield the injections that have not run over ``chunk``, in the list's order, reading ``page`` at a time."""
-        last = -1
-        while True:
-            rows = self._db.execute(
-                "SELECT i.position, i.id, i.changes FROM injection i WHERE i.position > ? AND NOT EXISTS"
-                " (SELECT 1 FROM outcome o WHERE o.position = i.position AND o.first = ?) ORDER BY i.position LIMIT ?",
-                (last, chunk.first, page),
-            ).fetchall()
-            if not rows:
-                return
-            for position, identifier, changes in rows:
-                yield Task(position, f"injection {identifier}", self._edits(position), bool(changes))
-            last = rows[-1][0]
+    def finished(self, chunk: Chunk) -> NDArray[np.int64]:
+        """Return the positions of the injections that have run over ``chunk``."""
+        rows = self._db.execute("SELECT position FROM outcome WHERE first = ?", (chunk.first,))
+        return np.fromiter((position for (position,) in rows), np.int64)
 
-    def add_control(self, path: int, chunk: Chunk, masked: int) -> None:
-        """Commit how many inputs of ``chunk`` a null control left masked."""
+    def controlled(self, chunk: Chunk) -> set[int]:
+        """Return the paths whose null control has run over ``chunk``."""
+        return {path for (path,) in self._db.execute("SELECT path FROM control WHERE first = ?", (chunk.first,))}
+
+    def edits(self, position: int) -> dict[str, list[tuple[int, int]]]:
+        """Return what an injection changes: tensor → (element, XOR mask) pairs."""
+        edits: dict[str, list[tuple[int, int]]] = {}
+        rows = self._db.execute(
+            "SELECT tensor, element, mask FROM receipt WHERE position = ? ORDER BY row", (position,)
+        )
+        for tensor, element, mask in rows:
+            edits.setdefault(tensor, []).append((element, int(mask, 16)))
+        return edits
+
+    def add(self, chunk: Chunk, outcomes: Iterable[Outcome], controls: Iterable[tuple[int, int]] = ()) -> None:
+        """Commit, in one transaction, outcomes over ``chunk`` and null controls: (path, inputs left masked)."""
         with self._transaction() as db:
-            db.execute("INSERT INTO control VALUES (?, ?, ?, ?)", (path, chunk.first, len(chunk), masked))
-
-    def add_outcome(self, position: int, chunk: Chunk, counts: Counts, blobs: dict[str, bytes]) -> None:
-        """Commit one injection's counts over ``chunk`` and what else was recorded."""
-        values = (position, chunk.first, len(chunk), *(counts[name] for name in COUNTS))
-        with self._transaction() as db:
-            db.execute(
+            rows = [(path, chunk.first, len(chunk), masked) for path, masked in controls]
+            db.executemany("INSERT INTO control VALUES (?, ?, ?, ?)", rows)
+            db.executemany(
                 f"INSERT INTO outcome VALUES (?{', ?' * (len(COUNTS) + 4)})",
-                (*values, blobs.get("per_input"), blobs.get("scores")),
+                (
+                    (position, chunk.first, len(chunk), *(counts[name] for name in COUNTS))
+                    + (blobs.get("per_input"), blobs.get("scores"))
+                    for position, counts, blobs in outcomes
+                ),
             )
+
+    def put(self, key: str, value: Any) -> None:
+        """Commit one more setting, or another value of one."""
+        with self._transaction() as db:
+            db.execute("INSERT OR REPLACE INTO setting VALUES (?, ?)", (key, json.dumps(value)))
 
     def failed_controls(self) -> list[tuple[str, int]]:
         """Return the tensors and the number of unmasked inputs of every null control that did not hold."""
@@ -181,7 +197,7 @@ class Store:
         ).fetchall()
 
     def check_complete(self) -> None:
-        """Raise RunError unless every injection has run over every input, and every null control held."""
+        """Raise RunError unless every injection has run over every input, and every control held."""
         inputs = self.setting("golden")["inputs"]
         unfinished = self._number(
             "SELECT COUNT(*) FROM injection i WHERE"
@@ -190,6 +206,8 @@ class Store:
         if unfinished or self.failed_controls():
             what = f"{unfinished} injections have not run over all inputs" if unfinished else "a null control failed"
             raise RunError(f"{self.run}: {what}; finish the campaign with inject --resume")
+        if (self.setting("audit") or {}).get("different"):
+            raise RunError(f"{self.run}: its audit failed, its results are invalid; run the campaign again elsewhere")
 
     def totals(self) -> Counts:
         """Return the sums of all counts so far, and of the inferences as ``inputs``."""
@@ -200,15 +218,6 @@ class Store:
     def query(self, sql: str, values: tuple[Any, ...] = ()) -> sqlite3.Cursor:
         """Run a query, for what derives from the store."""
         return self._db.execute(sql, values)
-
-    def _edits(self, position: int) -> dict[str, list[tuple[int, int]]]:
-        edits: dict[str, list[tuple[int, int]]] = {}
-        rows = self._db.execute(
-            "SELECT tensor, element, mask FROM receipt WHERE position = ? ORDER BY row", (position,)
-        )
-        for tensor, element, mask in rows:
-            edits.setdefault(tensor, []).append((element, int(mask, 16)))
-        return edits
 
     def _number(self, sql: str) -> int:
         return int(self._db.execute(sql).fetchone()[0])

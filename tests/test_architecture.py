@@ -29,6 +29,7 @@ LINE = [
     "results",
     "runtime",
     "prepare",
+    "audit",
     "execute",
     "campaign",
     "analysis",

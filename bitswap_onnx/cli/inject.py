@@ -11,9 +11,10 @@ from typing import Annotated, Literal
 
 import typer
 
+from bitswap_onnx.audit import parse_audit
 from bitswap_onnx.campaign import run_campaign
 from bitswap_onnx.cli import console
-from bitswap_onnx.cli.options import BitOrder, Faults, Model, with_settings
+from bitswap_onnx.cli.options import BitOrder, Faults, Model, parse_size, with_settings
 from bitswap_onnx.prepare import Settings
 
 
@@ -28,8 +29,15 @@ def command(
         int | None, typer.Option(min=1, help="Processes of one thread each. Default: one per core.")
     ] = None,
     engine: Annotated[
-        Literal["auto", "reference"], typer.Option(help="reference: the whole model per fault.")
+        Literal["auto", "incremental", "reference"],
+        typer.Option(help="incremental (auto): only what a fault can change. reference: the whole model per fault."),
     ] = "auto",
+    memory: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="For all workers, e.g. 4G. Default: half of what is free.")
+    ] = None,
+    audit: Annotated[
+        str, typer.Option(metavar="N|P%", help="Injections to run again on the reference engine at the end; 0: none.")
+    ] = "10",
     bit_order: BitOrder = "lsb",
     save_outputs: Annotated[bool, typer.Option("--save-outputs", help="Keep all scores as .npy files.")] = False,
     per_input: Annotated[bool, typer.Option("--per-input", help="Keep every input's outcome (parquet).")] = False,
@@ -43,6 +51,9 @@ def command(
             run=out,
             resume=resume,
             workers=workers,
+            engine=engine,
+            memory=parse_size(memory, "--memory"),
+            audit=parse_audit(audit),
             bit_order=bit_order,
             save_outputs=save_outputs,
             per_input=per_input,

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -56,7 +57,7 @@ def _shared(
         Literal["framework", "deployed"],
         typer.Option(help="framework: batch-norm apart from the convolution; deployed: folded when the model loads."),
     ] = "framework",
-    layout: Annotated[Literal["auto", "plain", "blocked"], typer.Option(help="blocked: NCHWc kernels.")] = "auto",
+    layout: Annotated[Literal["auto", "plain", "blocked"], typer.Option(help="blocked: NCHWc kernels; auto: where they are exact for the incremental engine.")] = "auto",
     batch_size: Annotated[int | None, typer.Option(min=1, help="The one batch size of all runs. Default: 32.")] = None,
 ) -> Settings:
     """Return the settings that the shared options describe."""
@@ -98,6 +99,17 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
     wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     wrapper.__annotations__ = {p.name: p.annotation for p in parameters}
     return wrapper
+
+
+def parse_size(text: str | None, option: str) -> int | None:
+    """Return the bytes that ``4G``, ``500M`` or a plain number says; raises BitswapError for anything else."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
+    size = int(float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " ")) if match else 0
+    if size < 1:
+        raise BitswapError(f"{option}: expected a size like 500M or 4G, found {text!r}")
+    return size
 
 
 def _numbers(text: str | None, option: str, kind: Callable[[str], Number]) -> tuple[Number, ...] | None:

@@ -5,37 +5,52 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+import json
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from itertools import islice
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from bitswap_onnx.errors import ModelError, RunError
-from bitswap_onnx.graph.weights import Edits
 from bitswap_onnx.outcome import Counts
-from bitswap_onnx.plan import Chunk
+from bitswap_onnx.plan import Work
 from bitswap_onnx.runtime.worker import Message, receive, send
+
+Engine = Literal["incremental", "reference"]
+
+#: Units that a worker has: the one it runs, and one that waits, so that it never does.
+_AT_HAND = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """One injection (or null control) over one chunk of inputs. ``label`` names it in messages."""
+    """Some ``work`` on the faulty ``path``: ``edits`` to run, one entry per injection.
 
-    key: int
+    ``label`` names it in messages. ``lane`` is what another worker found out about the path, if one did.
+    """
+
+    work: Work
     label: str
-    edits: Edits
-    chunk: Chunk
+    path: tuple[str, ...]
+    edits: list[dict[str, list[tuple[int, int]]]]
+    engine: Engine
+    lane: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a worker made of a unit: counts, and the recorded blobs (``per_input``, ``scores``) by name."""
+    """What a worker made of a unit.
 
-    unit: Unit
-    counts: Counts
-    blobs: dict[str, bytes]
+    ``control``: inputs that the null control left masked, or None; if it did not hold, nothing else was run. Per
+    injection: counts, and the recorded blobs (``per_input``, ``scores``) by name.
+    """
+
+    control: int | None
+    counts: list[Counts]
+    blobs: list[dict[str, bytes]]
+    lane: int | None
+    seconds: float
 
 
 @dataclass
@@ -44,51 +59,54 @@ class Pool:
 
     settings: Message
     size: int
-    _local: threading.local = field(default_factory=threading.local)
-    _processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    _processes: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     def __enter__(self) -> Self:
-        self._threads = ThreadPoolExecutor(self.size)
+        self._threads = [ThreadPoolExecutor(1) for _ in range(self.size)]
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is not None:  # nothing that is under way is still wanted
-            for process in self._processes:
+            for process in self._processes.values():
                 process.kill()
-        self._threads.shutdown(cancel_futures=True)
-        for process in self._processes:
+        for thread in self._threads:
+            thread.shutdown(cancel_futures=True)
+        for process in self._processes.values():
             for pipe in (process.stdin, process.stdout):
                 with contextlib.suppress(OSError):
                     pipe.close()  # type: ignore[union-attr]
             process.wait()
 
-    def run(self, units: Iterable[Unit], stop: threading.Event) -> Iterator[Result]:
-        """Yield results in the order they finish; once ``stop`` is set, only of the units that had begun."""
-        remaining = iter(units)
-        running: set[Future[Result]] = set()
+    def run(self, take: Callable[[int], Unit | None], stop: threading.Event) -> Iterator[tuple[Unit, Result]]:
+        """Yield units and their results as workers finish; ``take(worker)`` gives a worker's next unit, or None.
+
+        Each worker has one unit at hand and one waiting. Once ``stop`` is set, only units that had begun come.
+        """
+        running: dict[Future[Result], tuple[int, Unit]] = {}
         while True:
             if stop.is_set():
-                running = {future for future in running if not future.cancel()}
+                running = {future: own for future, own in running.items() if not future.cancel()}
             else:
-                running |= {
-                    self._threads.submit(self._run, unit) for unit in islice(remaining, 2 * self.size - len(running))
-                }
+                for worker in (*range(self.size), *range(self.size)):
+                    busy = sum(other == worker for other, _ in running.values())
+                    if busy < _AT_HAND and (unit := take(worker)) is not None:
+                        running[self._threads[worker].submit(self._run, worker, unit)] = worker, unit
             if not running:
                 return
-            done, running = wait(running, return_when=FIRST_COMPLETED)
+            done, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
-                yield future.result()
+                yield running.pop(future)[1], future.result()
 
-    def _start(self) -> None:
-        """Start this thread's worker; it leaves the terminal's process group, so that Ctrl-C reaches the parent alone."""
+    def _start(self, worker: int) -> None:
+        """Start a worker; it leaves the terminal's process group, so that Ctrl-C reaches the parent alone."""
         detached: dict[str, Any] = {"start_new_session": True}
         if sys.platform == "win32":
             detached = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
         path = os.pathsep.join(filter(None, sys.path))  # the parent's own, and never the working directory
         try:
-            process = subprocess.Popen(
+            self._processes[worker] = subprocess.Popen(
                 [sys.executable, "-P", "-m", "bitswap_onnx.runtime.worker"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -97,24 +115,32 @@ class Pool:
             )
         except OSError as error:
             raise RunError(f"cannot start a worker: {error.strerror}; try fewer --workers") from None
-        self._processes.append(process)
-        self._local.process = process
-        self._ask(self.settings, "start")
+        self._ask(worker, self.settings, "start")
 
-    def _run(self, unit: Unit) -> Result:
-        if not hasattr(self._local, "process"):
-            self._start()
-        edits = {key: list(changes) for key, changes in unit.edits.items()}
-        request = {"edits": edits, "first": unit.chunk.first, "stop": unit.chunk.stop}
-        reply, blobs = self._ask(request, unit.label)
-        return Result(unit, reply["counts"], blobs)
+    def _run(self, worker: int, unit: Unit) -> Result:
+        if worker not in self._processes:
+            self._start(worker)
+        work = unit.work
+        distinct = {json.dumps(edits): edits for edits in unit.edits}  # the same faults need to run but once
+        request = {"path": unit.path, "edits": list(distinct.values()), "control": work.control}
+        request |= {"first": work.chunk.first, "stop": work.chunk.stop, "engine": unit.engine, "lane": unit.lane}
+        reply, blobs = self._ask(worker, request, unit.label)
+        found: list[dict[str, bytes]] = [{} for _ in reply["counts"]]
+        for name, blob in blobs.items():
+            number, _, kind = name.partition(" ")
+            found[int(number)][kind] = blob
+        at = {key: number for number, key in enumerate(distinct)}
+        order = [at[json.dumps(edits)] for edits in unit.edits] if reply["counts"] else []
+        counts, records = [reply["counts"][i] for i in order], [found[i] for i in order]
+        return Result(reply["control"], counts, records, reply["lane"], reply["seconds"])
 
-    def _ask(self, request: Message, label: str) -> tuple[Message, dict[str, bytes]]:
-        process = self._local.process
+    def _ask(self, worker: int, request: Message, label: str) -> tuple[Message, dict[str, bytes]]:
+        process = self._processes[worker]
+        assert process.stdin is not None and process.stdout is not None
         answer = None
         with contextlib.suppress(BrokenPipeError):
-            send(process.stdin, request)
-            answer = receive(process.stdout)
+            send(process.stdin, request)  # type: ignore[arg-type]
+            answer = receive(process.stdout)  # type: ignore[arg-type]
         if answer is None:
             raise RunError(
                 f"{label}: a worker ended unexpectedly (exit status {process.wait()}), perhaps out of memory; "

@@ -96,10 +96,37 @@ class Session:
                 f"output {self.output}: expected {'(batch, classes)' if rank == 2 else 'one row per input'} for a batch "
                 f"of {len(batch)}, found shape {shape}; name another with --output, or pass --criterion tolerance=REL"
             )
-        return _as_floats(output)
+        return as_floats(output)
 
 
-def _as_floats(output: NDArray[Any]) -> NDArray[Any]:
+@dataclass(frozen=True, eq=False)
+class Part:
+    """A loaded sub-model: golden values in, values out, each with one row per input."""
+
+    handle: Any = field(repr=False)
+    outputs: tuple[str, ...]
+
+    def run(self, feeds: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        """Return the outputs for one batch; raises ModelError if the runtime fails."""
+        try:
+            return list(self.handle.run(self.outputs, feeds))
+        except Exception as error:  # the runtime's exceptions share no base class
+            raise ModelError(f"ONNX Runtime cannot run a part of the model: {one_line(error)}") from None
+
+    def run_into(self, feeds: dict[str, NDArray[Any]], outputs: dict[str, NDArray[Any]]) -> None:
+        """Write the outputs for one batch into C-contiguous arrays of their shapes; errors as `run`."""
+        binding = self.handle.io_binding()
+        for name, array in feeds.items():
+            binding.bind_cpu_input(name, array)
+        for name, array in outputs.items():
+            binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+        try:
+            self.handle.run_with_iobinding(binding)
+        except Exception as error:  # the runtime's exceptions share no base class
+            raise ModelError(f"ONNX Runtime cannot run a part of the model: {one_line(error)}") from None
+
+
+def as_floats(output: NDArray[Any]) -> NDArray[Any]:
     """Widen what is no float32 or float64 without merging values (integers beyond 2**53 aside)."""
     if output.dtype in (np.float32, np.float64):
         return output
@@ -112,6 +139,20 @@ def open_session(model: Model, numerics: Numerics, output: str, save_optimized: 
     Raises ModelError if the runtime does not take the model, or if the provider that was asked for did not load (the
     runtime itself would silently run on the CPU).
     """
+    handle = _load(model, numerics, save_optimized)
+    return Session(handle, handle.get_inputs()[0].name, output, numerics.batch_size)
+
+
+def open_part(model: Model, numerics: Numerics, blocked: bool = False) -> Part:
+    """Load a sub-model, its inputs and outputs as its graph declares them; errors as `open_session`.
+
+    ``blocked``: images come in as the NCHWc kernels of the whole model hand them on, not as it reads its own input.
+    """
+    handle = _load(_entering_blocked(model) if blocked else model, numerics)
+    return Part(handle, tuple(value.name for value in handle.get_outputs()))
+
+
+def _load(model: Model, numerics: Numerics, save_optimized: str | None = None) -> Any:
     options = _options(numerics)
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(model.folder))
     if save_optimized:
@@ -125,7 +166,7 @@ def open_session(model: Model, numerics: Numerics, output: str, save_optimized: 
         raise ModelError(f"ONNX Runtime does not take the model: {one_line(error)}") from None
     if _PROVIDER_NAMES[numerics.provider] not in handle.get_providers():
         raise ModelError(_provider_missing(numerics.provider))
-    return Session(handle, handle.get_inputs()[0].name, output, numerics.batch_size)
+    return handle
 
 
 def choose_provider(wanted: str) -> Provider:
@@ -153,6 +194,25 @@ def runtime_conflict() -> str | None:
 def versions() -> dict[str, str]:
     """Return the versions that results depend on."""
     return {"onnxruntime": ort.__version__, "onnx": onnx.__version__, "numpy": np.__version__}
+
+
+def _entering_blocked(model: Model) -> Model:
+    """Send each image-like input through an average pool of single pixels, which changes nothing (but -0 into 0).
+
+    The runtime's layout transformer has no operator that only changes the layout, and decides by where a value comes
+    from: behind a pool it takes it for blocked, and fuses and computes what follows as it does inside the whole model.
+    """
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model.proto)
+    images = {v.name for v in proto.graph.input if len(v.type.tensor_type.shape.dim) == 4}
+    nodes = list(proto.graph.node)
+    for node in nodes:
+        for slot, name in enumerate(node.input):
+            node.input[slot] = f"blocked::{name}" if name in images else name
+    pools = [onnx.helper.make_node("AveragePool", [n], [f"blocked::{n}"], kernel_shape=[1, 1]) for n in sorted(images)]
+    del proto.graph.node[:]
+    proto.graph.node.extend([*pools, *nodes])
+    return Model(proto, model.name, model.folder, sha256="")
 
 
 def _options(numerics: Numerics) -> Any:

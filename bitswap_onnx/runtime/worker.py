@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,7 +17,8 @@ import numpy as np
 
 from bitswap_onnx.errors import BitswapError, ModelError
 from bitswap_onnx.graph.model import load_model
-from bitswap_onnx.outcome import Criterion, Golden, judge
+from bitswap_onnx.outcome import Criterion, Golden, Outcomes, judge_rows
+from bitswap_onnx.runtime.incremental import IncrementalEngine
 from bitswap_onnx.runtime.reference import ReferenceEngine
 from bitswap_onnx.runtime.session import Numerics
 
@@ -44,7 +46,7 @@ def receive(pipe: BinaryIO) -> tuple[Message, dict[str, bytes]] | None:
 
 
 class _Worker:
-    """What a worker keeps between units: the engine, the inputs and the golden scores, all mapped from files."""
+    """What a worker keeps between units: the engines, the inputs and the golden scores, all mapped from files."""
 
     def __init__(self, settings: Message) -> None:
         model = load_model(settings["model"])
@@ -52,21 +54,59 @@ class _Worker:
             raise ModelError(f"{settings['model']}: the model changed while its campaign runs; start a new campaign")
         scratch = Path(settings["scratch"])
         labels = np.load(scratch / "labels.npy") if settings["labels"] else None
-        self.engine = ReferenceEngine(model, Numerics(**settings["numerics"]), settings["output"])
-        self.inputs = np.load(scratch / "inputs.npy", mmap_mode="r")
-        self.golden = Golden(np.load(scratch / "golden.npy", mmap_mode="r"), labels, Criterion(**settings["criterion"]))
+        inputs = np.load(scratch / "inputs.npy", mmap_mode="r")
+        scores = np.load(scratch / "golden.npy", mmap_mode="r")
+        self.golden = Golden(scores, labels, Criterion(**settings["criterion"]))
+        numerics, output = Numerics(**settings["numerics"]), settings["output"]
+        paths = {tuple(path): injections for path, injections in settings["paths"]}
+        self.reference = ReferenceEngine(model, numerics, output, inputs, scores)
+        self.incremental = IncrementalEngine(model, numerics, output, inputs, scores, paths, settings["memory"])
         self.records = frozenset(settings["records"])
 
     def run(self, unit: Message) -> tuple[Message, dict[str, bytes]]:
-        first, stop = unit["first"], unit["stop"]
-        scores = self.engine.scores(unit["edits"], self.inputs[first:stop])
-        outcomes = judge(self.golden.slice(first, stop), scores)
-        blobs = {}
+        begun = time.perf_counter()
+        path, first, stop = tuple(unit["path"]), unit["first"], unit["stop"]
+        engine = self.reference if unit["engine"] == "reference" else self.incremental
+        if unit["lane"] is not None:
+            self.incremental.trust(path, unit["lane"])
+        reply: Message = {"control": engine.control(path, first, stop) if unit["control"] else None, "counts": []}
+        blobs: dict[str, bytes] = {}
+        if reply["control"] in (None, stop - first):
+            tallies = [_Tally(self.records) for _ in unit["edits"]]
+            for start, faulty in engine.run(path, unit["edits"], first, stop):
+                golden = self.golden.take(slice(start, start + faulty.inputs))
+                outcomes = judge_rows(golden, faulty.rows, faulty.scores, faulty.bounds)
+                for number, part, own in zip(faulty.numbers, faulty.parts, outcomes, strict=True):
+                    tallies[number].add(own, golden, faulty.rows[part], faulty.scores[part])
+            reply["counts"] = [tally.counts for tally in tallies]
+            blobs = {f"{i} {name}": blob for i, tally in enumerate(tallies) for name, blob in tally.blobs().items()}
+        lane = self.incremental.found(path) if engine is self.incremental else None
+        return {**reply, "lane": lane, "seconds": time.perf_counter() - begun}, blobs
+
+
+class _Tally:
+    """What one injection comes to, summed over the parts of a chunk."""
+
+    def __init__(self, records: frozenset[str]) -> None:
+        self.records = records
+        self.counts: dict[str, int | None] = {}
+        self.per_input: list[bytes] = []
+        self.scores: list[bytes] = []
+
+    def add(self, outcomes: Outcomes, golden: Golden, rows: np.ndarray[Any, Any], scores: np.ndarray[Any, Any]) -> None:
+        for name, count in outcomes.counts.items():
+            before = self.counts.get(name, 0)
+            self.counts[name] = None if count is None or before is None else before + count
         if "per_input" in self.records:
-            blobs["per_input"] = outcomes.encoded()
+            self.per_input.append(outcomes.encoded())
         if "scores" in self.records:
-            blobs["scores"] = scores.astype(np.float32).tobytes()
-        return {"counts": outcomes.counts}, blobs
+            full = golden.scores.astype(np.float32)
+            full[rows] = scores
+            self.scores.append(full.tobytes())
+
+    def blobs(self) -> dict[str, bytes]:
+        parts = {"per_input": self.per_input, "scores": self.scores}
+        return {name: b"".join(parts[name]) for name in sorted(self.records)}
 
 
 def serve(requests: BinaryIO, replies: BinaryIO) -> None:

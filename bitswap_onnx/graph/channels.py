@@ -1,0 +1,248 @@
+"""Operators that keep channels apart: what each one needs to run on any choice of its output channels.
+
+A `Step` is one node seen that way: which input carries the channels, on which axis they come out, and which constants
+have a slice per channel. Nodes that mix channels, or of which that is not known, have none.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx.reference import ReferenceEvaluator
+
+from bitswap_onnx.graph.model import constant_tensor, read_tensor
+from bitswap_onnx.graph.slices import Slicer
+
+
+@dataclass(frozen=True, eq=False)
+class Operand:
+    """A constant input with one slice per output channel along ``axis``.
+
+    ``key`` names the stored tensor that it is, if nothing but copies lie between; ``place`` then maps the stored flat
+    element to the flat position in ``array`` (None: they are the same).
+    """
+
+    slot: int
+    axis: int
+    array: NDArray[Any]
+    key: str | None
+    place: NDArray[np.int32] | None
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """A node that keeps channels apart.
+
+    ``data`` is the input slot that carries the channels in; ``axis`` where they come out. ``mixes``: how many input
+    channels each output channel reads (0: all of them, whole). ``fixed`` constants are the same for every channel;
+    ``sides`` are golden inputs, slot → (value, axis of its channels or None where it has none).
+    """
+
+    node: onnx.NodeProto
+    data: int
+    axis: int
+    mixes: int = 1
+    operands: tuple[Operand, ...] = ()
+    fixed: dict[int, NDArray[Any]] = field(default_factory=dict)
+    sides: dict[int, tuple[str, int | None]] = field(default_factory=dict)
+
+
+_UNARY = frozenset(
+    (
+        "Relu", "LeakyRelu", "Elu", "Selu", "Celu", "Sigmoid", "Tanh", "HardSigmoid", "HardSwish", "Softplus",
+        "Softsign", "ThresholdedRelu", "Erf", "Gelu", "Mish", "Abs", "Neg", "Exp", "Sqrt", "Identity", "Cast", "Clip",
+        "Dropout",
+    )
+)  # fmt: skip
+_BINARY = frozenset(("Add", "Sub", "Mul", "Div", "Max", "Min", "PRelu"))
+_POOLS = frozenset(("MaxPool", "AveragePool", "LpPool", "GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool"))
+_COPIES = frozenset(("Transpose", "Reshape", "Identity", "Squeeze", "Unsqueeze", "Flatten"))
+
+
+def attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
+    """Return an attribute's value."""
+    found = [onnx.helper.get_attribute_value(a) for a in node.attribute if a.name == name]
+    return found[0] if found else default
+
+
+def dense_step(slicer: Slicer, index: int) -> Step | None:
+    """Return a node as the start of a head: a convolution, Gemm or MatMul with constant weights, else None."""
+    node = slicer.nodes[index]
+    make = _DENSE.get(node.op_type)
+    if make is None or node.domain or not node.input[0] or node.input[0] in slicer.constants:
+        return None
+    return make(slicer, node)
+
+
+def channel_step(slicer: Slicer, index: int, value: str, axis: int, golden: Callable[[str], bool]) -> Step | None:
+    """Return a node that reads ``value``, channels on ``axis``, as a step of a head; None if it mixes channels.
+
+    ``golden`` says whether another value cannot see the fault.
+    """
+    node = slicer.nodes[index]
+    used = [name for name in node.output if name in slicer.readers or name == slicer.output]
+    if node.domain or list(node.input).count(value) != 1 or used != [node.output[0]]:
+        return None
+    data = list(node.input).index(value)
+    if node.op_type in _BINARY and len(node.input) == 2 and (node.op_type != "PRelu" or data == 0):
+        return _binary(slicer, node, data, axis, golden)
+    if data != 0:
+        return None
+    if node.op_type == "Transpose":
+        return _transposed(slicer, node, axis)
+    if node.op_type == "Conv":
+        step = _convolution(slicer, node)
+        dims, out = slicer.dims(value), slicer.dims(node.output[0])
+        return step if axis == 1 and step and step.mixes == 1 and dims and out and dims[1] == out[1] else None
+    if node.op_type == "BatchNormalization":
+        own = _operands(slicer, node, {slot: 0 for slot in range(1, 5)})
+        keeps = axis == 1 and own is not None and not attribute(node, "training_mode", 0)
+        return Step(node, 0, 1, operands=own or ()) if keeps else None
+    if node.op_type in _UNARY or (node.op_type in _POOLS and axis == 1):
+        return _fixed_rest(slicer, node, axis)
+    return _padded(slicer, node, axis) if node.op_type == "Pad" else None
+
+
+def parameter_axis(slicer: Slicer, index: int) -> tuple[str, int] | None:
+    """Return (data value, channel axis) of a node that applies a stored parameter per channel, else None.
+
+    For BatchNormalization and depthwise convolutions the axis is 1; for Add, Mul and the like it is the parameter's one
+    axis longer than 1.
+    """
+    node = slicer.nodes[index]
+    if node.op_type in ("BatchNormalization", "Conv"):
+        return node.input[0], 1
+    if node.op_type not in _BINARY or len(node.input) != 2:
+        return None
+    constant = [name for name in node.input if name in slicer.constants]
+    values = [name for name in node.input if name not in slicer.constants]
+    if len(values) != 1 or len(constant) != 1:
+        return None
+    dims, own = slicer.dims(values[0]), slicer.dims(constant[0])
+    if dims is None or own is None or len(own) > len(dims):
+        return None
+    longer = [axis for axis, size in enumerate(own) if size > 1]
+    axis = longer[0] + len(dims) - len(own) if len(longer) == 1 else 0
+    return (values[0], axis) if axis > 0 else None
+
+
+def _convolution(slicer: Slicer, node: onnx.NodeProto) -> Step | None:
+    weights = slicer.dims(node.input[1])
+    own = _operands(slicer, node, {1: 0, 2: 0})
+    if weights is None or own is None:
+        return None
+    return Step(node, 0, 1, 0 if attribute(node, "group", 1) == 1 else weights[1], own)
+
+
+def _transposed_convolution(slicer: Slicer, node: onnx.NodeProto) -> Step | None:
+    own = _operands(slicer, node, {1: 1, 2: 0})
+    return Step(node, 0, 1, 0, own) if own is not None and attribute(node, "group", 1) == 1 else None
+
+
+def _gemm(slicer: Slicer, node: onnx.NodeProto) -> Step | None:
+    axes = {1: 0 if attribute(node, "transB", 0) else 1}
+    if len(node.input) > 2 and node.input[2]:
+        bias = slicer.dims(node.input[2])
+        if not bias or bias[-1] == 1 or any(size != 1 for size in bias[:-1]):
+            return None
+        axes[2] = len(bias) - 1
+    own = _operands(slicer, node, axes)
+    return Step(node, 0, 1, 0, own) if own is not None and not attribute(node, "transA", 0) else None
+
+
+def _matmul(slicer: Slicer, node: onnx.NodeProto) -> Step | None:
+    weights, data = slicer.dims(node.input[1]), slicer.dims(node.input[0])
+    own = _operands(slicer, node, {1: 1})
+    if own is None or weights is None or data is None or len(weights) != 2 or len(data) < 2:
+        return None
+    return Step(node, 0, len(data) - 1, 0, own)
+
+
+_DENSE = {"Conv": _convolution, "ConvTranspose": _transposed_convolution, "Gemm": _gemm, "MatMul": _matmul}
+
+
+def _binary(
+    slicer: Slicer, node: onnx.NodeProto, data: int, axis: int, golden: Callable[[str], bool]
+) -> Step | None:
+    slot = 1 - data
+    name = node.input[slot]
+    dims, own = slicer.dims(node.input[data]), slicer.dims(name)
+    if dims is None or own is None or len(own) > len(dims) or slicer.dims(node.output[0]) != dims:
+        return None
+    position = axis - (len(dims) - len(own))
+    varies = position >= 0 and own[position] > 1
+    if name not in slicer.constants:
+        whole = len(own) == len(dims) and slicer.has_rows(name) and golden(name)
+        return Step(node, data, axis, sides={slot: (name, axis if varies else None)}) if whole else None
+    if varies:
+        operands = _operands(slicer, node, {slot: position})
+        return Step(node, data, axis, operands=operands) if operands else None
+    array = _constant(slicer, name)[0]
+    return Step(node, data, axis, fixed={slot: array})
+
+
+def _transposed(slicer: Slicer, node: onnx.NodeProto, axis: int) -> Step | None:
+    dims = slicer.dims(node.input[0])
+    if dims is None:
+        return None
+    order = list(attribute(node, "perm", range(len(dims))[::-1]))
+    return Step(node, 0, order.index(axis)) if order[0] == 0 else None
+
+
+def _padded(slicer: Slicer, node: onnx.NodeProto, axis: int) -> Step | None:
+    if len(node.input) < 2 or node.input[1] not in slicer.constants or (len(node.input) > 3 and node.input[3]):
+        return None
+    pads = _constant(slicer, node.input[1])[0].tolist()
+    rank = len(pads) // 2
+    if any(pads[place] for place in (0, axis, rank, rank + axis)):
+        return None
+    return _fixed_rest(slicer, node, axis)
+
+
+def _fixed_rest(slicer: Slicer, node: onnx.NodeProto, axis: int) -> Step | None:
+    rest = {slot: name for slot, name in enumerate(node.input) if slot > 0 and name}
+    if not slicer.constants.issuperset(rest.values()):
+        return None
+    return Step(node, 0, axis, fixed={slot: _constant(slicer, name)[0] for slot, name in rest.items()})
+
+
+def _operands(slicer: Slicer, node: onnx.NodeProto, axes: dict[int, int]) -> tuple[Operand, ...] | None:
+    """Return the constants in the slots of ``axes`` (slot → axis of the channels), None if one is no constant."""
+    present = {slot: axis for slot, axis in axes.items() if slot < len(node.input) and node.input[slot]}
+    if not slicer.constants.issuperset(node.input[slot] for slot in present):
+        return None
+    return tuple(Operand(slot, axis, *_constant(slicer, node.input[slot])) for slot, axis in present.items())
+
+
+def _constant(slicer: Slicer, name: str) -> tuple[NDArray[Any], str | None, NDArray[np.int32] | None]:
+    """Return a constant value, the stored tensor that it is (behind copies alone), and where its elements are."""
+    copies: list[onnx.NodeProto] = []
+    tensor, source = slicer.stored.get(name), name
+    while tensor is None:
+        node = slicer.nodes[slicer.producer[source]]
+        tensor = constant_tensor(node)
+        if tensor is None and node.op_type not in _COPIES:
+            (array,) = ReferenceEvaluator(slicer.extract((), (name,)).proto).run(None, {})
+            return np.asarray(array), None, None
+        if tensor is None:
+            copies.append(node)
+            source = node.input[0]
+            tensor = slicer.stored.get(source)
+    array = read_tensor(tensor, slicer.model.folder)
+    if not copies:
+        return array, source, None
+    positions = np.arange(array.size, dtype=np.int32).reshape(array.shape)
+    for node in reversed(copies):
+        array, positions = (_copied(slicer, node, part) for part in (array, positions))
+    place = np.empty(positions.size, np.int32)
+    place[positions.reshape(-1)] = np.arange(positions.size, dtype=np.int32)
+    return array, source, place
+
+
+def _copied(slicer: Slicer, node: onnx.NodeProto, array: NDArray[Any]) -> NDArray[Any]:
+    if node.op_type == "Transpose":
+        return array.transpose(attribute(node, "perm", range(array.ndim)[::-1]))
+    return array.reshape(slicer.dims(node.output[0]) or array.shape)

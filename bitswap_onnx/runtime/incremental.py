@@ -1,0 +1,229 @@
+"""Engine 2, exact and fast: run only what a fault can change, and the clean part of the model once.
+
+For every faulty path it looks for the fastest lane (`bitswap_onnx.runtime.lanes`) that is exact for this model, in these
+numerics, on this machine. What is tried must keep the golden bits of the whole model on a batch of inputs in another
+order than they came, and give what the reference engine gives for planted faults that make Inf, NaN, huge and subnormal
+numbers. The whole model is the lane that is left when nothing else is exact.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitswap_onnx.dataset import batches
+from bitswap_onnx.faults.bits import FORMATS, to_bits
+from bitswap_onnx.graph.heads import find_head
+from bitswap_onnx.graph.model import Model
+from bitswap_onnx.graph.slices import Slicer
+from bitswap_onnx.graph.weights import Edits
+from bitswap_onnx.outcome import Scores
+from bitswap_onnx.runtime.lanes import ROWS, Block, ConeLane, Faulty, Lane, PackedLane, WholeLane
+from bitswap_onnx.runtime.session import Numerics, Part, open_part
+
+#: The tensors that an injection touches, sorted.
+Path = tuple[str, ...]
+
+#: A path with fewer batches to run than this (injections times batches) is not worth the search for a faster lane.
+WORTH_BATCHES = 8
+
+#: The number of the lane that is none of the candidates: the whole model.
+WHOLE = -1
+
+#: How images may enter head and suffix under blocked kernels.
+_LAYOUTS = ((False, False), (True, True), (False, True), (True, False))
+
+_PLANTED_SUBNORMALS = 8
+
+
+@dataclass(eq=False)
+class IncrementalEngine:
+    """Runs injections over the prepared ``inputs`` (n, ...), whose golden ``scores`` (n, classes) are known.
+
+    ``paths`` are the faulty paths that will come, each with its number of injections. ``memory`` bounds, in bytes, the
+    golden values kept at once. ``worth``: see `WORTH_BATCHES`.
+    """
+
+    model: Model
+    numerics: Numerics
+    output: str
+    inputs: NDArray[Any]
+    scores: Scores
+    paths: Mapping[Path, int]
+    memory: int = 1 << 30
+    worth: int = WORTH_BATCHES
+    _lanes: dict[Path, tuple[int, Lane]] = field(default_factory=dict)
+    _prefix: tuple[frozenset[str], Part] | None = None
+    _block: tuple[tuple[int, int, frozenset[str]], Block] | None = None
+
+    @cached_property
+    def slicer(self) -> Slicer:
+        """The model, ready to be cut."""
+        return Slicer(self.model, self.output, self.numerics.batch_size, self.inputs.shape[1:])
+
+    def control(self, path: Path, first: int, stop: int) -> int:
+        """Send no fault the way of ``path``, over the inputs ``first`` to ``stop``; return how many stay golden."""
+        lane = self.lane(path)
+        return sum(int(lane.control(block, np.arange(block.count)).sum()) for _, block in self._blocks(lane, first, stop))
+
+    def run(self, path: Path, injections: Sequence[Edits], first: int, stop: int) -> Iterator[tuple[int, Faulty]]:
+        """Yield what becomes of ``injections`` of one path over the inputs ``first`` to ``stop``.
+
+        Each item comes with the input that its rows count from; every injection comes for every input once.
+        """
+        lane = self.lane(path)
+        for start, block in self._blocks(lane, first, stop):
+            yield from ((start, faulty) for faulty in lane.run(injections, block))
+
+    def lane(self, path: Path) -> Lane:
+        """Return the fastest exact lane of a faulty path, found when it is first asked for."""
+        if path not in self._lanes:
+            batches_to_run = self.paths.get(path, 0) * math.ceil(len(self.inputs) / self.numerics.batch_size)
+            worth = batches_to_run >= self.worth
+            exact = (
+                (number, lane)
+                for number, lane in enumerate(self.candidates(path) if worth else ())
+                if self.is_exact(lane) and self.bears_plants(lane, path)
+            )
+            self._lanes[path] = next(exact, (WHOLE, self._whole(path)))
+        return self._lanes[path][1]
+
+    def found(self, path: Path) -> int:
+        """Return which of the `candidates` a path runs on, or `WHOLE`."""
+        self.lane(path)
+        return self._lanes[path][0]
+
+    def trust(self, path: Path, number: int) -> None:
+        """Take for ``path`` what another worker found (`found`)."""
+        if path not in self._lanes:
+            lane = next(islice(self.candidates(path), number, None)) if number != WHOLE else self._whole(path)
+            self._lanes[path] = number, lane
+
+    def _whole(self, path: Path) -> WholeLane:
+        return WholeLane(self.model, self.numerics, self.output, path)
+
+    def candidates(self, path: Path) -> Iterator[PackedLane | ConeLane]:
+        """Yield the lanes that may be exact for a path, the fastest first."""
+        head = find_head(self.slicer, path[0]) if len(path) == 1 else None
+        if head is not None:
+            cuts = self.slicer.cuts(self.slicer.cone([head.start]), head.value)
+            if cuts is not None:
+                for blocked in _LAYOUTS if self.numerics.layout == "blocked" else _LAYOUTS[:1]:
+                    yield PackedLane(self.slicer, self.numerics, head, cuts, self._whole(path), blocked)
+        cuts = self.slicer.cuts(self.slicer.cone(user for tensor in path for user in self.slicer.users(tensor)))
+        if cuts is not None:
+            yield ConeLane(self.slicer, self.numerics, path, cuts)
+
+    def is_exact(self, lane: Lane) -> bool:
+        """Whether the first batch of inputs, rotated by one row, keeps the golden bits on a lane."""
+        _, block = next(self._blocks(lane, 0, min(self.numerics.batch_size, len(self.inputs))))
+        return bool(lane.control(block, np.roll(np.arange(block.count), 1)).all())
+
+    def bears_plants(self, lane: Lane, path: Path) -> bool:
+        """Whether planted faults give on a lane what they give in the whole model, over the first batch of inputs."""
+        _, block = next(self._blocks(lane, 0, min(self.numerics.batch_size, len(self.inputs))))
+        plants = [plant(self.model, path)]
+        (expected,) = self._whole(path).run(plants, block)
+        found = block.scores.copy()
+        for faulty in lane.run(plants, block):
+            found[faulty.rows] = faulty.scores
+        return np.array_equal(found, expected.scores, equal_nan=True)
+
+    def _blocks(self, lane: Lane, first: int, stop: int) -> Iterator[tuple[int, Block]]:
+        """Yield the inputs ``first`` to ``stop`` in blocks whose golden values fit the memory, each with where it begins."""
+        if not lane.values:
+            yield first, Block(self.inputs[first:stop], {}, self.scores[first:stop])
+            return
+        names = self._shared if lane.values <= self._shared else lane.values
+        size = self.numerics.batch_size
+        step = size * max(1, self.memory // (size * self._bytes(names)))
+        for start in range(first, stop, step):
+            yield start, self._golden(start, min(start + step, stop), names)
+
+    @cached_property
+    def _shared(self) -> frozenset[str]:
+        """The golden values that one run of the clean model gives for all paths; none if a batch does not fit the memory.
+
+        A value that is asked for can end a fusion of the kernels around it. Those whose lanes do so are left out.
+        """
+        wanted = [next((lane.values for lane in self.candidates(path)), frozenset[str]()) for path in self.paths]
+        names = frozenset[str]().union(*wanted)
+        if self._bytes(names) * self.numerics.batch_size > self.memory:
+            return frozenset()
+        if not self._keeps_scores(names):
+            names = frozenset[str]().union(*filter(self._keeps_scores, set(wanted)))
+        return names if self._keeps_scores(names) else frozenset()
+
+    def _keeps_scores(self, names: frozenset[str]) -> bool:
+        """Whether the clean model that also hands out ``names`` still has its golden scores."""
+        made = sorted((names | {self.output}) - set(self.slicer.inputs))
+        part = open_part(self.slicer.extract(self.slicer.inputs, made), self.numerics)
+        batch, count = next(batches(self.inputs, self.numerics.batch_size))
+        scores = part.run({self.slicer.inputs[0]: batch})[part.outputs.index(self.output)]
+        return bool((scores.reshape(len(batch), -1)[:count] == self.scores[:count]).all())
+
+    def _bytes(self, names: frozenset[str] | set[str]) -> int:
+        """Return what golden values take per input, room for a run of the widest head included."""
+        sizes = [self.slicer.row_bytes(name) for name in names]
+        return sum(sizes) + ROWS * max(sizes, default=0)
+
+    def _golden(self, first: int, stop: int, names: frozenset[str]) -> Block:
+        """Return a block of golden values; the last one is kept, and its memory used again."""
+        key = first, stop, names
+        if self._block is None or self._block[0] != key:
+            spare = self._block[1].values if self._block and self._block[0][2] == names else {}
+            inputs = self.inputs[first:stop]
+            self._block = key, Block(inputs, self._values(inputs, names, spare), self.scores[first:stop])
+        return self._block[1]
+
+    def _values(
+        self, inputs: NDArray[Any], names: frozenset[str], spare: dict[str, NDArray[Any]]
+    ) -> dict[str, NDArray[Any]]:
+        size = self.numerics.batch_size
+        rows = math.ceil(len(inputs) / size) * size
+        values = {}
+        for name in names:
+            shape = (rows, *(self.slicer.dims(name) or ())[1:])
+            fits = name in spare and len(spare[name]) >= rows
+            values[name] = spare[name][:rows] if fits else np.empty(shape, self.slicer.dtype(name))
+        (source,) = self.slicer.inputs
+        made = names - {source}
+        for number, (batch, _) in enumerate(batches(inputs, size)):
+            part = slice(number * size, (number + 1) * size)
+            if source in names:
+                values[source][part] = batch
+            if made:
+                self._part(made).run_into({source: batch}, {name: values[name][part] for name in made})
+        return values
+
+    def _part(self, names: frozenset[str]) -> Part:
+        if self._prefix is None or self._prefix[0] != names:
+            self._prefix = names, open_part(self.slicer.extract(self.slicer.inputs, sorted(names)), self.numerics)
+        return self._prefix[1]
+
+
+def plant(model: Model, path: Path) -> Edits:
+    """Return edits that spread Inf, with it NaN (Inf times 0), and subnormals from the tensors of a path.
+
+    The middle element of each becomes Inf and its last ones subnormal; of integers the top bit flips.
+    """
+    edits = {}
+    for tensor in path:
+        array = model.tensor(tensor)
+        fmt = FORMATS[array.dtype.name]
+        infinity = sum(1 << bit for bit in fmt.exponent)
+        small = range(max(array.size // 2 + 1, array.size - _PLANTED_SUBNORMALS), array.size)
+        edits[tensor] = [_change(array, array.size // 2, infinity), *(_change(array, i, 1) for i in small)]
+    return edits
+
+
+def _change(array: NDArray[Any], element: int, pattern: int) -> tuple[int, int]:
+    """Return the edit that gives a float element a bit pattern, or flips an integer's top bit."""
+    fmt = FORMATS[array.dtype.name]
+    clean = int(to_bits(np.ascontiguousarray(array.reshape(-1)[element : element + 1]))[0])
+    return element, clean ^ pattern if fmt.is_float else 1 << (fmt.width - 1)

@@ -1,0 +1,50 @@
+"""``--layout auto``: blocked kernels where the incremental engine can cut a model without changing a bit, else plain ones.
+
+Blocked (NCHWc) kernels are up to twice as fast, but the runtime chooses them by what surrounds a node, so that a model
+cut in two may round otherwise than in one piece.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+
+from bitswap_onnx.dataset import synthetic_dataset
+from bitswap_onnx.errors import ModelError
+from bitswap_onnx.graph.model import Model
+from bitswap_onnx.graph.signature import ModelInput
+from bitswap_onnx.graph.targets import find_targets
+from bitswap_onnx.runtime.incremental import IncrementalEngine
+from bitswap_onnx.runtime.lanes import PackedLane
+from bitswap_onnx.runtime.session import Numerics, open_session
+
+#: Layers that are tried, spread over the model.
+_LAYERS = 6
+
+#: Share of the tried layers that must be exact. The others run as whole models, which costs about four times as much.
+_ENOUGH = 0.75
+
+
+def choose_layout(model: Model, numerics: Numerics, output: str, spec: ModelInput) -> Numerics:
+    """Return ``numerics`` with the layout that suits a model on this machine, found on seeded synthetic inputs.
+
+    Nothing but the model, the other numerics and the processor decides, so the same campaign gets the same layout.
+    """
+    plain, blocked = (replace(numerics, layout=layout) for layout in ("plain", "blocked"))
+    convolves = any(node.op_type == "Conv" for node in model.proto.graph.node)
+    if numerics.provider != "cpu" or not convolves or spec.dtype != np.float32:
+        return plain
+    weights = [(target.tensor,) for target in find_targets(model) if target.role == "weight" and len(target.shape) > 2]
+    tried = [weights[i] for i in np.unique(np.linspace(0, len(weights) - 1, _LAYERS).astype(int))] if weights else []
+    inputs = synthetic_dataset(spec.shape, spec.dtype, numerics.batch_size, seed=0).batch(0, numerics.batch_size)
+    try:
+        scores = open_session(model, blocked, output).run(inputs)
+        engine = IncrementalEngine(model, blocked, output, inputs, scores, dict.fromkeys(tried, 1))
+        exact = sum(_is_exact(engine, path) for path in tried)
+    except ModelError:  # what is wrong with the model is said where it runs
+        return plain
+    return blocked if tried and exact >= _ENOUGH * len(tried) else plain
+
+
+def _is_exact(engine: IncrementalEngine, path: tuple[str, ...]) -> bool:
+    packed = (lane for lane in engine.candidates(path) if isinstance(lane, PackedLane))
+    return any(engine.is_exact(lane) for lane in packed)
