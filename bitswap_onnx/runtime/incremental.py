@@ -23,7 +23,8 @@ from bitswap_onnx.graph.model import Model
 from bitswap_onnx.graph.slices import Slicer
 from bitswap_onnx.graph.weights import Edits
 from bitswap_onnx.outcome import Scores
-from bitswap_onnx.runtime.lanes import ROWS, Block, ConeLane, Faulty, Lane, PackedLane, WholeLane
+from bitswap_onnx.runtime.lanes import Block, ConeLane, Faulty, Lane, WholeLane
+from bitswap_onnx.runtime.packed import ROWS, PackedLane
 from bitswap_onnx.runtime.session import Numerics, Part, open_part
 
 #: The tensors that an injection touches, sorted.
@@ -137,7 +138,7 @@ class IncrementalEngine:
     def _blocks(self, lane: Lane, first: int, stop: int) -> Iterator[tuple[int, Block]]:
         """Yield the inputs ``first`` to ``stop`` in blocks whose golden values fit the memory, each with where it begins."""
         if not lane.values:
-            yield first, Block(self.inputs[first:stop], {}, self.scores[first:stop])
+            yield first, Block(self.inputs[first:stop], {}, self.scores[first:stop], self.numerics.batch_size)
             return
         names = self._shared if lane.values <= self._shared else lane.values
         size = self.numerics.batch_size
@@ -178,7 +179,8 @@ class IncrementalEngine:
         if self._block is None or self._block[0] != key:
             spare = self._block[1].values if self._block and self._block[0][2] == names else {}
             inputs = self.inputs[first:stop]
-            self._block = key, Block(inputs, self._values(inputs, names, spare), self.scores[first:stop])
+            values = self._values(inputs, names, spare)
+            self._block = key, Block(inputs, values, self.scores[first:stop], self.numerics.batch_size)
         return self._block[1]
 
     def _values(

@@ -14,7 +14,7 @@ from bitswap_onnx.graph.model import Model
 from bitswap_onnx.graph.signature import ModelInput
 from bitswap_onnx.graph.targets import find_targets
 from bitswap_onnx.runtime.incremental import IncrementalEngine
-from bitswap_onnx.runtime.lanes import PackedLane
+from bitswap_onnx.runtime.packed import PackedLane
 from bitswap_onnx.runtime.session import Numerics, open_session
 
 #: Layers that are tried, spread over the model.

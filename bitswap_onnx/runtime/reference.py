@@ -43,4 +43,4 @@ class ReferenceEngine:
         return WholeLane(self.model, self.numerics, self.output, path)
 
     def _block(self, first: int, stop: int) -> Block:
-        return Block(self.inputs[first:stop], {}, self.scores[first:stop])
+        return Block(self.inputs[first:stop], {}, self.scores[first:stop], self.numerics.batch_size)

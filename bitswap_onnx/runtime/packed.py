@@ -1,0 +1,211 @@
+"""The lane for most faults: many injections in one run of the faulty layer, one clean suffix for what they changed."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import astuple, dataclass, field, replace
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitswap_onnx.graph.heads import Feed, Head, Row
+from bitswap_onnx.graph.slices import Slicer
+from bitswap_onnx.graph.weights import Edits
+from bitswap_onnx.outcome import Scores
+from bitswap_onnx.runtime.lanes import Block, Faulty, WholeLane, flat, same
+from bitswap_onnx.runtime.session import Numerics, Part, open_part
+
+#: Rows of a head: as many faults, one per row, share one run of a faulty layer.
+ROWS = 16
+
+#: Changed values that wait for the suffix, in bytes; the more wait, the fuller its batches are.
+_HELD_BYTES = 1 << 26
+
+
+@dataclass(frozen=True, eq=False)
+class _Pairs:
+    """Pairs of an input and an injection whose channels changed.
+
+    ``inputs`` (p,) of a block; ``owner`` (p,), the injection; ``values`` (p, width, ...) of its ``channels``
+    (p, width).
+    """
+
+    inputs: NDArray[np.intp]
+    owner: NDArray[np.intp]
+    values: NDArray[Any]
+    channels: NDArray[np.intp]
+
+
+@dataclass(frozen=True, eq=False)
+class _Pack:
+    """Injections that share a head, each with equally many rows: ``places`` (injections, rows each) says which."""
+
+    numbers: list[int]
+    rows: list[Row]
+    places: NDArray[np.intp]
+
+    @property
+    def width(self) -> int:
+        """Rows of each injection."""
+        return self.places.shape[1]
+
+    def pairs(self, changed: NDArray[np.bool_]) -> tuple[NDArray[np.intp], ...]:
+        """Return the pairs of an input and an injection some channel of which changed, given (inputs, rows).
+
+        They come as the input, the injection, its rows and their channels: (p,), (p,), (p, width), (p, width).
+        """
+        inputs, owner = np.nonzero(changed[:, self.places].any(axis=2))
+        channels = np.array([row.channel for row in self.rows], np.intp)
+        return inputs, owner, self.places[owner], channels[self.places[owner]]
+
+
+def _packs(injections: Sequence[tuple[int, list[Row]]]) -> Iterator[_Pack]:
+    """Put injections, each with its rows, into packs that fit a head; packs of one width follow each other."""
+    ordered = sorted(injections, key=lambda injection: len(injection[1]))
+    for width, group in groupby(ordered, key=lambda injection: len(injection[1])):
+        members = list(group)
+        for first in range(0, len(members), ROWS // width):
+            part = members[first : first + ROWS // width]
+            rows = [row for _, own in part for row in own]
+            yield _Pack([number for number, _ in part], rows, np.arange(len(rows)).reshape(-1, width))
+
+
+@dataclass(frozen=True, eq=False)
+class PackedLane:
+    """Many injections in one run of the faulty layer, then what each of them changed through one clean suffix.
+
+    An input on which no channel of an injection changed has the golden scores and goes no further. ``blocked`` says of
+    the head and of the suffix whether images enter it in blocked layout (`bitswap_onnx.runtime.session.open_part`).
+    """
+
+    slicer: Slicer
+    numerics: Numerics
+    head: Head
+    cuts: tuple[str, ...]
+    fallback: WholeLane
+    blocked: tuple[bool, bool] = (False, False)
+    _suffix: list[Part] = field(default_factory=list)
+
+    @property
+    def values(self) -> frozenset[str]:
+        return frozenset((*self.cuts, self.head.value, *(feed.value for feed in self.head.feeds)))
+
+    def run(self, injections: Sequence[Edits], block: Block) -> Iterator[Faulty]:
+        """As `Lane.run`; an injection that hits more channels than a head has rows runs as the whole model."""
+        narrow = []
+        for number, edits in enumerate(injections):
+            rows = self.rows(edits)
+            if len(rows) <= ROWS:
+                narrow.append((number, rows))
+            else:
+                yield from (replace(faulty, numbers=[number]) for faulty in self.fallback.run([edits], block))
+        yield from self._run_packs(_packs(narrow), block)
+
+    def _run_packs(self, packs: Iterator[_Pack], block: Block) -> Iterator[Faulty]:
+        """Collect what changed until it fills many batches of the suffix, then run it."""
+        held: list[_Pairs] = []
+        numbers: list[int] = []
+        for pack in packs:
+            if held and held[0].channels.shape[1] != pack.width:
+                yield self._finish(numbers, held, block)
+                held, numbers = [], []
+            for start, value, changed in self._head(pack.rows, block):
+                inputs, owner, places, channels = pack.pairs(changed[: block.count - start])
+                values = np.moveaxis(value, self.head.axis, 1)[inputs[:, None], places]
+                held.append(_Pairs(inputs + start, owner + len(numbers), values, channels))
+            numbers += pack.numbers
+            if sum(pairs.values.nbytes for pairs in held) > _HELD_BYTES:
+                yield self._finish(numbers, held, block)
+                held, numbers = [], []
+        if numbers:
+            yield self._finish(numbers, held, block)
+
+    def control(self, block: Block, rows: NDArray[np.intp]) -> NDArray[np.bool_]:
+        clean = self._sample()
+        batches = list(self._head(clean, block))
+        values = np.concatenate([np.moveaxis(value, self.head.axis, 1) for _, value, _ in batches])[:, : len(clean)]
+        changed = np.concatenate([changed for _, _, changed in batches])
+        channels = np.tile([row.channel for row in clean], (len(rows), 1))
+        scores = self._scores(block, _Pairs(rows, rows, values[rows], channels))
+        return same(scores, block.scores[rows]) & ~changed[rows].any(axis=1)
+
+    def _sample(self) -> list[Row]:
+        """Return clean rows of channels all over the layer, not in their order."""
+        channels = np.unique(np.linspace(0, self.head.channels - 1, ROWS).astype(int))[::-1]
+        return [Row(int(channel), {}) for channel in channels]
+
+    def rows(self, edits: Edits) -> list[Row]:
+        """Return an injection as one row per output channel that it hits."""
+        found: dict[int, dict[str, list[tuple[int, int]]]] = {}
+        for tensor, changes in edits.items():
+            for element, mask in changes:
+                own = found.setdefault(self.head.channel(tensor, element), {})
+                own.setdefault(tensor, []).append((element, mask))
+        return [Row(channel, own) for channel, own in found.items()]
+
+    def _head(
+        self, rows: Sequence[Row], block: Block
+    ) -> Iterator[tuple[int, NDArray[Any], NDArray[np.bool_]]]:
+        """Run the faulty layer batch by batch.
+
+        Yield where a batch begins, its value, and (inputs, rows) whether a row lost the golden bits.
+        """
+        padded = [*rows, *[Row(rows[-1].channel, {})] * (ROWS - len(rows))]
+        part = open_part(self.head.build(padded), self.numerics, self.blocked[0])
+        channels, axis = [row.channel for row in padded], self.head.axis
+        for start in block.starts:
+            feeds = {feed.name: _fed(block.batch(feed.value, start), feed, padded) for feed in self.head.feeds}
+            (value,) = part.run(feeds)
+            other = _bits(value) != _bits(block.batch(self.head.value, start).take(channels, axis))
+            yield start, value, other.any(axis=tuple(i for i in range(1, other.ndim) if i != axis))
+
+    def _finish(self, numbers: list[int], held: list["_Pairs"], block: Block) -> Faulty:
+        """Run what changed through the suffix and sort it by injection."""
+        pairs = _Pairs(*(np.concatenate(parts) for parts in zip(*(astuple(pairs) for pairs in held), strict=True)))
+        scores = self._scores(block, pairs)
+        order = np.argsort(pairs.owner, kind="stable")
+        bounds = np.searchsorted(pairs.owner[order], np.arange(len(numbers) + 1)).tolist()
+        return Faulty(block.count, numbers, pairs.inputs[order], bounds, scores[order])
+
+    def _scores(self, block: Block, pairs: "_Pairs") -> Scores:
+        """Return the scores of golden inputs into which the pairs' values are put, channel by channel."""
+        if not len(pairs.inputs):
+            return block.scores[:0]
+        size = self.numerics.batch_size
+        scores = []
+        feeds = {name: np.empty_like(block.values[name][:size]) for name in self._fed}
+        for chosen in _padded(np.arange(len(pairs.inputs)), size):
+            for name, buffer in feeds.items():
+                np.take(block.values[name], pairs.inputs[chosen], 0, out=buffer, mode="clip")
+            faulty = np.moveaxis(feeds[self.head.value], self.head.axis, 1)
+            faulty[np.arange(size)[:, None], pairs.channels[chosen]] = pairs.values[chosen]
+            scores.append(self._part.run(feeds)[0] if self._part else feeds[self.head.value].copy())
+        return flat(np.concatenate(scores))[: len(pairs.inputs)]
+
+    @property
+    def _fed(self) -> tuple[str, ...]:
+        return self.cuts if self.head.value in self.cuts else (*self.cuts, self.head.value)
+
+    @property
+    def _part(self) -> Part | None:
+        """The clean suffix; None where the faulty layer makes the scores."""
+        if self.head.value == self.slicer.output:
+            return None
+        if not self._suffix:
+            model = self.slicer.extract(self.cuts, (self.slicer.output,))
+            self._suffix.append(open_part(model, self.numerics, self.blocked[1]))
+        return self._suffix[0]
+
+
+def _fed(value: NDArray[Any], feed: Feed, rows: Sequence[Row]) -> NDArray[Any]:
+    return value if feed.axis is None else value.take(feed.channels(rows), feed.axis)
+
+
+def _padded(rows: NDArray[np.intp], size: int) -> list[NDArray[np.intp]]:
+    """Cut ``rows`` into batches of one size; the last one repeats its last row."""
+    parts = [rows[first : first + size] for first in range(0, len(rows), size)]
+    return [np.pad(part, (0, size - len(part)), mode="edge") for part in parts]
+
+
+def _bits(array: NDArray[Any]) -> NDArray[Any]:
+    return array.view(f"u{array.dtype.itemsize}")
