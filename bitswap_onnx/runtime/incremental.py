@@ -18,14 +18,15 @@ from numpy.typing import NDArray
 
 from bitswap_onnx.dataset import batches
 from bitswap_onnx.faults.bits import FORMATS, to_bits
-from bitswap_onnx.graph.heads import find_head
+from bitswap_onnx.graph.heads import Head, find_head
 from bitswap_onnx.graph.model import Model
 from bitswap_onnx.graph.slices import Slicer
 from bitswap_onnx.graph.weights import Edits
 from bitswap_onnx.outcome import Scores
+from bitswap_onnx.runtime.device import DeviceLane
 from bitswap_onnx.runtime.lanes import Block, ConeLane, Faulty, Lane, WholeLane
 from bitswap_onnx.runtime.packed import ROWS, PackedLane
-from bitswap_onnx.runtime.session import Numerics, Part, open_part
+from bitswap_onnx.runtime.session import Numerics, Part, open_part, to_device
 
 #: The tensors that an injection touches, sorted.
 Path = tuple[str, ...]
@@ -35,6 +36,9 @@ WORTH_BATCHES = 8
 
 #: The number of the lane that is none of the candidates: the whole model.
 WHOLE = -1
+
+#: Golden values on a device at most, in bytes: nothing tells how much of its memory is free.
+DEVICE_MEMORY = 4 << 30
 
 #: How images may enter head and suffix under blocked kernels.
 _LAYOUTS = ((False, False), (True, True), (False, True), (True, False))
@@ -47,7 +51,8 @@ class IncrementalEngine:
     """Runs injections over the prepared ``inputs`` (n, ...), whose golden ``scores`` (n, classes) are known.
 
     ``paths`` are the faulty paths that will come, each with its number of injections. ``memory`` bounds, in bytes, the
-    golden values kept at once. ``worth``: see `WORTH_BATCHES`.
+    golden values kept at once. ``worth``: see `WORTH_BATCHES`. ``device``: where golden values stay, None: in arrays
+    of the host (by default on the device that computes, if that is not the CPU).
     """
 
     model: Model
@@ -58,9 +63,15 @@ class IncrementalEngine:
     paths: Mapping[Path, int]
     memory: int = 1 << 30
     worth: int = WORTH_BATCHES
+    device: str | None = None
     _lanes: dict[Path, tuple[int, Lane]] = field(default_factory=dict)
     _prefix: tuple[frozenset[str], Part] | None = None
     _block: tuple[tuple[int, int, frozenset[str]], Block] | None = None
+
+    def __post_init__(self) -> None:
+        if self.numerics.provider != "cpu":
+            self.device = self.device or self.numerics.provider
+            self.memory = min(self.memory, DEVICE_MEMORY)
 
     @cached_property
     def slicer(self) -> Slicer:
@@ -115,10 +126,15 @@ class IncrementalEngine:
             cuts = self.slicer.cuts(self.slicer.cone([head.start]), head.value)
             if cuts is not None:
                 for blocked in _LAYOUTS if self.numerics.layout == "blocked" else _LAYOUTS[:1]:
-                    yield PackedLane(self.slicer, self.numerics, head, cuts, self._whole(path), blocked)
+                    yield self._packed(head, cuts, path, blocked)
         cuts = self.slicer.cuts(self.slicer.cone(user for tensor in path for user in self.slicer.users(tensor)))
         if cuts is not None:
             yield ConeLane(self.slicer, self.numerics, path, cuts)
+
+    def _packed(self, head: Head, cuts: tuple[str, ...], path: Path, blocked: tuple[bool, bool]) -> PackedLane:
+        if self.device is None:
+            return PackedLane(self.slicer, self.numerics, head, cuts, self._whole(path), blocked)
+        return DeviceLane(self.slicer, self.numerics, head, cuts, self._whole(path), blocked, device=self.device)
 
     def is_exact(self, lane: Lane) -> bool:
         """Whether the first batch of inputs, rotated by one row, keeps the golden bits on a lane."""
@@ -185,7 +201,10 @@ class IncrementalEngine:
 
     def _values(
         self, inputs: NDArray[Any], names: frozenset[str], spare: dict[str, NDArray[Any]]
-    ) -> dict[str, NDArray[Any]]:
+    ) -> dict[str, Any]:
+        """Run the clean model up to ``names``; ``spare`` arrays are written over."""
+        if self.device is not None:
+            return self._device_values(inputs, names, self.device)
         size = self.numerics.batch_size
         rows = math.ceil(len(inputs) / size) * size
         values = {}
@@ -201,6 +220,19 @@ class IncrementalEngine:
                 values[source][part] = batch
             if made:
                 self._part(made).run_into({source: batch}, {name: values[name][part] for name in made})
+        return values
+
+    def _device_values(self, inputs: NDArray[Any], names: frozenset[str], device: str) -> dict[str, list[Any]]:
+        values: dict[str, list[Any]] = {name: [] for name in names}
+        (source,) = self.slicer.inputs
+        made = names - {source}
+        for batch, _ in batches(inputs, self.numerics.batch_size):
+            found = {source: to_device(batch, device)}
+            if made:
+                part = self._part(made)
+                found |= dict(zip(part.outputs, part.run_on({source: found[source]}, device), strict=True))
+            for name in names:
+                values[name].append(found[name])
         return values
 
     def _part(self, names: frozenset[str]) -> Part:

@@ -37,7 +37,7 @@ class _Pairs:
 
 
 @dataclass(frozen=True, eq=False)
-class _Pack:
+class Pack:
     """Injections that share a head, each with equally many rows: ``places`` (injections, rows each) says which."""
 
     numbers: list[int]
@@ -59,7 +59,7 @@ class _Pack:
         return inputs, owner, self.places[owner], channels[self.places[owner]]
 
 
-def _packs(injections: Sequence[tuple[int, list[Row]]]) -> Iterator[_Pack]:
+def _packs(injections: Sequence[tuple[int, list[Row]]]) -> Iterator[Pack]:
     """Put injections, each with its rows, into packs that fit a head; packs of one width follow each other."""
     ordered = sorted(injections, key=lambda injection: len(injection[1]))
     for width, group in groupby(ordered, key=lambda injection: len(injection[1])):
@@ -67,7 +67,7 @@ def _packs(injections: Sequence[tuple[int, list[Row]]]) -> Iterator[_Pack]:
         for first in range(0, len(members), ROWS // width):
             part = members[first : first + ROWS // width]
             rows = [row for _, own in part for row in own]
-            yield _Pack([number for number, _ in part], rows, np.arange(len(rows)).reshape(-1, width))
+            yield Pack([number for number, _ in part], rows, np.arange(len(rows)).reshape(-1, width))
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +101,7 @@ class PackedLane:
                 yield from (replace(faulty, numbers=[number]) for faulty in self.fallback.run([edits], block))
         yield from self._run_packs(_packs(narrow), block)
 
-    def _run_packs(self, packs: Iterator[_Pack], block: Block) -> Iterator[Faulty]:
+    def _run_packs(self, packs: Iterator[Pack], block: Block) -> Iterator[Faulty]:
         """Collect what changed until it fills many batches of the suffix, then run it."""
         held: list[_Pairs] = []
         numbers: list[int] = []
@@ -174,7 +174,7 @@ class PackedLane:
         size = self.numerics.batch_size
         scores = []
         feeds = {name: np.empty_like(block.values[name][:size]) for name in self._fed}
-        for chosen in _padded(np.arange(len(pairs.inputs)), size):
+        for chosen in padded_batches(np.arange(len(pairs.inputs)), size):
             for name, buffer in feeds.items():
                 np.take(block.values[name], pairs.inputs[chosen], 0, out=buffer, mode="clip")
             faulty = np.moveaxis(feeds[self.head.value], self.head.axis, 1)
@@ -201,7 +201,7 @@ def _fed(value: NDArray[Any], feed: Feed, rows: Sequence[Row]) -> NDArray[Any]:
     return value if feed.axis is None else value.take(feed.channels(rows), feed.axis)
 
 
-def _padded(rows: NDArray[np.intp], size: int) -> list[NDArray[np.intp]]:
+def padded_batches(rows: NDArray[np.intp], size: int) -> list[NDArray[np.intp]]:
     """Cut ``rows`` into batches of one size; the last one repeats its last row."""
     parts = [rows[first : first + size] for first in range(0, len(rows), size)]
     return [np.pad(part, (0, size - len(part)), mode="edge") for part in parts]

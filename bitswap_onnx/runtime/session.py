@@ -3,6 +3,7 @@
 import os
 import platform
 import re
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib import metadata
@@ -106,24 +107,51 @@ class Part:
     handle: Any = field(repr=False)
     outputs: tuple[str, ...]
 
-    def run(self, feeds: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
-        """Return the outputs for one batch; raises ModelError if the runtime fails."""
-        try:
-            return list(self.handle.run(self.outputs, feeds))
-        except Exception as error:  # the runtime's exceptions share no base class
-            raise ModelError(f"ONNX Runtime cannot run a part of the model: {one_line(error)}") from None
+    def run(self, feeds: dict[str, Any]) -> list[NDArray[Any]]:
+        """Return the outputs for one batch of arrays or device values; raises ModelError if the runtime fails."""
+        if all(isinstance(value, np.ndarray) for value in feeds.values()):
+            return list(self._checked(self.handle.run, self.outputs, feeds))
+        binding = self._binding(feeds)
+        for name in self.outputs:
+            binding.bind_output(name, "cpu")
+        self._checked(self.handle.run_with_iobinding, binding)
+        return list(binding.copy_outputs_to_cpu())
+
+    def run_on(self, feeds: dict[str, Any], device: str) -> list[Any]:
+        """Return the outputs for one batch as values on a device (``cuda``, ``cpu``), where they stay; errors as `run`."""
+        binding = self._binding(feeds)
+        for name in self.outputs:
+            binding.bind_output(name, device, 0)
+        self._checked(self.handle.run_with_iobinding, binding)
+        return list(binding.get_outputs())
 
     def run_into(self, feeds: dict[str, NDArray[Any]], outputs: dict[str, NDArray[Any]]) -> None:
         """Write the outputs for one batch into C-contiguous arrays of their shapes; errors as `run`."""
-        binding = self.handle.io_binding()
-        for name, array in feeds.items():
-            binding.bind_cpu_input(name, array)
+        binding = self._binding(feeds)
         for name, array in outputs.items():
             binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+        self._checked(self.handle.run_with_iobinding, binding)
+
+    def _binding(self, feeds: dict[str, Any]) -> Any:
+        binding = self.handle.io_binding()
+        for name, value in feeds.items():
+            if isinstance(value, np.ndarray):
+                binding.bind_cpu_input(name, value)
+            else:
+                binding.bind_ortvalue_input(name, value)
+        return binding
+
+    @staticmethod
+    def _checked(call: Callable[..., Any], *arguments: Any) -> Any:
         try:
-            self.handle.run_with_iobinding(binding)
+            return call(*arguments)
         except Exception as error:  # the runtime's exceptions share no base class
             raise ModelError(f"ONNX Runtime cannot run a part of the model: {one_line(error)}") from None
+
+
+def to_device(array: NDArray[Any], device: str) -> Any:
+    """Return a copy of an array as a value on a device (``cuda`` or ``cpu``)."""
+    return ort.OrtValue.ortvalue_from_numpy(array, device, 0)
 
 
 def as_floats(output: NDArray[Any]) -> NDArray[Any]:

@@ -1,0 +1,195 @@
+"""The packed lane where activations stay on a device: golden values, comparison and compaction never come to the host.
+
+What the host gets of a batch is which rows changed and, in the end, scores. The small graphs that compare and compact
+are standard ONNX of operators that the CUDA provider has. Tests run all of it with the CPU as the device.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+from bitswap_onnx.graph.heads import Row
+from bitswap_onnx.graph.model import Model
+from bitswap_onnx.outcome import Scores
+from bitswap_onnx.runtime.lanes import Block, Faulty, flat, same
+from bitswap_onnx.runtime.packed import ROWS, Pack, PackedLane, padded_batches
+from bitswap_onnx.runtime.session import Part, open_part, to_device
+
+_OPSET = 17  # ReduceMax still has its axes as an attribute
+
+
+@dataclass(frozen=True, eq=False)
+class DeviceLane(PackedLane):
+    """A `PackedLane` whose values are device values, one per batch of a block (`Block.values`)."""
+
+    device: str = "cuda"
+    _graphs: dict[object, Part] = field(default_factory=dict)
+
+    def control(self, block: Block, rows: NDArray[np.intp]) -> NDArray[np.bool_]:
+        """As `PackedLane.control`; ``rows`` of each batch keep to it, in their order."""
+        clean = self._sample()
+        places = np.arange(len(clean))
+        channels = np.array([row.channel for row in clean])
+        held = np.zeros(block.count, np.bool_)
+        for start, value, changed in self._device_head(clean, block):
+            own = rows[(rows >= start) & (rows < start + block.size)]
+            inputs = own - start
+            shape = (len(own), len(clean))
+            scores = self._batch_scores(
+                block, start, value, inputs, np.broadcast_to(places, shape), np.broadcast_to(channels, shape)
+            )
+            held[own] = same(scores, block.scores[own]) & ~changed[inputs, : len(clean)].any(axis=1)
+        return held[rows]
+
+    def _run_packs(self, packs: Iterator[Pack], block: Block) -> Iterator[Faulty]:
+        for pack in packs:
+            found, scores = [], []
+            for start, value, changed in self._device_head(pack.rows, block):
+                inputs, owner, places, channels = pack.pairs(changed[: block.count - start])
+                scores.append(self._batch_scores(block, start, value, inputs, places, channels))
+                found.append((inputs + start, owner))
+            rows, owners = (np.concatenate(parts) for parts in zip(*found, strict=True))
+            order = np.argsort(owners, kind="stable")
+            bounds = np.searchsorted(owners[order], np.arange(len(pack.numbers) + 1)).tolist()
+            yield Faulty(block.count, pack.numbers, rows[order], bounds, np.concatenate(scores)[order])
+
+    def _device_head(self, rows: Sequence[Row], block: Block) -> Iterator[tuple[int, Any, NDArray[np.bool_]]]:
+        """As `PackedLane._head`, the value on the device."""
+        padded = [*rows, *[Row(rows[-1].channel, {})] * (ROWS - len(rows))]
+        part = open_part(self.head.build(padded), self.numerics, self.blocked[0])
+        chosen = {
+            feed.name: self._on_device(feed.channels(padded))
+            for feed in self.head.feeds
+            if feed.axis is not None
+        }
+        channels = self._on_device(np.array([row.channel for row in padded]))
+        for start in block.starts:
+            feeds = {}
+            for feed in self.head.feeds:
+                value = block.batch(feed.value, start)
+                if feed.axis is not None:
+                    gather = self._gather(feed.value, feed.axis)
+                    (value,) = gather.run_on({"value": value, "chosen": chosen[feed.name]}, self.device)
+                feeds[feed.name] = value
+            (value,) = part.run_on(feeds, self.device)
+            golden = block.batch(self.head.value, start)
+            (changed,) = self._compare.run({"value": value, "golden": golden, "channels": channels})
+            yield start, value, changed > 0
+
+    def _batch_scores(
+        self,
+        block: Block,
+        start: int,
+        value: Any,
+        inputs: NDArray[np.intp],
+        places: NDArray[np.intp],
+        channels: NDArray[np.intp],
+    ) -> Scores:
+        """Return the scores of pairs within one batch: ``inputs`` (p,) of it, with ``places`` of ``value`` put in."""
+        scores = []
+        for chosen in padded_batches(np.arange(len(inputs)), self.numerics.batch_size):
+            pairs = np.broadcast_to(np.arange(len(chosen))[:, None], places[chosen].shape)
+            owners = np.broadcast_to(inputs[chosen][:, None], places[chosen].shape)
+            rows = self._on_device(inputs[chosen])
+            indices = {
+                "rows": rows,
+                "source": self._on_device(np.stack([owners, places[chosen]], -1)),
+                "target": self._on_device(np.stack([pairs, channels[chosen]], -1)),
+            }
+            feeds = {}
+            for name in self._fed:
+                golden = block.batch(name, start)
+                if name == self.head.value:
+                    found = self._put.run_on({"golden": golden, "value": value, **indices}, self.device)
+                else:
+                    found = self._gather(name, 0).run_on({"value": golden, "chosen": rows}, self.device)
+                feeds[name] = found[0]
+            scores.append(self._part.run(feeds)[0] if self._part else feeds[self.head.value].numpy())
+        return flat(np.concatenate(scores))[: len(inputs)] if scores else block.scores[:0]
+
+    def _on_device(self, array: NDArray[np.intp]) -> Any:
+        return to_device(np.ascontiguousarray(array, np.int64), self.device)
+
+    @cached_property
+    def _compare(self) -> Part:
+        return self._graph(_compare_graph, self.head.value, self.head.axis)
+
+    @cached_property
+    def _put(self) -> Part:
+        return self._graph(_put_graph, self.head.value, self.head.axis)
+
+    def _gather(self, name: str, axis: int) -> Part:
+        return self._graph(_gather_graph, name, axis)
+
+    def _graph(self, make: Callable[[int, int, int], onnx.GraphProto], value: str, axis: int) -> Part:
+        """Return a small graph for arrays like ``value``, loaded once."""
+        dims = self.slicer.dims(value)
+        assert dims is not None
+        key = make, len(dims), helper.np_dtype_to_tensor_dtype(self.slicer.dtype(value)), axis
+        if key not in self._graphs:
+            proto = helper.make_model(make(*key[1:]), opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=8)
+            self._graphs[key] = open_part(Model(proto, "graph", Path.cwd(), sha256=""), self.numerics)
+        return self._graphs[key]
+
+
+def _array(name: str, kind: int, rank: int) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, kind, [f"{name}_{i}" for i in range(rank)])
+
+
+def _gather_graph(rank: int, kind: int, axis: int) -> onnx.GraphProto:
+    """Return a graph that takes the elements ``chosen`` (n,) of ``value`` along an axis."""
+    node = helper.make_node("Gather", ["value", "chosen"], ["taken"], axis=axis)
+    inputs = [_array("value", kind, rank), _array("chosen", TensorProto.INT64, 1)]
+    return helper.make_graph([node], "gather", inputs, [_array("taken", kind, rank)])
+
+
+def _compare_graph(rank: int, kind: int, axis: int) -> onnx.GraphProto:
+    """Return a graph that gives 1 for each (input, row) of ``value`` that is not ``golden``'s channel bit for bit.
+
+    Zeros differ by sign if their reciprocals do; NaN differs from everything, which is safe: the row runs on.
+    """
+    node = helper.make_node
+    others = [i for i in range(1, rank) if i != axis]
+    nodes = [
+        node("Gather", ["golden", "channels"], ["own"], axis=axis),
+        node("Equal", ["value", "own"], ["equal"]),
+        node("Reciprocal", ["value"], ["one_over_value"]),
+        node("Reciprocal", ["own"], ["one_over_own"]),
+        node("Equal", ["one_over_value", "one_over_own"], ["same_sign"]),
+        node("And", ["equal", "same_sign"], ["golden_bits"]),
+        node("Not", ["golden_bits"], ["other_bits"]),
+        node("Cast", ["other_bits"], ["marks"], to=TensorProto.FLOAT),
+        node("ReduceMax", ["marks"], ["changed"], axes=others, keepdims=0)
+        if others
+        else node("Identity", ["marks"], ["changed"]),
+    ]
+    inputs = [_array("value", kind, rank), _array("golden", kind, rank), _array("channels", TensorProto.INT64, 1)]
+    return helper.make_graph(nodes, "compare", inputs, [_array("changed", TensorProto.FLOAT, 2)])
+
+
+def _put_graph(rank: int, kind: int, axis: int) -> onnx.GraphProto:
+    """Return a graph that takes ``rows`` (p,) of ``golden`` and puts channels of ``value`` into them.
+
+    ``source`` (p, width, 2) are (input, row) of ``value``, ``target`` (p, width, 2) are (pair, channel).
+    """
+    node = helper.make_node
+    front = [0, axis, *(i for i in range(1, rank) if i != axis)]
+    back = [front.index(i) for i in range(rank)]
+    nodes = [
+        node("Gather", ["golden", "rows"], ["taken"], axis=0),
+        node("Transpose", ["taken"], ["by_channel"], perm=front),
+        node("Transpose", ["value"], ["value_by_channel"], perm=front),
+        node("GatherND", ["value_by_channel", "source"], ["picked"]),
+        node("ScatterND", ["by_channel", "target", "picked"], ["mixed"]),
+        node("Transpose", ["mixed"], ["faulty"], perm=back),
+    ]
+    indices = [_array(name, TensorProto.INT64, 3) for name in ("source", "target")]
+    inputs = [_array("value", kind, rank), _array("golden", kind, rank), _array("rows", TensorProto.INT64, 1), *indices]
+    return helper.make_graph(nodes, "put", inputs, [_array("faulty", kind, rank)])
