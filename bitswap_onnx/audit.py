@@ -32,6 +32,10 @@ class Audit:
         return min(injections, self.number if self.share is None else math.ceil(self.share * injections))
 
 
+#: Ten injections.
+DEFAULT_AUDIT = Audit()
+
+
 def parse_audit(text: str) -> Audit:
     """Return the audit that ``10``, ``5%`` or ``0`` asks for; raises BitswapError for anything else."""
     match = re.fullmatch(r"(\d{1,9})|(\d{1,3}(?:\.\d+)?)%", text)

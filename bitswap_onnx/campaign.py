@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from bitswap_onnx.audit import Audit
+from bitswap_onnx.audit import DEFAULT_AUDIT, Audit
 from bitswap_onnx.dataset import Dataset
 from bitswap_onnx.errors import FaultListError, RunError
 from bitswap_onnx.execute import SCRATCH, Execution, OnProgress, execute
@@ -62,7 +62,7 @@ def run_campaign(
     workers: int | None = None,
     engine: Literal["auto", "incremental", "reference"] = "auto",
     memory: int | None = None,
-    audit: Audit = Audit(),
+    audit: Audit = DEFAULT_AUDIT,
     bit_order: BitOrder = "lsb",
     save_outputs: bool = False,
     per_input: bool = False,
@@ -70,15 +70,15 @@ def run_campaign(
     on_notes: Callable[[Iterable[str]], None] | None = None,
     stop: threading.Event | None = None,
 ) -> Campaign:
-    """Run every injection of ``faults`` on ``model`` over a dataset and return the finished campaign.
+    """Run every injection of ``faults`` (a fault list's path, or injections) on ``model`` over a dataset.
 
-    ``faults`` is a fault list's path, or injections. ``run`` is the
-    run directory (default: ``reports/<dataset>/<model>/<yymmdd_HHMMSS>``); ``resume`` continues what is there.
-    ``workers`` processes of one thread each (default: one per core) never change a result. Setting ``stop`` from another
-    thread or a signal handler ends the campaign after the units at hand.
+    ``run`` is the run directory (default: ``reports/<dataset>/<model>/<yymmdd_HHMMSS>``); ``resume`` continues what is
+    there. ``workers`` processes of one thread each (default: one per core; one on a GPU) with ``memory`` bytes for golden
+    values (default: half of what is free), the ``engine`` and how much is audited never change a result. Setting ``stop``
+    from another thread or a signal handler ends the campaign after the units at hand.
 
-    Raises BitswapError for wrong input (nothing is written then), ControlFailedError if a null control does not hold,
-    InterruptedRunError after ``stop``. Whatever happens, finished units are kept.
+    Raises BitswapError for wrong input (nothing is written then), ControlFailedError if a null control or the audit does
+    not hold, InterruptedRunError after ``stop``. Whatever happens, finished units are kept.
     """
     if per_input:
         require_parquet()
@@ -106,12 +106,8 @@ def run_campaign(
         else:
             _check_identity(store, identity, resume)
         _check_golden(store, description)
-        execution = Execution(
-            engine="reference" if engine == "reference" else "incremental",
-            workers=workers or _cores(),
-            memory=memory or _free_memory() // 2,
-            audit=audit,
-        )
+        workers = workers or (_cores() if setup.numerics.provider == "cpu" else 1)
+        execution = Execution(engine, workers, memory or _free_memory() // 2, audit)
         execute(store, setup, golden, execution, on_progress, stop)
         store.check_complete()
         _write_files(store, folder, golden)

@@ -3,17 +3,18 @@
 import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from bitswap_onnx.audit import Audit, is_due, refuse_failed, run_audit
+from bitswap_onnx.audit import DEFAULT_AUDIT, Audit, is_due, refuse_failed, run_audit
 from bitswap_onnx.errors import ControlFailedError, InterruptedRunError, RunError
 from bitswap_onnx.outcome import Golden, judge
 from bitswap_onnx.plan import Chunk, Lot, Schedule, chunks, make_lots
 from bitswap_onnx.prepare import Setup
 from bitswap_onnx.runtime.pool import Engine, Pool, Unit
 from bitswap_onnx.store import Store
+
 
 @dataclass(frozen=True, slots=True)
 class Progress:
@@ -32,14 +33,14 @@ SCRATCH = "campaign.scratch"
 OnProgress = Callable[[Progress], None]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Execution:
     """How to run, which never changes a result: ``workers`` of one thread, together within ``memory`` bytes."""
 
-    engine: Engine = "incremental"
+    engine: Literal["auto", "incremental", "reference"] = "auto"
     workers: int = 1
     memory: int = 1 << 32
-    audit: Audit = Audit()
+    audit: Audit = DEFAULT_AUDIT
 
 
 def execute(
@@ -63,7 +64,7 @@ def execute(
         return
     with Pool(_worker_settings(store, setup, golden, execution), execution.workers) as pool:
         if not all(lot.is_done for lot in lots):
-            _run(store, pool, lots, execution.engine, report, stop)
+            _run(store, pool, lots, "reference" if execution.engine == "reference" else "incremental", report, stop)
         if not stop.is_set() and is_due(store, execution.audit):
             show = lambda done, total: report(Progress("audit", done, total))  # noqa: E731
             run_audit(store, pool, execution.audit, show, stop)
@@ -97,9 +98,7 @@ def _worker_settings(store: Store, setup: Setup, golden: Golden, execution: Exec
     }
 
 
-def _run(
-    store: Store, pool: Pool, lots: list[Lot], engine: Engine, report: OnProgress, stop: threading.Event
-) -> None:
+def _run(store: Store, pool: Pool, lots: list[Lot], engine: Engine, report: OnProgress, stop: threading.Event) -> None:
     """Run null controls and injections; each finished unit is committed."""
     if engine == "incremental":
         store.put("incremental", True)
@@ -111,7 +110,9 @@ def _run(
         if work is None:
             return None
         edits = [store.edits(position) for position in work.positions]
-        return Unit(work, f"faults in {', '.join(paths[work.path])}", paths[work.path], edits, engine, lanes.get(work.path))
+        return Unit(
+            work, f"faults in {', '.join(paths[work.path])}", paths[work.path], edits, engine, lanes.get(work.path)
+        )
 
     sums = store.totals()
     done = store.query("SELECT COUNT(*) FROM outcome").fetchone()[0]

@@ -97,7 +97,7 @@ class Schedule:
         """Return the next work for a worker, or None if nothing is left."""
         lot = self._of.get(worker)
         if lot is None or lot.is_done:
-            lot = self._next(lot.chunk if lot else None, set(other.chunk for other in self._of.values()))
+            lot = self._next(lot.chunk if lot else None, {other.chunk for other in self._of.values()})
             if lot is None:
                 return None
             self._of[worker] = lot

@@ -130,7 +130,9 @@ class Store:
 
     def paths(self) -> dict[int, tuple[str, ...]]:
         """Return the faulty paths, number → tensors."""
-        return {number: tuple(json.loads(text)) for number, text in self._db.execute("SELECT number, tensors FROM path")}
+        return {
+            number: tuple(json.loads(text)) for number, text in self._db.execute("SELECT number, tensors FROM path")
+        }
 
     def queue(self) -> dict[int, NDArray[np.int64]]:
         """Return the positions of the injections that change something, by path; equal ones lie side by side."""
@@ -178,8 +180,14 @@ class Store:
             db.executemany(
                 f"INSERT INTO outcome VALUES (?{', ?' * (len(COUNTS) + 4)})",
                 (
-                    (position, chunk.first, len(chunk), *(counts[name] for name in COUNTS))
-                    + (blobs.get("per_input"), blobs.get("scores"))
+                    (
+                        position,
+                        chunk.first,
+                        len(chunk),
+                        *map(counts.get, COUNTS),
+                        blobs.get("per_input"),
+                        blobs.get("scores"),
+                    )
                     for position, counts, blobs in outcomes
                 ),
             )

@@ -137,16 +137,19 @@ def test_receipts(model: Path, tmp_path: Path) -> None:
     assert (satisfied["masked"], satisfied["effect"], satisfied["critical"]) == (str(INPUTS), "none", "0")
 
 
-def test_results_do_not_depend_on_workers_or_units(
+def test_results_do_not_depend_on_workers_units_engine_or_memory(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(model, tmp_path / "one")
     run(model, tmp_path / "three", workers=3)
-    monkeypatch.setattr(plan, "BATCHES_PER_UNIT", 1)
+    monkeypatch.setattr(plan, "BATCHES_PER_CHUNK", 1)
+    monkeypatch.setattr(plan, "FIRST_UNIT", 1)
     run(model, tmp_path / "chunks", workers=2)
+    run(model, tmp_path / "reference", engine="reference")
+    run(model, tmp_path / "tight", memory=1)
     expected = (tmp_path / "one/results.csv").read_bytes()
-    assert (tmp_path / "three/results.csv").read_bytes() == expected
-    assert (tmp_path / "chunks/results.csv").read_bytes() == expected
+    for other in ("three", "chunks", "reference", "tight"):
+        assert (tmp_path / other / "results.csv").read_bytes() == expected
 
 
 def test_results_are_a_list_that_gives_the_same_results(model: Path, tmp_path: Path) -> None:
@@ -262,7 +265,11 @@ def test_a_golden_run_that_rounds_otherwise_is_refused(model: Path, tmp_path: Pa
         run(model, tmp_path / "run", resume=True)
 
 
-def test_stopping_keeps_what_is_done_and_resuming_ends_the_same(model: Path, tmp_path: Path) -> None:
+def test_stopping_keeps_what_is_done_and_resuming_ends_the_same(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "FIRST_UNIT", 1)
+    monkeypatch.setattr(plan, "LARGEST_UNIT", 1)
     run(model, tmp_path / "whole", save_outputs=True, per_input=True)
     stop = threading.Event()
     seen: list[Progress] = []
@@ -274,7 +281,7 @@ def test_stopping_keeps_what_is_done_and_resuming_ends_the_same(model: Path, tmp
 
     with pytest.raises(InterruptedRunError, match=r"continue with --resume --out .*/run"):
         run(model, tmp_path / "run", stop=stop, on_progress=watch, save_outputs=True, per_input=True)
-    assert 7 <= seen[-1].done < len(faults())
+    assert 7 <= seen[-1].done < seen[-1].total
     assert not (tmp_path / "run/results.csv").exists()
     run(model, tmp_path / "run", resume=True, save_outputs=True, per_input=True)
     whole, resumed = ({p.relative_to(d): p.read_bytes() for p in d.rglob("*.[cnp][spa]*") if p.suffix in (".csv", ".npy")}
@@ -289,7 +296,8 @@ def test_resuming_keeps_the_units_that_the_campaign_began_with(
     """Stopped with some injections half done, in units of one batch, and resumed by a version with longer units."""
     run(model, tmp_path / "whole")
     stop = threading.Event()
-    monkeypatch.setattr(plan, "BATCHES_PER_UNIT", 1)
+    monkeypatch.setattr(plan, "BATCHES_PER_CHUNK", 1)
+    monkeypatch.setattr(plan, "FIRST_UNIT", 1)
     with pytest.raises(InterruptedRunError):
         run(model, tmp_path / "run", stop=stop, on_progress=lambda p: stop.set() if p.inferences > 400 else None)
     monkeypatch.undo()
@@ -389,11 +397,11 @@ def test_nonfinite_golden_scores_are_counted_alike_everywhere(tmp_path: Path) ->
 def test_progress_counts(model: Path, tmp_path: Path) -> None:
     seen: list[Progress] = []
     finished = run(model, tmp_path / "run", on_progress=seen.append)
-    last = seen[-1]
-    assert (last.stage, last.done, last.total) == ("injections", len(faults()), len(faults()))
+    last = [progress for progress in seen if progress.stage == "injections"][-1]
+    assert last.done == last.total == len(faults()) * -(-INPUTS // BATCH)
     assert last.inferences == len(faults()) * INPUTS == finished.summary.totals["inputs"]
     assert last.critical == finished.summary.totals["critical"]
-    assert [p.done for p in seen if p.stage == "null controls"] == [1, 2, 3, 4, 5]
+    assert [(p.done, p.total) for p in seen if p.stage == "audit"] == [(i, 10) for i in range(1, 11)]
 
 
 def test_per_input_outcomes_add_up(model: Path, tmp_path: Path) -> None:
@@ -464,7 +472,7 @@ def test_external_data(tmp_path: Path) -> None:
 
 def test_a_full_disk_is_said_and_nothing_is_lost(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(model, tmp_path / "whole")
-    add, calls = Store.add_outcome, []
+    add, calls = Store.add, []
 
     def full(self: Store, *args: Any) -> None:
         calls.append(args)
@@ -472,7 +480,8 @@ def test_a_full_disk_is_said_and_nothing_is_lost(model: Path, tmp_path: Path, mo
             raise sqlite3.OperationalError("database or disk is full")
         add(self, *args)
 
-    monkeypatch.setattr(Store, "add_outcome", full)
+    monkeypatch.setattr(plan, "FIRST_UNIT", 1)
+    monkeypatch.setattr(Store, "add", full)
     with pytest.raises(RunError, match="database or disk is full; free some space and run again with --resume"):
         run(model, tmp_path / "run")
     monkeypatch.undo()

@@ -57,7 +57,9 @@ def _shared(
         Literal["framework", "deployed"],
         typer.Option(help="framework: batch-norm apart from the convolution; deployed: folded when the model loads."),
     ] = "framework",
-    layout: Annotated[Literal["auto", "plain", "blocked"], typer.Option(help="blocked: NCHWc kernels; auto: where they are exact for the incremental engine.")] = "auto",
+    layout: Annotated[
+        Literal["auto", "plain", "blocked"], typer.Option(help="blocked: NCHWc; auto: if exact.")
+    ] = "auto",
     batch_size: Annotated[int | None, typer.Option(min=1, help="The one batch size of all runs. Default: 32.")] = None,
 ) -> Settings:
     """Return the settings that the shared options describe."""

@@ -98,7 +98,7 @@ def channel_step(slicer: Slicer, index: int, value: str, axis: int, golden: Call
         dims, out = slicer.dims(value), slicer.dims(node.output[0])
         return step if axis == 1 and step and step.mixes == 1 and dims and out and dims[1] == out[1] else None
     if node.op_type == "BatchNormalization":
-        own = _operands(slicer, node, {slot: 0 for slot in range(1, 5)})
+        own = _operands(slicer, node, dict.fromkeys(range(1, 5), 0))
         keeps = axis == 1 and own is not None and not attribute(node, "training_mode", 0)
         return Step(node, 0, 1, operands=own or ()) if keeps else None
     if node.op_type in _UNARY or (node.op_type in _POOLS and axis == 1):
@@ -164,9 +164,7 @@ def _matmul(slicer: Slicer, node: onnx.NodeProto) -> Step | None:
 _DENSE = {"Conv": _convolution, "ConvTranspose": _transposed_convolution, "Gemm": _gemm, "MatMul": _matmul}
 
 
-def _binary(
-    slicer: Slicer, node: onnx.NodeProto, data: int, axis: int, golden: Callable[[str], bool]
-) -> Step | None:
+def _binary(slicer: Slicer, node: onnx.NodeProto, data: int, axis: int, golden: Callable[[str], bool]) -> Step | None:
     slot = 1 - data
     name = node.input[slot]
     dims, own = slicer.dims(node.input[data]), slicer.dims(name)

@@ -20,7 +20,7 @@ from bitswap_onnx.graph.model import Model
 from bitswap_onnx.outcome import Scores
 from bitswap_onnx.runtime.lanes import Block, Faulty, flat, same
 from bitswap_onnx.runtime.packed import ROWS, Pack, PackedLane, padded_batches
-from bitswap_onnx.runtime.session import Part, open_part, to_device
+from bitswap_onnx.runtime.part import Part, open_part, to_device
 
 _OPSET = 17  # ReduceMax still has its axes as an attribute
 
@@ -65,9 +65,7 @@ class DeviceLane(PackedLane):
         padded = [*rows, *[Row(rows[-1].channel, {})] * (ROWS - len(rows))]
         part = open_part(self.head.build(padded), self.numerics, self.blocked[0])
         chosen = {
-            feed.name: self._on_device(feed.channels(padded))
-            for feed in self.head.feeds
-            if feed.axis is not None
+            feed.name: self._on_device(feed.channels(padded)) for feed in self.head.feeds if feed.axis is not None
         }
         channels = self._on_device(np.array([row.channel for row in padded]))
         for start in block.starts:

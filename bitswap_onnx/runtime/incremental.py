@@ -26,7 +26,8 @@ from bitswap_onnx.outcome import Scores
 from bitswap_onnx.runtime.device import DeviceLane
 from bitswap_onnx.runtime.lanes import Block, ConeLane, Faulty, Lane, WholeLane
 from bitswap_onnx.runtime.packed import ROWS, PackedLane
-from bitswap_onnx.runtime.session import Numerics, Part, open_part, to_device
+from bitswap_onnx.runtime.part import Part, open_part, to_device
+from bitswap_onnx.runtime.session import Numerics
 
 #: The tensors that an injection touches, sorted.
 Path = tuple[str, ...]
@@ -81,7 +82,9 @@ class IncrementalEngine:
     def control(self, path: Path, first: int, stop: int) -> int:
         """Send no fault the way of ``path``, over the inputs ``first`` to ``stop``; return how many stay golden."""
         lane = self.lane(path)
-        return sum(int(lane.control(block, np.arange(block.count)).sum()) for _, block in self._blocks(lane, first, stop))
+        return sum(
+            int(lane.control(block, np.arange(block.count)).sum()) for _, block in self._blocks(lane, first, stop)
+        )
 
     def run(self, path: Path, injections: Sequence[Edits], first: int, stop: int) -> Iterator[tuple[int, Faulty]]:
         """Yield what becomes of ``injections`` of one path over the inputs ``first`` to ``stop``.
@@ -199,9 +202,7 @@ class IncrementalEngine:
             self._block = key, Block(inputs, values, self.scores[first:stop], self.numerics.batch_size)
         return self._block[1]
 
-    def _values(
-        self, inputs: NDArray[Any], names: frozenset[str], spare: dict[str, NDArray[Any]]
-    ) -> dict[str, Any]:
+    def _values(self, inputs: NDArray[Any], names: frozenset[str], spare: dict[str, NDArray[Any]]) -> dict[str, Any]:
         """Run the clean model up to ``names``; ``spare`` arrays are written over."""
         if self.device is not None:
             return self._device_values(inputs, names, self.device)

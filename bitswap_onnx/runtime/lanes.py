@@ -17,7 +17,8 @@ from bitswap_onnx.graph.model import Model
 from bitswap_onnx.graph.slices import Slicer
 from bitswap_onnx.graph.weights import Edits, rewrite
 from bitswap_onnx.outcome import Scores
-from bitswap_onnx.runtime.session import Numerics, as_floats, open_part, open_session
+from bitswap_onnx.runtime.part import open_part
+from bitswap_onnx.runtime.session import Numerics, as_floats, open_session
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,13 +94,14 @@ class WholeLane:
     values: frozenset[str] = frozenset()
 
     def run(self, injections: Sequence[Edits], block: Block) -> Iterator[Faulty]:
+        """As `Lane.run`."""
         for number, edits in enumerate(injections):
             session = open_session(rewrite(self.model, edits), self.numerics, self.output)
             yield _all_rows(number, session.run(block.inputs))
 
     def control(self, block: Block, rows: NDArray[np.intp]) -> NDArray[np.bool_]:
         """As `Lane.control`; the whole model takes the rows in their own order."""
-        (faulty,) = self.run([{tensor: () for tensor in self.tensors}], block)
+        (faulty,) = self.run([dict.fromkeys(self.tensors, ())], block)
         return same(faulty.scores, block.scores)[rows]
 
 
@@ -114,6 +116,7 @@ class ConeLane:
 
     @property
     def values(self) -> frozenset[str]:
+        """As `Lane.values`."""
         return frozenset(self.cuts)
 
     @cached_property
@@ -121,12 +124,13 @@ class ConeLane:
         return self.slicer.extract(self.cuts, (self.slicer.output,))
 
     def run(self, injections: Sequence[Edits], block: Block) -> Iterator[Faulty]:
+        """As `Lane.run`."""
         for number, edits in enumerate(injections):
             yield _all_rows(number, self._scores(edits, block))
 
     def control(self, block: Block, rows: NDArray[np.intp]) -> NDArray[np.bool_]:
         """As `Lane.control`; rows keep their own order here, as faults find them."""
-        scores = self._scores({tensor: () for tensor in self.tensors}, block)
+        scores = self._scores(dict.fromkeys(self.tensors, ()), block)
         return same(scores, block.scores)[rows]
 
     def _scores(self, edits: Edits, block: Block) -> Scores:

@@ -13,7 +13,8 @@ from bitswap_onnx.graph.slices import Slicer
 from bitswap_onnx.graph.weights import Edits
 from bitswap_onnx.outcome import Scores
 from bitswap_onnx.runtime.lanes import Block, Faulty, WholeLane, flat, same
-from bitswap_onnx.runtime.session import Numerics, Part, open_part
+from bitswap_onnx.runtime.part import Part, open_part
+from bitswap_onnx.runtime.session import Numerics
 
 #: Rows of a head: as many faults, one per row, share one run of a faulty layer.
 ROWS = 16
@@ -88,6 +89,7 @@ class PackedLane:
 
     @property
     def values(self) -> frozenset[str]:
+        """As `Lane.values`."""
         return frozenset((*self.cuts, self.head.value, *(feed.value for feed in self.head.feeds)))
 
     def run(self, injections: Sequence[Edits], block: Block) -> Iterator[Faulty]:
@@ -121,6 +123,7 @@ class PackedLane:
             yield self._finish(numbers, held, block)
 
     def control(self, block: Block, rows: NDArray[np.intp]) -> NDArray[np.bool_]:
+        """As `Lane.control`, with clean rows of many channels at once."""
         clean = self._sample()
         batches = list(self._head(clean, block))
         values = np.concatenate([np.moveaxis(value, self.head.axis, 1) for _, value, _ in batches])[:, : len(clean)]
@@ -143,9 +146,7 @@ class PackedLane:
                 own.setdefault(tensor, []).append((element, mask))
         return [Row(channel, own) for channel, own in found.items()]
 
-    def _head(
-        self, rows: Sequence[Row], block: Block
-    ) -> Iterator[tuple[int, NDArray[Any], NDArray[np.bool_]]]:
+    def _head(self, rows: Sequence[Row], block: Block) -> Iterator[tuple[int, NDArray[Any], NDArray[np.bool_]]]:
         """Run the faulty layer batch by batch.
 
         Yield where a batch begins, its value, and (inputs, rows) whether a row lost the golden bits.

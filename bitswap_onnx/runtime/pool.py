@@ -1,11 +1,11 @@
 """The parent's side of the workers: N subprocesses, one unit at a time each, results as they come."""
 
 import contextlib
+import json
 import os
 import subprocess
 import sys
 import threading
-import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -136,7 +136,8 @@ class Pool:
 
     def _ask(self, worker: int, request: Message, label: str) -> tuple[Message, dict[str, bytes]]:
         process = self._processes[worker]
-        assert process.stdin is not None and process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
         answer = None
         with contextlib.suppress(BrokenPipeError):
             send(process.stdin, request)  # type: ignore[arg-type]

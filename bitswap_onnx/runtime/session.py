@@ -3,7 +3,6 @@
 import os
 import platform
 import re
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib import metadata
@@ -100,60 +99,6 @@ class Session:
         return as_floats(output)
 
 
-@dataclass(frozen=True, eq=False)
-class Part:
-    """A loaded sub-model: golden values in, values out, each with one row per input."""
-
-    handle: Any = field(repr=False)
-    outputs: tuple[str, ...]
-
-    def run(self, feeds: dict[str, Any]) -> list[NDArray[Any]]:
-        """Return the outputs for one batch of arrays or device values; raises ModelError if the runtime fails."""
-        if all(isinstance(value, np.ndarray) for value in feeds.values()):
-            return list(self._checked(self.handle.run, self.outputs, feeds))
-        binding = self._binding(feeds)
-        for name in self.outputs:
-            binding.bind_output(name, "cpu")
-        self._checked(self.handle.run_with_iobinding, binding)
-        return list(binding.copy_outputs_to_cpu())
-
-    def run_on(self, feeds: dict[str, Any], device: str) -> list[Any]:
-        """Return the outputs for one batch as values on a device (``cuda``, ``cpu``), where they stay; errors as `run`."""
-        binding = self._binding(feeds)
-        for name in self.outputs:
-            binding.bind_output(name, device, 0)
-        self._checked(self.handle.run_with_iobinding, binding)
-        return list(binding.get_outputs())
-
-    def run_into(self, feeds: dict[str, NDArray[Any]], outputs: dict[str, NDArray[Any]]) -> None:
-        """Write the outputs for one batch into C-contiguous arrays of their shapes; errors as `run`."""
-        binding = self._binding(feeds)
-        for name, array in outputs.items():
-            binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
-        self._checked(self.handle.run_with_iobinding, binding)
-
-    def _binding(self, feeds: dict[str, Any]) -> Any:
-        binding = self.handle.io_binding()
-        for name, value in feeds.items():
-            if isinstance(value, np.ndarray):
-                binding.bind_cpu_input(name, value)
-            else:
-                binding.bind_ortvalue_input(name, value)
-        return binding
-
-    @staticmethod
-    def _checked(call: Callable[..., Any], *arguments: Any) -> Any:
-        try:
-            return call(*arguments)
-        except Exception as error:  # the runtime's exceptions share no base class
-            raise ModelError(f"ONNX Runtime cannot run a part of the model: {one_line(error)}") from None
-
-
-def to_device(array: NDArray[Any], device: str) -> Any:
-    """Return a copy of an array as a value on a device (``cuda`` or ``cpu``)."""
-    return ort.OrtValue.ortvalue_from_numpy(array, device, 0)
-
-
 def as_floats(output: NDArray[Any]) -> NDArray[Any]:
     """Widen what is no float32 or float64 without merging values (integers beyond 2**53 aside)."""
     if output.dtype in (np.float32, np.float64):
@@ -167,20 +112,12 @@ def open_session(model: Model, numerics: Numerics, output: str, save_optimized: 
     Raises ModelError if the runtime does not take the model, or if the provider that was asked for did not load (the
     runtime itself would silently run on the CPU).
     """
-    handle = _load(model, numerics, save_optimized)
+    handle = load(model, numerics, save_optimized)
     return Session(handle, handle.get_inputs()[0].name, output, numerics.batch_size)
 
 
-def open_part(model: Model, numerics: Numerics, blocked: bool = False) -> Part:
-    """Load a sub-model, its inputs and outputs as its graph declares them; errors as `open_session`.
-
-    ``blocked``: images come in as the NCHWc kernels of the whole model hand them on, not as it reads its own input.
-    """
-    handle = _load(_entering_blocked(model) if blocked else model, numerics)
-    return Part(handle, tuple(value.name for value in handle.get_outputs()))
-
-
-def _load(model: Model, numerics: Numerics, save_optimized: str | None = None) -> Any:
+def load(model: Model, numerics: Numerics, save_optimized: str | None = None) -> Any:
+    """Load a model as the runtime's own session, whatever its inputs and outputs; errors as `open_session`."""
     options = _options(numerics)
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(model.folder))
     if save_optimized:
@@ -222,25 +159,6 @@ def runtime_conflict() -> str | None:
 def versions() -> dict[str, str]:
     """Return the versions that results depend on."""
     return {"onnxruntime": ort.__version__, "onnx": onnx.__version__, "numpy": np.__version__}
-
-
-def _entering_blocked(model: Model) -> Model:
-    """Send each image-like input through an average pool of single pixels, which changes nothing (but -0 into 0).
-
-    The runtime's layout transformer has no operator that only changes the layout, and decides by where a value comes
-    from: behind a pool it takes it for blocked, and fuses and computes what follows as it does inside the whole model.
-    """
-    proto = onnx.ModelProto()
-    proto.CopyFrom(model.proto)
-    images = {v.name for v in proto.graph.input if len(v.type.tensor_type.shape.dim) == 4}
-    nodes = list(proto.graph.node)
-    for node in nodes:
-        for slot, name in enumerate(node.input):
-            node.input[slot] = f"blocked::{name}" if name in images else name
-    pools = [onnx.helper.make_node("AveragePool", [n], [f"blocked::{n}"], kernel_shape=[1, 1]) for n in sorted(images)]
-    del proto.graph.node[:]
-    proto.graph.node.extend([*pools, *nodes])
-    return Model(proto, model.name, model.folder, sha256="")
 
 
 def _options(numerics: Numerics) -> Any:
