@@ -111,7 +111,8 @@ def run_campaign(
         execute(store, setup, golden, execution, on_progress, stop)
         store.check_complete()
         _write_files(store, folder, golden)
-        return Campaign(folder, summarize(store), store.setting("golden"), setup.notes)
+        golden_json = {name: store.setting(name) for name in ("lanes", "audit")} | store.setting("golden")
+        return Campaign(folder, summarize(store), golden_json, setup.notes)
 
 
 def default_run(setup: Setup) -> Path:

@@ -104,6 +104,7 @@ def _run(store: Store, pool: Pool, lots: list[Lot], engine: Engine, report: OnPr
         store.put("incremental", True)
         store.put("audit", None)  # what an earlier one saw is no longer all
     schedule, paths, lanes = Schedule(lots), store.paths(), dict[int, int | None]()
+    kinds: dict[str, str] = store.setting("lanes") or {}
 
     def take(worker: int) -> Unit | None:
         work = schedule.take(worker)
@@ -121,6 +122,7 @@ def _run(store: Store, pool: Pool, lots: list[Lot], engine: Engine, report: OnPr
     for unit, result in pool.run(take, stop):
         work = unit.work
         lanes[work.path] = result.lane
+        kinds[", ".join(unit.path)] = result.kind
         schedule.learn(work, result.seconds)
         held = [] if result.control is None else [(work.path, result.control)]
         outcomes = list(zip(work.positions, result.counts, result.blobs, strict=bool(result.counts)))
@@ -129,6 +131,7 @@ def _run(store: Store, pool: Pool, lots: list[Lot], engine: Engine, report: OnPr
         done, inferences = done + len(outcomes), inferences + len(outcomes) * len(work.chunk)
         critical += sum(counts["critical"] or 0 for counts in result.counts)
         report(Progress("injections", done, total, inferences, critical))
+    store.put("lanes", kinds)
 
 
 def _refuse_failed(store: Store) -> None:

@@ -61,9 +61,10 @@ def write_results(store: Store, path: Path) -> None:
 
 
 def write_golden(store: Store, path: Path) -> None:
-    """Write golden.json: what ran, on what, with which clean accuracy."""
+    """Write golden.json: what ran, on what, with which clean accuracy; how each faulty path ran; what was audited."""
     with replacing(path) as file:
-        json.dump({**store.setting("golden"), "identity": store.setting("identity")}, file, indent=2)
+        rest = {name: store.setting(name) for name in ("identity", "lanes", "audit")}
+        json.dump({**store.setting("golden"), **rest}, file, indent=2)
         file.write("\n")
 
 

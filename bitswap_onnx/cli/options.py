@@ -26,9 +26,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 def _shared(
     data: Annotated[
         Path | None,
-        typer.Option(
-            help="Inputs: .npz (x, y), .npy, CIFAR files, a folder of images. Default: MODEL with suffix .npz."
-        ),
+        typer.Option(help="Inputs: .npz (x, y), .npy, CIFAR files, an image folder. Default: MODEL with suffix .npz."),
     ] = None,
     labels: Annotated[Path | None, typer.Option(help="Labels of a .npy file or an image folder.")] = None,
     preset: Annotated[

@@ -144,6 +144,25 @@ class Slicer:
 
     def extract(self, inputs: Collection[str], outputs: Collection[str]) -> Model:
         """Return the sub-model that computes ``outputs`` from ``inputs``, all of them values of this model."""
+        needed = self._between(inputs, outputs)
+        proto = onnx.ModelProto()
+        proto.CopyFrom(_without_graph(self.model.proto))
+        graph = proto.graph
+        graph.node.extend(self.nodes[i] for i in sorted(needed))
+        read = {name for i in needed for name in self.reads[i]}
+        graph.initializer.extend(tensor for name, tensor in self.stored.items() if name in read or name in outputs)
+        overridable = {value.name for value in self.model.proto.graph.input if value.name in self.stored}
+        graph.input.extend(self.declare(name, name) for name in (*inputs, *sorted(overridable & read)))
+        graph.output.extend(self.declare(name, name) for name in outputs)
+        return Model(proto, self.model.name, self.model.folder, sha256="")
+
+    def weight_bytes(self, inputs: Collection[str], outputs: Collection[str]) -> int:
+        """Return the bytes that the sub-model of `extract` stores."""
+        read = {name for i in self._between(inputs, outputs) for name in self.reads[i]}
+        return sum(math.prod(t.dims) * _item_bytes(t.data_type) for name, t in self.stored.items() if name in read)
+
+    def _between(self, inputs: Collection[str], outputs: Collection[str]) -> set[int]:
+        """Return the nodes that make ``outputs`` of ``inputs``."""
         needed: set[int] = set()
         seen = set(inputs)
         pending = [name for name in outputs if name not in seen]
@@ -155,16 +174,7 @@ class Slicer:
             if name in self.producer:
                 needed.add(self.producer[name])
                 pending += self.reads[self.producer[name]]
-        proto = onnx.ModelProto()
-        proto.CopyFrom(_without_graph(self.model.proto))
-        graph = proto.graph
-        graph.node.extend(self.nodes[i] for i in sorted(needed))
-        read = {name for i in needed for name in self.reads[i]}
-        graph.initializer.extend(tensor for name, tensor in self.stored.items() if name in read or name in outputs)
-        overridable = {value.name for value in self.model.proto.graph.input if value.name in self.stored}
-        graph.input.extend(self.declare(name, name) for name in (*inputs, *sorted(overridable & read)))
-        graph.output.extend(self.declare(name, name) for name in outputs)
-        return Model(proto, self.model.name, self.model.folder, sha256="")
+        return needed
 
     def declare(self, value: str, name: str, axis: int | None = None, count: int = 0) -> onnx.ValueInfoProto:
         """Return ``name`` declared like ``value``, with ``count`` elements on ``axis``."""
@@ -177,6 +187,10 @@ class Slicer:
             dims[axis].Clear()
             dims[axis].dim_value = count
         return info
+
+
+def _item_bytes(kind: int) -> int:
+    return int(onnx.helper.tensor_dtype_to_np_dtype(kind).itemsize)
 
 
 def _infer(proto: onnx.ModelProto, shape: tuple[int, ...] | None) -> dict[str, onnx.TypeProto]:

@@ -52,7 +52,7 @@ class IncrementalEngine:
     """Runs injections over the prepared ``inputs`` (n, ...), whose golden ``scores`` (n, classes) are known.
 
     ``paths`` are the faulty paths that will come, each with its number of injections. ``memory`` bounds, in bytes, the
-    golden values kept at once. ``worth``: see `WORTH_BATCHES`. ``device``: where golden values stay, None: in arrays
+    golden values and the loaded parts of the model, half of it each. ``worth``: see `WORTH_BATCHES`. ``device``: where golden values stay, None: in arrays
     of the host (by default on the device that computes, if that is not the CPU).
     """
 
@@ -106,12 +106,29 @@ class IncrementalEngine:
                 if self.is_exact(lane) and self.bears_plants(lane, path)
             )
             self._lanes[path] = next(exact, (WHOLE, self._whole(path)))
+        self._keep(path)
         return self._lanes[path][1]
+
+    def _keep(self, path: Path) -> None:
+        """Put ``path`` last in the order of use, and unload the first ones where all take more than half the memory."""
+        self._lanes[path] = self._lanes.pop(path)
+        lanes = [lane for _, lane in self._lanes.values() if isinstance(lane, PackedLane)]
+        total = sum(lane.loaded_bytes for lane in lanes)
+        for lane in lanes[:-1]:
+            if total <= self.memory // 2:
+                break
+            lane.unload()
+            total -= lane.loaded_bytes
 
     def found(self, path: Path) -> int:
         """Return which of the `candidates` a path runs on, or `WHOLE`."""
         self.lane(path)
         return self._lanes[path][0]
+
+    def kind(self, path: Path) -> str:
+        """Return what a path runs on: ``packed``, ``cone`` or ``whole``."""
+        lane = self.lane(path)
+        return "packed" if isinstance(lane, PackedLane) else "cone" if isinstance(lane, ConeLane) else "whole"
 
     def trust(self, path: Path, number: int) -> None:
         """Take for ``path`` what another worker found (`found`)."""
@@ -161,7 +178,7 @@ class IncrementalEngine:
             return
         names = self._shared if lane.values <= self._shared else lane.values
         size = self.numerics.batch_size
-        step = size * max(1, self.memory // (size * self._bytes(names)))
+        step = size * max(1, self.memory // 2 // (size * self._bytes(names)))
         for start in range(first, stop, step):
             yield start, self._golden(start, min(start + step, stop), names)
 
@@ -173,7 +190,7 @@ class IncrementalEngine:
         """
         wanted = [next((lane.values for lane in self.candidates(path)), frozenset[str]()) for path in self.paths]
         names = frozenset[str]().union(*wanted)
-        if self._bytes(names) * self.numerics.batch_size > self.memory:
+        if self._bytes(names) * self.numerics.batch_size > self.memory // 2:
             return frozenset()
         if not self._keeps_scores(names):
             names = frozenset[str]().union(*filter(self._keeps_scores, set(wanted)))

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass, field, replace
+from functools import cached_property
 from itertools import groupby
 from typing import Any
 
@@ -182,6 +183,15 @@ class PackedLane:
             faulty[np.arange(size)[:, None], pairs.channels[chosen]] = pairs.values[chosen]
             scores.append(self._part.run(feeds)[0] if self._part else feeds[self.head.value].copy())
         return flat(np.concatenate(scores))[: len(pairs.inputs)]
+
+    @cached_property
+    def loaded_bytes(self) -> int:
+        """About what the loaded suffix takes: its weights, and as much again for the layout that kernels want."""
+        return 2 * self.slicer.weight_bytes(self.cuts, (self.slicer.output,))
+
+    def unload(self) -> None:
+        """Give the suffix's memory back; it is loaded again when it is needed."""
+        self._suffix.clear()
 
     @property
     def _fed(self) -> tuple[str, ...]:

@@ -43,14 +43,16 @@ class Result:
     """What a worker made of a unit.
 
     ``control``: inputs that the null control left masked, or None; if it did not hold, nothing else was run. Per
-    injection: counts, and the recorded blobs (``per_input``, ``scores``) by name.
+    injection: counts, and the recorded blobs (``per_input``, ``scores``) by name. ``lane`` and ``kind`` are what the
+    incremental engine found out about the path.
     """
 
     control: int | None
     counts: list[Counts]
     blobs: list[dict[str, bytes]]
-    lane: int | None
     seconds: float
+    lane: int | None = None
+    kind: str = "whole"
 
 
 @dataclass
@@ -132,7 +134,8 @@ class Pool:
         at = {key: number for number, key in enumerate(distinct)}
         order = [at[json.dumps(edits)] for edits in unit.edits] if reply["counts"] else []
         counts, records = [reply["counts"][i] for i in order], [found[i] for i in order]
-        return Result(reply["control"], counts, records, reply["lane"], reply["seconds"])
+        found_out = {name: reply[name] for name in ("lane", "kind") if name in reply}
+        return Result(reply["control"], counts, records, reply["seconds"], **found_out)
 
     def _ask(self, worker: int, request: Message, label: str) -> tuple[Message, dict[str, bytes]]:
         process = self._processes[worker]

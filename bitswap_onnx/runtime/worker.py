@@ -80,8 +80,9 @@ class _Worker:
                     tallies[number].add(own, golden, faulty.rows[part], faulty.scores[part])
             reply["counts"] = [tally.counts for tally in tallies]
             blobs = {f"{i} {name}": blob for i, tally in enumerate(tallies) for name, blob in tally.blobs().items()}
-        lane = self.incremental.found(path) if engine is self.incremental else None
-        return {**reply, "lane": lane, "seconds": time.perf_counter() - begun}, blobs
+        if engine is self.incremental:
+            reply |= {"lane": engine.found(path), "kind": engine.kind(path)}
+        return {**reply, "seconds": time.perf_counter() - begun}, blobs
 
 
 class _Tally:
