@@ -26,6 +26,7 @@ from bitswap_onnx.plan import chunk_length
 from bitswap_onnx.prepare import Settings, Setup, prepare
 from bitswap_onnx.results import (
     Summary,
+    how_it_ran,
     require_parquet,
     summarize,
     write_golden,
@@ -111,8 +112,7 @@ def run_campaign(
         execute(store, setup, golden, execution, on_progress, stop)
         store.check_complete()
         _write_files(store, folder, golden)
-        golden_json = {name: store.setting(name) for name in ("lanes", "audit")} | store.setting("golden")
-        return Campaign(folder, summarize(store), golden_json, setup.notes)
+        return Campaign(folder, summarize(store), {**store.setting("golden"), **how_it_ran(store)}, setup.notes)
 
 
 def default_run(setup: Setup) -> Path:

@@ -96,6 +96,8 @@ def prepare(path: Path, settings: Settings) -> Setup:
     dataset = _dataset(path, spec, settings)
     numerics = _numerics(model, settings, output, spec)
     notes = [f"data: {dataset.source}"]
+    if settings.layout == "auto" and numerics.provider == "cpu":
+        notes.append(f"kernels: {numerics.layout} layout")
     if dataset.labels is None and tolerance is None:
         notes.append("no labels: accuracy is left empty, robustness is measured against the golden predictions")
     if conflict := runtime_conflict():

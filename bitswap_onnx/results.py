@@ -60,11 +60,17 @@ def write_results(store: Store, path: Path) -> None:
         writer.writerows(store.query(_ROWS))
 
 
+def how_it_ran(store: Store) -> dict[str, Any]:
+    """Return which way each faulty path ran (``lanes``), and what the ``audit`` ran again; None where nothing did."""
+    return {name: store.setting(name) for name in ("lanes", "audit")}
+
+
 def write_golden(store: Store, path: Path) -> None:
     """Write golden.json: what ran, on what, with which clean accuracy; how each faulty path ran; what was audited."""
     with replacing(path) as file:
-        rest = {name: store.setting(name) for name in ("identity", "lanes", "audit")}
-        json.dump({**store.setting("golden"), **rest}, file, indent=2)
+        json.dump(
+            {**store.setting("golden"), "identity": store.setting("identity"), **how_it_ran(store)}, file, indent=2
+        )
         file.write("\n")
 
 

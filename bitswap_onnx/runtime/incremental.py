@@ -52,8 +52,8 @@ class IncrementalEngine:
     """Runs injections over the prepared ``inputs`` (n, ...), whose golden ``scores`` (n, classes) are known.
 
     ``paths`` are the faulty paths that will come, each with its number of injections. ``memory`` bounds, in bytes, the
-    golden values and the loaded parts of the model, half of it each. ``worth``: see `WORTH_BATCHES`. ``device``: where golden values stay, None: in arrays
-    of the host (by default on the device that computes, if that is not the CPU).
+    golden values and the loaded parts of the model, half of it each. ``worth``: see `WORTH_BATCHES`. ``device``: where
+    golden values stay; None: in arrays of the host (by default where the model computes, if that is not the CPU).
     """
 
     model: Model

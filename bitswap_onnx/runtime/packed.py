@@ -49,7 +49,7 @@ class Pack:
     @property
     def width(self) -> int:
         """Rows of each injection."""
-        return self.places.shape[1]
+        return int(self.places.shape[1])
 
     def pairs(self, changed: NDArray[np.bool_]) -> tuple[NDArray[np.intp], ...]:
         """Return the pairs of an input and an injection some channel of which changed, given (inputs, rows).
