@@ -7,7 +7,7 @@ faults of its own.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -65,6 +65,17 @@ class Head:
     def operands(self) -> dict[str, Operand]:
         """Stored tensor → the constant through which a fault in it acts: on one channel per element."""
         return {o.key: o for step in self.steps for o in step.operands if o.key}
+
+    @property
+    def trimmed(self) -> "Head | None":
+        """The same head without the Transposes at its end, None if there are none: the runtime may move those about."""
+        last = len(self.steps) - 1
+        while last > 0 and self.steps[last].node.op_type == "Transpose":
+            last -= 1
+        if last == len(self.steps) - 1:
+            return None
+        step = self.steps[last]
+        return replace(self, steps=self.steps[: last + 1], value=step.node.output[0], axis=step.axis)
 
     def channel(self, tensor: str, element: int) -> int:
         """Return the output channel that one stored element belongs to."""

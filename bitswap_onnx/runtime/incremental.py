@@ -141,11 +141,11 @@ class IncrementalEngine:
 
     def candidates(self, path: Path) -> Iterator[PackedLane | ConeLane]:
         """Yield the lanes that may be exact for a path, the fastest first."""
-        head = find_head(self.slicer, path[0]) if len(path) == 1 else None
-        if head is not None:
+        longest = find_head(self.slicer, path[0]) if len(path) == 1 else None
+        for head in filter(None, (longest, longest and longest.trimmed)):
             cuts = self.slicer.cuts(self.slicer.cone([head.start]), head.value)
-            if cuts is not None:
-                for blocked in _LAYOUTS if self.numerics.layout == "blocked" else _LAYOUTS[:1]:
+            for blocked in _LAYOUTS if self.numerics.layout == "blocked" else _LAYOUTS[:1]:
+                if cuts is not None:
                     yield self._packed(head, cuts, path, blocked)
         cuts = self.slicer.cuts(self.slicer.cone(user for tensor in path for user in self.slicer.users(tensor)))
         if cuts is not None:
