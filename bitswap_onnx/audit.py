@@ -131,13 +131,19 @@ def _choose(store: Store, size: int) -> list[tuple[int, int, Chunk]]:
             used[path] += 1
             if not by_path[path]:
                 del by_path[path]
-            chosen.append((position, path, _chunk(store, position, draw)))
+            chosen.append((position, path, _chunk(store, position, len(chosen), draw)))
     raise AssertionError("unreachable")
 
 
-def _chunk(store: Store, position: int, draw: Random) -> Chunk:
-    """Return the chunk over which an injection did most; of equal ones, any."""
-    query = "SELECT first, inputs, nonfinite, critical, non_critical FROM outcome WHERE position = ?"
+def _chunk(store: Store, position: int, number: int, draw: Random) -> Chunk:
+    """Return the chunk over which an injection did most; of equal ones, any.
+
+    For every other injection, each chunk in its turn, the last one first: where effects are lost, there seem to be none.
+    """
+    query = "SELECT first, inputs, nonfinite, critical, non_critical FROM outcome WHERE position = ? ORDER BY first"
     rows = store.query(query, (position,)).fetchall()
-    first, inputs, *_ = max(rows, key=lambda row: (*row[2:], draw.random()))
+    if number % 2:
+        first, inputs, *_ = rows[-1 - number // 2 % len(rows)]
+    else:
+        first, inputs, *_ = max(rows, key=lambda row: (*row[2:], draw.random()))
     return Chunk(first, first + inputs)

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from bitswap_onnx.graph.model import Model
+from bitswap_onnx.graph.model import Model, stored_tensors
 from bitswap_onnx.graph.slices import Slicer
 from bitswap_onnx.graph.weights import Edits, rewrite
 from bitswap_onnx.outcome import Scores
@@ -123,6 +123,11 @@ class ConeLane:
     def _model(self) -> Model:
         return self.slicer.extract(self.cuts, (self.slicer.output,))
 
+    @cached_property
+    def _stored(self) -> frozenset[str]:
+        """The tensors that reach the scores; a path may hold others beside them."""
+        return frozenset(stored_tensors(self._model.proto))
+
     def run(self, injections: Sequence[Edits], block: Block) -> Iterator[Faulty]:
         """As `Lane.run`."""
         for number, edits in enumerate(injections):
@@ -134,7 +139,8 @@ class ConeLane:
         return same(scores, block.scores)[rows]
 
     def _scores(self, edits: Edits, block: Block) -> Scores:
-        part = open_part(rewrite(self._model, edits), self.numerics)
+        reached = {tensor: changes for tensor, changes in edits.items() if tensor in self._stored}
+        part = open_part(rewrite(self._model, reached), self.numerics)
         batches = [part.run({name: block.batch(name, start) for name in self.cuts})[0] for start in block.starts]
         return flat(np.concatenate(batches))[: block.count]
 

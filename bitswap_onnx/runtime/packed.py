@@ -97,7 +97,7 @@ class PackedLane:
         """As `Lane.run`; an injection that hits more channels than a head has rows runs as the whole model."""
         narrow = []
         for number, edits in enumerate(injections):
-            rows = self.rows(edits)
+            rows = self.rows(edits) or [Row(0, {})]
             if len(rows) <= ROWS:
                 narrow.append((number, rows))
             else:

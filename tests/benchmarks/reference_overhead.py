@@ -16,7 +16,7 @@ from bitswap_onnx.dataset import synthetic_dataset
 from bitswap_onnx.graph.model import load_model
 from bitswap_onnx.graph.signature import model_input, score_output
 from bitswap_onnx.graph.targets import find_targets
-from bitswap_onnx.outcome import Criterion, Golden, judge
+from bitswap_onnx.outcome import Criterion, Golden, judge_rows
 from bitswap_onnx.runtime.reference import ReferenceEngine
 from bitswap_onnx.runtime.session import Numerics, open_session
 
@@ -38,12 +38,13 @@ def main() -> None:
     inputs = synthetic_dataset(spec.shape, spec.dtype, options.inputs, 0).batch(0, options.inputs)
     session = open_session(model, numerics, output)
     golden = Golden(session.run(inputs), None, Criterion())
-    engine = ReferenceEngine(model, numerics, output)
+    engine = ReferenceEngine(model, numerics, output, inputs, golden.scores)
     kernels = [target.tensor for target in find_targets(model) if target.role == "weight"]
     passes, loads, injections = [], [], []
 
     def inject(tensor: str) -> None:
-        judge(golden, engine.scores({tensor: [(0, 1 << 20)]}, inputs))
+        for _, faulty in engine.run((tensor,), [{tensor: [(0, 1 << 20)]}], 0, options.inputs):
+            judge_rows(golden, faulty.rows, faulty.scores, faulty.bounds)
 
     for number in range(options.rounds):
         passes.append(seconds(lambda: session.run(inputs)))

@@ -1,0 +1,174 @@
+"""What the engine benchmarks share: networks with their published fault lists, and campaigns that tell how they ran."""
+
+import argparse
+import csv
+import json
+import os
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+from unittest import mock
+
+import torch
+
+from bitswap_onnx.audit import Audit
+from bitswap_onnx.campaign import run_campaign
+from bitswap_onnx.converters.torch_to_onnx import export_torch
+from bitswap_onnx.faults.fault import Injection
+from bitswap_onnx.faults.fault_list import read_fault_list
+from bitswap_onnx.models import zoo
+from bitswap_onnx.prepare import Settings
+from bitswap_onnx.preprocessing import Preprocessing
+from bitswap_onnx.runtime.pool import Pool, Result, Unit
+from bitswap_onnx.runtime.session import machine_name, versions
+
+IMAGES = "cifar10/test_846.npz"
+PRESET = "cifar10"
+
+
+def add_reference(parser: argparse.ArgumentParser) -> None:
+    """Add the option that names the folder with the published weights, lists and images."""
+    folder = os.environ.get("BITSWAP_REFERENCE")
+    told = "the published weights, fault lists and images; default: what BITSWAP_REFERENCE names"
+    parser.add_argument("--reference", type=Path, default=folder, required=folder is None, help=told)
+
+
+def cores() -> int:
+    """How many cores this process may use: as many workers a campaign has by default."""
+    return len(os.sched_getaffinity(0))
+
+
+def machine() -> str:
+    """The processor, its cores that may be used, what it is busy with already, and the versions."""
+    found = ", ".join(f"{name} {version}" for name, version in {**versions(), "torch": torch.__version__}.items())
+    return f"{machine_name('cpu')}, {cores()} cores, load {os.getloadavg()[0]:.1f}; {found}"
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A CIFAR-10 network of the zoo, in torch and exported, and its published fault list."""
+
+    name: str
+    network: torch.nn.Module
+    model: Path
+    faults: Path
+    trained: bool
+
+    @property
+    def weights(self) -> str:
+        return "trained" if self.trained else "random"
+
+
+def make_subject(name: str, reference: Path, folder: Path) -> Subject:
+    """Build a network, with its trained weights where ``reference`` has them, and export it into ``folder``."""
+    checkout = reference / "dnn-benchmarks"
+    trained = (checkout / zoo.find(name, "CIFAR10").weights).is_file()
+    network = zoo.build(name, "CIFAR10", checkout if trained else None)
+    model = folder / f"{name}.onnx"
+    export_torch(network, (3, 32, 32), model)
+    return Subject(name, network, model, published_list(name, reference), trained)
+
+
+def published_list(name: str, reference: Path) -> Path:
+    """Return the published CIFAR-10 fault list of a network; their files' names spell networks in other cases."""
+    folder = reference / "dnn-benchmarks/torch/gpu/image_classification/CIFAR10/fp32"
+    (file,) = (path for path in folder.rglob("*_FL.csv") if path.name.lower() == f"{name}_FL.csv".lower())
+    return file
+
+
+def image_settings(reference: Path, inputs: int) -> Settings:
+    """The first ``inputs`` CIFAR-10 images."""
+    return Settings(data=reference / IMAGES, preprocessing=Preprocessing(preset=PRESET), first=inputs)
+
+
+def draw(faults: Path | Iterable[Injection], count: int, seed: int) -> list[Injection]:
+    """Return ``count`` random injections of a list, in its order; all of them if it has no more."""
+    everything = list(read_fault_list(faults) if isinstance(faults, Path) else faults)
+    chosen = random.Random(seed).sample(range(len(everything)), min(count, len(everything)))
+    return [everything[number] for number in sorted(chosen)]
+
+
+@dataclass(frozen=True)
+class Ran:
+    """One unit that a worker ran: its injections, the null control included as one, times its inputs."""
+
+    inferences: int
+    seconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """A finished campaign: its wall time, everything included, its files, and the units that ran, the audit's too."""
+
+    run: Path
+    seconds: float
+    units: list[Ran]
+
+    @property
+    def layout(self) -> str:
+        """The layout that it ran with."""
+        return str(self._golden["identity"]["numerics"]["layout"])
+
+    @property
+    def lanes(self) -> str:
+        """How many of its faulty paths ran which way."""
+        kinds = Counter((self._golden["lanes"] or {}).values())
+        return ", ".join(f"{kind} {number}" for kind, number in kinds.most_common())
+
+    @property
+    def _golden(self) -> dict[str, Any]:
+        golden: dict[str, Any] = json.loads((self.run / "golden.json").read_text())
+        return golden
+
+    def critical(self) -> dict[str, int]:
+        """Critical inferences of each injection."""
+        with (self.run / "results.csv").open(newline="") as file:
+            return {row["Injection"]: int(row["critical"]) for row in csv.DictReader(file)}
+
+    def seconds_per_inference(self) -> float:
+        """What an inference takes a worker, null controls counted; starting the workers is left out."""
+        return sum(unit.seconds for unit in self.units) / sum(unit.inferences for unit in self.units)
+
+
+def campaign(
+    model: Path,
+    faults: Path | Sequence[Injection],
+    run: Path,
+    settings: Settings,
+    *,
+    engine: Literal["auto", "incremental", "reference"] = "auto",
+    workers: int | None = None,
+    memory: int | None = None,
+    audit: Audit = Audit(),  # noqa: B008
+    save_outputs: bool = False,
+) -> Measured:
+    """Run a campaign, and keep of each unit what its worker said."""
+    units: list[Ran] = []
+
+    class Listening(Pool):
+        def run(self, take: Callable[[int], Unit | None], stop: threading.Event) -> Iterator[tuple[Unit, Result]]:
+            for unit, result in super().run(take, stop):
+                work = unit.work
+                runs = len(work.positions) + work.control
+                units.append(Ran(runs * len(work.chunk), result.seconds))
+                yield unit, result
+
+    start = time.perf_counter()
+    with mock.patch("bitswap_onnx.execute.Pool", Listening):
+        run_campaign(
+            model,
+            faults,
+            settings=settings,
+            run=run,
+            engine=engine,
+            workers=workers,
+            memory=memory,
+            audit=audit,
+            save_outputs=save_outputs,
+        )
+    return Measured(run, time.perf_counter() - start, units)

@@ -1,0 +1,301 @@
+"""Bugs planted in the incremental engine, one by one, and which control sees each of them.
+
+========================================================  ====================================================
+planted bug                                               seen by
+========================================================  ====================================================
+what changed is put into another channel                  the probe: a planted fault gives other scores
+faults of a head are skipped, all or all but the first    the probe
+faults of the second half of a head are skipped           the audit
+the suffix rounds otherwise                               the probe; the null control if that looks away
+two rows of a batch change places                         the probe; the null control if that looks away
+scores that were run are thrown away                      the probe; the audit if that looks away
+golden values of another block, with its own scores       the null control
+another block as a whole, scores included                 the audit
+a model whose inputs see each other is cut                the probe; the audit if that looks away
+a batch that is not full does not run                     an exception, in the control already
+what changed in the last batch or chunk is forgotten      the audit
+========================================================  ====================================================
+"""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+
+from bitswap_onnx import campaign, execute
+from bitswap_onnx.audit import Audit
+from bitswap_onnx.errors import ControlFailedError
+from bitswap_onnx.faults.fault import Fault, Injection
+from bitswap_onnx.graph.heads import Head, Row
+from bitswap_onnx.graph.model import Model, from_proto
+from bitswap_onnx.prepare import Settings
+from bitswap_onnx.runtime import packed
+from bitswap_onnx.runtime.incremental import IncrementalEngine
+from bitswap_onnx.runtime.lanes import Block
+from bitswap_onnx.runtime.packed import PackedLane
+from bitswap_onnx.runtime.pool import Pool
+from bitswap_onnx.runtime.session import Numerics, open_session
+from bitswap_onnx.runtime.worker import _Worker
+from tests.builders import build, cnn, normal, save
+
+INPUTS, BATCH = 23, 4
+PATH = ("conv.weight",)
+
+Patch = pytest.MonkeyPatch
+Mutant = Callable[[Patch], None]
+
+MIXING = """net (float[N, 1, 6, 6] x) => (float[N, 4] scores) {
+    a = Conv <kernel_shape = [3, 3]> (x, "conv.weight")
+    b = Flatten (a)
+    c = Gemm <transB = 1> (b, "fc.weight")
+    m = ReduceMax <keepdims = 1> (c, first)
+    scores = Sub (c, m)
+}"""
+
+
+def mixing() -> onnx.ModelProto:
+    """A model in which each input sees the others of its batch, whatever their order."""
+    return build(MIXING, conv__weight=normal(3, 1, 3, 3), fc__weight=normal(4, 48, seed=6), first=np.array([0]))
+
+
+def engine_of(proto: onnx.ModelProto) -> IncrementalEngine:
+    model, numerics, inputs = from_proto(proto), Numerics(batch_size=BATCH), normal(INPUTS, 1, 6, 6, seed=3)
+    scores = open_session(model, numerics, "scores").run(inputs)
+    return IncrementalEngine(model, numerics, "scores", inputs, scores, {PATH: 100}, worth=0)
+
+
+def first_lane(engine: IncrementalEngine) -> PackedLane:
+    lane = next(engine.candidates(PATH))
+    assert isinstance(lane, PackedLane)
+    return lane
+
+
+def accepts(engine: IncrementalEngine) -> bool:
+    """Whether the probe takes the fastest lane."""
+    lane = first_lane(engine)
+    return engine.is_exact(lane) and engine.bears_plants(lane, PATH)
+
+
+def wrong_channel(patch: Patch) -> None:
+    """What changed is put into the channel beside its own."""
+    pairs = packed.Pack.pairs
+
+    def shifted(self: Any, changed: NDArray[np.bool_]) -> tuple[NDArray[np.intp], ...]:
+        inputs, owner, places, channels = pairs(self, changed)
+        return inputs, owner, places, (channels + 1) % 3
+
+    patch.setattr(packed.Pack, "pairs", shifted)
+
+
+def flips_skipped(after: int) -> Mutant:
+    """Only the first rows of a head get their faults."""
+
+    def plant(patch: Patch) -> None:
+        build_head = Head.build
+
+        def skipping(self: Head, rows: Sequence[Row]) -> Model:
+            return build_head(self, [row if i < after else Row(row.channel, {}) for i, row in enumerate(rows)])
+
+        patch.setattr(Head, "build", skipping)
+
+    return plant
+
+
+def one_bit_off(patch: Patch) -> None:
+    """The suffix rounds otherwise than the whole model."""
+    run = PackedLane._scores
+    patch.setattr(PackedLane, "_scores", lambda *args: np.nextafter(run(*args), np.float32(np.inf)))
+
+
+def swapped(patch: Patch) -> None:
+    """The first two rows of a batch change places on their way through the suffix."""
+    run = PackedLane._scores
+
+    def mixed_up(self: PackedLane, block: Block, pairs: Any) -> Any:
+        scores = run(self, block, pairs).copy()
+        scores[:2] = scores[:2][::-1].copy()
+        return scores
+
+    patch.setattr(PackedLane, "_scores", mixed_up)
+
+
+def not_put_back(patch: Patch) -> None:
+    """What was run is thrown away: everything stays golden."""
+    patch.setattr(PackedLane, "_scores", lambda self, block, pairs: block.scores[pairs.inputs])
+
+
+def last_batch_dropped(patch: Patch) -> None:
+    """The batch that is not full is not run through the suffix."""
+    cut = packed.padded_batches
+    patch.setattr(packed, "padded_batches", lambda rows, size: cut(rows[: max(size, len(rows) // size * size)], size))
+
+
+def last_batch_forgotten(patch: Patch) -> None:
+    """What changed in the batch that is not full is taken for golden."""
+    run = PackedLane._head
+
+    def forgetful(self: PackedLane, rows: Sequence[Row], block: Block) -> Iterator[tuple[int, Any, Any]]:
+        for start, value, changed in run(self, rows, block):
+            yield start, value, changed & (start + BATCH <= block.count)
+
+    patch.setattr(PackedLane, "_head", forgetful)
+
+
+def last_chunk_forgotten(patch: Patch) -> None:
+    """What changed in the chunk that is not full is taken for golden: no effect anywhere tells of it."""
+    run = PackedLane._head
+
+    def forgetful(self: PackedLane, rows: Sequence[Row], block: Block) -> Iterator[tuple[int, Any, Any]]:
+        for start, value, changed in run(self, rows, block):
+            yield start, value, changed & (block.count % BATCH == 0)
+
+    patch.setattr(PackedLane, "_head", forgetful)
+
+
+def stale_values(patch: Patch) -> None:
+    """Golden values stay those of the first block of inputs."""
+    make, kept = IncrementalEngine._values, dict[Any, Any]()
+
+    def remembered(self: IncrementalEngine, inputs: Any, names: frozenset[str], spare: Any) -> Any:
+        return kept.setdefault((len(inputs), names), make(self, inputs, names, {}))
+
+    patch.setattr(IncrementalEngine, "_values", remembered)
+
+
+def stale_block(patch: Patch) -> None:
+    """The whole block stays, its golden scores included, so that it agrees with itself."""
+    make, kept = IncrementalEngine._golden, dict[Any, Block]()
+
+    def remembered(self: IncrementalEngine, first: int, stop: int, names: frozenset[str]) -> Block:
+        key = stop - first, names
+        if key not in kept:
+            self._block = None  # its arrays would be written over
+            kept[key] = make(self, first, stop, names)
+        return kept[key]
+
+    patch.setattr(IncrementalEngine, "_golden", remembered)
+
+
+def every_cut_accepted(patch: Patch) -> None:
+    """The probe looks away."""
+    patch.setattr(IncrementalEngine, "is_exact", lambda self, lane: True)
+    patch.setattr(IncrementalEngine, "bears_plants", lambda self, lane, path: True)
+
+
+def both(*mutants: Mutant) -> Mutant:
+    def plant(patch: Patch) -> None:
+        for mutant in mutants:
+            mutant(patch)
+
+    return plant
+
+
+def test_without_a_bug_the_probe_takes_the_packed_lane() -> None:
+    engine = engine_of(cnn())
+    assert accepts(engine)
+    assert engine.control(PATH, 0, INPUTS) == INPUTS
+
+
+@pytest.mark.parametrize(
+    "mutant",
+    [wrong_channel, flips_skipped(0), flips_skipped(1), one_bit_off, swapped, not_put_back],
+    ids=["wrong channel", "all flips skipped", "flips skipped", "one bit off", "swapped", "not put back"],
+)
+def test_the_probe_sees(mutant: Mutant, monkeypatch: Patch) -> None:
+    """So the lane is declined, and what remains is right."""
+    mutant(monkeypatch)
+    engine = engine_of(cnn())
+    assert not accepts(engine)
+    assert not isinstance(engine.lane(PATH), PackedLane)
+
+
+def test_the_probe_sees_inputs_that_mix() -> None:
+    engine = engine_of(mixing())
+    assert not accepts(engine)
+
+
+@pytest.mark.parametrize(
+    "mutant",
+    [stale_values, both(every_cut_accepted, one_bit_off), both(every_cut_accepted, swapped)],
+    ids=["stale values", "one bit off, accepted", "swapped, accepted"],
+)
+def test_the_null_control_sees(mutant: Mutant, monkeypatch: Patch, tmp_path: Path) -> None:
+    mutant(monkeypatch)
+    engine = engine_of(cnn())
+    assert engine.control(PATH, 0, 8) + engine.control(PATH, 8, 16) < 16
+    with pytest.raises(ControlFailedError, match="null control failed"):
+        run(cnn(), tmp_path, monkeypatch)
+    assert_invalid(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("mutant", "proto"),
+    [
+        (flips_skipped(8), cnn()),
+        (stale_block, cnn()),
+        (last_batch_forgotten, cnn()),
+        (last_chunk_forgotten, cnn()),
+        (wrong_channel, cnn()),
+        (not_put_back, cnn()),
+        (lambda patch: None, mixing()),
+    ],
+    ids=["flips skipped", "stale block", "last batch", "last chunk", "wrong channel", "not put back", "mixing"],
+)
+def test_the_audit_sees(mutant: Mutant, proto: onnx.ModelProto, monkeypatch: Patch, tmp_path: Path) -> None:
+    """What the null control lets pass, even where the probe looks away."""
+    both(every_cut_accepted, mutant)(monkeypatch)
+    with pytest.raises(ControlFailedError, match=r"the audit failed: .* start again with another --out and --engine"):
+        run(proto, tmp_path, monkeypatch)
+    assert_invalid(tmp_path)
+
+
+def test_a_lost_batch_is_loud(monkeypatch: Patch) -> None:
+    """Scores that are missing raise where they are put back, in the control too."""
+    both(every_cut_accepted, last_batch_dropped)(monkeypatch)
+    engine = engine_of(cnn())
+    with pytest.raises((IndexError, ValueError)):
+        engine.control(PATH, 0, INPUTS)
+
+
+def test_without_a_bug_the_campaign_ends_with_results(monkeypatch: Patch, tmp_path: Path) -> None:
+    """The same campaign, controls and audit: it is the bugs that they see."""
+    run(cnn(), tmp_path, monkeypatch)
+    assert (tmp_path / "run/results.csv").is_file()
+
+
+class _Here(Pool):
+    """Workers of this process, which a patch reaches."""
+
+    def _start(self, worker: int) -> None:
+        self._worker = getattr(self, "_worker", None) or _Worker(self.settings)
+
+    def _ask(self, worker: int, request: dict[str, Any], label: str) -> tuple[dict[str, Any], dict[str, bytes]]:
+        return self._worker.run(json.loads(json.dumps(request)))
+
+
+def faults() -> list[Injection]:
+    """Flips all over the convolution: enough for full heads, most of them critical."""
+    cells = [(channel, 0, row, column) for channel in range(3) for row in range(3) for column in range(3)]
+    return [Injection(f"f{i}", (Fault("conv", cell, 30 - i % 4),)) for i, cell in enumerate(cells)]
+
+
+def run(proto: onnx.ModelProto, folder: Path, patch: Patch, **options: Any) -> None:
+    patch.setattr(execute, "Pool", _Here)
+    model = save(proto, folder / "model.onnx")
+    np.savez(folder / "model.npz", x=normal(INPUTS, 1, 6, 6, seed=3), y=np.arange(INPUTS) % 4)
+    settings = Settings(batch_size=BATCH, layout="plain")
+    campaign.run_campaign(model, faults(), run=folder / "run", workers=1, settings=settings, audit=Audit(10), **options)
+
+
+def assert_invalid(folder: Path) -> None:
+    """Nothing was written, and nothing will be: the run stays refused, with the exit code of a failed control."""
+    assert not (folder / "run/results.csv").exists()
+    with pytest.raises(ControlFailedError) as caught, pytest.MonkeyPatch.context() as patch:
+        run(onnx.load(folder / "model.onnx"), folder, patch, resume=True)
+    assert caught.value.exit_code == 3
+    assert not (folder / "run/results.csv").exists()
