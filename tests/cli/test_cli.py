@@ -56,6 +56,7 @@ def test_inject_prints_totals_and_where_everything_lies(run: Run) -> None:
         assert word in out
     assert "data: all 20 inputs of cnn.npz" in err
     assert "injections: 3/3" in err
+    assert "faulty layers and parameters: 2 as whole models; audit: 3 injections as whole models, all equal" in out
     assert Path("here/results.csv").is_file()
 
 

@@ -18,6 +18,7 @@ from bitswap_onnx.graph.model import from_proto
 from bitswap_onnx.graph.signature import ModelInput
 from bitswap_onnx.graph.targets import find_targets
 from bitswap_onnx.graph.weights import Edits
+from bitswap_onnx.runtime.device import DeviceLane
 from bitswap_onnx.runtime.incremental import WHOLE, IncrementalEngine
 from bitswap_onnx.runtime.lanes import ConeLane, Lane, WholeLane
 from bitswap_onnx.runtime.layout import choose_layout
@@ -515,6 +516,16 @@ def test_every_lane_gives_the_same(exact: tuple[type, ...], monkeypatch: pytest.
     assert {type(refusing.lane(path)) for path in alone} == {exact[0] if exact else WholeLane}
     assert type(refusing.lane(together)) is (ConeLane if ConeLane in exact else WholeLane)
     assert_equal(reference, refusing, list(refusing.paths))
+
+
+@pytest.mark.parametrize("numerics", NUMERICS, ids=lambda n: f"{n.fusion}-{n.layout}")
+@pytest.mark.parametrize("name", ["cnn", "residual", "mobile"])
+def test_golden_values_on_a_device(name: str, numerics: Numerics) -> None:
+    """What runs on a GPU, with the CPU as the device."""
+    reference, engine = engines(MODELS[name], numerics)
+    engine.device = "cpu"
+    assert_equal(reference, engine, list(engine.paths))
+    assert any(isinstance(engine.lane(path), DeviceLane) for path in engine.paths)
 
 
 def test_planted_faults_make_every_kind_of_number() -> None:
