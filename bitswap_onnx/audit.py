@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from itertools import cycle
 from random import Random
 
+import numpy as np
+
 from bitswap_onnx.errors import BitswapError, ControlFailedError
 from bitswap_onnx.outcome import COUNTS
 from bitswap_onnx.plan import Chunk, Work
@@ -69,19 +71,23 @@ def run_audit(
         work = Work(chunk, path, (position,), control=False)
         return Unit(work, f"audit of {_id(store, position)}", paths[path], [store.edits(position)], "reference")
 
+    checked: list[str] = []
     for done, (unit, result) in enumerate(pool.run(take, stop), 1):
         (position,), chunk = unit.work.positions, unit.work.chunk
         columns = f"{', '.join(COUNTS)}, per_input, scores"
         query = f"SELECT {columns} FROM outcome WHERE position = ? AND first = ?"
         (stored,) = store.query(query, (position, chunk.first))
         blobs = result.blobs[0]
-        again = (*(result.counts[0][name] for name in COUNTS), blobs.get("per_input"), blobs.get("scores"))
-        if again != stored:
+        counts = tuple(result.counts[0][name] for name in COUNTS)
+        *stored_counts, per_input, scores = stored
+        same = counts == tuple(stored_counts) and blobs.get("per_input") == per_input
+        if not (same and _same_scores(blobs.get("scores"), scores)):
             different.append(f"{_id(store, position)} over the inputs {chunk.first} to {chunk.stop - 1}")
+        checked.append(_id(store, position))
         report(done, len(chosen))
     if stop.is_set() and not different:
         return
-    store.put("audit", {"checked": [_id(store, position) for position, _, _ in chosen], "different": different})
+    store.put("audit", {"checked": checked, "different": different})
     refuse_failed(store)
 
 
@@ -94,6 +100,13 @@ def refuse_failed(store: Store) -> None:
             f"injection {done['different'][0]} ({len(done['different'])} of {len(done['checked'])} differ); this run is "
             "invalid: start again with another --out and --engine reference, and please report it"
         )
+
+
+def _same_scores(again: bytes | None, stored: bytes | None) -> bool:
+    """Whether two records of scores (float32) are equal, NaN to NaN."""
+    if again is None or stored is None:
+        return again is stored
+    return np.array_equal(np.frombuffer(again, np.float32), np.frombuffer(stored, np.float32), equal_nan=True)
 
 
 def _changing(store: Store) -> int:

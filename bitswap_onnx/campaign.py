@@ -8,14 +8,14 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
 from bitswap_onnx.audit import DEFAULT_AUDIT, Audit
 from bitswap_onnx.dataset import Dataset
-from bitswap_onnx.errors import FaultListError, RunError
+from bitswap_onnx.errors import ControlFailedError, FaultListError, RunError
 from bitswap_onnx.execute import SCRATCH, Execution, OnProgress, execute
 from bitswap_onnx.faults.fault import Injection
 from bitswap_onnx.faults.fault_list import fingerprint as list_fingerprint
@@ -85,7 +85,7 @@ def run_campaign(
         require_parquet()
     if resume and run is None:
         raise RunError("--resume needs --out RUN: the run directory to continue")
-    setup = prepare(Path(model), settings)
+    setup = prepare(Path(model), _as_begun(settings, run) if resume and run else settings)
     injections = read_fault_list(faults) if isinstance(faults, str | Path) else tuple(faults)
     resolver = Resolver(setup.model, bit_order)
     records = [name for name, wanted in (("scores", save_outputs), ("per_input", per_input)) if wanted]
@@ -113,6 +113,14 @@ def run_campaign(
         store.check_complete()
         _write_files(store, folder, golden)
         return Campaign(folder, summarize(store), {**store.setting("golden"), **how_it_ran(store)}, setup.notes)
+
+
+def _as_begun(settings: Settings, run: str | Path) -> Settings:
+    """Return what ``--layout auto`` meant when a run began: another version might choose otherwise."""
+    if settings.layout != "auto" or not has_store(Path(run)):
+        return settings
+    with reading(Path(run)) as store:
+        return replace(settings, layout=store.setting("identity")["numerics"]["layout"])
 
 
 def default_run(setup: Setup) -> Path:
@@ -225,7 +233,8 @@ def _check_golden(store: Store, description: dict[str, Any]) -> None:
 def _run_directory(folder: Path) -> Iterator[Store]:
     """Make and lock the run directory, and give its store; clean up before the lock goes.
 
-    In the end the scratch files are gone, and so is a directory that was made here and in which nothing was committed.
+    In the end the scratch files are gone, and so is a directory that was made here and in which nothing was committed; if
+    a control failed, so are the result files.
     """
     made = not folder.exists()
     try:
@@ -235,6 +244,11 @@ def _run_directory(folder: Path) -> Iterator[Store]:
     with writing(folder) as store:
         try:
             yield store
+        except ControlFailedError:  # what an earlier end of this run wrote is wrong
+            for name in ("results.csv", "golden.json", "per_input.parquet"):
+                (folder / name).unlink(missing_ok=True)
+            shutil.rmtree(folder / "outputs", ignore_errors=True)
+            raise
         finally:
             shutil.rmtree(folder / SCRATCH, ignore_errors=True)
             if made and store.is_new:

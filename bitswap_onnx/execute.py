@@ -10,7 +10,7 @@ import numpy as np
 from bitswap_onnx.audit import DEFAULT_AUDIT, Audit, is_due, refuse_failed, run_audit
 from bitswap_onnx.errors import ControlFailedError, InterruptedRunError, RunError
 from bitswap_onnx.outcome import Golden, judge
-from bitswap_onnx.plan import Chunk, Lot, Schedule, chunks, make_lots
+from bitswap_onnx.plan import LARGEST_UNIT, Chunk, Lot, Schedule, chunks, make_lots
 from bitswap_onnx.prepare import Setup
 from bitswap_onnx.runtime.pool import Engine, Pool, Unit
 from bitswap_onnx.store import Store
@@ -26,6 +26,9 @@ class Progress:
     inferences: int = 0
     critical: int = 0
 
+
+#: Scores that one unit may keep, in bytes.
+_SCORE_BYTES = 1 << 26
 
 #: Where a run keeps what its workers read, while it is under way.
 SCRATCH = "campaign.scratch"
@@ -57,18 +60,25 @@ def execute(
     """
     parts = chunks(len(golden.scores), store.setting("unit_length"))
     report = on_progress or (lambda progress: None)
-    _refuse_failed(store)
+    engine: Engine = "reference" if execution.engine == "reference" else "incremental"
+    _refuse_failed_controls(store)
+    refuse_failed(store)
+    store.use_engine(engine)
     _add_unchanged(store, parts, golden)
-    lots = make_lots(parts, store.queue(), store.finished, store.controlled)
+
+    def left() -> list[Lot]:
+        return make_lots(parts, store.queue(), store.finished, store.controlled)
+
+    lots = left()
     if all(lot.is_done for lot in lots) and not is_due(store, execution.audit):
         return
     with Pool(_worker_settings(store, setup, golden, execution), execution.workers) as pool:
         if not all(lot.is_done for lot in lots):
-            _run(store, pool, lots, "reference" if execution.engine == "reference" else "incremental", report, stop)
+            _run(store, pool, lots, engine, report, stop)
         if not stop.is_set() and is_due(store, execution.audit):
             show = lambda done, total: report(Progress("audit", done, total))  # noqa: E731
             run_audit(store, pool, execution.audit, show, stop)
-    if stop.is_set():
+    if stop.is_set() and (is_due(store, execution.audit) or not all(lot.is_done for lot in left())):
         raise InterruptedRunError(f"stopped; everything finished is saved: continue with --resume --out {store.run}")
 
 
@@ -103,7 +113,8 @@ def _run(store: Store, pool: Pool, lots: list[Lot], engine: Engine, report: OnPr
     if engine == "incremental":
         store.put("incremental", True)
         store.put("audit", None)  # what an earlier one saw is no longer all
-    schedule, paths, lanes = Schedule(lots), store.paths(), dict[int, int | None]()
+    schedule = Schedule(lots, largest=_largest_unit(store, lots))
+    paths, lanes = store.paths(), dict[int, int | None]()
     kinds: dict[str, str] = store.setting("lanes") or {}
 
     def take(worker: int) -> Unit | None:
@@ -122,19 +133,28 @@ def _run(store: Store, pool: Pool, lots: list[Lot], engine: Engine, report: OnPr
     for unit, result in pool.run(take, stop):
         work = unit.work
         lanes[work.path] = result.lane
-        kinds[", ".join(unit.path)] = result.kind
+        if kinds.get(name := ", ".join(unit.path)) != result.kind:
+            kinds[name] = result.kind
+            store.put("lanes", kinds)
         schedule.learn(work, result.seconds)
         held = [] if result.control is None else [(work.path, result.control)]
         outcomes = list(zip(work.positions, result.counts, result.blobs, strict=bool(result.counts)))
         store.add(work.chunk, outcomes, held)
-        _refuse_failed(store)
+        _refuse_failed_controls(store)
         done, inferences = done + len(outcomes), inferences + len(outcomes) * len(work.chunk)
         critical += sum(counts["critical"] or 0 for counts in result.counts)
         report(Progress("injections", done, total, inferences, critical))
-    store.put("lanes", kinds)
 
 
-def _refuse_failed(store: Store) -> None:
+def _largest_unit(store: Store, lots: list[Lot]) -> int:
+    """Return how many injections a unit may have, so that the scores it keeps, if any are wanted, stay small."""
+    if "scores" not in store.setting("identity")["records"]:
+        return LARGEST_UNIT
+    row: int = max(len(lot.chunk) for lot in lots) * store.setting("golden")["values_per_input"] * 4
+    return max(1, min(LARGEST_UNIT, _SCORE_BYTES // row))
+
+
+def _refuse_failed_controls(store: Store) -> None:
     failed = store.failed_controls()
     if failed:
         tensors, unmasked = failed[0]
@@ -142,7 +162,6 @@ def _refuse_failed(store: Store) -> None:
             f"null control failed: without any fault, the way of faults in {tensors} changed {unmasked} outputs "
             f"({len(failed)} faulty paths affected); results would be wrong, none are written"
         )
-    refuse_failed(store)
 
 
 def _add_unchanged(store: Store, parts: tuple[Chunk, ...], golden: Golden) -> None:

@@ -75,12 +75,15 @@ class Work:
 class Schedule:
     """Hands out the work of a campaign, so that a worker stays with its chunk of inputs, whose golden values it holds.
 
+    Units take about ``unit_seconds`` and have at most ``largest`` injections.
+
     Workers walk through the paths of their chunks, every other chunk backwards: what one finds out about a path, the
     others know when they come to it. Who has no chunk left helps the one that has most left.
     """
 
     lots: Iterable[Lot]
     unit_seconds: float = UNIT_SECONDS
+    largest: int = LARGEST_UNIT
     _queues: dict[Chunk, deque[Lot]] = field(default_factory=dict)
     _begun: list[Lot] = field(default_factory=list)
     _of: dict[int, Lot] = field(default_factory=dict)
@@ -114,10 +117,10 @@ class Schedule:
     def _size(self, lot: Lot) -> int:
         seconds = self._seconds.get(lot.path)
         if seconds is None:
-            return FIRST_UNIT
+            return min(FIRST_UNIT, self.largest)
         size = int(self.unit_seconds / max(seconds * len(lot.chunk), 1e-9))
         size = size if size < FIRST_UNIT else size // FIRST_UNIT * FIRST_UNIT
-        return min(max(size, 1), LARGEST_UNIT)
+        return min(max(size, 1), self.largest)
 
     def _next(self, own: Chunk | None, taken: set[Chunk]) -> Lot | None:
         queues = {chunk: queue for chunk, queue in self._queues.items() if queue}
@@ -147,5 +150,5 @@ def make_lots(
         done, held = finished(chunk), controlled(chunk)
         for path, positions in queue.items():
             left = positions if not len(done) else positions[~np.isin(positions, done)]
-            lots.append(Lot(chunk, path, left, path not in held))
+            lots.append(Lot(chunk, path, left, len(left) > 0 and path not in held))
     return lots

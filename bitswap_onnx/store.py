@@ -192,6 +192,13 @@ class Store:
                 ),
             )
 
+    def use_engine(self, engine: str) -> None:
+        """Say which engine runs from now on; the null controls of another one no longer count."""
+        if self.setting("engine") != engine:
+            with self._transaction() as db:
+                db.execute("DELETE FROM control")
+                db.execute("INSERT OR REPLACE INTO setting VALUES ('engine', ?)", (json.dumps(engine),))
+
     def put(self, key: str, value: Any) -> None:
         """Commit one more setting, or another value of one."""
         with self._transaction() as db:

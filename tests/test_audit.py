@@ -1,16 +1,19 @@
 """The audit of a campaign: what is run again, and that it is."""
 
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bitswap_onnx.audit import Audit, parse_audit
-from bitswap_onnx.errors import BitswapError
+from bitswap_onnx.errors import BitswapError, ControlFailedError, RunError
 from bitswap_onnx.execute import Progress
 from bitswap_onnx.faults.fault import Fault, Injection
 from bitswap_onnx.prepare import Settings
+from bitswap_onnx.run_directory import reading
 from tests.builders import cnn, save
 from tests.test_campaign import rows, run
 
@@ -70,6 +73,20 @@ def test_an_audit_is_made_once_and_a_larger_one_again(model: Path, tmp_path: Pat
     assert stages(resume=True, audit=Audit(0)) == []
     assert stages(resume=True, audit=Audit(15)) == ["audit"]
     assert len(audited(tmp_path / "run")) == 15
+
+
+def test_an_audit_that_fails_takes_the_results_of_an_earlier_end_away(model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    run(model, folder, flips(), audit=Audit(0), save_outputs=True)
+    with closing(sqlite3.connect(folder / "campaign.sqlite")) as db, db:
+        db.execute("UPDATE outcome SET masked = masked + 1, non_critical = non_critical - 1")
+    with pytest.raises(ControlFailedError, match=r"the audit failed: .* injection (conv|fc)-30 over the inputs"):
+        run(model, folder, flips(), audit=Audit(2), resume=True, save_outputs=True)
+    assert {path.name for path in folder.iterdir()} == {"campaign.sqlite", "campaign.lock"}
+    with pytest.raises(ControlFailedError, match="this run is invalid"):
+        run(model, folder, flips(), resume=True, save_outputs=True)
+    with pytest.raises(RunError, match="its audit failed"), reading(folder) as store:
+        store.check_complete()
 
 
 def test_whole_models_need_no_audit(model: Path, tmp_path: Path) -> None:

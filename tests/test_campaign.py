@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from bitswap_onnx import campaign as campaign_module
-from bitswap_onnx import plan
+from bitswap_onnx import execute, plan
 from bitswap_onnx.campaign import run_campaign
 from bitswap_onnx.errors import BitswapError, ControlFailedError, InterruptedRunError, ModelError, RunError
 from bitswap_onnx.execute import Progress
@@ -269,7 +269,7 @@ def test_stopping_keeps_what_is_done_and_resuming_ends_the_same(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(plan, "FIRST_UNIT", 1)
-    monkeypatch.setattr(plan, "LARGEST_UNIT", 1)
+    monkeypatch.setattr(execute, "LARGEST_UNIT", 1)
     run(model, tmp_path / "whole", save_outputs=True, per_input=True)
     stop = threading.Event()
     seen: list[Progress] = []
@@ -309,6 +309,25 @@ def test_resuming_keeps_the_units_that_the_campaign_began_with(
     assert not (tmp_path / "early.csv").exists()
     run(model, tmp_path / "run", resume=True)
     assert (tmp_path / "run/results.csv").read_bytes() == (tmp_path / "whole/results.csv").read_bytes()
+
+
+def test_a_resume_keeps_the_layout_and_may_change_the_engine(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped on whole models under plain kernels, finished by the incremental engine with ``--layout auto``."""
+    plain = Settings(batch_size=BATCH, layout="plain")
+    run(model, tmp_path / "whole", settings=plain)
+    stop = threading.Event()
+    monkeypatch.setattr(plan, "FIRST_UNIT", 2)
+    reference: dict[str, Any] = {"engine": "reference", "settings": plain, "stop": stop}
+    with pytest.raises(InterruptedRunError):
+        run(model, tmp_path / "run", on_progress=lambda p: stop.set() if p.done > 9 else None, **reference)
+    run(model, tmp_path / "run", resume=True)
+    assert (tmp_path / "run/results.csv").read_bytes() == (tmp_path / "whole/results.csv").read_bytes()
+    golden = json.loads((tmp_path / "run/golden.json").read_text())
+    assert golden["identity"]["numerics"]["layout"] == "plain"
+    assert "packed" in golden["lanes"].values()
+    assert len(golden["audit"]["checked"]) == 10
 
 
 def test_stopping_during_the_clean_run_writes_nothing(model: Path, tmp_path: Path) -> None:

@@ -125,15 +125,16 @@ def print_campaign(campaign: Campaign) -> None:
         for identifier, layer, fault, critical, inputs in summary.worst:
             worst.add_row(identifier, layer, fault, f"{critical} of {inputs}")
         out.print(worst)
-    out.print(_how(golden))
+    if golden["lanes"]:
+        out.print(_how(golden))
     out.print(f"run directory: {campaign.run}")
 
 
 def _how(golden: dict[str, Any]) -> str:
     """Say which way faults ran, and what was run again."""
-    kinds = Counter((golden["lanes"] or {}).values())
+    kinds = Counter(golden["lanes"].values())
     names = {"packed": "packed by channel", "cone": "from the faulty layer on", "whole": "as whole models"}
-    ways = ", ".join(f"{kinds[kind]} {name}" for kind, name in names.items() if kinds[kind]) or "nothing to run"
+    ways = ", ".join(f"{kinds[kind]} {name}" for kind, name in names.items() if kinds[kind])
     audited = len((golden["audit"] or {"checked": []})["checked"])
     return f"faulty layers and parameters: {ways}" + (
         f"; audit: {audited} injections as whole models, all equal" if audited else ""

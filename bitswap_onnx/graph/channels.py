@@ -13,7 +13,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 
-from bitswap_onnx.graph.model import constant_tensor, read_tensor
+from bitswap_onnx.graph.model import constant_tensor, read_tensor, stored_tensors, write_tensor
 from bitswap_onnx.graph.slices import Slicer
 
 
@@ -222,8 +222,12 @@ def _constant(slicer: Slicer, name: str) -> tuple[NDArray[Any], str | None, NDAr
     while tensor is None:
         node = slicer.nodes[slicer.producer[source]]
         tensor = constant_tensor(node)
-        if tensor is None and node.op_type not in _COPIES:
-            (array,) = ReferenceEvaluator(slicer.extract((), (name,)).proto).run(None, {})
+        if tensor is None and (node.op_type not in _COPIES or slicer.dims(source) is None):
+            proto = slicer.extract((), (name,)).proto
+            for inner in stored_tensors(proto).values():  # the evaluator does not know the model's folder
+                if inner.data_location == onnx.TensorProto.EXTERNAL:
+                    write_tensor(inner, read_tensor(inner, slicer.model.folder))
+            (array,) = ReferenceEvaluator(proto).run(None, {})
             return np.asarray(array), None, None
         if tensor is None:
             copies.append(node)

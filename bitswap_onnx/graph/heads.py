@@ -67,6 +67,12 @@ class Head:
         return {o.key: o for step in self.steps for o in step.operands if o.key}
 
     @property
+    def loaded_bytes(self) -> int:
+        """What the constants take that `build` draws from."""
+        operands = [operand for step in self.steps for operand in step.operands]
+        return sum(o.array.nbytes + (0 if o.place is None else o.place.nbytes) for o in operands)
+
+    @property
     def trimmed(self) -> "Head | None":
         """The same head without the Transposes at its end, None if there are none: the runtime may move those about."""
         last = len(self.steps) - 1

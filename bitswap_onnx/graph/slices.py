@@ -103,10 +103,12 @@ class Slicer:
 
     def users(self, tensor: str) -> tuple[int, ...]:
         """Return the nodes of the main graph that read the stored tensor ``tensor`` (a key of `stored_tensors`)."""
-        scope, separator, _ = tensor.partition("::")
-        if separator:  # inside a body that some node carries
-            return tuple(i for i, node in enumerate(self.nodes) if any(f"{scope}::" == s for s, _ in subgraphs(node)))
-        return self.readers.get(tensor, ())
+        if tensor in self.stored or tensor in self.producer:
+            return self.readers.get(tensor, ())
+        holders = (
+            i for i, node in enumerate(self.nodes) if any(tensor.startswith(scope) for scope, _ in subgraphs(node))
+        )
+        return tuple(holders)
 
     def cone(self, starts: Iterable[int]) -> frozenset[int]:
         """Return the nodes that can see what ``starts`` make, those included."""

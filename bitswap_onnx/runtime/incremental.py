@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitswap_onnx.dataset import batches
+from bitswap_onnx.errors import ModelError
 from bitswap_onnx.graph.heads import Head, find_head
 from bitswap_onnx.graph.model import Model
 from bitswap_onnx.graph.slices import Slicer
@@ -66,7 +67,8 @@ class IncrementalEngine:
     memory: int = 1 << 30
     worth: int = WORTH_BATCHES
     device: str | None = None
-    _lanes: dict[Path, tuple[int, Lane]] = field(default_factory=dict)
+    _found: dict[Path, int] = field(default_factory=dict)
+    _lanes: dict[Path, Lane] = field(default_factory=dict)
     _prefix: tuple[frozenset[str], Part] | None = None
     _block: tuple[tuple[int, int, frozenset[str]], Block] | None = None
 
@@ -97,34 +99,22 @@ class IncrementalEngine:
             yield from ((start, faulty) for faulty in lane.run(injections, block))
 
     def lane(self, path: Path) -> Lane:
-        """Return the fastest exact lane of a faulty path, found when it is first asked for."""
-        if path not in self._lanes:
-            batches_to_run = self.paths.get(path, 0) * math.ceil(len(self.inputs) / self.numerics.batch_size)
-            worth = batches_to_run >= self.worth
-            exact = (
-                (number, lane)
-                for number, lane in enumerate(self.candidates(path) if worth else ())
-                if self.is_exact(lane) and self.bears_plants(lane, path)
-            )
-            self._lanes[path] = next(exact, (WHOLE, self._whole(path)))
-        self._keep(path)
-        return self._lanes[path][1]
+        """Return the fastest exact lane of a faulty path, looked for when it is first asked for.
 
-    def _keep(self, path: Path) -> None:
-        """Put ``path`` last in the order of use, and unload the first ones where all take more than half the memory."""
-        self._lanes[path] = self._lanes.pop(path)
-        lanes = [lane for _, lane in self._lanes.values() if isinstance(lane, PackedLane)]
-        total = sum(lane.loaded_bytes for lane in lanes)
-        for lane in lanes[:-1]:
-            if total <= self.memory // 2:
-                break
-            lane.unload()
-            total -= lane.loaded_bytes
+        Lanes stay loaded, in the order of use, as far as half the memory holds them.
+        """
+        if path not in self._found:
+            self._found[path] = self._search(path)
+        lane = self._lanes.pop(path, None) or self._make(path, self._found[path])
+        self._lanes[path] = lane
+        while len(self._lanes) > 1 and sum(lane.loaded_bytes for lane in self._lanes.values()) > self.memory // 2:
+            del self._lanes[next(iter(self._lanes))]
+        return lane
 
     def found(self, path: Path) -> int:
         """Return which of the `candidates` a path runs on, or `WHOLE`."""
         self.lane(path)
-        return self._lanes[path][0]
+        return self._found[path]
 
     def kind(self, path: Path) -> str:
         """Return what a path runs on: ``packed``, ``cone`` or ``whole``."""
@@ -133,15 +123,30 @@ class IncrementalEngine:
 
     def trust(self, path: Path, number: int) -> None:
         """Take for ``path`` what another worker found (`found`)."""
-        if path not in self._lanes:
-            lane = next(islice(self.candidates(path), number, None)) if number != WHOLE else self._whole(path)
-            self._lanes[path] = number, lane
+        self._found.setdefault(path, number)
+
+    def _search(self, path: Path) -> int:
+        to_run = self.paths.get(path, 0) * math.ceil(len(self.inputs) / self.numerics.batch_size)
+        candidates = enumerate(self.candidates(path) if to_run >= self.worth else ())
+        return next((number for number, lane in candidates if self.holds(lane, path)), WHOLE)
+
+    def _make(self, path: Path, number: int) -> Lane:
+        return self._whole(path) if number == WHOLE else next(islice(self.candidates(path), number, None))
+
+    def holds(self, lane: Lane, path: Path) -> bool:
+        """Whether a lane may be used: it is exact and bears plants. One that the runtime does not take may not."""
+        try:
+            return self.is_exact(lane) and self.bears_plants(lane, path)
+        except ModelError:
+            return False
 
     def _whole(self, path: Path) -> WholeLane:
         return WholeLane(self.model, self.numerics, self.output, path)
 
     def candidates(self, path: Path) -> Iterator[PackedLane | ConeLane]:
         """Yield the lanes that may be exact for a path, the fastest first."""
+        if self.model.proto.graph.sparse_initializer:  # parts of the model would lack them
+            return
         longest = find_head(self.slicer, path[0]) if len(path) == 1 else None
         for head in filter(None, (longest, longest and longest.trimmed)):
             cuts = self.slicer.cuts(self.slicer.cone([head.start]), head.value)
@@ -222,21 +227,25 @@ class IncrementalEngine:
     def _keeps_scores(self, names: frozenset[str]) -> bool:
         """Whether the clean model that also hands out ``names`` still has its golden scores."""
         made = sorted((names | {self.output}) - set(self.slicer.inputs))
-        part = open_part(self.slicer.extract(self.slicer.inputs, made), self.numerics)
         batch, count = next(batches(self.inputs, self.numerics.batch_size))
-        scores = part.run({self.slicer.inputs[0]: batch})[part.outputs.index(self.output)]
+        try:
+            part = open_part(self.slicer.extract(self.slicer.inputs, made), self.numerics)
+            scores = part.run({self.slicer.inputs[0]: batch})[part.outputs.index(self.output)]
+        except ModelError:  # a type that arrays cannot hold
+            return False
         return bool((scores.reshape(len(batch), -1)[:count] == self.scores[:count]).all())
 
     def _bytes(self, names: frozenset[str] | set[str]) -> int:
         """Return what golden values take per input, room for a run of the widest head included."""
         sizes = [self.slicer.row_bytes(name) for name in names]
-        return sum(sizes) + ROWS * max(sizes, default=0)
+        return sum(sizes) + ROWS * (max(sizes, default=0) + self.scores[:1].nbytes)
 
     def _golden(self, first: int, stop: int, names: frozenset[str]) -> Block:
         """Return a block of golden values; the last one is kept, and its memory used again."""
         key = first, stop, names
         if self._block is None or self._block[0] != key:
             spare = self._block[1].values if self._block and self._block[0][2] == names else {}
+            self._block = None  # on a device, two blocks may be too many
             inputs = self.inputs[first:stop]
             values = self._values(inputs, names, spare)
             self._block = key, Block(inputs, values, self.scores[first:stop], self.numerics.batch_size)

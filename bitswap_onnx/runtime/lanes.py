@@ -76,6 +76,10 @@ class Lane(Protocol):
     def values(self) -> frozenset[str]:
         """The golden values it needs in a block."""
 
+    @property
+    def loaded_bytes(self) -> int:
+        """About what it keeps in memory from one run to the next."""
+
     def run(self, injections: Sequence[Edits], block: Block) -> Iterator[Faulty]:
         """Yield what becomes of ``injections``, each of them once."""
 
@@ -92,6 +96,7 @@ class WholeLane:
     output: str
     tensors: tuple[str, ...]
     values: frozenset[str] = frozenset()
+    loaded_bytes: int = 0
 
     def run(self, injections: Sequence[Edits], block: Block) -> Iterator[Faulty]:
         """As `Lane.run`."""
@@ -118,6 +123,11 @@ class ConeLane:
     def values(self) -> frozenset[str]:
         """As `Lane.values`."""
         return frozenset(self.cuts)
+
+    @cached_property
+    def loaded_bytes(self) -> int:
+        """As `Lane.loaded_bytes`."""
+        return self.slicer.weight_bytes(self.cuts, (self.slicer.output,))
 
     @cached_property
     def _model(self) -> Model:

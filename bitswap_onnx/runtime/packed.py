@@ -20,7 +20,7 @@ from bitswap_onnx.runtime.session import Numerics
 #: Rows of a head: as many faults, one per row, share one run of a faulty layer.
 ROWS = 16
 
-#: Changed values that wait for the suffix, in bytes; the more wait, the fuller its batches are.
+#: Changed values that wait for the suffix, and their scores, in bytes; the more wait, the fuller its batches are.
 _HELD_BYTES = 1 << 26
 
 
@@ -117,7 +117,8 @@ class PackedLane:
                 values = np.moveaxis(value, self.head.axis, 1)[inputs[:, None], places]
                 held.append(_Pairs(inputs + start, owner + len(numbers), values, channels))
             numbers += pack.numbers
-            if sum(pairs.values.nbytes for pairs in held) > _HELD_BYTES:
+            scores = block.scores[:1].nbytes
+            if sum(pairs.values.nbytes + len(pairs.inputs) * scores for pairs in held) > _HELD_BYTES:
                 yield self._finish(numbers, held, block)
                 held, numbers = [], []
         if numbers:
@@ -161,7 +162,7 @@ class PackedLane:
             other = _bits(value) != _bits(block.batch(self.head.value, start).take(channels, axis))
             yield start, value, other.any(axis=tuple(i for i in range(1, other.ndim) if i != axis))
 
-    def _finish(self, numbers: list[int], held: list["_Pairs"], block: Block) -> Faulty:
+    def _finish(self, numbers: list[int], held: list[_Pairs], block: Block) -> Faulty:
         """Run what changed through the suffix and sort it by injection."""
         pairs = _Pairs(*(np.concatenate(parts) for parts in zip(*(astuple(pairs) for pairs in held), strict=True)))
         scores = self._scores(block, pairs)
@@ -169,7 +170,7 @@ class PackedLane:
         bounds = np.searchsorted(pairs.owner[order], np.arange(len(numbers) + 1)).tolist()
         return Faulty(block.count, numbers, pairs.inputs[order], bounds, scores[order])
 
-    def _scores(self, block: Block, pairs: "_Pairs") -> Scores:
+    def _scores(self, block: Block, pairs: _Pairs) -> Scores:
         """Return the scores of golden inputs into which the pairs' values are put, channel by channel."""
         if not len(pairs.inputs):
             return block.scores[:0]
@@ -186,12 +187,8 @@ class PackedLane:
 
     @cached_property
     def loaded_bytes(self) -> int:
-        """About what the loaded suffix takes: its weights, and as much again for the layout that kernels want."""
-        return 2 * self.slicer.weight_bytes(self.cuts, (self.slicer.output,))
-
-    def unload(self) -> None:
-        """Give the suffix's memory back; it is loaded again when it is needed."""
-        self._suffix.clear()
+        """As `Lane.loaded_bytes`: the suffix's weights, as much again for the layout that kernels want, and the head's."""
+        return 2 * self.slicer.weight_bytes(self.cuts, (self.slicer.output,)) + self.head.loaded_bytes
 
     @property
     def _fed(self) -> tuple[str, ...]:

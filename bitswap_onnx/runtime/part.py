@@ -43,7 +43,8 @@ class Part:
         """Write the outputs for one batch into C-contiguous arrays of their shapes; errors as `run`."""
         binding = self._binding(feeds)
         for name, array in outputs.items():
-            binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+            place = "cpu", 0, array.dtype, array.shape, array.ctypes.data
+            self._checked(binding.bind_output, name, *place)
         self._checked(self.handle.run_with_iobinding, binding)
 
     def _binding(self, feeds: dict[str, Any]) -> Any:
@@ -78,7 +79,9 @@ def open_part(model: Model, numerics: Numerics, blocked: bool = False) -> Part:
 
 
 def _entering_blocked(model: Model) -> Model:
-    """Send each image-like input through an average pool of single pixels, which changes nothing (but -0 into 0).
+    """Send each image-like input through an average pool of single pixels, which changes no number.
+
+    It makes 0 of -0; what follows computes the same numbers from either, and scores compare equal.
 
     The runtime's layout transformer has no operator that only changes the layout, and decides by where a value comes
     from: behind a pool it takes it for blocked, and fuses and computes what follows as it does inside the whole model.

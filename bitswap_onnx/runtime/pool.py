@@ -71,7 +71,7 @@ class Pool:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is not None:  # nothing that is under way is still wanted
-            for process in self._processes.values():
+            for process in list(self._processes.values()):
                 process.kill()
         for thread in self._threads:
             thread.shutdown(cancel_futures=True)
@@ -98,7 +98,7 @@ class Pool:
             if not running:
                 return
             done, _ = wait(running, return_when=FIRST_COMPLETED)
-            for future in done:
+            for future in sorted(done, key=lambda ended: ended.exception() is not None):  # what is done is kept
                 yield running.pop(future)[1], future.result()
 
     def _start(self, worker: int) -> None:

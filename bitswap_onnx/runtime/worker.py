@@ -62,6 +62,7 @@ class _Worker:
         self.reference = ReferenceEngine(model, numerics, output, inputs, scores)
         self.incremental = IncrementalEngine(model, numerics, output, inputs, scores, paths, settings["memory"])
         self.records = frozenset(settings["records"])
+        self.part: tuple[tuple[int, int], Golden] | None = None
 
     def run(self, unit: Message) -> tuple[Message, dict[str, bytes]]:
         begun = time.perf_counter()
@@ -74,7 +75,7 @@ class _Worker:
         if reply["control"] in (None, stop - first):
             tallies = [_Tally(self.records) for _ in unit["edits"]]
             for start, faulty in engine.run(path, unit["edits"], first, stop):
-                golden = self.golden.take(slice(start, start + faulty.inputs))
+                golden = self._golden_part(start, faulty.inputs)
                 outcomes = judge_rows(golden, faulty.rows, faulty.scores, faulty.bounds)
                 for number, part, own in zip(faulty.numbers, faulty.parts, outcomes, strict=True):
                     tallies[number].add(own, golden, faulty.rows[part], faulty.scores[part])
@@ -83,6 +84,12 @@ class _Worker:
         if engine is self.incremental:
             reply |= {"lane": engine.found(path), "kind": engine.kind(path)}
         return {**reply, "seconds": time.perf_counter() - begun}, blobs
+
+    def _golden_part(self, first: int, inputs: int) -> Golden:
+        """Return the golden scores of some inputs; the last ones are kept, with what was made of them."""
+        if self.part is None or self.part[0] != (first, inputs):
+            self.part = (first, inputs), self.golden.take(slice(first, first + inputs))
+        return self.part[1]
 
 
 class _Tally:

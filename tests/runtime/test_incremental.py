@@ -1,5 +1,6 @@
 """The incremental engine gives what the reference engine gives: every score, for every model, lane and batch."""
 
+import pathlib
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import product
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from bitswap_onnx.faults.bits import FORMATS, to_bits
-from bitswap_onnx.graph.model import from_proto
+from bitswap_onnx.graph.model import from_proto, load_model
 from bitswap_onnx.graph.signature import ModelInput
 from bitswap_onnx.graph.targets import find_targets
 from bitswap_onnx.graph.weights import Edits
@@ -562,6 +563,98 @@ def test_planted_faults_of_integers_flip_bits() -> None:
     first, *others = plant(model, ("W",))
     assert list(first["W"]) == [(1, 0x80)]
     assert all([element for element, _ in edits["W"]] == [0, 1, 2] for edits in others)
+
+
+UNTAKEN = build(
+    """net (double[N, 6] x) => (double[N, 4] y) {
+        a = MatMul (x, "w.weight")
+        b = Mul (a, "s.scale")
+        r = Relu (b)
+        y = MatMul (r, "v.weight")
+    }""",
+    **{"w.weight": normal(6, 6, dtype=np.float64), "s.scale": np.array(0.125)},
+    **{"v.weight": normal(6, 4, seed=1, dtype=np.float64)},
+)
+UNHELD = build(
+    """net (float[N, 6] x) => (float[N, 4] y) {
+        h = Cast <to = 16> (x)
+        q = Cast <to = 1> (h)
+        a = MatMul (q, "v.weight")
+        b = Cast <to = 16> (a)
+        c = Concat <axis = 1> (h, b)
+        d = Cast <to = 1> (c)
+        y = MatMul (d, "u.weight")
+    }""",
+    **{"v.weight": normal(6, 6), "u.weight": normal(12, 4, seed=1)},
+)
+
+
+def test_lanes_that_cannot_be_tried_are_not_taken() -> None:
+    """A plant makes a factor Inf that the runtime refuses to fuse; a value has a type that arrays cannot hold."""
+    reference, engine = engines(UNTAKEN, PLAIN, inputs=normal(7, 6, seed=9, dtype=np.float64))
+    path, edits = ("s.scale",), [{"s.scale": [(0, 1 << 3)]}]
+    assert isinstance(engine.lane(path), WholeLane)
+    assert np.array_equal(all_scores(engine, path, edits), all_scores(reference, path, edits))
+    reference, engine = engines(UNHELD, PLAIN)
+    assert_equal(reference, engine, list(engine.paths))
+
+
+def test_sparse_tensors_stay_in_the_whole_model() -> None:
+    proto = build(
+        """net (float[N, 4] x) => (float[N, 4] y) {
+            a = MatMul (x, "w.weight")
+            b = Add (a, sparse)
+            y = Relu (b)
+        }""",
+        **{"w.weight": normal(4, 4)},
+    )
+    values = numpy_helper.from_array(np.ones(1, np.float32), "sparse")
+    places = numpy_helper.from_array(np.array([2]), "places")
+    proto.graph.sparse_initializer.append(helper.make_sparse_tensor(values, places, [4]))
+    reference, engine = engines(proto, PLAIN)
+    assert_equal(reference, engine, [("w.weight",)])
+    assert isinstance(engine.lane(("w.weight",)), WholeLane)
+
+
+def test_names_may_look_like_scopes() -> None:
+    proto = build(
+        """net (float[N, 1, 4, 4] x) => (float[N, 16] y) {
+            a = Conv <kernel_shape = [3, 3]> (x, "onnx::Conv_7", "onnx::Conv_8")
+            y = Flatten (a)
+        }""",
+        **{"onnx::Conv_7": normal(4, 1, 3, 3), "onnx::Conv_8": normal(4, seed=1)},
+    )
+    reference, engine = engines(proto, PLAIN)
+    assert_equal(reference, engine, list(engine.paths))
+    assert {engine.kind(path) for path in engine.paths if len(path) == 1} == {"packed"}
+
+
+def test_constants_that_lie_outside_the_file(tmp_path: pathlib.Path) -> None:
+    """A kernel behind DequantizeLinear, everything in an external data file."""
+    proto = build(
+        """net (float[N, 2, 4, 4] x) => (float[N, 16] y) {
+            w = DequantizeLinear <axis = 0> ("c.weight", "c.scale", "c.zero")
+            a = Conv <kernel_shape = [3, 3]> (x, w)
+            y = Flatten (a)
+        }""",
+        **{"c.weight": np.arange(-36, 36, dtype=np.int8).reshape(4, 2, 3, 3), "c.zero": np.zeros(4, np.int8)},
+        **{"c.scale": np.abs(normal(4))},
+    )
+    onnx.save(proto, tmp_path / "m.onnx", save_as_external_data=True, size_threshold=0, location="m.data")
+    model, inputs = load_model(tmp_path / "m.onnx"), normal(7, 2, 4, 4)
+    scores = open_session(model, PLAIN, "y").run(inputs)
+    paths = {("c.weight",): 1, ("c.scale",): 1}
+    engine = IncrementalEngine(model, PLAIN, "y", inputs, scores, paths, worth=0)
+    assert_equal(ReferenceEngine(model, PLAIN, "y", inputs, scores), engine, list(paths))
+    assert choose_layout(model, PLAIN, "y", ModelInput("x", np.dtype(np.float32), (2, 4, 4), None))
+
+
+def test_lanes_are_forgotten_where_the_memory_is_short() -> None:
+    reference, engine = engines(MODELS["residual"], PLAIN)
+    engine.memory = 1
+    assert_equal(reference, engine, list(engine.paths))
+    assert len(engine._lanes) == 1
+    assert_equal(reference, engine, list(engine.paths)[:3])
 
 
 @pytest.mark.parametrize("name", ["half", "attention"])
