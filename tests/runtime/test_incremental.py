@@ -643,7 +643,7 @@ def test_constants_that_lie_outside_the_file(tmp_path: pathlib.Path) -> None:
     onnx.save(proto, tmp_path / "m.onnx", save_as_external_data=True, size_threshold=0, location="m.data")
     model, inputs = load_model(tmp_path / "m.onnx"), normal(7, 2, 4, 4)
     scores = open_session(model, PLAIN, "y").run(inputs)
-    paths = {("c.weight",): 1, ("c.scale",): 1}
+    paths: dict[Path, int] = {("c.weight",): 1, ("c.scale",): 1}
     engine = IncrementalEngine(model, PLAIN, "y", inputs, scores, paths, worth=0)
     assert_equal(ReferenceEngine(model, PLAIN, "y", inputs, scores), engine, list(paths))
     assert choose_layout(model, PLAIN, "y", ModelInput("x", np.dtype(np.float32), (2, 4, 4), None))
