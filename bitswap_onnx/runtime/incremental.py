@@ -33,8 +33,9 @@ from bitswap_onnx.runtime.session import Numerics
 #: The tensors that an injection touches, sorted.
 Path = tuple[str, ...]
 
-#: A path with fewer batches to run than this (injections times batches) is not worth the search for a faster lane.
-WORTH_BATCHES = 8
+#: A path with fewer batches to run than this (injections times batches) is not worth the search for a faster lane, which
+#: costs some ten runs of a batch.
+WORTH_BATCHES = 24
 
 #: The number of the lane that is none of the candidates: the whole model.
 WHOLE = -1
@@ -126,9 +127,12 @@ class IncrementalEngine:
         self._found.setdefault(path, number)
 
     def _search(self, path: Path) -> int:
-        to_run = self.paths.get(path, 0) * math.ceil(len(self.inputs) / self.numerics.batch_size)
-        candidates = enumerate(self.candidates(path) if to_run >= self.worth else ())
+        candidates = enumerate(self.candidates(path) if self._is_worth_it(path) else ())
         return next((number for number, lane in candidates if self.holds(lane, path)), WHOLE)
+
+    def _is_worth_it(self, path: Path) -> bool:
+        to_run = self.paths.get(path, 0) * math.ceil(len(self.inputs) / self.numerics.batch_size)
+        return to_run >= self.worth
 
     def _make(self, path: Path, number: int) -> Lane:
         return self._whole(path) if number == WHOLE else next(islice(self.candidates(path), number, None))
@@ -216,7 +220,8 @@ class IncrementalEngine:
 
         A value that is asked for can end a fusion of the kernels around it. Those whose lanes do so are left out.
         """
-        wanted = [next((lane.values for lane in self.candidates(path)), frozenset[str]()) for path in self.paths]
+        paths = filter(self._is_worth_it, self.paths)
+        wanted = [next((lane.values for lane in self.candidates(path)), frozenset[str]()) for path in paths]
         names = frozenset[str]().union(*wanted)
         if self._bytes(names) * self.numerics.batch_size > self.memory // 2:
             return frozenset()
