@@ -4,8 +4,8 @@
 on ResNet20 (trained weights, 300 random published faults × 256 CIFAR-10 images; ``--fusion`` framework and deployed,
 ``--layout`` plain and blocked), on its Keras export (100 faults of the converted list × 128 images, plain and blocked) and
 on Vgg11_bn, DenseNet121, MobileNetV2 and GoogLeNet (random weights, 30 faults × 32 images, plain and blocked). These faults
-lie in 3 random layers each, so that a layer has enough of them for a faster lane than the whole model, and half of them
-hit sign or exponent. It prints one line per case, with the lanes that its faulty paths ran on, and ends with 1 if anything
+lie in 3 random layers each and run in batches of 8, so that a layer has enough to run for a faster lane than the whole
+model, and half of them hit sign or exponent. It prints one line per case, with the lanes that its faulty paths ran on, and ends with 1 if anything
 differs. ``--scores`` compares all scores too.
 """
 
@@ -46,6 +46,7 @@ class Case:
     model: Path
     faults: list[Injection]
     inputs: int
+    batch: int | None = None
 
 
 def in_few_layers(model: Path, layers: int, count: int, seed: int) -> list[Injection]:
@@ -85,7 +86,7 @@ def random_weights(name: str) -> Callable[[argparse.Namespace, Path], Case]:
     def make(options: argparse.Namespace, folder: Path) -> Case:
         model = subjects.make_subject(name, options.reference, folder).model
         faults = in_few_layers(model, options.layers, options.faults or 30, options.seed)
-        return Case(name, model, faults, options.inputs or 32)
+        return Case(name, model, faults, options.inputs or 32, batch=8)
 
     return make
 
@@ -161,7 +162,8 @@ def main() -> None:
     for name in options.only or CASES:
         with tempfile.TemporaryDirectory() as folder:
             case = CASES[name](options, Path(folder))
-            images = replace(subjects.image_settings(options.reference, case.inputs), batch_size=options.batch_size)
+            images = subjects.image_settings(options.reference, case.inputs)
+            images = replace(images, batch_size=options.batch_size or case.batch)
             differing += sum(
                 bool(compare(case, settings, options, Path(folder))) for settings in variants(case, images)
             )
