@@ -3,10 +3,10 @@
 ``python -m tests.benchmarks.engine_equality [--reference FOLDER] [--only ResNet20]`` runs both engines, without an audit,
 on ResNet20 (trained weights, 300 random published faults × 256 CIFAR-10 images; ``--fusion`` framework and deployed,
 ``--layout`` plain and blocked), on its Keras export (100 faults of the converted list × 128 images, plain and blocked) and
-on Vgg11_bn, DenseNet121, MobileNetV2 and GoogLeNet (random weights, 30 faults × 32 images, plain and blocked). These faults
-lie in 3 random layers each and run in batches of 8, so that a layer has enough to run for a faster lane than the whole
-model, and half of them hit sign or exponent. It prints one line per case, with the lanes that its faulty paths ran on, and ends with 1 if anything
-differs. ``--scores`` compares all scores too.
+on Vgg11_bn, DenseNet121, MobileNetV2 and GoogLeNet (random weights, 30 faults × 32 images, plain and blocked). The latter's
+faults lie in 3 random layers each and run in batches of 8, so that a layer has enough to run for a faster lane than the
+whole model; half of them hit sign or exponent. It prints one line per case, with the lanes that its faulty paths ran on,
+and ends with 1 if anything differs. ``--scores`` compares all scores too.
 """
 
 import argparse
