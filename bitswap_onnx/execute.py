@@ -63,12 +63,16 @@ def execute(
     engine: Engine = "reference" if execution.engine == "reference" else "incremental"
     _refuse_failed_controls(store)
     refuse_failed(store)
-    store.use_engine(engine)
     _add_unchanged(store, parts, golden)
 
     def left() -> list[Lot]:
         return make_lots(parts, store.queue(), store.finished, store.controlled)
 
+    def show(done: int, total: int) -> None:
+        report(Progress("audit", done, total))
+
+    if not all(lot.is_done for lot in left()):  # a finished run keeps the controls that it had
+        store.use_engine(engine)
     lots = left()
     if all(lot.is_done for lot in lots) and not is_due(store, execution.audit):
         return
@@ -76,7 +80,6 @@ def execute(
         if not all(lot.is_done for lot in lots):
             _run(store, pool, lots, engine, report, stop)
         if not stop.is_set() and is_due(store, execution.audit):
-            show = lambda done, total: report(Progress("audit", done, total))  # noqa: E731
             run_audit(store, pool, execution.audit, show, stop)
     if stop.is_set() and (is_due(store, execution.audit) or not all(lot.is_done for lot in left())):
         raise InterruptedRunError(f"stopped; everything finished is saved: continue with --resume --out {store.run}")
