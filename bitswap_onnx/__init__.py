@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from bitswap_onnx.faults.fault import Fault, Injection, Kind
     from bitswap_onnx.faults.fault_list import FaultList, read_fault_list, write_fault_list
     from bitswap_onnx.graph.model import Model, load_model, save_model
-    from bitswap_onnx.graph.resolve import Receipt, ResolvedInjection, resolve
+    from bitswap_onnx.graph.receipts import Receipt, ResolvedInjection
+    from bitswap_onnx.graph.resolve import resolve
     from bitswap_onnx.graph.targets import Target, find_targets
     from bitswap_onnx.graph.weights import rewrite
     from bitswap_onnx.prepare import Settings
@@ -28,7 +29,8 @@ _HOMES = {
     "faults.fault": ("Fault", "Injection", "Kind"),
     "faults.fault_list": ("FaultList", "read_fault_list", "write_fault_list"),
     "graph.model": ("Model", "load_model", "save_model"),
-    "graph.resolve": ("Receipt", "ResolvedInjection", "resolve"),
+    "graph.receipts": ("NeuronReceipt", "Receipt", "ResolvedInjection"),
+    "graph.resolve": ("resolve",),
     "graph.targets": ("Target", "find_targets"),
     "graph.weights": ("rewrite",),
     "prepare": ("Settings",),

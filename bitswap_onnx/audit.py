@@ -17,7 +17,7 @@ import numpy as np
 
 from bitswap_onnx.errors import BitswapError, ControlFailedError
 from bitswap_onnx.outcome import COUNTS
-from bitswap_onnx.plan import Chunk, Work
+from bitswap_onnx.plan import Chunk, Work, chunks
 from bitswap_onnx.runtime.pool import Pool, Unit
 from bitswap_onnx.store import Store
 
@@ -69,16 +69,16 @@ def run_audit(
             return None
         position, path, chunk = waiting.pop(0)
         work = Work(chunk, path, (position,), control=False)
-        return Unit(work, f"audit of {_id(store, position)}", paths[path], [store.edits(position)], "reference")
+        return Unit(work, f"audit of {_id(store, position)}", paths[path], [store.edits(position, chunk)], "reference")
 
     checked: list[str] = []
     for done, (unit, result) in enumerate(pool.run(take, stop), 1):
         (position,), chunk = unit.work.positions, unit.work.chunk
-        columns = f"{', '.join(COUNTS)}, per_input, scores"
+        columns = f"inputs, {', '.join(COUNTS)}, per_input, scores"
         query = f"SELECT {columns} FROM outcome WHERE position = ? AND first = ?"
         (stored,) = store.query(query, (position, chunk.first))
         blobs = result.blobs[0]
-        counts = tuple(result.counts[0][name] for name in COUNTS)
+        counts = tuple(result.counts[0][name] for name in ("inputs", *COUNTS))
         *stored_counts, per_input, scores = stored
         same = counts == tuple(stored_counts) and blobs.get("per_input") == per_input
         if not (same and _same_scores(blobs.get("scores"), scores)):
@@ -153,10 +153,11 @@ def _chunk(store: Store, position: int, number: int, draw: Random) -> Chunk:
 
     For every other injection, each chunk in its turn, the last one first: where effects are lost, there seem to be none.
     """
-    query = "SELECT first, inputs, nonfinite, critical, non_critical FROM outcome WHERE position = ? ORDER BY first"
+    query = "SELECT first, nonfinite, critical, non_critical FROM outcome WHERE position = ? ORDER BY first"
     rows = store.query(query, (position,)).fetchall()
     if number % 2:
-        first, inputs, *_ = rows[-1 - number // 2 % len(rows)]
+        first, *_ = rows[-1 - number // 2 % len(rows)]
     else:
-        first, inputs, *_ = max(rows, key=lambda row: (*row[2:], draw.random()))
-    return Chunk(first, first + inputs)
+        first, *_ = max(rows, key=lambda row: (*row[1:], draw.random()))
+    parts = chunks(store.setting("golden")["inputs"], store.setting("unit_length"))
+    return next(chunk for chunk in parts if chunk.first == first)

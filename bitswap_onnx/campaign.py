@@ -1,12 +1,10 @@
 """A campaign, from model, fault list and data to a finished run directory. Joins the line; no logic of its own."""
 
 import hashlib
-import os
-import re
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -16,14 +14,15 @@ from typing import Any, Literal
 from bitswap_onnx.audit import DEFAULT_AUDIT, Audit
 from bitswap_onnx.dataset import Dataset
 from bitswap_onnx.errors import ControlFailedError, FaultListError, RunError
-from bitswap_onnx.execute import SCRATCH, Execution, OnProgress, execute
+from bitswap_onnx.execute import SCRATCH, Execution, OnProgress, cores, execute, free_memory
 from bitswap_onnx.faults.fault import Injection
 from bitswap_onnx.faults.fault_list import fingerprint as list_fingerprint
-from bitswap_onnx.faults.fault_list import read_fault_list
-from bitswap_onnx.graph.resolve import BitOrder, ResolvedInjection, Resolver
+from bitswap_onnx.faults.fault_list import has_neurons, read_fault_list
+from bitswap_onnx.graph.receipts import ResolvedInjection
+from bitswap_onnx.graph.resolve import BitOrder, Resolver
 from bitswap_onnx.outcome import Golden, judge
-from bitswap_onnx.plan import chunk_length
-from bitswap_onnx.prepare import Settings, Setup, prepare
+from bitswap_onnx.plan import chunk_length, join_paths
+from bitswap_onnx.prepare import Settings, Setup, for_neurons, prepare
 from bitswap_onnx.results import (
     Summary,
     how_it_ran,
@@ -36,11 +35,16 @@ from bitswap_onnx.results import (
 )
 from bitswap_onnx.run_directory import has_store, holds_other_files, locked, reading, writing
 from bitswap_onnx.runtime.golden import fingerprint as score_fingerprint
+from bitswap_onnx.runtime.observe import Observer
 from bitswap_onnx.runtime.session import machine_name, versions
 from bitswap_onnx.store import Store
 
 #: What the parts of a run's identity are called in messages, where that is not their key.
 _IDENTITY_WORDS = {"records": "--save-outputs or --per-input", "tolerance": "--criterion"}
+
+
+#: What a store can keep of every inference.
+Record = Literal["scores", "per_input"]
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,7 @@ def run_campaign(
     bit_order: BitOrder = "lsb",
     save_outputs: bool = False,
     per_input: bool = False,
+    records: Collection[Record] = (),
     on_progress: OnProgress | None = None,
     on_notes: Callable[[Iterable[str]], None] | None = None,
     stop: threading.Event | None = None,
@@ -75,21 +80,21 @@ def run_campaign(
 
     ``run`` is the run directory (default: ``reports/<dataset>/<model>/<yymmdd_HHMMSS>``); ``resume`` continues what is
     there. ``workers`` processes of one thread each (default: one per core; one on a GPU) with ``memory`` bytes for golden
-    values (default: half of what is free), the ``engine`` and how much is audited never change a result. Setting ``stop``
-    from another thread or a signal handler ends the campaign after the units at hand.
+    values (default: half of what is free), the ``engine`` and how much is audited never change a result. ``save_outputs``
+    and ``per_input`` write files of what the store keeps of every inference; ``records`` keeps it without a file. Setting
+    ``stop`` from another thread or a signal handler ends the campaign after the units at hand.
 
     Raises BitswapError for wrong input (nothing is written then), ControlFailedError if a null control or the audit does
     not hold, InterruptedRunError after ``stop``. Whatever happens, finished units are kept.
     """
-    if per_input:
-        require_parquet()
     if resume and run is None:
         raise RunError("--resume needs --out RUN: the run directory to continue")
-    setup = prepare(Path(model), _as_begun(settings, run) if resume and run else settings)
-    injections = read_fault_list(faults) if isinstance(faults, str | Path) else tuple(faults)
-    resolver = Resolver(setup.model, bit_order)
-    records = [name for name, wanted in (("scores", save_outputs), ("per_input", per_input)) if wanted]
-    identity = _identity(setup, injections, resolver) | {"bit_order": bit_order, "records": records}
+    if per_input:
+        require_parquet()
+    plan = _plan(Path(model), faults, _as_begun(settings, run) if resume and run else settings, bit_order)
+    setup = plan.setup
+    kept = {*records, *(["scores"] if save_outputs else []), *(["per_input"] if per_input else [])}
+    identity = _identity(setup, plan.check()) | {"bit_order": bit_order, "records": sorted(kept, reverse=True)}
     folder = Path(run) if run else default_run(setup)
     _check_folder(folder, identity, resume)
     stop = stop or threading.Event()
@@ -102,16 +107,16 @@ def run_campaign(
     description = _description(setup, golden, providers, faults)
     with _run_directory(folder) as store:
         if store.is_new:
-            plan = {"identity": identity, "golden": description, "notes": setup.notes, "unit_length": unit}
-            store.create(plan, _resolved(injections, resolver, identity["faults"]), resolver.address)
+            begun = {"identity": identity, "golden": description, "notes": setup.notes, "unit_length": unit}
+            plan.write(store, begun, golden, stop)
         else:
             _check_identity(store, identity, resume)
         _check_golden(store, description)
-        workers = workers or (_cores() if setup.numerics.provider == "cpu" else 1)
-        execution = Execution(engine, workers, memory or _free_memory() // 2, audit)
+        processes = workers or (cores() if setup.numerics.provider == "cpu" else 1)
+        execution = Execution(engine, processes, memory or free_memory() // 2, audit)
         execute(store, setup, golden, execution, on_progress, stop)
         store.check_complete()
-        _write_files(store, folder, golden)
+        _write_files(store, folder, golden, save_outputs, per_input)
         return Campaign(folder, summarize(store), {**store.setting("golden"), **how_it_ran(store)}, setup.notes)
 
 
@@ -128,29 +133,58 @@ def default_run(setup: Setup) -> Path:
     return Path("reports", setup.dataset.name, setup.model.name, datetime.now().strftime("%y%m%d_%H%M%S"))
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _plan(model: Path, faults: str | Path | Iterable[Injection], settings: Settings, bit_order: BitOrder) -> "_Plan":
+    injections = read_fault_list(faults) if isinstance(faults, str | Path) else tuple(faults)
+    setup = prepare(model, for_neurons(settings) if has_neurons(injections) else settings)
+    return _Plan(injections, setup, bit_order)
 
 
-def _free_memory() -> int:
-    """Return the bytes of memory that are free, as far as the system tells."""
-    info = Path("/proc/meminfo")
-    match = re.search(r"MemAvailable:\s*(\d+) kB", info.read_text()) if info.is_file() else None
-    return int(match[1]) * 1024 if match else 1 << 32
+class _Plan:
+    """The list as it will run: resolved once to check it, and once more for the store."""
+
+    def __init__(self, injections: Iterable[Injection], setup: Setup, bit_order: BitOrder) -> None:
+        self.injections = injections
+        self.setup = setup
+        self.resolver = Resolver(setup.model, bit_order, setup.slicer, len(setup.dataset))
+        self.observer = Observer(setup.slicer, setup.numerics, setup.output)
+        self.paths: set[tuple[str, ...]] = set()
+
+    def check(self) -> Iterator[Injection]:
+        """Resolve the whole list, so that its last row is known to be right before anything is written."""
+        seen: set[str] = set()
+        for injection in self.injections:
+            if injection.id in seen:
+                raise FaultListError(f"injection {injection.id} is given twice; give each its own id")
+            seen.add(injection.id)
+            resolved = self.resolver.resolve(injection)
+            self.paths.add(resolved.path)
+            self.observer.want(resolved.neurons)
+            yield injection
+        if not seen:
+            raise FaultListError("the fault list has no injections")
+
+    def write(self, store: Store, settings: dict[str, Any], golden: Golden, stop: threading.Event) -> None:
+        """Commit settings and list, with the bits that its neurons have without a fault."""
+        bits = self.observer.bits(self.setup.pieces(stop), golden.scores)
+        resolved = self._resolved(settings["identity"]["faults"], bits)
+        store.create(settings, resolved, self.resolver.address, join_paths(self.paths))
+
+    def _resolved(self, expected: str, bits: Iterable[int]) -> Iterator[ResolvedInjection]:
+        """Resolve the list again, and refuse one that changed since it was checked, when its hash was ``expected``."""
+        fault_hash, seen = "", iter(bits)
+        for injection, running_hash in list_fingerprint(self.injections):
+            fault_hash = running_hash
+            found = self.resolver.resolve(injection)
+            neurons = [r if r.fault.input is None else replace(r, clean_bits=next(seen, None)) for r in found.neurons]
+            yield replace(found, neurons=tuple(neurons)) if neurons else found
+        if fault_hash != expected:
+            raise FaultListError("the fault list changed while the campaign began; run it again")
 
 
-def _identity(setup: Setup, injections: Iterable[Injection], resolver: Resolver) -> dict[str, Any]:
-    """Resolve the whole list once, so that its last row is known to be right before anything is written."""
-    seen: set[str] = set()
+def _identity(setup: Setup, injections: Iterable[Injection]) -> dict[str, Any]:
     fault_hash = ""
-    for injection, running_hash in list_fingerprint(injections):
-        if injection.id in seen:
-            raise FaultListError(f"injection {injection.id} is given twice; give each its own id")
-        seen.add(injection.id)
-        resolver.resolve(injection)
+    for _, running_hash in list_fingerprint(injections):
         fault_hash = running_hash
-    if not seen:
-        raise FaultListError("the fault list has no injections")
     return {
         "model": setup.model.sha256,
         "faults": fault_hash,
@@ -159,16 +193,6 @@ def _identity(setup: Setup, injections: Iterable[Injection], resolver: Resolver)
         "tolerance": setup.tolerance,
         "numerics": setup.numerics.as_dict(),
     }
-
-
-def _resolved(injections: Iterable[Injection], resolver: Resolver, expected: str) -> Iterator[ResolvedInjection]:
-    """Resolve the list again for the store, and refuse one that changed since it was first read."""
-    fault_hash = ""
-    for injection, running_hash in list_fingerprint(injections):
-        fault_hash = running_hash
-        yield resolver.resolve(injection)
-    if fault_hash != expected:
-        raise FaultListError("the fault list changed while the campaign began; run it again")
 
 
 def _description(setup: Setup, golden: Golden, providers: list[str], faults: object) -> dict[str, Any]:
@@ -255,11 +279,10 @@ def _run_directory(folder: Path) -> Iterator[Store]:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def _write_files(store: Store, folder: Path, golden: Golden) -> None:
-    records = store.setting("identity")["records"]
-    if "scores" in records:
+def _write_files(store: Store, folder: Path, golden: Golden, save_outputs: bool, per_input: bool) -> None:
+    if save_outputs:
         write_scores(store, folder / "outputs", golden.scores)
-    if "per_input" in records:
+    if per_input:
         write_per_input(store, folder / "per_input.parquet")
     write_golden(store, folder / "golden.json")
     write_results(store, folder / "results.csv")

@@ -1,8 +1,11 @@
 """Runs what a store still lacks, each finished unit committed: null controls, injections, and in the end the audit."""
 
+import os
+import re
 import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -44,6 +47,18 @@ class Execution:
     workers: int = 1
     memory: int = 1 << 32
     audit: Audit = DEFAULT_AUDIT
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def free_memory() -> int:
+    """Return the bytes of memory that are free, as far as the system tells."""
+    info = Path("/proc/meminfo")
+    match = re.search(r"MemAvailable:\s*(\d+) kB", info.read_text()) if info.is_file() else None
+    return int(match[1]) * 1024 if match else 1 << 32
 
 
 def execute(
@@ -124,7 +139,7 @@ def _run(store: Store, pool: Pool, lots: list[Lot], engine: Engine, report: OnPr
         work = schedule.take(worker)
         if work is None:
             return None
-        edits = [store.edits(position) for position in work.positions]
+        edits = [store.edits(position, work.chunk) for position in work.positions]
         return Unit(
             work, f"faults in {', '.join(paths[work.path])}", paths[work.path], edits, engine, lanes.get(work.path)
         )
@@ -132,7 +147,7 @@ def _run(store: Store, pool: Pool, lots: list[Lot], engine: Engine, report: OnPr
     sums = store.totals()
     done = store.query("SELECT COUNT(*) FROM outcome").fetchone()[0]
     inferences, critical = sums["inputs"] or 0, sums["critical"] or 0
-    total = store.injections * len({lot.chunk for lot in lots})
+    total = done + sum(len(lot.positions) for lot in lots)
     for unit, result in pool.run(take, stop):
         work = unit.work
         lanes[work.path] = result.lane
@@ -144,7 +159,8 @@ def _run(store: Store, pool: Pool, lots: list[Lot], engine: Engine, report: OnPr
         outcomes = list(zip(work.positions, result.counts, result.blobs, strict=bool(result.counts)))
         store.add(work.chunk, outcomes, held)
         _refuse_failed_controls(store)
-        done, inferences = done + len(outcomes), inferences + len(outcomes) * len(work.chunk)
+        done += len(outcomes)
+        inferences += sum(counts["inputs"] or 0 for counts in result.counts)
         critical += sum(counts["critical"] or 0 for counts in result.counts)
         report(Progress("injections", done, total, inferences, critical))
 
@@ -175,6 +191,7 @@ def _add_unchanged(store: Store, parts: tuple[Chunk, ...], golden: Golden) -> No
         if positions:
             part = golden.take(slice(chunk.first, chunk.stop))
             outcomes = judge(part, part.scores)
+            counts = {**outcomes.counts, "inputs": len(chunk)}
             blobs = {"per_input": outcomes.encoded(), "scores": part.scores.astype(np.float32).tobytes()}
             kept = {name: blobs[name] for name in wanted}
-            store.add(chunk, [(position, outcomes.counts, kept) for position in positions])
+            store.add(chunk, [(position, counts, kept) for position in positions])

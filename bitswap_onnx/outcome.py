@@ -118,6 +118,14 @@ class Outcomes:
         first = COUNTS.index(OUTCOME_NAMES[0])
         return np.asarray(self.flags[first : first + len(OUTCOME_NAMES)].argmax(axis=0), np.uint8)
 
+    def over(self, rows: NDArray[np.intp]) -> "Outcomes":
+        """Return the outcomes of some inputs alone."""
+        if len(rows) == self.flags.shape[1]:
+            return self
+        flags = self.flags[:, rows]
+        sums = zip(COUNTS, flags.sum(axis=1), strict=True)
+        return Outcomes(flags, {name: None if self.counts[name] is None else int(count) for name, count in sums})
+
     @property
     def nonfinite(self) -> Flags:
         """Whether each input has a score that is NaN or Inf."""

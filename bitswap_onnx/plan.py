@@ -19,6 +19,9 @@ CHUNKS = 4
 #: A unit may take about this long: a campaign that is stopped waits for the units at hand.
 UNIT_SECONDS = 3.0
 
+#: Faulty paths of several tensors or sites that a campaign keeps apart, at most.
+_WIDE_PATHS = 8
+
 #: Injections in a unit: whole multiples of what runs together, as far as the time allows.
 FIRST_UNIT, LARGEST_UNIT = 32, 1024
 
@@ -136,6 +139,18 @@ class Schedule:
             return max(self._begun, key=lambda lot: len(lot.positions), default=None)
         self._begun.append(lot)
         return lot
+
+
+def join_paths(paths: Iterable[tuple[str, ...]]) -> dict[tuple[str, ...], tuple[str, ...]]:
+    """Return the faulty paths that run as one: those of several tensors or sites, where they are many.
+
+    Each distinct path costs a null control and a search for its lane. What touches all of them has both once.
+    """
+    wide = sorted({path for path in paths if len(path) > 1})
+    if len(wide) <= _WIDE_PATHS:
+        return {}
+    union = tuple(sorted({key for path in wide for key in path}))
+    return dict.fromkeys(wide, union)
 
 
 def make_lots(

@@ -2,7 +2,8 @@
 
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ from bitswap_onnx.dataset import Dataset, load_dataset, synthetic_dataset
 from bitswap_onnx.errors import BitswapError, DataError, InterruptedRunError
 from bitswap_onnx.graph.model import Model, load_model
 from bitswap_onnx.graph.signature import ModelInput, ends_in_softmax, model_input, score_output
+from bitswap_onnx.graph.slices import Slicer
 from bitswap_onnx.outcome import Criterion, Golden, parse_criterion
 from bitswap_onnx.preprocessing import Preprocessing
 from bitswap_onnx.runtime.golden import golden_run
@@ -47,6 +49,21 @@ class Settings:
     batch_size: int | None = None
 
 
+def for_neurons(settings: Settings) -> Settings:
+    """Return the settings with the only numerics in which a flip node leaves all other bits alone.
+
+    Raises BitswapError for a layout or a fusion that was asked for and does not: blocked kernels and folded batch-norm
+    depend on what surrounds a node.
+    """
+    asked = {"--layout": (settings.layout, "blocked"), "--fusion": (settings.fusion, "deployed")}
+    for option, (value, wrong) in asked.items():
+        if value == wrong:
+            raise BitswapError(
+                f"{option} {wrong}: neuron faults need --layout plain and --fusion framework; leave it out"
+            )
+    return replace(settings, layout="plain")
+
+
 @dataclass(frozen=True, eq=False)
 class Setup:
     """A model ready to run on a dataset. ``notes`` say what was decided where the user said nothing."""
@@ -59,6 +76,19 @@ class Setup:
     tolerance: float | None
     notes: tuple[str, ...]
 
+    @cached_property
+    def slicer(self) -> Slicer:
+        """The model, ready to be cut, in the batch shape that everything runs in."""
+        return Slicer(self.model, self.output, self.numerics.batch_size, self.dataset.batch(0, 1).shape[1:])
+
+    def pieces(self, stop: threading.Event | None = None) -> Iterator[NDArray[Any]]:
+        """Yield all inputs, in order and in whole batches; raises InterruptedRunError once ``stop`` is set."""
+        size = self.numerics.batch_size * _GOLDEN_BATCHES
+        for first in range(0, len(self.dataset), size):
+            if stop is not None and stop.is_set():
+                raise InterruptedRunError("stopped during the clean run; nothing was lost")
+            yield self.dataset.batch(first, min(first + size, len(self.dataset)))
+
     def golden(self, stop: threading.Event | None = None) -> tuple[Golden, list[str]]:
         """Run the clean model over all inputs; return its scores and the providers that really ran.
 
@@ -66,8 +96,7 @@ class Setup:
         class, InterruptedRunError if ``stop`` is set before it is done.
         """
         session = open_session(self.model, self.numerics, self.output)
-        pieces = self._pieces(stop or threading.Event())
-        scores = golden_run(self.model, session, pieces, classes=self.tolerance is None)
+        scores = golden_run(self.model, session, self.pieces(stop), classes=self.tolerance is None)
         labels = self.dataset.labels if self.tolerance is None else None
         if labels is not None and labels.max() >= scores.shape[1]:
             wrong = int(np.argmax(labels >= scores.shape[1]))
@@ -78,13 +107,6 @@ class Setup:
         span = float(np.ptp(scores.astype(np.float64))) if self.tolerance is not None else 1.0
         criterion = Criterion(self.tolerance, span, ends_in_softmax(self.model, self.output))
         return Golden(scores, labels, criterion), session.providers
-
-    def _pieces(self, stop: threading.Event) -> Iterator[NDArray[Any]]:
-        size = self.numerics.batch_size * _GOLDEN_BATCHES
-        for first in range(0, len(self.dataset), size):
-            if stop.is_set():
-                raise InterruptedRunError("stopped during the clean run; nothing was lost")
-            yield self.dataset.batch(first, min(first + size, len(self.dataset)))
 
 
 def prepare(path: Path, settings: Settings) -> Setup:

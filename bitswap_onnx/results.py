@@ -4,6 +4,7 @@ import csv
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from bitswap_onnx.errors import MissingExtraError, RunError
 from bitswap_onnx.faults.bits import BIT_CLASSES
-from bitswap_onnx.faults.fault_list import TF_INJECTOR
+from bitswap_onnx.faults.fault_row import TF_INJECTOR
 from bitswap_onnx.files import replacing
 from bitswap_onnx.outcome import COUNTS, OUTCOME_NAMES, Counts, decode_outcomes
 from bitswap_onnx.store import Store
@@ -34,7 +35,9 @@ DIALECTS = tuple(_DIALECTS)
 
 _ROWS = f"""
 SELECT i.id, r.layer, r.tensor_index, r.bit, o.inputs, {", ".join(f"o.{name}" for name in COUNTS)},
-       r.parameter, r.kind, r.value, '', '', r.clean_bits, r.faulty_bits, r.clean_value, r.faulty_value, r.effect
+       r.parameter, r.kind, r.value,
+       r.site, CASE WHEN r.site = '' THEN '' ELSE COALESCE(r.input, 'all') END,
+       r.clean_bits, r.faulty_bits, r.clean_value, r.faulty_value, r.effect
 FROM injection i JOIN receipt r ON r.position = i.position
 JOIN (SELECT position, SUM(inputs) AS inputs, {", ".join(f"SUM({name}) AS {name}" for name in COUNTS)}
       FROM outcome GROUP BY position) o ON o.position = i.position
@@ -84,7 +87,7 @@ def export_dialect(store: Store, dialect: str, path: Path) -> None:
     names, counts = _DIALECTS[dialect]
     other = store.query(
         "SELECT i.id, r.kind, r.parameter, r.row FROM receipt r JOIN injection i USING (position)"
-        " WHERE r.kind != 'flip' OR r.parameter != 'weight' OR r.row > 0 LIMIT 1"
+        " WHERE r.kind != 'flip' OR r.parameter != 'weight' OR r.row > 0 OR r.site != '' LIMIT 1"
     ).fetchone()
     if other is not None:
         what = "several faults" if other[3] else f"{other[1]} of {other[2]}"
@@ -114,7 +117,7 @@ def summarize(store: Store, worst: int = 5) -> Summary:
     classes = {name: (number, dict(zip(("inputs", *COUNTS), counts, strict=True))) for name, number, *counts in rows}
     order = [*(name for name in BIT_CLASSES if name in classes), *(name for name in classes if name not in BIT_CLASSES)]
     ranked = store.query(
-        "SELECT i.id, r.layer, r.kind || ' ' || COALESCE('bit ' || r.bit, r.value) || ' of ' || r.parameter ||"
+        "SELECT i.id, r.layer, r.kind || ' ' || COALESCE('bit ' || r.bit, r.value) || ' of ' || r.parameter || r.site ||"
         " r.tensor_index, SUM(o.critical), SUM(o.inputs) FROM outcome o JOIN injection i USING (position)"
         " JOIN receipt r ON r.position = o.position AND r.row = 0"
         " GROUP BY o.position HAVING SUM(o.critical) > 0 ORDER BY SUM(o.critical) DESC, o.position LIMIT ?",
@@ -125,14 +128,17 @@ def summarize(store: Store, worst: int = 5) -> Summary:
 
 
 def write_scores(store: Store, folder: Path, golden: NDArray[Any]) -> None:
-    """Write clean.npy and inj_<id>.npy, (inputs, classes) float32, from the recorded scores."""
+    """Write clean.npy and inj_<id>.npy, (inputs, classes) float32, from the recorded scores.
+
+    An injection whose faults name their inputs has those alone, in the dataset's order.
+    """
     try:
         folder.mkdir(exist_ok=True)
     except OSError as error:
         raise RunError(f"{folder}: cannot make the folder: {error.strerror}") from None
     _save_array(folder / "clean.npy", golden.astype(np.float32))
-    for identifier, scores in _joined(store, "scores"):
-        _save_array(folder / f"inj_{identifier}.npy", np.frombuffer(scores, np.float32).reshape(golden.shape))
+    for _, identifier, scores in _joined(store, "scores"):
+        _save_array(folder / f"inj_{identifier}.npy", np.frombuffer(scores, np.float32).reshape(-1, golden.shape[1]))
 
 
 def write_per_input(store: Store, path: Path) -> None:
@@ -142,10 +148,16 @@ def write_per_input(store: Store, path: Path) -> None:
         [("injection", pa.string()), ("input", pa.int64()), ("outcome", pa.string()), ("nonfinite", pa.bool_())]
     )
     with replacing(path, "wb") as file, parquet.ParquetWriter(file, schema) as writer:
-        for identifier, blob in _joined(store, "per_input"):
+        for position, identifier, blob in _joined(store, "per_input"):
             codes, nonfinite = decode_outcomes(blob)
             outcomes = [OUTCOME_NAMES[code] for code in codes]
-            columns = [[identifier] * len(codes), np.arange(len(codes)), outcomes, nonfinite]
+            inputs = store.inputs(position)
+            columns = [
+                [identifier] * len(codes),
+                np.arange(len(codes)) if inputs is None else inputs,
+                outcomes,
+                nonfinite,
+            ]
             writer.write_table(pa.table(columns, schema=schema))
 
 
@@ -164,17 +176,11 @@ def _save_array(path: Path, array: NDArray[Any]) -> None:
         np.save(file, array)
 
 
-def _joined(store: Store, column: str) -> Iterator[tuple[str, bytes]]:
-    """Yield (injection id, its recorded blobs joined over all chunks)."""
+def _joined(store: Store, column: str) -> Iterator[tuple[int, str, bytes]]:
+    """Yield (injection's position, its id, its recorded blobs joined over all chunks)."""
     rows = store.query(
-        f"SELECT i.id, o.{column} FROM outcome o JOIN injection i USING (position) ORDER BY o.position, o.first"
+        f"SELECT i.position, i.id, o.{column} FROM outcome o JOIN injection i USING (position)"
+        " ORDER BY o.position, o.first"
     )
-    current, parts = None, []
-    for identifier, blob in rows:
-        if identifier != current and current is not None:
-            yield current, b"".join(parts)
-            parts = []
-        current = identifier
-        parts.append(blob)
-    if current is not None:
-        yield current, b"".join(parts)
+    for (position, identifier), parts in groupby(rows, key=lambda row: row[:2]):
+        yield position, identifier, b"".join(blob for *_, blob in parts)

@@ -6,64 +6,24 @@ transaction that made it, receipts included, is committed; a directory without o
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bitswap_onnx.errors import RunError
-from bitswap_onnx.faults.bits import format_value, hex_bits
-from bitswap_onnx.graph.resolve import Receipt, ResolvedInjection
-from bitswap_onnx.graph.targets import Target
+from bitswap_onnx.graph.neurons import ALL_INPUTS
+from bitswap_onnx.graph.receipts import InjectionEdits, ResolvedInjection
+from bitswap_onnx.graph.sites import is_site
 from bitswap_onnx.outcome import COUNTS, Counts
 from bitswap_onnx.plan import Chunk
+from bitswap_onnx.schema import AS_VERSION_2, RECEIPT_COLUMNS, SCHEMA, SCHEMA_VERSION, Address, receipt_row
 
-SCHEMA_VERSION = 1
 STORE_NAME = "campaign.sqlite"
-
-#: One row per fault, as in results.csv; ``tensor``, ``element`` and ``mask`` are what an engine needs.
-RECEIPT_COLUMNS = (
-    "layer",
-    "tensor_index",
-    "bit",
-    "parameter",
-    "kind",
-    "value",
-    "clean_bits",
-    "faulty_bits",
-    "clean_value",
-    "faulty_value",
-    "effect",
-    "bit_class",
-    "tensor",
-    "element",
-    "mask",
-)
-
-_SCHEMA = f"""
-CREATE TABLE setting (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE path (number INTEGER PRIMARY KEY, tensors TEXT NOT NULL UNIQUE);
-CREATE TABLE injection (
-    position INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, path INTEGER NOT NULL REFERENCES path, changes INTEGER NOT NULL);
-CREATE TABLE receipt (
-    position INTEGER NOT NULL REFERENCES injection, row INTEGER NOT NULL, {", ".join(RECEIPT_COLUMNS)},
-    PRIMARY KEY (position, row)) WITHOUT ROWID;
-CREATE TABLE control (
-    path INTEGER NOT NULL REFERENCES path, first INTEGER NOT NULL, inputs INTEGER NOT NULL, masked INTEGER NOT NULL,
-    PRIMARY KEY (path, first)) WITHOUT ROWID;
-CREATE TABLE outcome (
-    position INTEGER NOT NULL REFERENCES injection, first INTEGER NOT NULL, inputs INTEGER NOT NULL,
-    {", ".join(f"{name} INTEGER" for name in COUNTS)}, per_input BLOB, scores BLOB,
-    PRIMARY KEY (position, first)) WITHOUT ROWID;
-"""
-
-#: The (layer, parameter) under which a list finds a target again.
-Address = Callable[[Target], tuple[str, str]]
-
 
 #: An injection's position, its counts over a chunk, and what else was recorded of it, by name.
 Outcome = tuple[int, Counts, dict[str, bytes]]
@@ -92,29 +52,42 @@ class Store:
     def check_version(self) -> None:
         """Raise RunError if the store is of a schema that this version does not know."""
         version = self._number("PRAGMA user_version")
-        if version not in (0, SCHEMA_VERSION):
+        if version == 1:
+            self._db.executescript(AS_VERSION_2)
+        elif version not in (0, SCHEMA_VERSION):
             raise RunError(
                 f"{self.run / STORE_NAME}: expected schema version {SCHEMA_VERSION}, found {version}; "
                 "use the version of bitswap-onnx that made it"
             )
 
-    def create(self, settings: dict[str, Any], injections: Iterable[ResolvedInjection], address: Address) -> None:
-        """Commit the whole plan of a new campaign in one transaction: settings, injections, receipts."""
+    def create(
+        self,
+        settings: dict[str, Any],
+        injections: Iterable[ResolvedInjection],
+        address: Address,
+        joined: Mapping[tuple[str, ...], tuple[str, ...]] = MappingProxyType({}),
+    ) -> None:
+        """Commit the whole plan of a new campaign in one transaction: settings, injections, receipts.
+
+        ``joined``: faulty paths that run as another one (`bitswap_onnx.plan.join_paths`).
+        """
         paths: dict[tuple[str, ...], int] = {}
         with self._transaction() as db:
-            for statement in _SCHEMA.split(";"):
+            for statement in SCHEMA.split(";"):
                 db.execute(statement)
             rows = [(key, json.dumps(value)) for key, value in settings.items()]
             db.executemany("INSERT INTO setting VALUES (?, ?)", rows)
             for position, injection in enumerate(injections):
-                if injection.path not in paths:
-                    paths[injection.path] = len(paths)
-                    db.execute("INSERT INTO path VALUES (?, ?)", (paths[injection.path], json.dumps(injection.path)))
-                values = (position, injection.id, paths[injection.path], injection.changes)
-                db.execute("INSERT INTO injection VALUES (?, ?, ?, ?)", values)
+                path = joined.get(injection.path, injection.path)
+                if path not in paths:
+                    paths[path] = len(paths)
+                    db.execute("INSERT INTO path VALUES (?, ?)", (paths[path], json.dumps(path)))
+                over = None if injection.inputs is None else len(injection.inputs)
+                values = (position, injection.id, paths[path], injection.changes, over)
+                db.execute("INSERT INTO injection VALUES (?, ?, ?, ?, ?)", values)
                 db.executemany(
                     f"INSERT INTO receipt VALUES (?, ?{', ?' * len(RECEIPT_COLUMNS)})",
-                    [(position, row, *_receipt_row(r, *address(r.target))) for row, r in enumerate(injection.receipts)],
+                    [(position, row, *receipt_row(r, address)) for row, r in enumerate(injection.rows)],
                 )
             db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
@@ -154,26 +127,49 @@ class Store:
         return [position for (position,) in rows]
 
     def finished(self, chunk: Chunk) -> NDArray[np.int64]:
-        """Return the positions of the injections that have run over ``chunk``."""
-        rows = self._db.execute("SELECT position FROM outcome WHERE first = ?", (chunk.first,))
+        """Return the positions of the injections that have run over ``chunk``, or have no input there."""
+        rows = self._db.execute(
+            "SELECT position FROM outcome WHERE first = ? UNION ALL SELECT position FROM injection i"
+            " WHERE i.inputs IS NOT NULL AND NOT EXISTS"
+            " (SELECT 1 FROM receipt r WHERE r.position = i.position AND r.input >= ? AND r.input < ?)",
+            (chunk.first, chunk.first, chunk.stop),
+        )
         return np.fromiter((position for (position,) in rows), np.int64)
 
     def controlled(self, chunk: Chunk) -> set[int]:
         """Return the paths whose null control has run over ``chunk``."""
         return {path for (path,) in self._db.execute("SELECT path FROM control WHERE first = ?", (chunk.first,))}
 
-    def edits(self, position: int) -> dict[str, list[tuple[int, int]]]:
-        """Return what an injection changes: tensor → (element, XOR mask) pairs."""
-        edits: dict[str, list[tuple[int, int]]] = {}
+    def edits(self, position: int, chunk: Chunk) -> InjectionEdits:
+        """Return what an injection changes over ``chunk``."""
+        edits: InjectionEdits = {}
         rows = self._db.execute(
-            "SELECT tensor, element, mask FROM receipt WHERE position = ? ORDER BY row", (position,)
+            "SELECT tensor, element, mask, input FROM receipt WHERE position = ? AND"
+            " (input IS NULL OR (input >= ? AND input < ?)) ORDER BY row",
+            (position, chunk.first, chunk.stop),
         )
-        for tensor, element, mask in rows:
-            edits.setdefault(tensor, []).append((element, int(mask, 16)))
+        for tensor, element, mask, number in rows:
+            own = edits.setdefault(tensor, [])
+            if is_site(tensor):
+                keep, toggle = (int(part, 16) for part in mask.split(":"))
+                own.append((ALL_INPUTS if number is None else number, element, keep, toggle))
+            else:
+                own.append((element, int(mask, 16)))
         return edits
 
+    def inputs(self, position: int) -> list[int] | None:
+        """Return the inputs that an injection runs over, None for all."""
+        (over,) = self._db.execute("SELECT inputs FROM injection WHERE position = ?", (position,)).fetchone()
+        if over is None:
+            return None
+        rows = self._db.execute("SELECT DISTINCT input FROM receipt WHERE position = ? ORDER BY input", (position,))
+        return [number for (number,) in rows]
+
     def add(self, chunk: Chunk, outcomes: Iterable[Outcome], controls: Iterable[tuple[int, int]] = ()) -> None:
-        """Commit, in one transaction, outcomes over ``chunk`` and null controls: (path, inputs left masked)."""
+        """Commit, in one transaction, outcomes over ``chunk`` and null controls: (path, inputs left masked).
+
+        The counts of an outcome have, as ``inputs``, how many of the chunk's inputs the injection ran over.
+        """
         with self._transaction() as db:
             rows = [(path, chunk.first, len(chunk), masked) for path, masked in controls]
             db.executemany("INSERT INTO control VALUES (?, ?, ?, ?)", rows)
@@ -183,7 +179,7 @@ class Store:
                     (
                         position,
                         chunk.first,
-                        len(chunk),
+                        counts["inputs"],
                         *map(counts.get, COUNTS),
                         blobs.get("per_input"),
                         blobs.get("scores"),
@@ -215,8 +211,8 @@ class Store:
         """Raise RunError unless every injection has run over every input, and every control held."""
         inputs = self.setting("golden")["inputs"]
         unfinished = self._number(
-            "SELECT COUNT(*) FROM injection i WHERE"
-            f" (SELECT COALESCE(SUM(inputs), 0) FROM outcome o WHERE o.position = i.position) != {int(inputs)}"
+            "SELECT COUNT(*) FROM injection i WHERE (SELECT COALESCE(SUM(o.inputs), 0) FROM outcome o"
+            f" WHERE o.position = i.position) != COALESCE(i.inputs, {int(inputs)})"
         )
         if unfinished or self.failed_controls():
             what = f"{unfinished} injections have not run over all inputs" if unfinished else "a null control failed"
@@ -247,24 +243,3 @@ class Store:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
             raise
-
-
-def _receipt_row(receipt: Receipt, layer: str, parameter: str) -> tuple[object, ...]:
-    fault, fmt = receipt.fault, receipt.format
-    return (
-        layer,
-        str(fault.index),
-        receipt.bit,
-        parameter,
-        fault.kind.value,
-        fault.value,
-        hex_bits(receipt.clean_bits, fmt),
-        hex_bits(receipt.faulty_bits, fmt),
-        format_value(receipt.clean_bits, fmt),
-        format_value(receipt.faulty_bits, fmt),
-        receipt.effect,
-        "" if receipt.bit is None else fmt.bit_class(receipt.bit),
-        receipt.target.tensor,
-        receipt.element,
-        f"{receipt.mask:x}",
-    )

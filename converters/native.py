@@ -14,7 +14,7 @@ from bitswap_onnx.errors import FaultListError
 from bitswap_onnx.faults.bits import to_bits
 from bitswap_onnx.graph.model import Model, load_model
 from bitswap_onnx.graph.pairing import Pair, pair_targets
-from bitswap_onnx.graph.resolve import Receipt, ResolvedInjection
+from bitswap_onnx.graph.receipts import Receipt, ResolvedInjection
 from bitswap_onnx.graph.targets import find_targets
 from bitswap_onnx.graph.weights import rewrite
 

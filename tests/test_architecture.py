@@ -36,7 +36,7 @@ LINE = [
     "cli",
 ]
 #: Modules that share a room with another one.
-ROOMS = {"data_files": "dataset", "preprocessing": "dataset", "__main__": "cli"}
+ROOMS = {"data_files": "dataset", "preprocessing": "dataset", "schema": "store", "__main__": "cli"}
 
 #: Heavy libraries and the rooms that may import them, at module level or inside functions.
 HOMES = {
@@ -51,9 +51,10 @@ HOMES = {
     "sklearn": {"models"},
     "PIL": {"dataset"},
     "pyarrow": {"results"},
+    "matplotlib": {"analysis"},
 }
 #: Libraries that are optional, so never imported when a module is.
-LAZY = {"torch", "tensorflow", "keras", "sklearn", "PIL", "pyarrow", "tf2onnx", "onnx2tf"}
+LAZY = {"torch", "tensorflow", "keras", "sklearn", "PIL", "pyarrow", "tf2onnx", "onnx2tf", "matplotlib"}
 
 
 def modules() -> Iterator[tuple[str, Path]]:

@@ -20,6 +20,13 @@ class Kind(StrEnum):
     SET = "set"
 
 
+class Site(StrEnum):
+    """Where a fault hits a neuron: behind a layer, or before it (where that layer alone sees it)."""
+
+    OUTPUT = "output"
+    INPUT = "input"
+
+
 #: Kinds that name one bit; the others carry a value for the whole element.
 BIT_KINDS = frozenset({Kind.FLIP, Kind.STUCK_AT_0, Kind.STUCK_AT_1})
 
@@ -34,8 +41,10 @@ class Fault:
     ``index`` is the element's position in the stored layout of its parameter. ``bit`` counts from the least significant
     bit (0) and belongs to flip and stuck_at faults alone; ``value`` is the text of a mask (``0x...``) or of what is set
     (a number or a ``0x...`` bit pattern). ``parameter`` is a role or a parameter name; None means the role ``weight``.
-    ``where`` says where the fault was read (``faults.csv:14``) and takes no part in comparisons. Whole numbers of any kind
-    (numpy's too) become Python's.
+    ``site`` None: the fault sits in a stored parameter. Otherwise it hits a neuron while the model runs: one element of
+    what a layer puts out or takes in, at ``index`` without the batch dimension in the framework's layout, for one
+    ``input`` of the dataset (its position) or, with None, for all. ``where`` says where the fault was read
+    (``faults.csv:14``) and takes no part in comparisons. Whole numbers of any kind (numpy's too) become Python's.
     """
 
     layer: str
@@ -44,18 +53,24 @@ class Fault:
     kind: Kind = Kind.FLIP
     value: str | None = None
     parameter: str | None = None
+    site: Site | None = None
+    input: int | None = None
     where: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "index", tuple(map(operator.index, self.index)))
         if self.bit is not None:
             object.__setattr__(self, "bit", operator.index(self.bit))
+        if self.input is not None:
+            object.__setattr__(self, "input", operator.index(self.input))
 
     def __str__(self) -> str:
         """Return the fault in one short phrase, for messages."""
         what = f"bit {self.bit}" if self.kind in BIT_KINDS else self.value
-        target = self.layer if self.parameter is None else f"{self.layer} ({self.parameter})"
-        return f"{self.kind} {what} of {target}{list(self.index)}"
+        part = self.parameter if self.site is None else self.site.value
+        target = self.layer if part is None else f"{self.layer} ({part})"
+        when = "" if self.input is None else f" for input {self.input}"
+        return f"{self.kind} {what} of {target}{list(self.index)}{when}"
 
 
 @dataclass(frozen=True, slots=True)

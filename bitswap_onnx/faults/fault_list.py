@@ -1,30 +1,23 @@
 """Fault lists: CSV in and out, one injection at a time, so that a list of any length fits in memory.
 
-Three headers are read: ours and dnn-benchmarks' (``Injection,Layer,TensorIndex,Bit``, plus optional columns) and
-tf_injector's (``inj_id,target_layer,layer_weigths,bit_pos``, spelt so, whose first row may be ``GOLDEN``). Other
-columns are ignored, so results files are lists too. Every error says file and line.
+Three headers are read: ours and dnn-benchmarks' (``Injection,Layer,TensorIndex,Bit``, plus optional columns; ``Index``
+stands for ``TensorIndex`` as well), tf_injector's (``inj_id,target_layer,layer_weigths,bit_pos``, spelt so, whose first
+row may be ``GOLDEN``) and SFIadvancedmodels' for neurons (``Injection,LayerName,LayerIndex,FeatureMapIndex,Value``: one
+or several elements of a layer's output, each set to a value for every input). Other columns are ignored, so results
+files are lists too. Every error says file and line.
 """
 
 import csv
 import hashlib
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
 from bitswap_onnx.errors import FaultListError
-from bitswap_onnx.faults.bits import is_number, parse_pattern
-from bitswap_onnx.faults.fault import BIT_KINDS, Fault, Injection, Kind
+from bitswap_onnx.faults.fault import Fault, Injection, Kind
+from bitswap_onnx.faults.fault_row import OPTIONAL, REQUIRED, SFI_NEURONS, Columns, parse_row
 from bitswap_onnx.files import replacing
-
-REQUIRED = ("Injection", "Layer", "TensorIndex", "Bit")
-OPTIONAL = ("Parameter", "Kind", "Value", "Site", "Input")
-TF_INJECTOR = ("inj_id", "target_layer", "layer_weigths", "bit_pos")
-
-_INDEX = re.compile(r"[(\[ ]*((?:[0-9]{1,18}(?:\s*,\s*[0-9]{1,18})*\s*,?)?)\s*[)\]]?")
-_INTEGER = re.compile(r"[0-9]{1,9}")
-_KINDS = {kind.value: kind for kind in Kind}
 
 
 @dataclass(frozen=True)
@@ -42,6 +35,13 @@ class FaultList:
         except OSError as error:
             raise FaultListError(f"{self.path}: cannot read the fault list: {error.strerror}") from None
 
+    @property
+    def may_have_neurons(self) -> bool:
+        """Whether the header has a column that only neurons need."""
+        with self.path.open(encoding="utf-8-sig", newline="") as file:
+            names = {name.strip() for name in next(csv.reader(file), [])}
+        return bool(names & {"Site", SFI_NEURONS[2]})
+
 
 def read_fault_list(path: str | Path) -> FaultList:
     """Open a fault list and check its header and first injection.
@@ -53,6 +53,13 @@ def read_fault_list(path: str | Path) -> FaultList:
     if next(iter(faults), None) is None:
         raise FaultListError(f"{faults.path}: the fault list has a header but no rows")
     return faults
+
+
+def has_neurons(injections: Iterable[Injection]) -> bool:
+    """Whether some fault of a list hits a neuron; a list on disk whose header rules that out is not read."""
+    if isinstance(injections, FaultList) and not injections.may_have_neurons:
+        return False
+    return any(fault.site is not None for injection in injections for fault in injection.faults)
 
 
 def write_fault_list(path: str | Path, injections: Iterable[Injection]) -> None:
@@ -76,7 +83,13 @@ def write_fault_list(path: str | Path, injections: Iterable[Injection]) -> None:
 
 
 def _needed(fault: Fault) -> list[str]:
-    used = (("Parameter", fault.parameter), ("Kind", fault.kind is not Kind.FLIP), ("Value", fault.value))
+    used = (
+        ("Parameter", fault.parameter),
+        ("Kind", fault.kind is not Kind.FLIP),
+        ("Value", fault.value),
+        ("Site", fault.site),
+        ("Input", fault.site),
+    )
     return [name for name, wanted in used if wanted]
 
 
@@ -90,7 +103,7 @@ def fingerprint(injections: Iterable[Injection]) -> Iterator[tuple[Injection, st
 
 
 def _row(injection: str, fault: Fault) -> dict[str, object]:
-    return {
+    row: dict[str, object] = {
         "Injection": injection,
         "Layer": fault.layer,
         "TensorIndex": str(fault.index),
@@ -99,37 +112,11 @@ def _row(injection: str, fault: Fault) -> dict[str, object]:
         "Kind": fault.kind.value,
         "Value": fault.value or "",
     }
+    return row if fault.site is None else row | {"Site": fault.site.value, "Input": _input_text(fault)}
 
 
-class _Columns:
-    """Where each column of one file stands; an absent optional column reads as an empty cell."""
-
-    def __init__(self, header: list[str], source: str) -> None:
-        names = [name.strip() for name in header]
-        wanted = TF_INJECTOR if TF_INJECTOR[0] in names else REQUIRED
-        missing = [name for name in wanted if name not in names]
-        if missing:
-            found = ",".join(names)[:80]
-            raise FaultListError(
-                f"{source}:1: expected a header with {','.join(REQUIRED)}; missing {', '.join(missing)}, found {found!r}"
-            )
-        known = {name.casefold(): name for name in (*wanted, *OPTIONAL)}
-        for name in names:
-            meant = known.get(re.sub(r"[\s_-]", "", name.casefold()), name)
-            if meant != name and meant in OPTIONAL:
-                raise FaultListError(f"{source}:1: column {name!r} would be ignored; write it {meant}")
-        double = sorted({name for name in names if name in (*wanted, *OPTIONAL) and names.count(name) > 1})
-        if double:
-            raise FaultListError(f"{source}:1: column {double[0]} stands twice in the header; keep one")
-        self.width = 1 + max(names.index(name) for name in wanted)
-        self.required = tuple(names.index(name) for name in wanted)
-        self.optional = tuple(names.index(name) if name in names else None for name in OPTIONAL)
-        self.golden_row = wanted is TF_INJECTOR
-
-    def cells(self, row: list[str]) -> tuple[list[str], list[str]]:
-        required = [row[i].strip() for i in self.required]
-        optional = ["" if i is None or i >= len(row) else row[i].strip() for i in self.optional]
-        return required, optional
+def _input_text(fault: Fault) -> str:
+    return "all" if fault.input is None else str(fault.input)
 
 
 def _injections(source: str, file: TextIO) -> Iterator[Injection]:
@@ -159,7 +146,7 @@ def _rows(source: str, file: TextIO) -> Iterator[tuple[int, str, Fault]]:
         header = next(reader, None)
         if header is None:
             raise FaultListError(f"{source}:1: expected a header with {','.join(REQUIRED)}, found an empty file")
-        columns = _Columns(header, source)
+        columns = Columns(header, source)
         golden_row = columns.golden_row
         for row in reader:
             if not row or row == [""]:
@@ -168,68 +155,7 @@ def _rows(source: str, file: TextIO) -> Iterator[tuple[int, str, Fault]]:
                 golden_row = False
                 continue
             golden_row = False
-            yield reader.line_num, *_parse(row, columns, f"{source}:{reader.line_num}")
+            for identifier, fault in parse_row(row, columns, f"{source}:{reader.line_num}"):
+                yield reader.line_num, identifier, fault
     except csv.Error as error:
         raise FaultListError(f"{source}:{reader.line_num}: not a CSV row: {error}") from None
-
-
-def _parse(row: list[str], columns: _Columns, where: str) -> tuple[str, Fault]:
-    if len(row) < columns.width:
-        raise FaultListError(
-            f"{where}: expected at least {columns.width} cells, found {len(row)}: {','.join(row)[:80]!r}"
-        )
-    (identifier, layer, index, bit), (parameter, kind, value, site, inputs) = columns.cells(row)
-    if not layer:
-        raise FaultListError(f"{where}: expected a layer name, found an empty cell")
-    if site or inputs:
-        raise FaultListError(
-            f"{where}: Site and Input describe neuron faults, which this version does not inject; leave them empty"
-        )
-    fault_kind = _kind(kind, where)
-    return identifier, Fault(
-        layer=layer,
-        index=_index(index, where),
-        bit=_bit(bit, fault_kind, where),
-        kind=fault_kind,
-        value=_value(value, fault_kind, where),
-        parameter=parameter or None,
-        where=where,
-    )
-
-
-def _kind(text: str, where: str) -> Kind:
-    if not text:
-        return Kind.FLIP
-    if text not in _KINDS:
-        raise FaultListError(f"{where}: Kind {text!r} is none of {', '.join(_KINDS)}")
-    return _KINDS[text]
-
-
-def _index(text: str, where: str) -> tuple[int, ...]:
-    match = _INDEX.fullmatch(text)
-    brackets = [character for character in (text[:1], text[-1:]) if character in "([)]"]
-    if match is None or not text or "".join(brackets) not in ("", "()", "[]"):
-        raise FaultListError(f'{where}: TensorIndex {text[:40]!r} is no index like "(3, 0, 2, 1)"')
-    return tuple(int(part) for part in match[1].split(",") if part.strip())
-
-
-def _bit(text: str, kind: Kind, where: str) -> int | None:
-    if kind not in BIT_KINDS:
-        if text:
-            raise FaultListError(f"{where}: a {kind} fault takes a Value and no Bit, found Bit {text!r}")
-        return None
-    if not _INTEGER.fullmatch(text):
-        raise FaultListError(f"{where}: Bit {text!r} is no bit number (0 is the least significant)")
-    return int(text)
-
-
-def _value(text: str, kind: Kind, where: str) -> str | None:
-    if kind in BIT_KINDS:
-        if text:
-            raise FaultListError(f"{where}: a {kind} fault takes a Bit and no Value, found Value {text!r}")
-        return None
-    if kind is Kind.MASK and parse_pattern(text) is None:
-        raise FaultListError(f"{where}: a mask fault takes a Value like 0x80000001, found {text!r}")
-    if kind is Kind.SET and parse_pattern(text) is None and not is_number(text):
-        raise FaultListError(f"{where}: a set fault takes a number or a 0x bit pattern as Value, found {text!r}")
-    return text

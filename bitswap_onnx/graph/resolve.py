@@ -1,97 +1,42 @@
-"""Fault + targets → receipt: the exact tensor, element, old and new bits, or an error that says what would fit."""
+"""Fault + targets and sites → receipt: the exact tensor or neuron, or an error that says what would fit."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
 import numpy as np
 
 from bitswap_onnx.errors import FaultListError, nearest
-from bitswap_onnx.faults.bits import FORMATS, BitFormat, Bits, decode, edit_one, encode, parse_pattern, to_bits
+from bitswap_onnx.faults.bits import FORMATS, BitFormat, Bits, edit_one, encode, parse_pattern, to_bits
 from bitswap_onnx.faults.fault import BIT_KINDS, SATISFIABLE_KINDS, Fault, Injection, Kind
 from bitswap_onnx.graph.model import Model
+from bitswap_onnx.graph.neurons import ALL_INPUTS, operation
+from bitswap_onnx.graph.receipts import NeuronReceipt, Receipt, ResolvedInjection
+from bitswap_onnx.graph.signature import model_input
+from bitswap_onnx.graph.sites import NeuronSite, find_sites
+from bitswap_onnx.graph.slices import Slicer
 from bitswap_onnx.graph.targets import Target, find_targets
 
 BitOrder = Literal["lsb", "msb"]
 
-
-@dataclass(frozen=True, slots=True)
-class Receipt:
-    """What one fault changes: ``clean_bits`` and ``faulty_bits`` are the stored element's bits without and with it.
-
-    ``element`` is the flat position (row-major) in the tensor. ``bit`` counts from the least significant bit, whatever
-    order the list used, and is None for mask and set faults.
-    """
-
-    fault: Fault
-    target: Target
-    element: int
-    bit: int | None
-    clean_bits: int
-    faulty_bits: int
-
-    @property
-    def format(self) -> BitFormat:
-        """The element's format."""
-        return FORMATS[self.target.dtype]
-
-    @property
-    def mask(self) -> int:
-        """The bits that change."""
-        return self.clean_bits ^ self.faulty_bits
-
-    @property
-    def clean_value(self) -> float | int:
-        """The element's value without the fault."""
-        return decode(self.clean_bits, self.format)
-
-    @property
-    def faulty_value(self) -> float | int:
-        """The element's value with this fault alone."""
-        return decode(self.faulty_bits, self.format)
-
-    @property
-    def effect(self) -> str:
-        """``none``, ``changed``, or ``changed in NODE;NODE`` for a tensor that several nodes use."""
-        if not self.mask:
-            return "none"
-        users = self.target.users
-        return "changed" if len(users) == 1 else f"changed in {';'.join(users)}"
-
-
-@dataclass(frozen=True, slots=True)
-class ResolvedInjection:
-    """An injection with its receipts, one per fault, in the list's order."""
-
-    id: str
-    receipts: tuple[Receipt, ...]
-
-    @property
-    def path(self) -> tuple[str, ...]:
-        """The faulty path: the tensors it touches, sorted."""
-        return tuple(sorted({receipt.target.tensor for receipt in self.receipts}))
-
-    @property
-    def edits(self) -> dict[str, list[tuple[int, int]]]:
-        """What to rewrite: tensor key → (flat element, XOR mask) pairs."""
-        edits: dict[str, list[tuple[int, int]]] = {}
-        for receipt in self.receipts:
-            edits.setdefault(receipt.target.tensor, []).append((receipt.element, receipt.mask))
-        return edits
-
-    @property
-    def changes(self) -> bool:
-        """Whether any bit changes; if none does, every input is masked by definition."""
-        return any(receipt.mask for receipt in self.receipts)
+#: The batch that shapes are inferred for where nothing else is said.
+_BATCH = 32
 
 
 class Resolver:
-    """Finds what faults hit in one model; keeps its targets and the tensors that were read."""
+    """Finds what faults hit in one model; keeps its targets, its sites and the tensors that were read.
 
-    def __init__(self, model: Model, bit_order: BitOrder = "lsb") -> None:
+    ``slicer`` tells the shapes of neurons (default: the model in batches, as its input declares); ``inputs`` how many the
+    dataset has, if that is known.
+    """
+
+    def __init__(
+        self, model: Model, bit_order: BitOrder = "lsb", slicer: Slicer | None = None, inputs: int | None = None
+    ) -> None:
         self.model = model
         self.bit_order = bit_order
+        self.inputs = inputs
+        self._slicer = slicer
         self._bits: dict[str, Bits] = {}
         self._addresses: dict[str, tuple[str, str]] = {}
 
@@ -117,14 +62,39 @@ class Resolver:
         Raises FaultListError, with the list's line, for an unknown layer (naming the nearest), an ambiguous one, an
         index outside the shape, a bit outside the dtype, a flip or mask without effect, and two faults on one bit.
         """
-        receipts = tuple(self._receipt(fault) for fault in injection.faults)
-        taken: dict[tuple[str, int], int] = {}
-        for receipt in receipts:
-            place, bits = (receipt.target.tensor, receipt.element), _claimed_bits(receipt)
-            if taken.get(place, 0) & bits:
-                raise _error(receipt.fault, f"injection {injection.id} has two faults on one bit ({receipt.fault})")
-            taken[place] = taken.get(place, 0) | bits
-        return ResolvedInjection(injection.id, receipts)
+        receipts: list[Receipt] = []
+        neurons: list[NeuronReceipt] = []
+        for row, fault in enumerate(injection.faults):
+            if fault.site is None:
+                receipts.append(self._receipt(fault))
+            else:
+                neurons.append(self._neuron(fault, row))
+        _refuse_overlaps(injection, receipts, neurons)
+        return ResolvedInjection(injection.id, tuple(receipts), tuple(neurons))
+
+    @cached_property
+    def sites(self) -> tuple[NeuronSite, ...]:
+        """All neuron sites of the model, in execution order."""
+        slicer = self._slicer
+        if slicer is None:
+            spec = model_input(self.model)
+            slicer = Slicer(self.model, self.model.proto.graph.output[0].name, spec.batch or _BATCH, spec.shape)
+        return find_sites(slicer)
+
+    @cached_property
+    def _by_site(self) -> dict[tuple[str, str], NeuronSite]:
+        return {(site.layer, site.site.value): site for site in self.sites}
+
+    def find_site(self, fault: Fault) -> NeuronSite:
+        """Return the site that a fault names; raises FaultListError, naming the nearest layers, if there is none."""
+        assert fault.site is not None
+        site = self._by_site.get((fault.layer, fault.site.value))
+        if site is None:
+            near = nearest(fault.layer, dict.fromkeys(layer for layer, side in self._by_site if side == fault.site))
+            raise _error(
+                fault, f"no layer {fault.layer!r} with an {fault.site} of a row per input; the nearest are {near}"
+            )
+        return site
 
     def find(self, fault: Fault) -> Target:
         """Return the target that a fault names by layer and parameter; raises FaultListError as `resolve` does."""
@@ -167,19 +137,33 @@ class Resolver:
         target = self.find(fault)
         element = _flat_index(fault, target)
         clean = int(self._tensor_bits(target.tensor)[element])
-        bit = self._bit(fault, target)
-        faulty = edit_one(clean, fault.kind, _operand(fault, bit, target), FORMATS[target.dtype])
+        fmt, name = FORMATS[target.dtype], f"{target.layer}.{target.parameter}"
+        bit = self._bit(fault, fmt, name)
+        faulty = edit_one(clean, fault.kind, _operand(fault, bit, fmt, name), fmt)
         if faulty == clean and fault.kind not in SATISFIABLE_KINDS:
             raise _error(fault, f"the fault changes nothing ({fault})")
         return Receipt(fault, target, element, bit, clean, faulty)
 
-    def _bit(self, fault: Fault, target: Target) -> int | None:
+    def _neuron(self, fault: Fault, row: int) -> NeuronReceipt:
+        site = self.find_site(fault)
+        name = f"the {site.site} of {site.layer}"
+        element = site.element(fault.index) if _is_inside(fault.index, site.shape) else None
+        if element is None:
+            raise _error(fault, f"index {fault.index} is outside {name}, whose shape is {site.shape}")
+        if fault.input is not None and self.inputs is not None and not 0 <= fault.input < self.inputs:
+            raise _error(fault, f"input {fault.input} is outside the data, whose inputs are 0-{self.inputs - 1}")
+        bit = self._bit(fault, site.format, name)
+        keep, toggle = operation(fault.kind, _operand(fault, bit, site.format, name), site.format)
+        if fault.kind is Kind.MASK and not toggle:
+            raise _error(fault, f"the fault changes nothing ({fault})")
+        return NeuronReceipt(fault, site, row, element, bit, keep, toggle)
+
+    def _bit(self, fault: Fault, fmt: BitFormat, name: str) -> int | None:
         if fault.kind not in BIT_KINDS:
             return None
-        width = FORMATS[target.dtype].width
+        width = fmt.width
         if fault.bit is None or not 0 <= fault.bit < width:
-            name = f"{target.layer}.{target.parameter}"
-            raise _error(fault, f"bit {fault.bit} is outside {target.dtype} (0-{width - 1}) for {name}")
+            raise _error(fault, f"bit {fault.bit} is outside {fmt.name} (0-{width - 1}) for {name}")
         return width - 1 - fault.bit if self.bit_order == "msb" else fault.bit
 
     def _tensor_bits(self, key: str) -> Bits:
@@ -197,38 +181,55 @@ def resolve(model: Model, injections: Iterable[Injection], bit_order: BitOrder =
     return map(resolver.resolve, injections)
 
 
-def _operand(fault: Fault, bit: int | None, target: Target) -> int:
+def _operand(fault: Fault, bit: int | None, fmt: BitFormat, name: str) -> int:
     """Return what `bitswap_onnx.faults.bits.edit` takes for this fault: a bit number, a mask or a pattern."""
     if bit is not None:
         return bit
-    fmt = FORMATS[target.dtype]
     try:
         if fault.kind is Kind.MASK and parse_pattern(fault.value or "") is None:
             raise FaultListError(f"a mask is written like 0x80000001, found {fault.value!r}")
         return encode(fault.value or "", fmt)
     except FaultListError as error:
-        raise _error(fault, f"{error} for {target.layer}.{target.parameter}") from None
+        raise _error(fault, f"{error} for {name}") from None
 
 
-def _claimed_bits(receipt: Receipt) -> int:
+def _refuse_overlaps(injection: Injection, receipts: list[Receipt], neurons: list[NeuronReceipt]) -> None:
+    """Refuse two faults on one bit; a neuron's fault of all inputs overlaps those of each."""
+    claims = [(r.target.tensor, r.element, ALL_INPUTS, _claimed_bits(r), r.fault) for r in receipts]
+    claims += [(n.site.key, n.element, n.edit[0], _claimed_bits(n), n.fault) for n in neurons]
+    taken: dict[tuple[str, int, int], int] = {}
+    by_some_input: dict[tuple[str, int], int] = {}
+    for key, element, number, bits, fault in claims:
+        before = taken.get((key, element, ALL_INPUTS), 0) | taken.get((key, element, number), 0)
+        if number == ALL_INPUTS:
+            before |= by_some_input.get((key, element), 0)
+        else:
+            by_some_input[key, element] = by_some_input.get((key, element), 0) | bits
+        if before & bits:
+            raise _error(fault, f"injection {injection.id} has two faults on one bit ({fault})")
+        taken[key, element, number] = taken.get((key, element, number), 0) | bits
+
+
+def _claimed_bits(receipt: Receipt | NeuronReceipt) -> int:
     match receipt.fault.kind:
         case Kind.SET:
             return (1 << receipt.format.width) - 1
         case Kind.MASK:
-            return receipt.mask
+            return receipt.mask if isinstance(receipt, Receipt) else receipt.toggle
         case _:
             assert receipt.bit is not None
             return 1 << receipt.bit
 
 
 def _flat_index(fault: Fault, target: Target) -> int:
-    inside = len(fault.index) == len(target.shape) and all(
-        0 <= i < n for i, n in zip(fault.index, target.shape, strict=True)
-    )
-    if not inside:
+    if not _is_inside(fault.index, target.shape):
         name = f"{target.layer}.{target.parameter}"
         raise _error(fault, f"index {fault.index} is outside {name}, whose shape is {target.shape}")
     return int(np.ravel_multi_index(fault.index, target.shape)) if target.shape else 0
+
+
+def _is_inside(index: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    return len(index) == len(shape) and all(0 <= i < n for i, n in zip(index, shape, strict=True))
 
 
 def _error(fault: Fault, message: str) -> FaultListError:

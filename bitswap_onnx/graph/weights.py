@@ -9,7 +9,7 @@ from bitswap_onnx.faults.bits import to_bits
 from bitswap_onnx.graph.model import Model, read_tensor, stored_tensors, write_tensor
 
 #: Changes of one model: tensor key → (flat element, XOR mask) pairs; no pairs means: rewritten, but with the same bits.
-Edits = Mapping[str, Iterable[tuple[int, int]]]
+Edits = Mapping[str, Iterable[tuple[int, ...]]]
 
 _INLINE_LIMIT = 1 << 30
 

@@ -16,17 +16,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bitswap_onnx.dataset import batches
 from bitswap_onnx.errors import ModelError
 from bitswap_onnx.graph.heads import Head, find_head
 from bitswap_onnx.graph.model import Model
+from bitswap_onnx.graph.neurons import tap, tapped_value
+from bitswap_onnx.graph.receipts import InjectionEdits
+from bitswap_onnx.graph.sites import NeuronSite, is_site
 from bitswap_onnx.graph.slices import Slicer
-from bitswap_onnx.graph.weights import Edits
 from bitswap_onnx.outcome import Scores
 from bitswap_onnx.runtime.device import DeviceLane
+from bitswap_onnx.runtime.golden_values import GoldenValues
 from bitswap_onnx.runtime.lanes import Block, ConeLane, Faulty, Lane, WholeLane
-from bitswap_onnx.runtime.packed import ROWS, PackedLane
-from bitswap_onnx.runtime.part import Part, open_part, to_device
+from bitswap_onnx.runtime.neuron_lane import NeuronLane
+from bitswap_onnx.runtime.packed import PackedLane
 from bitswap_onnx.runtime.plants import plant
 from bitswap_onnx.runtime.session import Numerics
 
@@ -54,7 +56,8 @@ _PROBED = 32
 class IncrementalEngine:
     """Runs injections over the prepared ``inputs`` (n, ...), whose golden ``scores`` (n, classes) are known.
 
-    ``paths`` are the faulty paths that will come, each with its number of injections. ``memory`` bounds, in bytes, the
+    ``paths`` are the faulty paths that will come, each with its number of injections, ``sites`` the neuron sites they
+    hold, by key. ``memory`` bounds, in bytes, the
     golden values and the loaded parts of the model, half of it each. ``worth``: see `WORTH_BATCHES`. ``device``: where
     golden values stay; None: in arrays of the host (by default where the model computes, if that is not the CPU).
     """
@@ -65,13 +68,13 @@ class IncrementalEngine:
     inputs: NDArray[Any]
     scores: Scores
     paths: Mapping[Path, int]
+    sites: Mapping[str, NeuronSite] = field(default_factory=dict)
     memory: int = 1 << 30
     worth: int = WORTH_BATCHES
     device: str | None = None
     _found: dict[Path, int] = field(default_factory=dict)
     _lanes: dict[Path, Lane] = field(default_factory=dict)
-    _prefix: tuple[frozenset[str], Part] | None = None
-    _block: tuple[tuple[int, int, frozenset[str]], Block] | None = None
+    _last_whole: WholeLane | None = None
 
     def __post_init__(self) -> None:
         if self.numerics.provider != "cpu":
@@ -80,8 +83,14 @@ class IncrementalEngine:
 
     @cached_property
     def slicer(self) -> Slicer:
-        """The model, ready to be cut."""
-        return Slicer(self.model, self.output, self.numerics.batch_size, self.inputs.shape[1:])
+        """The model, ready to be cut, before a node as well where faults come in there."""
+        model = tap(self.model, self.sites.values()) if self.sites else self.model
+        return Slicer(model, self.output, self.numerics.batch_size, self.inputs.shape[1:])
+
+    @cached_property
+    def golden(self) -> GoldenValues:
+        """Golden values of the inputs, made where they are asked for; half of the memory is theirs."""
+        return GoldenValues(self.slicer, self.numerics, self.inputs, self.scores, self.memory // 2, self.device)
 
     def control(self, path: Path, first: int, stop: int) -> int:
         """Send no fault the way of ``path``, over the inputs ``first`` to ``stop``; return how many stay golden."""
@@ -90,7 +99,9 @@ class IncrementalEngine:
             int(lane.control(block, np.arange(block.count)).sum()) for _, block in self._blocks(lane, first, stop)
         )
 
-    def run(self, path: Path, injections: Sequence[Edits], first: int, stop: int) -> Iterator[tuple[int, Faulty]]:
+    def run(
+        self, path: Path, injections: Sequence[InjectionEdits], first: int, stop: int
+    ) -> Iterator[tuple[int, Faulty]]:
         """Yield what becomes of ``injections`` of one path over the inputs ``first`` to ``stop``.
 
         Each item comes with the input that its rows count from; every injection comes for every input once.
@@ -118,9 +129,10 @@ class IncrementalEngine:
         return self._found[path]
 
     def kind(self, path: Path) -> str:
-        """Return what a path runs on: ``packed``, ``cone`` or ``whole``."""
+        """Return what a path runs on: ``packed``, ``neuron``, ``cone`` or ``whole``."""
         lane = self.lane(path)
-        return "packed" if isinstance(lane, PackedLane) else "cone" if isinstance(lane, ConeLane) else "whole"
+        kinds = {"packed": PackedLane, "neuron": NeuronLane, "cone": ConeLane}
+        return next((name for name, kind in kinds.items() if isinstance(lane, kind)), "whole")
 
     def trust(self, path: Path, number: int) -> None:
         """Take for ``path`` what another worker found (`found`)."""
@@ -145,11 +157,16 @@ class IncrementalEngine:
             return False
 
     def _whole(self, path: Path) -> WholeLane:
-        return WholeLane(self.model, self.numerics, self.output, path)
+        if self._last_whole is None or self._last_whole.path != path:
+            self._last_whole = WholeLane(self.model, self.numerics, self.output, path, self.sites)
+        return self._last_whole
 
-    def candidates(self, path: Path) -> Iterator[PackedLane | ConeLane]:
+    def candidates(self, path: Path) -> Iterator[PackedLane | NeuronLane | ConeLane]:
         """Yield the lanes that may be exact for a path, the fastest first."""
         if self.model.proto.graph.sparse_initializer:  # parts of the model would lack them
+            return
+        if any(map(is_site, path)):
+            yield from self._neuron_candidates(path)
             return
         longest = find_head(self.slicer, path[0]) if len(path) == 1 else None
         for head in filter(None, (longest, longest and longest.trimmed)):
@@ -161,6 +178,21 @@ class IncrementalEngine:
         cuts = self.slicer.cuts(self.slicer.cone(starts))
         if cuts is not None and not self._prepared_apart(starts):
             yield ConeLane(self.slicer, self.numerics, path, cuts)
+
+    def _neuron_candidates(self, path: Path) -> Iterator[NeuronLane | ConeLane]:
+        """Yield the lanes of a path with neuron sites: golden values and the suffix, or flip nodes in the cone."""
+        sites = [self.sites[key] for key in path if is_site(key)]
+        values = [tapped_value(site.key) for site in sites]
+        behind = self.slicer.cone(reader for value in values for reader in self.slicer.readers.get(value, ()))
+        apart = all(self.slicer.producer.get(value) not in behind for value in values)
+        if len(sites) == len(path) and apart:
+            cuts = values if values == [self.output] else self.slicer.cuts(behind)
+            if cuts is not None:
+                yield NeuronLane(self.slicer, self.numerics, tuple(sites), tuple(cuts))
+        starts = [user for tensor in path if not is_site(tensor) for user in self.slicer.users(tensor)]
+        cuts = self.slicer.cuts(behind | self.slicer.cone(starts))
+        if cuts is not None:
+            yield ConeLane(self.slicer, self.numerics, path, cuts, self.sites)
 
     def _prepared_apart(self, starts: Iterable[int]) -> bool:
         """Whether a part that starts there may compute a batch norm otherwise than the whole model does.
@@ -194,7 +226,7 @@ class IncrementalEngine:
     def bears_plants(self, lane: Lane, path: Path) -> bool:
         """Whether planted faults give on a lane what they give in the whole model, over the first inputs."""
         _, block = next(self._blocks(lane, 0, self._probed))
-        plants = plant(self.model, path)
+        plants = plant(self.model, path, self.sites)
         expected = np.stack([block.scores] * len(plants))
         found = expected.copy()
         for scores, way in ((expected, self._whole(path)), (found, lane)):
@@ -206,13 +238,10 @@ class IncrementalEngine:
     def _blocks(self, lane: Lane, first: int, stop: int) -> Iterator[tuple[int, Block]]:
         """Yield the inputs ``first`` to ``stop`` in blocks whose golden values fit the memory, each with where it begins."""
         if not lane.values:
-            yield first, Block(self.inputs[first:stop], {}, self.scores[first:stop], self.numerics.batch_size)
+            yield first, Block(self.inputs[first:stop], {}, self.scores[first:stop], self.numerics.batch_size, first)
             return
         names = self._shared if lane.values <= self._shared else lane.values
-        size = self.numerics.batch_size
-        step = size * max(1, self.memory // 2 // (size * self._bytes(names)))
-        for start in range(first, stop, step):
-            yield start, self._golden(start, min(start + step, stop), names)
+        yield from self.golden.blocks(names, first, stop)
 
     @cached_property
     def _shared(self) -> frozenset[str]:
@@ -223,74 +252,8 @@ class IncrementalEngine:
         paths = filter(self._is_worth_it, self.paths)
         wanted = [next((lane.values for lane in self.candidates(path)), frozenset[str]()) for path in paths]
         names = frozenset[str]().union(*wanted)
-        if self._bytes(names) * self.numerics.batch_size > self.memory // 2:
+        if not self.golden.fits(names):
             return frozenset()
-        if not self._keeps_scores(names):
-            names = frozenset[str]().union(*filter(self._keeps_scores, set(wanted)))
-        return names if self._keeps_scores(names) else frozenset()
-
-    def _keeps_scores(self, names: frozenset[str]) -> bool:
-        """Whether the clean model that also hands out ``names`` still has its golden scores."""
-        made = sorted((names | {self.output}) - set(self.slicer.inputs))
-        batch, count = next(batches(self.inputs, self.numerics.batch_size))
-        try:
-            part = open_part(self.slicer.extract(self.slicer.inputs, made), self.numerics)
-            scores = part.run({self.slicer.inputs[0]: batch})[part.outputs.index(self.output)]
-        except ModelError:  # a type that arrays cannot hold
-            return False
-        return bool((scores.reshape(len(batch), -1)[:count] == self.scores[:count]).all())
-
-    def _bytes(self, names: frozenset[str] | set[str]) -> int:
-        """Return what golden values take per input, room for a run of the widest head included."""
-        sizes = [self.slicer.row_bytes(name) for name in names]
-        return sum(sizes) + ROWS * (max(sizes, default=0) + self.scores[:1].nbytes)
-
-    def _golden(self, first: int, stop: int, names: frozenset[str]) -> Block:
-        """Return a block of golden values; the last one is kept, and its memory used again."""
-        key = first, stop, names
-        if self._block is None or self._block[0] != key:
-            spare = self._block[1].values if self._block and self._block[0][2] == names else {}
-            self._block = None  # on a device, two blocks may be too many
-            inputs = self.inputs[first:stop]
-            values = self._values(inputs, names, spare)
-            self._block = key, Block(inputs, values, self.scores[first:stop], self.numerics.batch_size)
-        return self._block[1]
-
-    def _values(self, inputs: NDArray[Any], names: frozenset[str], spare: dict[str, NDArray[Any]]) -> dict[str, Any]:
-        """Run the clean model up to ``names``; ``spare`` arrays are written over."""
-        if self.device is not None:
-            return self._device_values(inputs, names, self.device)
-        size = self.numerics.batch_size
-        rows = math.ceil(len(inputs) / size) * size
-        values = {}
-        for name in names:
-            shape = (rows, *(self.slicer.dims(name) or ())[1:])
-            fits = name in spare and len(spare[name]) >= rows
-            values[name] = spare[name][:rows] if fits else np.empty(shape, self.slicer.dtype(name))
-        (source,) = self.slicer.inputs
-        made = names - {source}
-        for number, (batch, _) in enumerate(batches(inputs, size)):
-            part = slice(number * size, (number + 1) * size)
-            if source in names:
-                values[source][part] = batch
-            if made:
-                self._part(made).run_into({source: batch}, {name: values[name][part] for name in made})
-        return values
-
-    def _device_values(self, inputs: NDArray[Any], names: frozenset[str], device: str) -> dict[str, list[Any]]:
-        values: dict[str, list[Any]] = {name: [] for name in names}
-        (source,) = self.slicer.inputs
-        made = names - {source}
-        for batch, _ in batches(inputs, self.numerics.batch_size):
-            found = {source: to_device(batch, device)}
-            if made:
-                part = self._part(made)
-                found |= dict(zip(part.outputs, part.run_on({source: found[source]}, device), strict=True))
-            for name in names:
-                values[name].append(found[name])
-        return values
-
-    def _part(self, names: frozenset[str]) -> Part:
-        if self._prefix is None or self._prefix[0] != names:
-            self._prefix = names, open_part(self.slicer.extract(self.slicer.inputs, sorted(names)), self.numerics)
-        return self._prefix[1]
+        if not self.golden.keeps_scores(names):
+            names = frozenset[str]().union(*filter(self.golden.keeps_scores, set(wanted)))
+        return names if self.golden.keeps_scores(names) else frozenset()

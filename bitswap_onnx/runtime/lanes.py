@@ -4,8 +4,8 @@ A lane takes injections of one faulty path over a `Block` of inputs and gives th
 ones. All lanes give the same bits; `bitswap_onnx.runtime.incremental` finds out which are exact for a model.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
 from typing import Any, Protocol
@@ -13,12 +13,16 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from bitswap_onnx.dataset import batches
 from bitswap_onnx.graph.model import Model, stored_tensors
+from bitswap_onnx.graph.neurons import ALL_INPUTS, NeuronEdit, by_input, flips, instrument
+from bitswap_onnx.graph.receipts import InjectionEdits
+from bitswap_onnx.graph.sites import NeuronSite, is_site
 from bitswap_onnx.graph.slices import Slicer
-from bitswap_onnx.graph.weights import Edits, rewrite
+from bitswap_onnx.graph.weights import rewrite
 from bitswap_onnx.outcome import Scores
-from bitswap_onnx.runtime.part import open_part
-from bitswap_onnx.runtime.session import Numerics, as_floats, open_session
+from bitswap_onnx.runtime.part import Part, open_part
+from bitswap_onnx.runtime.session import Numerics, as_floats
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,13 +30,14 @@ class Block:
     """Some consecutive inputs and the golden values that lanes cut at, in whole batches of ``size``, the last one padded.
 
     A value is one array over all batches, or, on a device, a list of one device value per batch. ``scores`` (count,
-    classes) are the golden ones.
+    classes) are the golden ones. ``first`` is the place of the block's first input in the dataset.
     """
 
     inputs: NDArray[Any]
     values: dict[str, Any]
     scores: Scores
     size: int
+    first: int = 0
 
     @property
     def count(self) -> int:
@@ -80,11 +85,90 @@ class Lane(Protocol):
     def loaded_bytes(self) -> int:
         """About what it keeps in memory from one run to the next."""
 
-    def run(self, injections: Sequence[Edits], block: Block) -> Iterator[Faulty]:
+    def run(self, injections: Sequence[InjectionEdits], block: Block) -> Iterator[Faulty]:
         """Yield what becomes of ``injections``, each of them once."""
 
     def control(self, block: Block, rows: NDArray[np.intp]) -> NDArray[np.bool_]:
         """Send no fault the same way, over the block's ``rows`` in this order, none dropped; return which stay golden."""
+
+
+@dataclass(frozen=True, eq=False)
+class _FaultyModel:
+    """A model with the faults of a path in it: its tensors rewritten, flip nodes at its sites, fed per input."""
+
+    model: Model
+    numerics: Numerics
+    output: str
+    path: tuple[str, ...]
+    sites: Mapping[str, NeuronSite]
+    _loaded: list[Part] = field(default_factory=list)
+
+    @cached_property
+    def _sites(self) -> list[NeuronSite]:
+        return [self.sites[key] for key in self.path if is_site(key)]
+
+    @cached_property
+    def _stored(self) -> frozenset[str]:
+        """The tensors that the model has; a part of it may lack some that a path holds."""
+        return frozenset(stored_tensors(self.model.proto))
+
+    def scores(self, edits: InjectionEdits, feeds: Iterator[tuple[int, dict[str, Any]]], block: Block) -> "_Rows":
+        """Run the batches that ``edits`` can change; ``feeds`` yields where each begins, and what goes in."""
+        part = self._part(edits)
+        wanted = affected(edits, block)
+        changes = {site.key: by_input(neuron_edits(edits, site)) for site in self._sites}
+        rows, scores = [wanted[:0]], [block.scores[:0]]
+        for start, fed in feeds:
+            own = wanted[(wanted >= start) & (wanted < start + block.size)]
+            if not len(own):
+                continue
+            numbers = range(block.first + start, block.first + min(start + block.size, block.count))
+            for site in self._sites:
+                fed = fed | flips(changes[site.key], numbers, site).feeds(site)
+            rows.append(own)
+            scores.append(flat(part.run(fed)[0])[own - start])
+        return np.concatenate(rows), np.concatenate(scores)
+
+    def _part(self, edits: InjectionEdits) -> Part:
+        stored = {tensor: changes for tensor, changes in edits.items() if tensor in self._stored}
+        if not stored and self._loaded:
+            return self._loaded[0]
+        model = rewrite(self.model, stored)
+        part = open_part(instrument(model, self._sites) if self._sites else model, self.numerics)
+        part = replace(part, outputs=(self.output,))
+        if not stored:
+            self._loaded.append(part)
+        return part
+
+    @property
+    def clean(self) -> InjectionEdits:
+        """Edits that change nothing, the same way."""
+        return {key: [] for key in self.path}
+
+
+_Rows = tuple[NDArray[np.intp], Scores]
+
+
+def neuron_edits(edits: InjectionEdits, site: NeuronSite) -> list[NeuronEdit]:
+    """Return what an injection does at a site."""
+    return [(number, element, keep, toggle) for number, element, keep, toggle in edits.get(site.key, ())]
+
+
+def affected(edits: InjectionEdits, block: Block) -> NDArray[np.intp]:
+    """Return the rows of a block that an injection runs over."""
+    return affected_inputs(edits, block.first, block.count)
+
+
+def affected_inputs(edits: InjectionEdits, first: int, count: int) -> NDArray[np.intp]:
+    """Return which of ``count`` inputs from ``first`` on an injection runs over: those that all its faults name, or all."""
+    every = np.arange(count)
+    if not all(map(is_site, edits)):
+        return every
+    named = {edit[0] for changes in edits.values() for edit in changes}
+    if ALL_INPUTS in named or not named:
+        return every
+    rows = np.array(sorted(named), np.intp) - first
+    return rows[(rows >= 0) & (rows < count)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,20 +178,29 @@ class WholeLane:
     model: Model
     numerics: Numerics
     output: str
-    tensors: tuple[str, ...]
+    path: tuple[str, ...]
+    sites: Mapping[str, NeuronSite] = field(default_factory=dict)
     values: frozenset[str] = frozenset()
     loaded_bytes: int = 0
 
-    def run(self, injections: Sequence[Edits], block: Block) -> Iterator[Faulty]:
+    @cached_property
+    def _faulty(self) -> _FaultyModel:
+        return _FaultyModel(self.model, self.numerics, self.output, self.path, self.sites)
+
+    def run(self, injections: Sequence[InjectionEdits], block: Block) -> Iterator[Faulty]:
         """As `Lane.run`."""
         for number, edits in enumerate(injections):
-            session = open_session(rewrite(self.model, edits), self.numerics, self.output)
-            yield _all_rows(number, session.run(block.inputs))
+            yield _alone(number, self._scores(edits, block), block)
 
     def control(self, block: Block, rows: NDArray[np.intp]) -> NDArray[np.bool_]:
         """As `Lane.control`; the whole model takes the rows in their own order."""
-        (faulty,) = self.run([dict.fromkeys(self.tensors, ())], block)
-        return same(faulty.scores, block.scores)[rows]
+        _, scores = self._scores(self._faulty.clean, block)
+        return same(scores, block.scores)[rows]
+
+    def _scores(self, edits: InjectionEdits, block: Block) -> _Rows:
+        name = next(v.name for v in self.model.proto.graph.input if v.name not in self._faulty._stored)
+        pairs = zip(block.starts, batches(block.inputs, block.size), strict=True)
+        return self._faulty.scores(edits, ((start, {name: batch}) for start, (batch, _) in pairs), block)
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,8 +209,9 @@ class ConeLane:
 
     slicer: Slicer
     numerics: Numerics
-    tensors: tuple[str, ...]
+    path: tuple[str, ...]
     cuts: tuple[str, ...]
+    sites: Mapping[str, NeuronSite] = field(default_factory=dict)
 
     @property
     def values(self) -> frozenset[str]:
@@ -130,29 +224,23 @@ class ConeLane:
         return self.slicer.weight_bytes(self.cuts, (self.slicer.output,))
 
     @cached_property
-    def _model(self) -> Model:
-        return self.slicer.extract(self.cuts, (self.slicer.output,))
+    def _faulty(self) -> _FaultyModel:
+        model = self.slicer.extract(self.cuts, (self.slicer.output,))
+        return _FaultyModel(model, self.numerics, self.slicer.output, self.path, self.sites)
 
-    @cached_property
-    def _stored(self) -> frozenset[str]:
-        """The tensors that reach the scores; a path may hold others beside them."""
-        return frozenset(stored_tensors(self._model.proto))
-
-    def run(self, injections: Sequence[Edits], block: Block) -> Iterator[Faulty]:
+    def run(self, injections: Sequence[InjectionEdits], block: Block) -> Iterator[Faulty]:
         """As `Lane.run`."""
         for number, edits in enumerate(injections):
-            yield _all_rows(number, self._scores(edits, block))
+            yield _alone(number, self._scores(edits, block), block)
 
     def control(self, block: Block, rows: NDArray[np.intp]) -> NDArray[np.bool_]:
         """As `Lane.control`; rows keep their own order here, as faults find them."""
-        scores = self._scores(dict.fromkeys(self.tensors, ()), block)
+        _, scores = self._scores(self._faulty.clean, block)
         return same(scores, block.scores)[rows]
 
-    def _scores(self, edits: Edits, block: Block) -> Scores:
-        reached = {tensor: changes for tensor, changes in edits.items() if tensor in self._stored}
-        part = open_part(rewrite(self._model, reached), self.numerics)
-        batches = [part.run({name: block.batch(name, start) for name in self.cuts})[0] for start in block.starts]
-        return flat(np.concatenate(batches))[: block.count]
+    def _scores(self, edits: InjectionEdits, block: Block) -> _Rows:
+        feeds = ((start, {name: block.batch(name, start) for name in self.cuts}) for start in block.starts)
+        return self._faulty.scores(edits, feeds, block)
 
 
 def flat(scores: NDArray[Any]) -> Scores:
@@ -165,5 +253,6 @@ def same(scores: Scores, golden: Scores) -> NDArray[np.bool_]:
     return np.asarray((scores == golden).all(axis=1))
 
 
-def _all_rows(number: int, scores: Scores) -> Faulty:
-    return Faulty(len(scores), [number], np.arange(len(scores)), [0, len(scores)], scores)
+def _alone(number: int, found: _Rows, block: Block) -> Faulty:
+    rows, scores = found
+    return Faulty(block.count, [number], rows, [0, len(rows)], scores)

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitswap_onnx.graph.heads import Feed, Head, Row
+from bitswap_onnx.graph.receipts import InjectionEdits
 from bitswap_onnx.graph.slices import Slicer
-from bitswap_onnx.graph.weights import Edits
 from bitswap_onnx.outcome import Scores
 from bitswap_onnx.runtime.lanes import Block, Faulty, WholeLane, flat, same
 from bitswap_onnx.runtime.part import Part, open_part
@@ -93,7 +93,7 @@ class PackedLane:
         """As `Lane.values`."""
         return frozenset((*self.cuts, self.head.value, *(feed.value for feed in self.head.feeds)))
 
-    def run(self, injections: Sequence[Edits], block: Block) -> Iterator[Faulty]:
+    def run(self, injections: Sequence[InjectionEdits], block: Block) -> Iterator[Faulty]:
         """As `Lane.run`; an injection that hits more channels than a head has rows runs as the whole model."""
         narrow = []
         for number, edits in enumerate(injections):
@@ -139,7 +139,7 @@ class PackedLane:
         channels = np.unique(np.linspace(0, self.head.channels - 1, ROWS).astype(int))[::-1]
         return [Row(int(channel), {}) for channel in channels]
 
-    def rows(self, edits: Edits) -> list[Row]:
+    def rows(self, edits: InjectionEdits) -> list[Row]:
         """Return an injection as one row per output channel that it hits."""
         found: dict[int, dict[str, list[tuple[int, int]]]] = {}
         for tensor, changes in edits.items():

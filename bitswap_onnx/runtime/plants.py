@@ -1,45 +1,60 @@
 """Faults that make every kind of number, to try a lane with before it is used."""
 
 import math
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bitswap_onnx.faults.bits import FORMATS, to_bits
+from bitswap_onnx.faults.bits import FORMATS, BitFormat, to_bits
 from bitswap_onnx.graph.model import Model
-from bitswap_onnx.graph.weights import Edits
+from bitswap_onnx.graph.neurons import ALL_INPUTS
+from bitswap_onnx.graph.receipts import InjectionEdits
+from bitswap_onnx.graph.sites import NeuronSite
 
 #: Elements of a tensor that planted faults hit.
 _PLANTED = 16
 
 
-def plant(model: Model, path: tuple[str, ...]) -> list[Edits]:
-    """Return injections that put numbers of every kind into the tensors of a path; they are to share batches.
+def plant(model: Model, path: tuple[str, ...], sites: Mapping[str, NeuronSite]) -> list[InjectionEdits]:
+    """Return injections that put numbers of every kind into a path's tensors and ``sites``; they are to share batches.
 
     The first spreads Inf, with it NaN (Inf times 0), from the middle element. The second makes elements all over a
     tensor subnormal. The others give them other mantissas, at least 16 in all: what a kernel makes of parameters when it
     is loaded may round otherwise in a part of the model, which the clean ones need not show. Of integers a bit flips.
+    Neurons are hit in every input.
     """
-    smallest = min(model.tensor(tensor).size for tensor in path)
-    noisy = math.ceil(_PLANTED / min(smallest, _PLANTED))
-    plants: list[dict[str, list[tuple[int, int]]]] = [{} for _ in range(2 + noisy)]
-    for tensor in path:
-        array = model.tensor(tensor)
-        fmt = FORMATS[array.dtype.name]
+    sizes = {key: sites[key].elements if key in sites else model.tensor(key).size for key in path}
+    noisy = math.ceil(_PLANTED / min(_PLANTED, *sizes.values()))
+    plants: list[InjectionEdits] = [{} for _ in range(2 + noisy)]
+    for key in path:
+        fmt = sites[key].format if key in sites else FORMATS[model.tensor(key).dtype.name]
+        change = _set_neuron if key in sites else partial(_change, model.tensor(key))
         infinity = sum(1 << bit for bit in fmt.exponent)
-        spread = np.unique(np.linspace(0, array.size - 1, _PLANTED).astype(int)).tolist()
+        spread = np.unique(np.linspace(0, sizes[key] - 1, _PLANTED).astype(int)).tolist()
         draw = np.random.default_rng(0)
-        plants[0][tensor] = [_change(array, array.size // 2, infinity)]
-        plants[1][tensor] = [_change(array, element, 1) for element in spread]
+        plants[0][key] = [change(sizes[key] // 2, infinity, fmt)]
+        plants[1][key] = [change(element, 1, fmt) for element in spread]
         for noise in plants[2:]:
             masks = draw.integers(1, 1 << max(fmt.exponent.start, 1), len(spread)).tolist()
-            noise[tensor] = list(zip(spread, masks, strict=True))
-    return list(plants)
+            if key in sites:
+                every = (1 << fmt.width) - 1
+                noise[key] = [(ALL_INPUTS, element, every, mask) for element, mask in zip(spread, masks, strict=True)]
+            else:
+                noise[key] = list(zip(spread, masks, strict=True))
+    return plants
 
 
-def _change(array: NDArray[Any], element: int, pattern: int) -> tuple[int, int]:
+def _set_neuron(element: int, pattern: int, fmt: BitFormat) -> tuple[int, ...]:
+    """Return the edit that gives a neuron a bit pattern, or flips an integer's top bit."""
+    if fmt.is_float:
+        return ALL_INPUTS, element, 0, pattern
+    return ALL_INPUTS, element, (1 << fmt.width) - 1, 1 << (fmt.width - 1)
+
+
+def _change(array: NDArray[Any], element: int, pattern: int, fmt: BitFormat) -> tuple[int, ...]:
     """Return the edit that gives a float element a bit pattern, or flips an integer's top bit."""
-    fmt = FORMATS[array.dtype.name]
     clean = int(to_bits(np.ascontiguousarray(array.reshape(-1)[element : element + 1]))[0])
     return element, clean ^ pattern if fmt.is_float else 1 << (fmt.width - 1)

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from bitswap_onnx.errors import ModelError, RunError
+from bitswap_onnx.graph.receipts import InjectionEdits
 from bitswap_onnx.outcome import Counts
 from bitswap_onnx.plan import Work
 from bitswap_onnx.runtime.worker import Message, receive, send
@@ -33,7 +34,7 @@ class Unit:
     work: Work
     label: str
     path: tuple[str, ...]
-    edits: list[dict[str, list[tuple[int, int]]]]
+    edits: list[InjectionEdits]
     engine: Engine
     lane: int | None = None
 

@@ -1,14 +1,15 @@
 """Engine 1, the oracle: rewrite the model, load it, run everything."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bitswap_onnx.graph.model import Model
-from bitswap_onnx.graph.weights import Edits
+from bitswap_onnx.graph.receipts import InjectionEdits
+from bitswap_onnx.graph.sites import NeuronSite
 from bitswap_onnx.outcome import Scores
 from bitswap_onnx.runtime.lanes import Block, Faulty, WholeLane
 from bitswap_onnx.runtime.session import Numerics
@@ -18,7 +19,8 @@ from bitswap_onnx.runtime.session import Numerics
 class ReferenceEngine:
     """Runs each injection as the whole faulty model, in the session settings of the golden run.
 
-    ``inputs`` (n, ...) are prepared, ``scores`` (n, classes) their golden scores.
+    ``inputs`` (n, ...) are prepared, ``scores`` (n, classes) their golden scores. ``sites``, by key, are those that
+    faulty paths may hold. A lane is kept from one call to the next: flip nodes are loaded once.
     """
 
     model: Model
@@ -26,6 +28,8 @@ class ReferenceEngine:
     output: str
     inputs: NDArray[Any]
     scores: Scores
+    sites: Mapping[str, NeuronSite] = field(default_factory=dict)
+    _last: list[WholeLane] = field(default_factory=list)
 
     def control(self, path: tuple[str, ...], first: int, stop: int) -> int:
         """Rewrite the tensors of ``path`` with the bits they have, load and run; return how many inputs stay golden."""
@@ -33,14 +37,16 @@ class ReferenceEngine:
         return int(lane.control(block, np.arange(block.count)).sum())
 
     def run(
-        self, path: tuple[str, ...], injections: Sequence[Edits], first: int, stop: int
+        self, path: tuple[str, ...], injections: Sequence[InjectionEdits], first: int, stop: int
     ) -> Iterator[tuple[int, Faulty]]:
         """Yield the scores of each injection over the inputs ``first`` to ``stop``, and the input they begin at."""
         for faulty in self._lane(path).run(injections, self._block(first, stop)):
             yield first, faulty
 
     def _lane(self, path: tuple[str, ...]) -> WholeLane:
-        return WholeLane(self.model, self.numerics, self.output, path)
+        if not self._last or self._last[0].path != path:
+            self._last[:] = [WholeLane(self.model, self.numerics, self.output, path, self.sites)]
+        return self._last[0]
 
     def _block(self, first: int, stop: int) -> Block:
-        return Block(self.inputs[first:stop], {}, self.scores[first:stop], self.numerics.batch_size)
+        return Block(self.inputs[first:stop], {}, self.scores[first:stop], self.numerics.batch_size, first)

@@ -17,12 +17,16 @@ import numpy as np
 
 from bitswap_onnx.errors import BitswapError, ModelError
 from bitswap_onnx.graph.model import load_model
+from bitswap_onnx.graph.sites import find_sites, is_site
+from bitswap_onnx.graph.slices import Slicer
 from bitswap_onnx.outcome import Criterion, Golden, Outcomes, judge_rows
 from bitswap_onnx.runtime.incremental import IncrementalEngine
+from bitswap_onnx.runtime.lanes import affected_inputs
 from bitswap_onnx.runtime.reference import ReferenceEngine
 from bitswap_onnx.runtime.session import Numerics
 
 Message = dict[str, Any]
+Rows = np.ndarray[Any, np.dtype[np.intp]]
 
 
 def send(pipe: BinaryIO, message: Message, blobs: dict[str, bytes] | None = None) -> None:
@@ -59,8 +63,11 @@ class _Worker:
         self.golden = Golden(scores, labels, Criterion(**settings["criterion"]))
         numerics, output = Numerics(**settings["numerics"]), settings["output"]
         paths = {tuple(path): injections for path, injections in settings["paths"]}
-        self.reference = ReferenceEngine(model, numerics, output, inputs, scores)
-        self.incremental = IncrementalEngine(model, numerics, output, inputs, scores, paths, settings["memory"])
+        wanted = {key for path in paths for key in path if is_site(key)}
+        slicer = Slicer(model, output, numerics.batch_size, inputs.shape[1:])
+        sites = {site.key: site for site in (find_sites(slicer) if wanted else ()) if site.key in wanted}
+        self.reference = ReferenceEngine(model, numerics, output, inputs, scores, sites)
+        self.incremental = IncrementalEngine(model, numerics, output, inputs, scores, paths, sites, settings["memory"])
         self.records = frozenset(settings["records"])
         self.part: tuple[tuple[int, int], Golden] | None = None
 
@@ -78,7 +85,8 @@ class _Worker:
                 golden = self._golden_part(start, faulty.inputs)
                 outcomes = judge_rows(golden, faulty.rows, faulty.scores, faulty.bounds)
                 for number, part, own in zip(faulty.numbers, faulty.parts, outcomes, strict=True):
-                    tallies[number].add(own, golden, faulty.rows[part], faulty.scores[part])
+                    over = affected_inputs(unit["edits"][number], start, faulty.inputs)
+                    tallies[number].add(own, over, golden, faulty.rows[part], faulty.scores[part])
             reply["counts"] = [tally.counts for tally in tallies]
             blobs = {f"{i} {name}": blob for i, tally in enumerate(tallies) for name, blob in tally.blobs().items()}
         if engine is self.incremental:
@@ -93,24 +101,25 @@ class _Worker:
 
 
 class _Tally:
-    """What one injection comes to, summed over the parts of a chunk."""
+    """What one injection comes to, summed over the parts of a chunk; ``inputs`` counts those that it was run over."""
 
     def __init__(self, records: frozenset[str]) -> None:
         self.records = records
-        self.counts: dict[str, int | None] = {}
+        self.counts: dict[str, int | None] = {"inputs": 0}
         self.per_input: list[bytes] = []
         self.scores: list[bytes] = []
 
-    def add(self, outcomes: Outcomes, golden: Golden, rows: np.ndarray[Any, Any], scores: np.ndarray[Any, Any]) -> None:
-        for name, count in outcomes.counts.items():
+    def add(self, outcomes: Outcomes, over: Rows, golden: Golden, rows: Rows, scores: np.ndarray[Any, Any]) -> None:
+        """Add what became of the golden inputs ``over``, of which ``rows`` have ``scores`` of their own."""
+        for name, count in {**outcomes.over(over).counts, "inputs": len(over)}.items():
             before = self.counts.get(name, 0)
             self.counts[name] = None if count is None or before is None else before + count
         if "per_input" in self.records:
-            self.per_input.append(outcomes.encoded())
+            self.per_input.append(outcomes.over(over).encoded())
         if "scores" in self.records:
             full = golden.scores.astype(np.float32)
             full[rows] = scores
-            self.scores.append(full.tobytes())
+            self.scores.append(full[over].tobytes())
 
     def blobs(self) -> dict[str, bytes]:
         parts = {"per_input": self.per_input, "scores": self.scores}

@@ -102,7 +102,20 @@ ROW = '0,conv1,"(0, 1)",2'
             r"faults.csv:2: a mask fault takes a Value like 0x80000001, found '12'",
         ),
         (FULL_HEADER + "0,conv1,(0),,,set,much\n", r"faults.csv:2: a set fault takes a number"),
-        ("Injection,Layer,TensorIndex,Bit,Site\n" + ROW + ",output\n", r"faults.csv:2: .* neuron faults"),
+        (
+            "Injection,Layer,TensorIndex,Bit,Site\n" + ROW + ",outside\n",
+            r"faults.csv:2: Site 'outside' is none of output, ",
+        ),
+        ("Injection,Layer,Index,Bit,Site,Input\n" + ROW + ",,3\n", r"faults.csv:2: Input '3' belongs to a neuron"),
+        ("Injection,Layer,Index,Bit,Site,Input\n" + ROW + ",input,-1\n", r"faults.csv:2: Input '-1' is neither all"),
+        (
+            "Injection,Layer,Index,Bit,Site,Parameter\n" + ROW + ",input,bias\n",
+            r"faults.csv:2: a neuron .* has no Param",
+        ),
+        (
+            'Injection,LayerName,FeatureMapIndex,Value\n0,a,"[(1, 2), (3, 4)]",[1.0]\n',
+            r"faults.csv:2: .* found 2 and 1",
+        ),
         (HEADER.encode() + b'0,\xff\xfe,"(0, 1)",2\n', r"faults.csv: expected UTF-8 text"),
     ],
 )

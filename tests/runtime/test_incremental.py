@@ -537,7 +537,7 @@ def test_planted_faults_make_every_kind_of_number() -> None:
         w__bias=normal(20),
     )
     model = from_proto(proto)
-    plants = plant(model, ("w.bias", "w.weight"))
+    plants = plant(model, ("w.bias", "w.weight"), {})
     assert all(set(edits) == {"w.bias", "w.weight"} for edits in plants)
     infinite, small, *noisy = (planted(array, edits["w.weight"]) for edits in plants)
     spread = np.unique(np.linspace(0, 119, 16).astype(int)).tolist()
@@ -560,7 +560,7 @@ def planted(array: NDArray[np.float32], edits: Iterable[tuple[int, int]]) -> NDA
 
 def test_planted_faults_of_integers_flip_bits() -> None:
     model = from_proto(build("net (float[N, 2] x) => (float[N, 2] y) { y = Relu (x) }", W=np.array([1, 2, 3], np.int8)))
-    first, *others = plant(model, ("W",))
+    first, *others = plant(model, ("W",), {})
     assert list(first["W"]) == [(1, 0x80)]
     assert all([element for element, _ in edits["W"]] == [0, 1, 2] for edits in others)
 

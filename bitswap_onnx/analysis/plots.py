@@ -1,0 +1,293 @@
+"""Plots for papers: curves with interval bands and dots with whiskers, as SVG and PNG, told apart without colour.
+
+What is drawn does not depend on the reader's matplotlib settings, needs no display and leaves no state behind; the same
+panels give the same SVG, byte for byte, under the same matplotlib. Text in an SVG is text. Names are shown as they are.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitswap_onnx.errors import MissingExtraError
+from bitswap_onnx.files import replacing
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+#: How to draw the curves of each name: options of `Axes.plot`.
+_Styles = dict[str, dict[str, Any]]
+
+#: What matplotlib's own defaults are changed to. Sizes in points: print a figure at its own size.
+_SETTINGS: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "bitswap-onnx",
+    "text.parse_math": False,
+    "font.size": 8,
+    **dict.fromkeys(("axes.titlesize", "axes.labelsize"), 8),
+    **dict.fromkeys(("xtick.labelsize", "ytick.labelsize", "legend.fontsize"), 7),
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right"), False),
+    "axes.axisbelow": True,
+    "axes.xmargin": 0.03,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.4,
+    **dict.fromkeys(("axes.linewidth", "xtick.major.width", "ytick.major.width"), 0.6),
+    "xtick.minor.width": 0.4,
+    "lines.linewidth": 1.0,
+    "lines.markersize": 3.6,
+    "lines.markeredgewidth": 0.7,
+}
+#: Dots per inch of the PNG.
+_DPI = 300
+
+#: Inches: a panel of curves; a row of bars and what is around them; a row of the legend, what is around and before them.
+_WIDTH, _HEIGHT = 2.8, 2.3
+_BAR_ROW, _BARS_AROUND = 0.14, 0.75
+_LEGEND_ROW, _LEGEND_ABOVE, _LEGEND_LINE = 0.155, 0.1, 0.65
+
+#: Colours at least ten steps of lightness apart (CIE L* 22 to 71), dark beside light; 4 dashes and 9 markers: 36 pairs.
+_COLOURS = ("#1f2f6f", "#da7530", "#9a1f47", "#62b8e0", "#0f8272")
+_DASHES = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (5, 1.2, 1.2, 1.2)))
+_MARKERS = "os^DvPX<*"
+_REFERENCE_DASHES = ((0, (6, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2, 1, 2)), "-")
+#: A curve of few points has a marker at each, a longer one about as many as said along its way.
+_FEW_POINTS, _MARKERS_SHOWN = 16, 6
+
+_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """Points ``x``, ``y`` (n,) joined in their order; ``low`` and ``high`` (n,) make a band, drawn if both are there.
+
+    A ``reference`` (an oracle, a random order, a golden accuracy) is a black broken line without markers.
+    """
+
+    name: str
+    x: NDArray[Any]
+    y: NDArray[Any]
+    low: NDArray[Any] | None = None
+    high: NDArray[Any] | None = None
+    reference: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Panel:
+    """Curves over the same axes; a curve of the same name looks the same in every panel of a figure.
+
+    ``y_range``: the lowest and highest y to show; None fits the curves. Raises ValueError for x <= 0 with ``x_log``.
+    """
+
+    title: str
+    x_label: str
+    y_label: str
+    curves: Sequence[Curve]
+    x_log: bool = False
+    y_range: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        if self.x_log and any(np.any(np.asarray(curve.x) <= 0) for curve in self.curves):
+            raise ValueError(f"{self.title}: a logarithmic axis has no place for x <= 0; leave those points out")
+
+
+@dataclass(frozen=True, eq=False)
+class Bars:
+    """One row per label, the first on top: a dot at ``values`` (n,), a whisker from ``low`` to ``high`` (n,)."""
+
+    title: str
+    x_label: str
+    labels: Sequence[str]
+    values: NDArray[Any]
+    low: NDArray[Any]
+    high: NDArray[Any]
+
+
+def require_matplotlib() -> None:
+    """Raise MissingExtraError where matplotlib is absent."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        raise MissingExtraError("plots need matplotlib: pip install 'bitswap-onnx[report]'") from None
+
+
+def save_figure(stem: Path, panels: Sequence[Panel | Bars]) -> tuple[Path, Path]:
+    """Draw the panels side by side with one legend; write ``<stem>.svg`` and ``<stem>.png``, whole, and return both.
+
+    A ``.svg`` or ``.png`` at the end of ``stem`` is taken off. The legend lists curves as they lie in the first panel that
+    has them, the highest mean first. Up to 36 curves beside references look different.
+
+    Raises MissingExtraError without matplotlib and RunError where nothing can be written.
+    """
+    require_matplotlib()
+    name = stem.stem if stem.suffix.lower() in (".svg", ".png") else stem.name
+    files = stem.with_name(f"{name}.svg"), stem.with_name(f"{name}.png")
+    with _our_settings():
+        figure = _draw(panels)
+        pictures = [_render(figure, "svg", metadata={"Date": None}), _render(figure, "png", dpi=_DPI)]
+    for path, picture in zip(files, pictures, strict=True):
+        with replacing(path, "wb") as file:
+            file.write(picture)
+    return files
+
+
+@contextmanager
+def _our_settings() -> Iterator[None]:
+    """Draw with matplotlib's defaults and `_SETTINGS`, whatever the process or its user has set."""
+    import matplotlib
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(_SETTINGS)
+        yield
+
+
+def _render(figure: "Figure", kind: str, **options: Any) -> bytes:
+    picture = BytesIO()
+    figure.savefig(picture, format=kind, **options)
+    return picture.getvalue()
+
+
+def _draw(panels: Sequence[Panel | Bars]) -> "Figure":
+    from matplotlib.figure import Figure
+
+    curves = _legend_order(panels)
+    width = sum(_WIDTH + (_text_inches(panel.labels) if isinstance(panel, Bars) else 0) for panel in panels)
+    legend = _LEGEND_LINE + _text_inches([curve.name for curve in curves]) if curves else 0.0
+    height = max(_LEGEND_ABOVE + _LEGEND_ROW * len(curves), *map(_height, panels))
+    figure = Figure(figsize=(width + legend, height), layout="constrained")
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    styles = _styles(panels)
+    for panel, ax in zip(panels, axes, strict=True):
+        ax.set_title(_shown(panel.title))
+        ax.set_xlabel(_shown(panel.x_label))
+        if isinstance(panel, Panel):
+            _draw_curves(ax, panel, styles)
+        else:
+            _draw_bars(ax, panel)
+    if curves:
+        _draw_legend(figure, curves, styles)
+    return figure
+
+
+def _draw_curves(ax: "Axes", panel: Panel, styles: _Styles) -> None:
+    ax.set_ylabel(_shown(panel.y_label))
+    ax.grid(True)
+    for place, curve in enumerate(panel.curves):
+        style = styles[curve.name]
+        if curve.low is not None and curve.high is not None:
+            ax.fill_between(curve.x, curve.low, curve.high, color=style["color"], alpha=0.15, linewidth=0)
+        # Markers start at different points, so that those of curves which lie on each other do not.
+        step = len(curve.x) // _MARKERS_SHOWN if len(curve.x) > _FEW_POINTS else 1
+        every = int(place * 0.382 % 1 * step), step
+        ax.plot(curve.x, curve.y, markevery=every, zorder=3 if curve.reference else 2, **style)
+    if panel.x_log:
+        _make_logarithmic(ax)
+    if panel.y_range is not None:
+        low, high = panel.y_range
+        ax.set_ylim(low - 0.03 * (high - low), high + 0.03 * (high - low))
+
+
+def _make_logarithmic(ax: "Axes") -> None:
+    """Label decades; where the axis spans fewer than two, what lies in between too."""
+    from matplotlib.ticker import LogLocator, MaxNLocator
+
+    ax.set_xscale("log")
+    low, high = ax.get_xlim()
+    if high < 10 * low:
+        ax.xaxis.set_major_locator(MaxNLocator(4))
+    elif high < 100 * low:
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 30 * low else (1, 3)))
+    ax.xaxis.set_major_formatter(_scientific)
+    ax.xaxis.set_minor_formatter("")
+
+
+def _draw_bars(ax: "Axes", bars: Bars) -> None:
+    rows = np.arange(len(bars.labels))
+    ax.grid(True)
+    ax.axvline(0, color="black", linewidth=0.6)
+    ax.hlines(rows, bars.low, bars.high, color="#777777", linewidth=1.2)
+    ax.plot(bars.values, rows, "o", color="black", markersize=3)
+    ax.set_yticks(rows, [_shown(label) for label in bars.labels])
+    ax.tick_params(axis="y", length=0)
+    ax.spines["left"].set_visible(False)
+    ax.set_ylim(len(rows) - 0.4, -0.6)
+
+
+def _draw_legend(figure: "Figure", curves: Sequence[Curve], styles: _Styles) -> None:
+    from matplotlib.lines import Line2D
+
+    lines = [Line2D([], [], **styles[curve.name]) for curve in curves]
+    names = [_shown(curve.name) for curve in curves]
+    figure.legend(lines, names, loc="outside right upper", frameon=False, handlelength=3.2, borderpad=0)
+
+
+def _legend_order(panels: Sequence[Panel | Bars]) -> list[Curve]:
+    """Return one curve per name: panel by panel, those of the highest mean first."""
+    chosen: dict[str, Curve] = {}
+    for panel in panels:
+        if isinstance(panel, Panel):
+            for curve in sorted(panel.curves, key=_mean, reverse=True):
+                chosen.setdefault(curve.name, curve)
+    return list(chosen.values())
+
+
+def _styles(panels: Sequence[Panel | Bars]) -> _Styles:
+    """Return how to draw the curves of each name, in the order in which names first come."""
+    named = {curve.name: curve for panel in panels if isinstance(panel, Panel) for curve in panel.curves}
+    references = [name for name, curve in named.items() if curve.reference]
+    others = [name for name, curve in named.items() if not curve.reference]
+    styles = {name: _reference_style(place) for place, name in enumerate(references)}
+    return styles | {name: _style(place) for place, name in enumerate(others)}
+
+
+def _style(place: int) -> dict[str, Any]:
+    colour = _COLOURS[place % len(_COLOURS)]
+    return {
+        "color": colour,
+        "linestyle": _DASHES[place % len(_DASHES)],
+        "marker": _MARKERS[place % len(_MARKERS)],
+        "markerfacecolor": "white" if place % 2 else colour,
+    }
+
+
+def _reference_style(place: int) -> dict[str, Any]:
+    return {"color": "black", "linestyle": _REFERENCE_DASHES[place % len(_REFERENCE_DASHES)], "linewidth": 1.2}
+
+
+def _mean(curve: Curve) -> float:
+    y = np.asarray(curve.y, np.float64)
+    finite = y[np.isfinite(y)]
+    return float(finite.mean()) if finite.size else -math.inf
+
+
+def _height(panel: Panel | Bars) -> float:
+    return _BARS_AROUND + _BAR_ROW * len(panel.labels) if isinstance(panel, Bars) else _HEIGHT
+
+
+def _text_inches(names: Sequence[str]) -> float:
+    """Return how wide the widest name is in the size of tick labels and legends."""
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import TextToPath
+
+    font = FontProperties(size=_SETTINGS["legend.fontsize"])
+    widths = (TextToPath().get_text_width_height_descent(_shown(name), font, ismath=False)[0] for name in names)
+    return float(max(widths, default=0.0)) / 72
+
+
+def _shown(name: str) -> str:
+    """Return a name without what no picture can show, and no XML file may hold."""
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in name)
+
+
+def _scientific(value: float, position: float = 0) -> str:
+    """Return ``10⁻⁶`` or ``2.5×10⁻⁶``; matplotlib's own labels need its mathematical notation, which is off."""
+    digits, exponent = f"{value:.6e}".split("e")
+    mantissa = "" if float(digits) == 1 else f"{float(digits):g}×"
+    return mantissa + "10" + str(int(exponent)).translate(_SUPERSCRIPTS)

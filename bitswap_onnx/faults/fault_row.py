@@ -1,0 +1,164 @@
+"""One row of a fault list: which columns a header has, and what its cells say. Every error says file and line."""
+
+import re
+from collections.abc import Iterator
+
+from bitswap_onnx.errors import FaultListError
+from bitswap_onnx.faults.bits import is_number, parse_pattern
+from bitswap_onnx.faults.fault import BIT_KINDS, Fault, Kind, Site
+
+REQUIRED = ("Injection", "Layer", "TensorIndex", "Bit")
+OPTIONAL = ("Parameter", "Kind", "Value", "Site", "Input")
+TF_INJECTOR = ("inj_id", "target_layer", "layer_weigths", "bit_pos")
+SFI_NEURONS = ("Injection", "LayerName", "FeatureMapIndex", "Value")
+
+_INDEX = re.compile(r"[(\[ ]*((?:[0-9]{1,18}(?:\s*,\s*[0-9]{1,18})*\s*,?)?)\s*[)\]]?")
+_INTEGER = re.compile(r"[0-9]{1,9}")
+_TUPLE = re.compile(r"\([^()]*\)")
+_KINDS = {kind.value: kind for kind in Kind}
+_SITES = {site.value: site for site in Site}
+
+
+class Columns:
+    """Where each column of one file stands; an absent optional column reads as an empty cell."""
+
+    def __init__(self, header: list[str], source: str) -> None:
+        names = [name.strip() for name in header]
+        if "TensorIndex" not in names:
+            names = ["TensorIndex" if name == "Index" else name for name in names]
+        dialects = ((TF_INJECTOR, TF_INJECTOR[0]), (SFI_NEURONS, SFI_NEURONS[2]))
+        wanted = next((columns for columns, mark in dialects if mark in names), REQUIRED)
+        missing = [name for name in wanted if name not in names]
+        if missing:
+            found = ",".join(names)[:80]
+            raise FaultListError(
+                f"{source}:1: expected a header with {','.join(REQUIRED)}; missing {', '.join(missing)}, found {found!r}"
+            )
+        self.neurons = wanted is SFI_NEURONS
+        known = {name.casefold(): name for name in (*wanted, *OPTIONAL)}
+        for name in names:
+            meant = known.get(re.sub(r"[\s_-]", "", name.casefold()), name)
+            if meant != name and meant in OPTIONAL:
+                raise FaultListError(f"{source}:1: column {name!r} would be ignored; write it {meant}")
+        double = sorted({name for name in names if name in (*wanted, *OPTIONAL) and names.count(name) > 1})
+        if double:
+            raise FaultListError(f"{source}:1: column {double[0]} stands twice in the header; keep one")
+        self.width = 1 + max(names.index(name) for name in wanted)
+        self.required = tuple(names.index(name) for name in wanted)
+        self.optional = tuple(names.index(name) if name in names else None for name in OPTIONAL)
+        self.golden_row = wanted is TF_INJECTOR
+
+    def cells(self, row: list[str], where: str) -> tuple[list[str], list[str]]:
+        """Return the required cells (id, layer, ...) and the optional ones."""
+        if len(row) < self.width:
+            raise FaultListError(
+                f"{where}: expected at least {self.width} cells, found {len(row)}: {','.join(row)[:80]!r}"
+            )
+        if not row[self.required[1]].strip():
+            raise FaultListError(f"{where}: expected a layer name, found an empty cell")
+        required = [row[i].strip() for i in self.required]
+        optional = ["" if i is None or i >= len(row) else row[i].strip() for i in self.optional]
+        return required, optional
+
+
+def parse_row(row: list[str], columns: Columns, where: str) -> Iterator[tuple[str, Fault]]:
+    """Yield (injection id, fault) of one row; ``where`` is its file and line. Raises FaultListError for a wrong cell."""
+    yield from (_parse_neurons if columns.neurons else _parse)(row, columns, where)
+
+
+def _parse(row: list[str], columns: Columns, where: str) -> Iterator[tuple[str, Fault]]:
+    (identifier, layer, index, bit), (parameter, kind, value, site, inputs) = columns.cells(row, where)
+    fault_kind = _kind(kind, where)
+    fault = Fault(
+        layer=layer,
+        index=_index(index, where),
+        bit=_bit(bit, fault_kind, where),
+        kind=fault_kind,
+        value=_value(value, fault_kind, where),
+        parameter=parameter or None,
+        site=_site(site, where),
+        input=_input(inputs, where),
+        where=where,
+    )
+    if fault.site is None and inputs:
+        raise FaultListError(
+            f"{where}: Input {inputs!r} belongs to a neuron; give a Site, output or input, or leave it out"
+        )
+    if fault.site is not None and parameter:
+        raise FaultListError(f"{where}: a neuron (Site {site}) has no Parameter, found {parameter!r}; leave one out")
+    yield identifier, fault
+
+
+def _parse_neurons(row: list[str], columns: Columns, where: str) -> Iterator[tuple[str, Fault]]:
+    """Read a row of SFIadvancedmodels' neuron list: an index and a value, or a list of each."""
+    (identifier, layer, places, values), _ = columns.cells(row, where)
+    indices = _TUPLE.findall(places) or [places.strip("[] ")]
+    numbers = [text.strip() for text in values.strip("[] ").split(",")]
+    if len(indices) != len(numbers):
+        raise FaultListError(f"{where}: expected a Value per FeatureMapIndex, found {len(indices)} and {len(numbers)}")
+    for index, number in zip(indices, numbers, strict=True):
+        yield (
+            identifier,
+            Fault(
+                layer=layer,
+                index=_index(index, where),
+                kind=Kind.SET,
+                value=_value(number, Kind.SET, where),
+                site=Site.OUTPUT,
+                where=where,
+            ),
+        )
+
+
+def _site(text: str, where: str) -> Site | None:
+    if text and text not in _SITES:
+        raise FaultListError(
+            f"{where}: Site {text[:40]!r} is none of {', '.join(_SITES)}; leave it empty for a parameter"
+        )
+    return _SITES.get(text)
+
+
+def _input(text: str, where: str) -> int | None:
+    if text in ("", "all"):
+        return None
+    if not _INTEGER.fullmatch(text):
+        raise FaultListError(f"{where}: Input {text[:40]!r} is neither all nor the number of an input, from 0")
+    return int(text)
+
+
+def _kind(text: str, where: str) -> Kind:
+    if not text:
+        return Kind.FLIP
+    if text not in _KINDS:
+        raise FaultListError(f"{where}: Kind {text!r} is none of {', '.join(_KINDS)}")
+    return _KINDS[text]
+
+
+def _index(text: str, where: str) -> tuple[int, ...]:
+    match = _INDEX.fullmatch(text)
+    brackets = [character for character in (text[:1], text[-1:]) if character in "([)]"]
+    if match is None or not text or "".join(brackets) not in ("", "()", "[]"):
+        raise FaultListError(f'{where}: TensorIndex {text[:40]!r} is no index like "(3, 0, 2, 1)"')
+    return tuple(int(part) for part in match[1].split(",") if part.strip())
+
+
+def _bit(text: str, kind: Kind, where: str) -> int | None:
+    if kind not in BIT_KINDS:
+        if text:
+            raise FaultListError(f"{where}: a {kind} fault takes a Value and no Bit, found Bit {text!r}")
+        return None
+    if not _INTEGER.fullmatch(text):
+        raise FaultListError(f"{where}: Bit {text!r} is no bit number (0 is the least significant)")
+    return int(text)
+
+
+def _value(text: str, kind: Kind, where: str) -> str | None:
+    if kind in BIT_KINDS:
+        if text:
+            raise FaultListError(f"{where}: a {kind} fault takes a Bit and no Value, found Value {text!r}")
+        return None
+    if kind is Kind.MASK and parse_pattern(text) is None:
+        raise FaultListError(f"{where}: a mask fault takes a Value like 0x80000001, found {text!r}")
+    if kind is Kind.SET and parse_pattern(text) is None and not is_number(text):
+        raise FaultListError(f"{where}: a set fault takes a number or a 0x bit pattern as Value, found {text!r}")
+    return text

@@ -1,0 +1,300 @@
+"""Every neuron site of a model, in execution order: which values faults can hit while it runs, under which names.
+
+A site is what a layer puts out, or what it takes in. Layers are the framework's modules where a converter recorded them,
+modules that vanished in the export included (they stand for the value that they passed on), and the nodes of the graph.
+The model's input is a layer of its own, the first.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from typing import Any, Literal
+
+import numpy as np
+
+from bitswap_onnx.errors import ModelError, nearest
+from bitswap_onnx.faults.bits import FORMATS, BitFormat
+from bitswap_onnx.faults.fault import Site
+from bitswap_onnx.graph.model import node_label
+from bitswap_onnx.graph.slices import Slicer
+from bitswap_onnx.graph.targets import find_targets
+
+#: Operators that multiply by a kernel: the layers that are injected by default.
+KERNEL_OPERATORS = frozenset(
+    {"Conv", "ConvTranspose", "Gemm", "MatMul", "FusedConv", "FusedGemm", "FusedMatMul", "QLinearConv", "QLinearMatMul"}
+)
+
+#: Operators whose images have the channels before the rows and columns, whatever the framework says.
+_CHANNELS_FIRST = frozenset({"Conv", "ConvTranspose", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool"})
+
+#: Names that the frameworks and ONNX give to the same kind of layer, in lower case.
+_KINDS = (
+    {"conv", "conv1d", "conv2d", "conv3d", "depthwiseconv2d"},
+    {"convtranspose", "convtranspose1d", "convtranspose2d", "conv2dtranspose", "convtranspose3d"},
+    {"linear", "dense", "gemm", "matmul"},
+    {"batchnormalization", "batchnorm1d", "batchnorm2d", "batchnorm3d"},
+    {"maxpool", "maxpool2d", "maxpooling2d"},
+    {"averagepool", "avgpool2d", "averagepooling2d"},
+    {"globalaveragepool", "adaptiveavgpool2d", "globalaveragepooling2d"},
+    {"input", "inputlayer"},
+)
+_SAME_KIND = {name: number for number, names in enumerate(_KINDS) for name in names}
+
+
+@dataclass(frozen=True, slots=True)
+class NeuronSite:
+    """What one layer puts out or takes in; each element of it is a neuron, for each input of the batch anew.
+
+    ``kind`` is the framework's type of the layer, or the ONNX operator, which is ``operator``. ``role`` says what the
+    layer is: the model's ``input``, a layer with a ``kernel`` (stored as ``weight``, if it is stored), a module that
+    ``vanished``, another ``module`` or ``node``. ``key`` stands for the site in a faulty path: sites of equal key are
+    one. ``value`` is the ONNX value that holds the neurons; what a layer takes in comes by ``slot`` of the node. ``shape``,
+    without the batch, is in the framework's layout, which axes ``order`` make of the value's.
+    """
+
+    layer: str
+    kind: str
+    operator: str
+    role: Literal["input", "kernel", "vanished", "module", "node"]
+    site: Site
+    key: str
+    value: str
+    shape: tuple[int, ...]
+    dtype: str
+    order: tuple[int, ...]
+    weight: str | None = None
+    slot: int = 0
+
+    @property
+    def format(self) -> BitFormat:
+        """How a neuron lays out its bits."""
+        return FORMATS[self.dtype]
+
+    @property
+    def elements(self) -> int:
+        """Neurons per input."""
+        return math.prod(self.shape)
+
+    def element(self, index: tuple[int, ...]) -> int:
+        """Return where the neuron ``index`` (framework's layout, without the batch) lies in a row of the value."""
+        place = dict(zip((axis - 1 for axis in self.order[1:]), index, strict=True))
+        sizes = dict(zip((axis - 1 for axis in self.order[1:]), self.shape, strict=True))
+        axes = range(len(index))
+        return int(np.ravel_multi_index([place[i] for i in axes], [sizes[i] for i in axes])) if index else 0
+
+
+def output_key(value: str) -> str:
+    """Return the key of the site that is a whole value, for all that read it."""
+    return f"@output:{value}"
+
+
+def input_key(output: str) -> str:
+    """Return the key of the site that is what one node takes in; ``output`` is the first value that the node makes."""
+    return f"@input:{output}"
+
+
+def is_site(key: str) -> bool:
+    """Whether a part of a faulty path is a neuron site and no stored tensor."""
+    return key.startswith(("@output:", "@input:"))
+
+
+def data_slot(slicer: Slicer, node: int) -> int | None:
+    """Return which input of a node its data come in by: the first that depends on the model's input."""
+    names = slicer.nodes[node].input
+    return next((slot for slot, name in enumerate(names) if name and name not in slicer.constants), None)
+
+
+def find_sites(slicer: Slicer) -> tuple[NeuronSite, ...]:
+    """Return every neuron site of a model, in execution order, outputs before inputs of the same place.
+
+    Values without one row per input, and of types that faults cannot hit, have none.
+    """
+    finder = _Finder(slicer)
+    found: dict[tuple[str, Site], tuple[float, NeuronSite]] = {}
+    for place, site in finder.sites():
+        found.setdefault((site.layer, site.site), (place, site))
+    return tuple(site for _, site in sorted(found.values(), key=lambda entry: entry[0]))
+
+
+def select_sites(
+    sites: Sequence[NeuronSite], patterns: str | None = None, kinds: str | None = None, site: Site = Site.OUTPUT
+) -> tuple[NeuronSite, ...]:
+    """Return the sites of one side that are chosen, in order.
+
+    ``patterns``: comma-separated globs or texts of layer names; ``kinds``: comma-separated types of layers, as PyTorch,
+    Keras or ONNX call them. With neither: the model's input, the layers with kernels and the modules that vanished.
+    Raises ModelError for a pattern or a kind that no layer has.
+    """
+    own = [entry for entry in sites if entry.site is site]
+    if patterns is None and kinds is None:
+        return tuple(entry for entry in own if entry.role in ("input", "kernel", "vanished"))
+    chosen = own
+    for kind in _parts(kinds):
+        if not any(_is_kind(entry, kind) for entry in own):
+            known = nearest(kind, dict.fromkeys(entry.kind for entry in own))
+            raise ModelError(f"--layer-type: no layer is of type {kind!r}; the nearest are {known}")
+    if kinds is not None:
+        chosen = [entry for entry in chosen if any(_is_kind(entry, kind) for kind in _parts(kinds))]
+        modules = [entry for entry in chosen if entry.role != "node"]
+        chosen = modules or chosen
+    for pattern in _parts(patterns):
+        if not any(_is_named(entry, pattern) for entry in own):
+            raise ModelError(
+                f"no layer matches {pattern!r}; the nearest are {nearest(pattern, (e.layer for e in own))}"
+            )
+    if patterns is not None:
+        chosen = [entry for entry in chosen if any(_is_named(entry, pattern) for pattern in _parts(patterns))]
+    if not chosen:
+        raise ModelError(
+            f"no layer of type {kinds} matches {patterns!r}; `bitswap-onnx neurons` without them lists all"
+        )
+    if kinds is None:
+        injectable = [entry for entry in chosen if entry.role in ("input", "kernel", "vanished")]
+        chosen = injectable or chosen
+    return tuple(chosen)
+
+
+def _parts(text: str | None) -> list[str]:
+    return [part for part in (part.strip() for part in (text or "").split(",")) if part]
+
+
+def _is_kind(site: NeuronSite, kind: str) -> bool:
+    wanted = kind.casefold()
+    own = {site.kind.casefold(), site.operator.casefold()}
+    return wanted in own or (wanted in _SAME_KIND and _SAME_KIND[wanted] in {_SAME_KIND.get(name) for name in own})
+
+
+def _is_named(site: NeuronSite, pattern: str) -> bool:
+    return fnmatchcase(site.layer, pattern) or pattern in site.layer
+
+
+@dataclass
+class _Layer:
+    """A name for a place in the graph: the ``value`` that comes out, and the ``node`` whose input goes in, if it has one."""
+
+    name: str
+    kind: str
+    role: Literal["input", "kernel", "vanished", "module", "node"]
+    value: str
+    node: int | None
+    place: float
+    weight: str | None = None
+
+
+class _Finder:
+    def __init__(self, slicer: Slicer) -> None:
+        self.slicer = slicer
+        metadata = slicer.model.metadata
+        self.modules: dict[str, Any] = metadata.get("modules", {})
+        self.vanished: dict[str, Any] = metadata.get("vanished", {})
+        self.is_keras = metadata.get("framework") == "keras"
+        entries = [*self.modules.values(), *self.vanished.values()]
+        self.orders = {name: order for entry in entries for name, order in entry.get("permutations", {}).items()}
+        self.kernels: dict[str, tuple[int, str]] = {}  # layer → the node with its kernel, and the kernel
+        for target in find_targets(slicer.model):
+            kernel = self.kernel(target.tensor) if target.role == "weight" else None
+            for layer, _ in target.names:
+                if kernel is not None:
+                    self.kernels.setdefault(layer, (kernel, target.tensor))
+
+    def is_kernel(self, node: int) -> bool:
+        return self.slicer.nodes[node].op_type in KERNEL_OPERATORS
+
+    def kernel(self, tensor: str) -> int | None:
+        """Return the node that multiplies by a stored tensor, or by what a Transpose or the like makes of it."""
+        users = self.slicer.users(tensor)
+        near = next((node for node in users if self.is_kernel(node)), None)
+        return near if near is not None else next(filter(self.is_kernel, sorted(self.slicer.cone(users))), None)
+
+    def sites(self) -> Iterator[tuple[float, NeuronSite]]:
+        for layer in (*self.input_layer(), *self.module_layers(), *self.node_layers()):
+            operator = self.operator(layer)
+            output = self.site(layer, Site.OUTPUT, output_key(layer.value), layer.value, operator)
+            if output is not None:
+                yield layer.place, output
+            slot = None if layer.node is None else data_slot(self.slicer, layer.node)
+            if layer.role == "input" or layer.role == "vanished":
+                if output is not None:  # what they take in is what they put out
+                    yield layer.place, replace(output, site=Site.INPUT)
+            elif layer.node is not None and slot is not None:
+                node = self.slicer.nodes[layer.node]
+                entry = self.site(layer, Site.INPUT, input_key(node.output[0]), node.input[slot], operator)
+                if entry is not None:
+                    yield layer.place, replace(entry, slot=slot)
+
+    def operator(self, layer: _Layer) -> str:
+        if layer.node is not None:
+            return self.slicer.nodes[layer.node].op_type
+        maker = self.slicer.producer.get(layer.value)
+        return "" if maker is None or layer.role != "module" else self.slicer.nodes[maker].op_type
+
+    def input_layer(self) -> Iterator[_Layer]:
+        for name in self.slicer.inputs:
+            yield _Layer(name, "Input", "input", name, None, -1.0)
+
+    def module_layers(self) -> Iterator[_Layer]:
+        """Yield the modules that a converter recorded; one that was called several times has a name per call."""
+        separator = "/" if self.is_keras else "."
+        leaves = {path for path in self.modules if path} - {
+            path.rsplit(separator, depth)[0] for path in self.modules for depth in range(1, path.count(separator) + 1)
+        }
+        for path, entry in (*self.modules.items(), *self.vanished.items()):
+            values = entry.get("values", [entry["value"]])
+            for call, value in enumerate(values):
+                if not path or (value not in self.slicer.producer and value not in self.slicer.inputs):
+                    continue
+                name = path if len(values) == 1 else f"{path}[{call}]"
+                place = float(self.slicer.producer.get(value, -1))
+                if path in self.vanished:
+                    yield _Layer(name, entry["type"], "vanished", value, None, place + 0.5)
+                elif path in self.kernels and len(values) == 1 and path in leaves:
+                    node, weight = self.kernels[path]
+                    yield _Layer(name, entry["type"], "kernel", value, node, place, weight)
+                else:
+                    inside = self.computing(value) if path in leaves else None
+                    yield _Layer(name, entry["type"], "module", value, inside, place)
+
+    def computing(self, value: str) -> int | None:
+        """Return the node that computes a value, transposes aside."""
+        node = self.slicer.producer.get(value)
+        while node is not None and self.slicer.nodes[node].op_type in ("Transpose", "Identity"):
+            node = self.slicer.producer.get(self.slicer.nodes[node].input[0])
+        return node
+
+    def node_layers(self) -> Iterator[_Layer]:
+        """Yield the nodes; one with a kernel that no module stands for goes by its kernel's layer as well."""
+        claimed = {self.kernels[path][0] for path in self.modules if path in self.kernels}
+        names = {node: (layer, weight) for layer, (node, weight) in reversed(self.kernels.items())}
+        for i, node in enumerate(self.slicer.nodes):
+            if not node.output or node.output[0] in self.slicer.constants:
+                continue
+            is_kernel = self.is_kernel(i) and i not in claimed
+            label = node_label(node)
+            layer, weight = names.get(i, (label, None)) if is_kernel else (label, None)
+            yield _Layer(layer, node.op_type, "kernel" if is_kernel else "node", node.output[0], i, float(i), weight)
+            if layer != label:
+                yield _Layer(label, node.op_type, "node", node.output[0], i, float(i), weight)
+
+    def site(self, layer: _Layer, site: Site, key: str, value: str, operator: str) -> NeuronSite | None:
+        dims = self.slicer.dims(value)
+        if dims is None or not self.slicer.has_rows(value) or self.slicer.dtype(value).name not in FORMATS:
+            return None
+        order = self.order(value, len(dims), operator, layer.value if site is Site.OUTPUT else None)
+        shape = tuple(dims[axis] for axis in order[1:])
+        dtype = self.slicer.dtype(value).name
+        return NeuronSite(
+            layer.name, layer.kind, operator, layer.role, site, key, value, shape, dtype, order, layer.weight
+        )
+
+    def order(self, value: str, rank: int, operator: str, made: str | None) -> tuple[int, ...]:
+        """Return the axes of a value in the framework's order: Keras has the channels last."""
+        plain = tuple(range(rank))
+        if not self.is_keras or rank < 3:
+            return plain
+        if value in self.orders:
+            return tuple(self.orders[value])
+        maker = self.slicer.producer.get(value)
+        first = maker is not None and self.slicer.nodes[maker].op_type in _CHANNELS_FIRST
+        reads_first = made is None and operator in _CHANNELS_FIRST
+        return (0, *range(2, rank), 1) if first or reads_first else plain

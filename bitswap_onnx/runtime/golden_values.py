@@ -1,0 +1,112 @@
+"""Golden values: what the clean model computes at the cuts, in blocks of inputs that fit the memory."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitswap_onnx.dataset import batches
+from bitswap_onnx.errors import ModelError
+from bitswap_onnx.graph.slices import Slicer
+from bitswap_onnx.outcome import Scores
+from bitswap_onnx.runtime.lanes import Block
+from bitswap_onnx.runtime.packed import ROWS
+from bitswap_onnx.runtime.part import Part, open_part, to_device
+from bitswap_onnx.runtime.session import Numerics
+
+
+@dataclass(eq=False)
+class GoldenValues:
+    """Runs the clean model of ``slicer`` over ``inputs`` (n, ...), whose ``scores`` are known, within ``memory`` bytes.
+
+    ``device``: where the values stay; None: in arrays of the host.
+    """
+
+    slicer: Slicer
+    numerics: Numerics
+    inputs: NDArray[Any]
+    scores: Scores
+    memory: int
+    device: str | None = None
+    _prefix: tuple[frozenset[str], Part] | None = None
+    _last: tuple[tuple[int, int, frozenset[str]], Block] | None = None
+
+    def blocks(self, names: frozenset[str], first: int, stop: int) -> Iterator[tuple[int, Block]]:
+        """Yield the inputs ``first`` to ``stop`` with their values ``names``, block by block, each with where it begins."""
+        size = self.numerics.batch_size
+        step = size * max(1, self.memory // (size * self.bytes(names)))
+        for start in range(first, stop, step):
+            yield start, self._block_of(start, min(start + step, stop), names)
+
+    def fits(self, names: frozenset[str]) -> bool:
+        """Whether a batch of the values fits the memory."""
+        return self.bytes(names) * self.numerics.batch_size <= self.memory
+
+    def keeps_scores(self, names: frozenset[str]) -> bool:
+        """Whether the clean model that also hands out ``names`` still has its golden scores."""
+        made = sorted((names | {self.slicer.output}) - set(self.slicer.inputs))
+        batch, count = next(batches(self.inputs, self.numerics.batch_size))
+        try:
+            part = open_part(self.slicer.extract(self.slicer.inputs, made), self.numerics)
+            scores = part.run({self.slicer.inputs[0]: batch})[part.outputs.index(self.slicer.output)]
+        except ModelError:  # a type that arrays cannot hold
+            return False
+        return bool((scores.reshape(len(batch), -1)[:count] == self.scores[:count]).all())
+
+    def bytes(self, names: frozenset[str] | set[str]) -> int:
+        """Return what golden values take per input, room for a run of the widest head included."""
+        sizes = [self.slicer.row_bytes(name) for name in names]
+        return sum(sizes) + ROWS * (max(sizes, default=0) + self.scores[:1].nbytes)
+
+    def _block_of(self, first: int, stop: int, names: frozenset[str]) -> Block:
+        """Return a block of golden values; the last one is kept, and its memory used again."""
+        key = first, stop, names
+        if self._last is None or self._last[0] != key:
+            spare = self._last[1].values if self._last and self._last[0][2] == names else {}
+            self._last = None  # on a device, two blocks may be too many
+            inputs = self.inputs[first:stop]
+            values = self._values(inputs, names, spare)
+            self._last = key, Block(inputs, values, self.scores[first:stop], self.numerics.batch_size, first)
+        return self._last[1]
+
+    def _values(self, inputs: NDArray[Any], names: frozenset[str], spare: dict[str, NDArray[Any]]) -> dict[str, Any]:
+        """Run the clean model up to ``names``; ``spare`` arrays are written over."""
+        if self.device is not None:
+            return self._device_values(inputs, names, self.device)
+        size = self.numerics.batch_size
+        rows = math.ceil(len(inputs) / size) * size
+        values = {}
+        for name in names:
+            shape = (rows, *(self.slicer.dims(name) or ())[1:])
+            fits = name in spare and len(spare[name]) >= rows
+            values[name] = spare[name][:rows] if fits else np.empty(shape, self.slicer.dtype(name))
+        (source,) = self.slicer.inputs
+        made = names - {source}
+        for number, (batch, _) in enumerate(batches(inputs, size)):
+            part = slice(number * size, (number + 1) * size)
+            if source in names:
+                values[source][part] = batch
+            if made:
+                self._part(made).run_into({source: batch}, {name: values[name][part] for name in made})
+        return values
+
+    def _device_values(self, inputs: NDArray[Any], names: frozenset[str], device: str) -> dict[str, list[Any]]:
+        values: dict[str, list[Any]] = {name: [] for name in names}
+        (source,) = self.slicer.inputs
+        made = names - {source}
+        for batch, _ in batches(inputs, self.numerics.batch_size):
+            found = {source: to_device(batch, device)}
+            if made:
+                part = self._part(made)
+                found |= dict(zip(part.outputs, part.run_on({source: found[source]}, device), strict=True))
+            for name in names:
+                values[name].append(found[name])
+        return values
+
+    def _part(self, names: frozenset[str]) -> Part:
+        if self._prefix is None or self._prefix[0] != names:
+            self._prefix = names, open_part(self.slicer.extract(self.slicer.inputs, sorted(names)), self.numerics)
+        return self._prefix[1]

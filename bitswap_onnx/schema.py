@@ -1,0 +1,84 @@
+"""The tables of a run's store, and how a receipt is a row of one."""
+
+from collections.abc import Callable
+
+from bitswap_onnx.faults.bits import format_value, hex_bits
+from bitswap_onnx.graph.receipts import NeuronReceipt, Receipt
+from bitswap_onnx.graph.targets import Target
+from bitswap_onnx.outcome import COUNTS
+
+SCHEMA_VERSION = 2
+
+#: One row per fault, as in results.csv; ``tensor``, ``element`` and ``mask`` are what an engine needs: of a neuron the
+#: site's key, and keep:toggle. ``input`` is NULL for all.
+RECEIPT_COLUMNS = (
+    "layer",
+    "tensor_index",
+    "bit",
+    "parameter",
+    "kind",
+    "value",
+    "clean_bits",
+    "faulty_bits",
+    "clean_value",
+    "faulty_value",
+    "effect",
+    "bit_class",
+    "tensor",
+    "element",
+    "mask",
+    "site",
+    "input",
+)
+
+SCHEMA = f"""
+CREATE TABLE setting (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE path (number INTEGER PRIMARY KEY, tensors TEXT NOT NULL UNIQUE);
+CREATE TABLE injection (
+    position INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, path INTEGER NOT NULL REFERENCES path, changes INTEGER NOT NULL,
+    inputs INTEGER);
+CREATE TABLE receipt (
+    position INTEGER NOT NULL REFERENCES injection, row INTEGER NOT NULL, {", ".join(RECEIPT_COLUMNS)},
+    PRIMARY KEY (position, row)) WITHOUT ROWID;
+CREATE TABLE control (
+    path INTEGER NOT NULL REFERENCES path, first INTEGER NOT NULL, inputs INTEGER NOT NULL, masked INTEGER NOT NULL,
+    PRIMARY KEY (path, first)) WITHOUT ROWID;
+CREATE TABLE outcome (
+    position INTEGER NOT NULL REFERENCES injection, first INTEGER NOT NULL, inputs INTEGER NOT NULL,
+    {", ".join(f"{name} INTEGER" for name in COUNTS)}, per_input BLOB, scores BLOB,
+    PRIMARY KEY (position, first)) WITHOUT ROWID;
+"""
+
+#: What stores of version 1, which had no neuron faults, lack; ``injection.inputs``: how many it runs over, NULL for all.
+AS_VERSION_2 = """
+CREATE TEMP VIEW receipt AS SELECT *, '' AS site, NULL AS input FROM main.receipt;
+CREATE TEMP VIEW injection AS SELECT *, NULL AS inputs FROM main.injection;
+"""
+
+#: The (layer, parameter) under which a list finds a target again.
+Address = Callable[[Target], tuple[str, str]]
+
+
+def receipt_row(receipt: Receipt | NeuronReceipt, address: Address) -> tuple[object, ...]:
+    """Return a receipt as a row of `RECEIPT_COLUMNS`."""
+    fault, fmt = receipt.fault, receipt.format
+    if isinstance(receipt, NeuronReceipt):
+        layer, parameter = receipt.site.layer, ""
+        place = receipt.site.key, receipt.element, f"{receipt.keep:x}:{receipt.toggle:x}", receipt.site.site.value
+    else:
+        layer, parameter = address(receipt.target)
+        place = receipt.target.tensor, receipt.element, f"{receipt.mask:x}", ""
+    return (
+        layer,
+        str(fault.index),
+        receipt.bit,
+        parameter,
+        fault.kind.value,
+        fault.value,
+        *("" if bits is None else hex_bits(bits, fmt) for bits in (receipt.clean_bits, receipt.faulty_bits)),
+        *("" if bits is None else format_value(bits, fmt) for bits in (receipt.clean_bits, receipt.faulty_bits)),
+        receipt.effect,
+        "" if receipt.bit is None else fmt.bit_class(receipt.bit),
+        *place,
+        fault.input,
+    )
