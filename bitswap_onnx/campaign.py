@@ -3,7 +3,6 @@
 import hashlib
 import shutil
 import threading
-import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -22,7 +21,7 @@ from bitswap_onnx.graph.receipts import ResolvedInjection
 from bitswap_onnx.graph.resolve import BitOrder, Resolver
 from bitswap_onnx.outcome import Golden, judge
 from bitswap_onnx.plan import chunk_length, join_paths
-from bitswap_onnx.prepare import Settings, Setup, for_neurons, prepare
+from bitswap_onnx.prepare import CleanRun, Settings, Setup, for_neurons, prepare
 from bitswap_onnx.results import (
     Summary,
     how_it_ran,
@@ -58,7 +57,7 @@ class Campaign:
 
 
 def run_campaign(
-    model: str | Path,
+    model: str | Path | Setup,
     faults: str | Path | Iterable[Injection],
     *,
     settings: Settings = Settings(),
@@ -78,6 +77,7 @@ def run_campaign(
 ) -> Campaign:
     """Run every injection of ``faults`` (a fault list's path, or injections) on ``model`` over a dataset.
 
+    A model that is prepared already (a Setup) brings its own ``settings``.
     ``run`` is the run directory (default: ``reports/<dataset>/<model>/<yymmdd_HHMMSS>``); ``resume`` continues what is
     there. ``workers`` processes of one thread each (default: one per core; one on a GPU) with ``memory`` bytes for golden
     values (default: half of what is free), the ``engine`` and how much is audited never change a result. ``save_outputs``
@@ -91,38 +91,36 @@ def run_campaign(
         raise RunError("--resume needs --out RUN: the run directory to continue")
     if per_input:
         require_parquet()
-    plan = _plan(Path(model), faults, _as_begun(settings, run) if resume and run else settings, bit_order)
+    plan = _plan(model, faults, as_begun(settings, run) if resume else settings, bit_order)
     setup = plan.setup
     kept = {*records, *(["scores"] if save_outputs else []), *(["per_input"] if per_input else [])}
     identity = _identity(setup, plan.check()) | {"bit_order": bit_order, "records": sorted(kept, reverse=True)}
     folder = Path(run) if run else default_run(setup)
     _check_folder(folder, identity, resume)
     stop = stop or threading.Event()
-    start = time.perf_counter()
-    golden, providers = setup.golden(stop)
-    seconds = (time.perf_counter() - start) / len(golden.scores)
-    unit = chunk_length(len(golden.scores), setup.numerics.batch_size, seconds)
+    clean = setup.clean_run(stop)
+    unit = chunk_length(len(setup.dataset), setup.numerics.batch_size, clean.seconds_per_input)
     if on_notes:
         on_notes(setup.notes)
-    description = _description(setup, golden, providers, faults)
+    description = _description(setup, clean, faults)
     with _run_directory(folder) as store:
         if store.is_new:
             begun = {"identity": identity, "golden": description, "notes": setup.notes, "unit_length": unit}
-            plan.write(store, begun, golden, stop)
+            plan.write(store, begun, clean.golden, stop)
         else:
             _check_identity(store, identity, resume)
         _check_golden(store, description)
         processes = workers or (cores() if setup.numerics.provider == "cpu" else 1)
         execution = Execution(engine, processes, memory or free_memory() // 2, audit)
-        execute(store, setup, golden, execution, on_progress, stop)
+        execute(store, setup, clean.golden, execution, on_progress, stop)
         store.check_complete()
-        _write_files(store, folder, golden, save_outputs, per_input)
+        _write_files(store, folder, clean.golden, save_outputs, per_input)
         return Campaign(folder, summarize(store), {**store.setting("golden"), **how_it_ran(store)}, setup.notes)
 
 
-def _as_begun(settings: Settings, run: str | Path) -> Settings:
+def as_begun(settings: Settings, run: str | Path | None) -> Settings:
     """Return what ``--layout auto`` meant when a run began: another version might choose otherwise."""
-    if settings.layout != "auto" or not has_store(Path(run)):
+    if settings.layout != "auto" or run is None or not has_store(Path(run)):
         return settings
     with reading(Path(run)) as store:
         return replace(settings, layout=store.setting("identity")["numerics"]["layout"])
@@ -133,9 +131,13 @@ def default_run(setup: Setup) -> Path:
     return Path("reports", setup.dataset.name, setup.model.name, datetime.now().strftime("%y%m%d_%H%M%S"))
 
 
-def _plan(model: Path, faults: str | Path | Iterable[Injection], settings: Settings, bit_order: BitOrder) -> "_Plan":
+def _plan(
+    model: str | Path | Setup, faults: str | Path | Iterable[Injection], settings: Settings, bit_order: BitOrder
+) -> "_Plan":
     injections = read_fault_list(faults) if isinstance(faults, str | Path) else tuple(faults)
-    setup = prepare(model, for_neurons(settings) if has_neurons(injections) else settings)
+    if isinstance(model, Setup):
+        return _Plan(injections, model, bit_order)
+    setup = prepare(Path(model), for_neurons(settings) if has_neurons(injections) else settings)
     return _Plan(injections, setup, bit_order)
 
 
@@ -195,7 +197,8 @@ def _identity(setup: Setup, injections: Iterable[Injection]) -> dict[str, Any]:
     }
 
 
-def _description(setup: Setup, golden: Golden, providers: list[str], faults: object) -> dict[str, Any]:
+def _description(setup: Setup, clean: CleanRun, faults: object) -> dict[str, Any]:
+    golden = clean.golden
     counts = judge(golden, golden.scores).counts
     return {
         "network": setup.model.name,
@@ -210,7 +213,7 @@ def _description(setup: Setup, golden: Golden, providers: list[str], faults: obj
         "top_1_correct": counts["top_1_correct"],
         "top_5_correct": counts["top_5_correct"],
         "scores": score_fingerprint(golden.scores),
-        "providers": providers,
+        "providers": clean.providers,
         "machine": machine_name(setup.numerics.provider),
         "versions": versions(),
     }

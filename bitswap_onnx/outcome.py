@@ -105,6 +105,11 @@ class Golden:
         return part
 
 
+def decode_correct(encoded: bytes) -> Flags:
+    """Return, of `Outcomes.encoded`, which inputs have the top-1 class that their label says; False without labels."""
+    return np.asarray(np.frombuffer(encoded, np.uint8) & np.uint8(4) != 0)
+
+
 @dataclass(frozen=True)
 class Outcomes:
     """Outcomes of one injection: ``flags`` (len(COUNTS), inputs) and their sums; None for a count that does not apply."""
@@ -132,8 +137,9 @@ class Outcomes:
         return np.asarray(self.flags[COUNTS.index("nonfinite")])
 
     def encoded(self) -> bytes:
-        """Return one byte per input: the code, and bit 7 for nonfinite; `decode_outcomes` reads them."""
-        return (self.code | self.nonfinite.astype(np.uint8) << 7).tobytes()
+        """Return one byte per input: the code, bit 2 for a correct top-1, bit 7 for nonfinite; `decode_outcomes` reads them."""
+        correct = self.flags[COUNTS.index("top_1_correct")]
+        return (self.code | correct.astype(np.uint8) << 2 | self.nonfinite.astype(np.uint8) << 7).tobytes()
 
 
 def decode_outcomes(encoded: bytes) -> tuple[NDArray[np.uint8], Flags]:

@@ -25,7 +25,8 @@ def command(
     if save_outputs is not None:
         check_output(save_outputs, [model, *filter(None, (settings.data, settings.labels)), model.with_suffix(".npz")])
     setup = prepare(model, settings)
-    golden, providers = setup.golden()
+    clean = setup.clean_run()
+    golden, providers = clean.golden, clean.providers
     counts = judge(golden, golden.scores).counts
     if save_outputs is not None:
         with replacing(save_outputs, "wb") as file:

@@ -34,8 +34,8 @@ def all_scores(name: str, reference: Path, folder: Path) -> dict[str, NDArray[np
     model = load_model(folder / "torch.onnx")
     return {
         "PyTorch": torch_native(network).clean(inputs),
-        "ONNX Runtime, PyTorch's file": setups["torch"].golden()[0].scores,
-        "ONNX Runtime, Keras's file": setups["keras"].golden()[0].scores,
+        "ONNX Runtime, PyTorch's file": setups["torch"].clean_run().golden.scores,
+        "ONNX Runtime, Keras's file": setups["keras"].clean_run().golden.scores,
         "Keras": keras_native(model, load_keras_file(folder / "net.keras")).clean(inputs),
         "TensorFlow by onnx2tf": tensorflow_native(model).clean(inputs),
     }

@@ -1,0 +1,106 @@
+"""``sweep``: accuracy against bit error rate."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from bitswap_onnx.analysis.bit_errors import parse_rates
+from bitswap_onnx.analysis.estimate import Mean
+from bitswap_onnx.analysis.plots import require_matplotlib
+from bitswap_onnx.analysis.sweep import LEVEL, REPEATS, Sweep, interval, plot_sweep, sweep_errors
+from bitswap_onnx.audit import parse_audit
+from bitswap_onnx.cli import console
+from bitswap_onnx.cli.inject import print_notes, stop_on_signal
+from bitswap_onnx.cli.options import Model, parse_size, with_settings
+from bitswap_onnx.prepare import Settings
+
+
+@with_settings
+def command(
+    model: Model,
+    settings: Settings,
+    rates: Annotated[
+        str, typer.Option(metavar="LOW:HIGH|R,..", help="Bit error rates: decades from LOW, both ends; or a list.")
+    ],
+    repeats: Annotated[int, typer.Option(min=1, help="Draws per rate.")] = REPEATS,
+    layers: Annotated[
+        str | None,
+        typer.Option(metavar="NAME,..", help="Layers and parameters: globs or parts of names. Default: all."),
+    ] = None,
+    site: Annotated[
+        Literal["weights", "neurons", "both"],
+        typer.Option(help="weights: all stored parameters, for all inputs; neurons: layers' outputs, per input anew."),
+    ] = "weights",
+    out: Annotated[Path | None, typer.Option(help="Run directory. Default: reports/DATASET/NETWORK/TIME.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the sweep in --out.")] = False,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes of one thread each. Default: one per core.")
+    ] = None,
+    engine: Annotated[
+        Literal["auto", "incremental", "reference"],
+        typer.Option(help="incremental (auto): only what a fault can change. reference: the whole model per fault."),
+    ] = "auto",
+    memory: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="For all workers, e.g. 4G. Default: half of what is free.")
+    ] = None,
+    audit: Annotated[
+        str, typer.Option(metavar="N|P%", help="Injections to run again on the reference engine at the end; 0: none.")
+    ] = "10",
+    plot: Annotated[
+        bool, typer.Option("--plot", help="Draw MODEL.svg and MODEL.png (needs the extra report).")
+    ] = False,
+) -> None:
+    """Flip bits at random, at several bit error rates; --seed also seeds which ones."""
+    if plot:
+        require_matplotlib()
+    with console.progress() as on_progress:
+        sweep = sweep_errors(
+            model,
+            parse_rates(rates),
+            repeats=repeats,
+            layers=layers,
+            site=site,
+            settings=settings,
+            run=out,
+            resume=resume,
+            workers=workers,
+            engine=engine,
+            memory=parse_size(memory, "--memory"),
+            audit=parse_audit(audit),
+            on_progress=on_progress,
+            on_notes=print_notes,
+            stop=stop_on_signal(),
+        )
+    _print(sweep, (*sweep.files, *(plot_sweep(sweep) if plot else ())))
+
+
+def _print(sweep: Sweep, files: Iterable[Path]) -> None:
+    """Print a row per rate, and where the files are."""
+    names = {"top_1_correct": "Top-1", "top_5_correct": "Top-5", "critical": "Critical", "nonfinite": "Nonfinite"}
+    if sweep.golden["top_1_correct"] is None:
+        names = {"top_1_robust": "Top-1 as golden", "critical": "Critical", "nonfinite": "Nonfinite"}
+    shown = {name: title for name, title in names.items() if sweep.golden[name] is not None}
+    result = console.table(
+        f"{sweep.network} on {sweep.dataset}, {sweep.inputs} inputs: random flips among {sweep.bits:,} bits; "
+        f"shares in % with their {100 * LEVEL:g} % intervals",
+        ">Rate",
+        ">Mean flips",
+        ">Repeats with flips",
+        *(f">{title}" for title in shown.values()),
+    )
+    result.add_row("0", "0", "", *(f"{100 * (sweep.golden[name] or 0):.2f}" for name in shown))
+    for row in sweep.rows:
+        shares = [_share(row.means[name]) for name in shown]
+        flipped = f"{row.flipped} of {row.repeats}"
+        result.add_row(f"{row.rate:g}", f"{row.flips:,.2f}", flipped, *shares)
+    console.out.print(result)
+    console.out.print(f"written: {', '.join(map(str, files))}")
+
+
+def _share(mean: Mean | None) -> str:
+    if mean is None:
+        return "-"
+    bounds = interval(mean)
+    return f"{100 * mean.mean:.2f}" + (f" [{100 * bounds[0]:.2f}, {100 * bounds[1]:.2f}]" if bounds else "")
