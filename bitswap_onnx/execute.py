@@ -3,10 +3,10 @@
 import os
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 
@@ -47,6 +47,20 @@ class Execution:
     workers: int = 1
     memory: int = 1 << 32
     audit: Audit = DEFAULT_AUDIT
+
+
+class Running(TypedDict, total=False):
+    """How what runs a campaign hands on to `bitswap_onnx.campaign.run_campaign` how it is to run."""
+
+    run: str | Path | None
+    resume: bool
+    workers: int | None
+    engine: Literal["auto", "incremental", "reference"]
+    memory: int | None
+    audit: Audit
+    on_progress: OnProgress | None
+    on_notes: Callable[[Iterable[str]], None] | None
+    stop: threading.Event | None
 
 
 def cores() -> int:

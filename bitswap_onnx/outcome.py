@@ -137,9 +137,10 @@ class Outcomes:
         return np.asarray(self.flags[COUNTS.index("nonfinite")])
 
     def encoded(self) -> bytes:
-        """Return one byte per input: the code, bit 2 for a correct top-1, bit 7 for nonfinite; `decode_outcomes` reads them."""
+        """Return a byte per input: the code, bit 2 for a correct top-1, bit 7 for nonfinite; see `decode_outcomes`."""
         correct = self.flags[COUNTS.index("top_1_correct")]
-        return (self.code | correct.astype(np.uint8) << 2 | self.nonfinite.astype(np.uint8) << 7).tobytes()
+        flags = correct.astype(np.uint8) << 2 | self.nonfinite.astype(np.uint8) << 7
+        return bytes(self.code | flags)
 
 
 def decode_outcomes(encoded: bytes) -> tuple[NDArray[np.uint8], Flags]:

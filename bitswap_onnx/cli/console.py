@@ -16,8 +16,11 @@ from bitswap_onnx.campaign import Campaign
 from bitswap_onnx.execute import OnProgress, Progress
 from bitswap_onnx.outcome import Counts
 
+#: Columns where no terminal says how many it has: tables are not squeezed.
+_WIDE = 200
+
 #: Prints names as they are: no markup, no emoji, no wrapping.
-out = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+out = Console(highlight=False, markup=False, emoji=False, soft_wrap=True, width=None if sys.stdout.isatty() else _WIDE)
 _PLAIN_SECONDS = 10.0
 
 

@@ -5,16 +5,27 @@ import signal
 import sys
 import threading
 from collections.abc import Iterable
-from pathlib import Path
 from types import FrameType
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from bitswap_onnx.audit import parse_audit
 from bitswap_onnx.campaign import run_campaign
 from bitswap_onnx.cli import console
-from bitswap_onnx.cli.options import BitOrder, Faults, Model, parse_size, with_settings
+from bitswap_onnx.cli.options import (
+    AuditSize,
+    BitOrder,
+    Engine,
+    Faults,
+    Memory,
+    Model,
+    Out,
+    Resume,
+    Workers,
+    parse_size,
+    with_settings,
+)
 from bitswap_onnx.prepare import Settings
 
 
@@ -23,21 +34,12 @@ def command(
     model: Model,
     faults: Faults,
     settings: Settings,
-    out: Annotated[Path | None, typer.Option(help="Run directory. Default: reports/DATASET/NETWORK/TIME.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the campaign in --out.")] = False,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes of one thread each. Default: one per core.")
-    ] = None,
-    engine: Annotated[
-        Literal["auto", "incremental", "reference"],
-        typer.Option(help="incremental (auto): only what a fault can change. reference: the whole model per fault."),
-    ] = "auto",
-    memory: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="For all workers, e.g. 4G. Default: half of what is free.")
-    ] = None,
-    audit: Annotated[
-        str, typer.Option(metavar="N|P%", help="Injections to run again on the reference engine at the end; 0: none.")
-    ] = "10",
+    out: Out = None,
+    resume: Resume = False,
+    workers: Workers = None,
+    engine: Engine = "auto",
+    memory: Memory = None,
+    audit: AuditSize = "10",
     bit_order: BitOrder = "lsb",
     save_outputs: Annotated[bool, typer.Option("--save-outputs", help="Keep all scores as .npy files.")] = False,
     per_input: Annotated[bool, typer.Option("--per-input", help="Keep every input's outcome (parquet).")] = False,

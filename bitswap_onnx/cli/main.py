@@ -9,7 +9,19 @@ from typing import NoReturn
 
 import typer
 
-from bitswap_onnx.cli import compare, crosscheck, evaluate, export, faults, inject, inspect, results, rewrite, sweep
+from bitswap_onnx.cli import (
+    compare,
+    crosscheck,
+    evaluate,
+    export,
+    faults,
+    inject,
+    inspect,
+    rank,
+    results,
+    rewrite,
+    sweep,
+)
 from bitswap_onnx.errors import BitswapError
 
 _LONGEST = 1000
@@ -25,6 +37,7 @@ app.command("inspect")(inspect.command)
 app.command("inject")(inject.command)
 app.command("evaluate")(evaluate.command)
 app.command("rewrite")(rewrite.command)
+app.command("rank")(rank.command)
 app.command("sweep")(sweep.command)
 app.command("compare")(compare.command)
 app.command("crosscheck")(crosscheck.command)

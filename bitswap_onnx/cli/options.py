@@ -20,6 +20,20 @@ BitOrder = Annotated[
     Literal["lsb", "msb"],
     typer.Option(help="How the list counts bits: lsb: 0 is the least significant; msb: 0 is the sign."),
 ]
+Out = Annotated[Path | None, typer.Option(help="Run directory. Default: reports/DATASET/NETWORK/TIME.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue what is in --out.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Processes of one thread each. Default: one per core.")]
+Engine = Annotated[
+    Literal["auto", "incremental", "reference"],
+    typer.Option(help="incremental (auto): only what a fault can change. reference: the whole model per fault."),
+]
+Memory = Annotated[
+    str | None, typer.Option(metavar="SIZE", help="For all workers, e.g. 4G. Default: half of what is free.")
+]
+AuditSize = Annotated[
+    str, typer.Option(metavar="N|P%", help="Injections to run again on the reference engine at the end; 0: none.")
+]
+Plot = Annotated[bool, typer.Option("--plot", help="Draw SVG and PNG figures (needs the extra report).")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 

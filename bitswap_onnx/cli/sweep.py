@@ -13,7 +13,18 @@ from bitswap_onnx.analysis.sweep import LEVEL, REPEATS, Sweep, interval, plot_sw
 from bitswap_onnx.audit import parse_audit
 from bitswap_onnx.cli import console
 from bitswap_onnx.cli.inject import print_notes, stop_on_signal
-from bitswap_onnx.cli.options import Model, parse_size, with_settings
+from bitswap_onnx.cli.options import (
+    AuditSize,
+    Engine,
+    Memory,
+    Model,
+    Out,
+    Plot,
+    Resume,
+    Workers,
+    parse_size,
+    with_settings,
+)
 from bitswap_onnx.prepare import Settings
 
 
@@ -33,24 +44,13 @@ def command(
         Literal["weights", "neurons", "both"],
         typer.Option(help="weights: all stored parameters, for all inputs; neurons: layers' outputs, per input anew."),
     ] = "weights",
-    out: Annotated[Path | None, typer.Option(help="Run directory. Default: reports/DATASET/NETWORK/TIME.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the sweep in --out.")] = False,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes of one thread each. Default: one per core.")
-    ] = None,
-    engine: Annotated[
-        Literal["auto", "incremental", "reference"],
-        typer.Option(help="incremental (auto): only what a fault can change. reference: the whole model per fault."),
-    ] = "auto",
-    memory: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="For all workers, e.g. 4G. Default: half of what is free.")
-    ] = None,
-    audit: Annotated[
-        str, typer.Option(metavar="N|P%", help="Injections to run again on the reference engine at the end; 0: none.")
-    ] = "10",
-    plot: Annotated[
-        bool, typer.Option("--plot", help="Draw MODEL.svg and MODEL.png (needs the extra report).")
-    ] = False,
+    out: Out = None,
+    resume: Resume = False,
+    workers: Workers = None,
+    engine: Engine = "auto",
+    memory: Memory = None,
+    audit: AuditSize = "10",
+    plot: Plot = False,
 ) -> None:
     """Flip bits at random, at several bit error rates; --seed also seeds which ones."""
     if plot:

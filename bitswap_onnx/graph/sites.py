@@ -49,8 +49,8 @@ class NeuronSite:
     ``kind`` is the framework's type of the layer, or the ONNX operator, which is ``operator``. ``role`` says what the
     layer is: the model's ``input``, a layer with a ``kernel`` (stored as ``weight``, if it is stored), a module that
     ``vanished``, another ``module`` or ``node``. ``key`` stands for the site in a faulty path: sites of equal key are
-    one. ``value`` is the ONNX value that holds the neurons; what a layer takes in comes by ``slot`` of the node. ``shape``,
-    without the batch, is in the framework's layout, which axes ``order`` make of the value's.
+    one. ``value`` is the ONNX value that holds the neurons; what a layer takes in comes by ``slot`` of its node, whose first
+    output is ``made``. ``shape``, without the batch, is in the framework's layout, which axes ``order`` make of the value's.
     """
 
     layer: str
@@ -65,6 +65,7 @@ class NeuronSite:
     order: tuple[int, ...]
     weight: str | None = None
     slot: int = 0
+    made: str = ""
 
     @property
     def format(self) -> BitFormat:
@@ -149,10 +150,8 @@ def select_sites(
         raise ModelError(
             f"no layer of type {kinds} matches {patterns!r}; `bitswap-onnx neurons` without them lists all"
         )
-    if kinds is None:
-        injectable = [entry for entry in chosen if entry.role in ("input", "kernel", "vanished")]
-        chosen = injectable or chosen
-    return tuple(chosen)
+    injectable = [entry for entry in chosen if kinds is None and entry.role in ("input", "kernel", "vanished")]
+    return tuple(injectable or chosen)
 
 
 def _parts(text: str | None) -> list[str]:
@@ -283,9 +282,9 @@ class _Finder:
         order = self.order(value, len(dims), operator, layer.value if site is Site.OUTPUT else None)
         shape = tuple(dims[axis] for axis in order[1:])
         dtype = self.slicer.dtype(value).name
-        return NeuronSite(
-            layer.name, layer.kind, operator, layer.role, site, key, value, shape, dtype, order, layer.weight
-        )
+        made = "" if layer.node is None else self.slicer.nodes[layer.node].output[0]
+        names = layer.name, layer.kind, operator, layer.role, site, key, value
+        return NeuronSite(*names, shape, dtype, order, layer.weight, made=made)
 
     def order(self, value: str, rank: int, operator: str, made: str | None) -> tuple[int, ...]:
         """Return the axes of a value in the framework's order: Keras has the channels last."""

@@ -1,6 +1,6 @@
-"""Which bits neurons have in the golden run: the clean side of their receipts."""
+"""What neurons are in the golden run: the clean side of their receipts, and how large they get."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,6 +14,24 @@ from bitswap_onnx.graph.slices import Slicer
 from bitswap_onnx.outcome import Scores
 from bitswap_onnx.runtime.part import open_part
 from bitswap_onnx.runtime.session import Numerics
+
+
+def largest_values(
+    slicer: Slicer, numerics: Numerics, names: Sequence[str], pieces: Iterable[NDArray[np.generic]]
+) -> list[float]:
+    """Return the largest finite magnitude that each value takes in the clean model, over all inputs in ``pieces``."""
+    made = sorted(set(names) - set(slicer.inputs))
+    part = open_part(slicer.extract(slicer.inputs, made), numerics) if made else None
+    largest = dict.fromkeys(names, 0.0)
+    for piece in pieces:
+        for batch, count in batches(piece, numerics.batch_size):
+            values = {slicer.inputs[0]: batch}
+            values |= dict(zip(part.outputs, part.run(values), strict=True)) if part else {}
+            for name in largest:
+                magnitudes = np.abs(values[name][:count].astype(np.float64))
+                finite = magnitudes[np.isfinite(magnitudes)]
+                largest[name] = max(largest[name], float(finite.max(initial=0.0)))
+    return [largest[name] for name in names]
 
 
 @dataclass(eq=False)

@@ -1,0 +1,274 @@
+"""Rankings of layers for selective monitoring, measured: faults in one layer at a time, then how good each order is."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from pathlib import Path
+from typing import Unpack
+
+import numpy as np
+
+from bitswap_onnx.analysis.layer_faults import LayerOutcomes, Where, draw_injections, read_outcomes
+from bitswap_onnx.analysis.ranking import (
+    Agreement,
+    Difference,
+    FromInputs,
+    Order,
+    RankingScore,
+    ResidualRisk,
+    Values,
+    agreement,
+    distinguish,
+    residual_risk,
+    s_curve,
+    score_ranking,
+)
+from bitswap_onnx.analysis.ranking_file import Form, read_ranking
+from bitswap_onnx.campaign import as_begun, default_run, run_campaign
+from bitswap_onnx.errors import BitswapError, ModelError, RunError, nearest
+from bitswap_onnx.execute import Running
+from bitswap_onnx.faults.bits import FORMATS
+from bitswap_onnx.faults.fault import Site
+from bitswap_onnx.graph.costs import LayerCost, kernel_of, layer_costs
+from bitswap_onnx.graph.sites import NeuronSite, find_sites, select_sites
+from bitswap_onnx.graph.targets import find_targets
+from bitswap_onnx.prepare import Settings, Setup, for_neurons, prepare
+from bitswap_onnx.runtime.observe import largest_values
+
+#: The rankings that need no file. Layers that are first: the earliest, the latest, ...; those with the most parameters,
+#: the most multiply-accumulates, the largest weights (norm, mean exponent), the widest range of activations; the most
+#: sensitive to other faults on the same inputs; the most sensitive to the very faults that score it.
+BUILTIN = (
+    *("index", "reverse", "random", "parameters", "macs", "weight-norm", "weight-exponent", "activation-range"),
+    *("sensitivity", "oracle"),
+)
+
+#: Trials by default: each input has faults of its own, while a fault in a weight is one unit for all inputs.
+TRIALS: dict[Where, int] = {"neurons": 1, "weights": 50}
+
+#: The share of the layers that are first: their overlap is compared.
+_TOP = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A layer under faults: shares of right answers, critical and nonfinite inferences, and what the layer holds.
+
+    ``bits``: those that faults can hit there. ``largest``: the largest finite magnitude that it takes in.
+    """
+
+    number: int
+    kind: str
+    cost: LayerCost
+    bits: int
+    largest: float
+    correct: float
+    critical: float
+    nonfinite: float
+
+    @property
+    def name(self) -> str:
+        """The layer's name."""
+        return self.cost.layer
+
+
+@dataclass(frozen=True, eq=False)
+class Ranked:
+    """A ranking: ``order`` are layers by number, ``curve`` its S-curve in percent."""
+
+    name: str
+    order: Order
+    score: RankingScore
+    curve: Values
+    risk: ResidualRisk
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """Two rankings beside each other; ``difference`` is None with the oracle, which knows the units that score it."""
+
+    first: str
+    second: str
+    agreement: Agreement
+    difference: Difference | None
+
+
+@dataclass(frozen=True, eq=False)
+class Robustness:
+    """What a model's layers do under faults, and how rankings of them do. ``golden``: the share of right answers."""
+
+    run: Path
+    network: str
+    dataset: str
+    where: Where
+    inputs: int
+    trials: int
+    golden: float
+    layers: tuple[Layer, ...]
+    rankings: tuple[Ranked, ...]
+    pairs: tuple[Pair, ...]
+    notes: tuple[str, ...]
+
+
+def evaluate_robustness(
+    model: str | Path,
+    rankings: Mapping[str, Path | Sequence[str]] | None = None,
+    *,
+    form: Form | None = None,
+    builtin: Sequence[str] = BUILTIN,
+    settings: Settings = Settings(),
+    where: Where = "neurons",
+    trials: int | None = None,
+    evaluation_steps: int | None = None,
+    layers: str | None = None,
+    kinds: str | None = None,
+    top: int | None = None,
+    **running: Unpack[Running],
+) -> Robustness:
+    """Measure every layer of ``model`` under faults and score ``rankings`` of them, and the ``builtin`` ones.
+
+    A ranking is a file (`read_ranking`, with its ``form``) or layer names, the most critical first. Faults hit ``where``:
+    one random bit of one random element of what the layer takes in, another for each input and trial; or of its kernel.
+    ``evaluation_steps``: batches of inputs to use (default: all). ``layers`` and ``kinds`` choose layers as
+    `select_sites` does; by default those with kernels. ``top``: how many first layers are compared (default: a quarter).
+    ``settings.seed`` seeds faults, halves and bootstraps. The rest is as in `run_campaign`.
+
+    Raises BitswapError as `run_campaign`, `select_sites` and `read_ranking` do, and for fewer than two layers.
+    """
+    trials = TRIALS[where] if trials is None else trials
+    _check(builtin, where, trials, running)
+    setup = _prepare(Path(model), settings, where, evaluation_steps, running)
+    sites = _sites(setup, layers, kinds)
+    orders = {name: _given(given, sites, form) for name, given in (rankings or {}).items()}
+    parts = [range(trials), range(trials, 2 * trials if "sensitivity" in builtin else trials)]
+    injections = draw_injections(setup, sites, where, parts[-1].stop, settings.seed)
+    running = running | Running(run=running.get("run") or default_run(setup))
+    campaign = run_campaign(setup, injections, records=["per_input"], **running)
+    clean = setup.clean_run().golden
+    outcomes, apart = (
+        read_outcomes(campaign.run, len(sites), part, where, clean.labels is not None) if part else None
+        for part in parts
+    )
+    assert outcomes is not None
+    learnt = {"oracle": outcomes.correct} | ({} if apart is None else {"sensitivity": apart.correct})
+    measured = _layers(setup, sites, outcomes, where)
+    orders |= {name: _builtin(name, measured, learnt, settings.seed) for name in builtin}
+    scored = tuple(_ranked(name, order, measured, outcomes, settings.seed) for name, order in orders.items())
+    return Robustness(
+        run=campaign.run,
+        network=setup.model.name,
+        dataset=setup.dataset.name,
+        where=where,
+        inputs=len(setup.dataset),
+        trials=trials,
+        golden=1.0 if clean.labels is None else float(np.mean(clean.top_1 == clean.labels)),
+        layers=measured,
+        rankings=scored,
+        pairs=tuple(_pairs(scored, outcomes, learnt, top, settings.seed)),
+        notes=setup.notes,
+    )
+
+
+def _check(builtin: Sequence[str], where: Where, trials: int, running: Running) -> None:
+    for name in builtin:
+        if name not in BUILTIN:
+            raise BitswapError(f"--builtin: no ranking {name!r}; the nearest are {nearest(name, BUILTIN)}")
+    least = 2 if where == "weights" else 1  # of one unit nothing can be said
+    if trials < least:
+        raise BitswapError(f"--trials: expected at least {least} with --site {where}, found {trials}")
+    if running.get("resume") and running.get("run") is None:
+        raise RunError("--resume needs --out RUN: the run directory to continue")
+
+
+def _prepare(path: Path, settings: Settings, where: Where, steps: int | None, running: Running) -> Setup:
+    if where == "neurons":
+        settings = for_neurons(settings)
+    if running.get("resume"):
+        settings = as_begun(settings, running.get("run"))
+    setup = prepare(path, settings)
+    if steps is None or steps * setup.numerics.batch_size >= len(setup.dataset):
+        return setup
+    first, limit = steps * setup.numerics.batch_size, settings.limit
+    return prepare(path, replace(settings, first=None if limit else first, limit=first if limit else None))
+
+
+def _sites(setup: Setup, layers: str | None, kinds: str | None) -> tuple[NeuronSite, ...]:
+    sites = select_sites(find_sites(setup.slicer), layers, kinds, Site.INPUT)
+    if kinds is None:
+        sites = tuple(site for site in sites if site.role == "kernel") or sites
+    if len(sites) < 2:
+        found = ", ".join(site.layer for site in sites)
+        raise ModelError(
+            f"{setup.model.name}: expected at least 2 layers to rank, found {found}; choose more with --layers"
+        )
+    return sites
+
+
+def _given(given: Path | Sequence[str], sites: Sequence[NeuronSite], form: Form | None) -> Order:
+    names = [site.layer for site in sites]
+    if isinstance(given, Path):
+        return read_ranking(given, names, form).order
+    for name in given:
+        if name not in names:
+            raise BitswapError(f"ranking: unknown layer {name!r}; the nearest are {nearest(name, names)}")
+    if not given or len(set(given)) < len(given):
+        raise BitswapError(f"ranking: expected each layer once, found {', '.join(given) or 'none'}")
+    return np.array([names.index(name) for name in given], np.intp)
+
+
+def _layers(setup: Setup, sites: Sequence[NeuronSite], outcomes: LayerOutcomes, where: Where) -> tuple[Layer, ...]:
+    costs = layer_costs(setup.slicer, sites)
+    largest = largest_values(setup.slicer, setup.numerics, [site.value for site in sites], setup.pieces())
+    targets = find_targets(setup.model)
+    layers = []
+    for number, site in enumerate(sites):
+        kernel = kernel_of(site, targets) if where == "weights" else None
+        bits = kernel.elements * FORMATS[kernel.dtype].width if kernel else site.elements * site.format.width
+        shares = (float(values[number].mean()) for values in (outcomes.correct, outcomes.critical, outcomes.nonfinite))
+        layers.append(Layer(number, site.kind, costs[number], bits, largest[number], *shares))
+    return tuple(layers)
+
+
+def _builtin(name: str, layers: Sequence[Layer], learnt: Mapping[str, Values], seed: int) -> Order:
+    """Return a built-in ranking; equal layers keep their order. ``learnt``: right answers (layers, units) to sort by."""
+    if name in learnt:
+        return np.argsort(learnt[name].mean(axis=1), kind="stable").astype(np.intp)
+    values = {
+        "index": [float(layer.number) for layer in layers],
+        "reverse": [-float(layer.number) for layer in layers],
+        "random": np.random.default_rng([seed, len(layers)]).permutation(len(layers)),
+        "parameters": [-float(layer.cost.parameters) for layer in layers],
+        "macs": [-float(layer.cost.macs) for layer in layers],
+        "weight-norm": [-layer.cost.weight_norm for layer in layers],
+        "weight-exponent": [-layer.cost.weight_exponent for layer in layers],
+        "activation-range": [-layer.largest for layer in layers],
+    }
+    return np.argsort(np.asarray(values[name]), kind="stable").astype(np.intp)
+
+
+def _ranked(name: str, order: Order, layers: Sequence[Layer], outcomes: LayerOutcomes, seed: int) -> Ranked:
+    macs, bits = (np.array(values, np.float64) for values in zip(*((x.cost.macs, x.bits) for x in layers), strict=True))
+    return Ranked(
+        name,
+        order,
+        score_ranking(order, outcomes.correct, np.random.default_rng(seed)),
+        s_curve(outcomes.correct[order].mean(axis=1)),
+        residual_risk(order, outcomes.critical.mean(axis=1), macs, bits),
+    )
+
+
+def _pairs(
+    ranked: Sequence[Ranked], outcomes: LayerOutcomes, learnt: Mapping[str, Values], top: int | None, seed: int
+) -> list[Pair]:
+    """Compare all rankings with each other; one that was ``learnt`` is learnt anew in each draw of its units."""
+    pairs = []
+    rankings = {entry.name: FromInputs(learnt[entry.name]) if entry.name in learnt else entry.order for entry in ranked}
+    for one, other in combinations(ranked, 2):
+        first = min(len(one.order), len(other.order), top or max(1, round(len(outcomes.correct) / _TOP)))
+        rng = np.random.default_rng(seed)
+        known = "oracle" in (one.name, other.name)
+        difference = None if known else distinguish(one.order, other.order, outcomes.correct, rng)
+        pairs.append(
+            Pair(one.name, other.name, agreement(rankings[one.name], rankings[other.name], first, rng), difference)
+        )
+    return pairs

@@ -1,0 +1,164 @@
+"""``rank``: how good a ranking of layers is for selective monitoring."""
+
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from bitswap_onnx.analysis.plots import require_matplotlib
+from bitswap_onnx.analysis.rank import BUILTIN, Robustness, evaluate_robustness
+from bitswap_onnx.analysis.rank_report import plot_robustness, write_robustness
+from bitswap_onnx.analysis.ranking import LEVEL, Estimate
+from bitswap_onnx.audit import parse_audit
+from bitswap_onnx.cli import console
+from bitswap_onnx.cli.inject import print_notes, stop_on_signal
+from bitswap_onnx.cli.options import (
+    AuditSize,
+    Engine,
+    Memory,
+    Model,
+    Out,
+    Plot,
+    Resume,
+    Workers,
+    parse_size,
+    with_settings,
+)
+from bitswap_onnx.errors import BitswapError
+from bitswap_onnx.prepare import Settings
+
+
+@with_settings
+def command(
+    model: Model,
+    settings: Settings,
+    ranking: Annotated[
+        list[Path] | None, typer.Option(help="A ranking to score (.json, .csv); may be given several times.")
+    ] = None,
+    form: Annotated[
+        Literal["order", "rank-values"] | None,
+        typer.Option("--as", help="What plain numbers in --ranking are: layers in order, or each layer's rank."),
+    ] = None,
+    builtin: Annotated[
+        str, typer.Option(metavar="NAME,..|all|none", help=f"Built-in rankings: {', '.join(BUILTIN)}.")
+    ] = "all",
+    site: Annotated[
+        Literal["neurons", "weights"],
+        typer.Option(help="neurons: what a layer takes in, per input anew; weights: its kernel, for all inputs."),
+    ] = "neurons",
+    trials: Annotated[
+        int | None,
+        typer.Option(min=1, help="Faults per input (neurons, default 1) or per layer (weights, default 50)."),
+    ] = None,
+    evaluation_steps: Annotated[int | None, typer.Option(min=1, help="Batches of inputs to use. Default: all.")] = None,
+    layers: Annotated[str | None, typer.Option(metavar="NAME,..", help="Layers: globs or parts of names.")] = None,
+    layer_type: Annotated[
+        str | None, typer.Option(metavar="TYPE,..", help="Types of layers, as PyTorch, Keras or ONNX call them.")
+    ] = None,
+    top: Annotated[
+        int | None, typer.Option(min=1, help="First layers whose overlap is compared. Default: a quarter.")
+    ] = None,
+    out: Out = None,
+    resume: Resume = False,
+    workers: Workers = None,
+    engine: Engine = "auto",
+    memory: Memory = None,
+    audit: AuditSize = "10",
+    plot: Plot = False,
+) -> None:
+    """Inject faults layer by layer, then score rankings of the layers: which to monitor first."""
+    if plot:
+        require_matplotlib()
+    with console.progress() as on_progress:
+        robustness = evaluate_robustness(
+            model,
+            _named(ranking or []),
+            form=form,
+            builtin=_builtin(builtin),
+            settings=settings,
+            where=site,
+            trials=trials,
+            evaluation_steps=evaluation_steps,
+            layers=layers,
+            kinds=layer_type,
+            top=top,
+            run=out,
+            resume=resume,
+            workers=workers,
+            engine=engine,
+            memory=parse_size(memory, "--memory"),
+            audit=parse_audit(audit),
+            on_progress=on_progress,
+            on_notes=print_notes,
+            stop=stop_on_signal(),
+        )
+    files = write_robustness(robustness)
+    _print(robustness, (*files, *(plot_robustness(robustness) if plot else ())))
+
+
+def _named(paths: list[Path]) -> dict[str, Path]:
+    named = {path.stem: path for path in paths}
+    clash = [name for name in named if name in BUILTIN]
+    if len(named) < len(paths) or clash:
+        what = f"the name of a built-in ranking ({clash[0]})" if clash else "two files of one name"
+        raise BitswapError(f"--ranking: a ranking goes by its file's name; expected different ones, found {what}")
+    return named
+
+
+def _builtin(text: str) -> tuple[str, ...]:
+    if text in ("all", "none"):
+        return BUILTIN if text == "all" else ()
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _print(robustness: Robustness, files: Iterable[Path]) -> None:
+    """Print the layers, the rankings from the best to the worst, and which of them cannot be told apart."""
+    layers = console.table(
+        f"{robustness.network} on {robustness.dataset}, {robustness.inputs} inputs, {robustness.trials} faults each in "
+        f"{robustness.where}: one layer at a time; without faults {100 * robustness.golden:.2f} % are right",
+        *(">No.", "Layer", "Type", ">Right %", ">Critical %", ">Nonfinite %", ">Parameters", ">MMACs", ">Bits"),
+    )
+    for layer in robustness.layers:
+        shares = (f"{100 * value:.2f}" for value in (layer.correct, layer.critical, layer.nonfinite))
+        cost = f"{layer.cost.parameters:,}", f"{layer.cost.macs / 1e6:.2f}", f"{layer.bits:,}"
+        layers.add_row(str(layer.number), layer.name, layer.kind, *shares, *cost)
+    console.out.print(layers)
+    interval = f"{100 * LEVEL:g} % interval"
+    table = console.table(
+        "Rankings: score (lower is better; best and worst of all orders beside it); normalised: 1 as the oracle "
+        "(cross-fitted), 0 as at random",
+        *("Ranking", ">Score", f">{interval}", ">Best", ">Worst", ">Normalised", f">{interval}", ">Layers"),
+    )
+    for ranked in sorted(robustness.rankings, key=lambda entry: entry.score.score.value):
+        score = ranked.score
+        bounds = (f"{value:.3f}" for value in (score.in_sample.oracle, score.in_sample.worst))
+        covered = f"{score.layers} of {score.all_layers}"
+        table.add_row(ranked.name, *_estimate(score.score, 3), *bounds, *_estimate(score.normalised, 2), covered)
+    console.out.print(table)
+    _print_pairs(robustness)
+    console.out.print(f"written: {', '.join(map(str, files))}")
+
+
+def _print_pairs(robustness: Robustness) -> None:
+    told = [pair for pair in robustness.pairs if pair.difference and pair.difference.verdict.startswith("the ")]
+    compared = [pair for pair in robustness.pairs if pair.difference]
+    if compared:
+        console.out.print(
+            f"{len(compared) - len(told)} of {len(compared)} pairs of rankings cannot be told apart; of those below, "
+            f"{len(compared) * (1 - LEVEL):.1f} are to be expected by chance ({100 * LEVEL:g} % intervals):"
+        )
+    for pair in told:
+        assert pair.difference is not None
+        better = (pair.first, pair.second) if pair.difference.score.value < 0 else (pair.second, pair.first)
+        low, high = sorted(abs(end) for end in (pair.difference.score.low, pair.difference.score.high))
+        console.out.print(f"  {better[0]} is better than {better[1]} by {low:.3f} to {high:.3f} points")
+
+
+def _estimate(estimate: Estimate, digits: int) -> tuple[str, str]:
+    if not math.isfinite(estimate.value):
+        return "-", "-"
+    known = math.isfinite(estimate.low) or math.isfinite(estimate.high)
+    interval = f"[{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]" if known else "unsettled"
+    return f"{estimate.value:.{digits}f}", interval

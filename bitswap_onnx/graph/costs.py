@@ -1,0 +1,65 @@
+"""What a layer costs and holds: parameters, multiply-accumulates, the size of its weights. Known without running it."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from bitswap_onnx.graph.sites import NeuronSite
+from bitswap_onnx.graph.slices import Slicer
+from bitswap_onnx.graph.targets import Target, find_targets
+
+
+@dataclass(frozen=True, slots=True)
+class LayerCost:
+    """A layer in numbers: stored ``parameters``; ``macs`` per input, a kernel's multiply-accumulates (0 without one).
+
+    ``weight_norm`` is the Euclidean norm of the kernel, ``weight_exponent`` the mean binary exponent, floor(log2 |w|), of
+    its weights other than 0; 0 and -inf without a stored kernel.
+    """
+
+    layer: str
+    parameters: int
+    macs: int
+    weight_norm: float
+    weight_exponent: float
+
+
+def layer_costs(slicer: Slicer, sites: Sequence[NeuronSite]) -> list[LayerCost]:
+    """Return the cost of each site's layer, in order."""
+    targets = find_targets(slicer.model)
+    return [_cost(slicer, site, targets) for site in sites]
+
+
+def kernel_of(site: NeuronSite, targets: Sequence[Target]) -> Target | None:
+    """Return the stored kernel of a site's layer, if it has one."""
+    return next((target for target in targets if target.tensor == site.weight), None)
+
+
+def _cost(slicer: Slicer, site: NeuronSite, targets: Sequence[Target]) -> LayerCost:
+    own = {t.tensor: t.elements for t in targets if site.layer in {layer for layer, _ in t.names}}
+    norm, exponent = 0.0, -math.inf
+    if site.weight is not None:
+        weights = slicer.model.tensor(site.weight).astype(np.float64)
+        norm = float(np.linalg.norm(weights))
+        _, exponents = np.frexp(weights[(weights != 0) & np.isfinite(weights)])
+        exponent = float(exponents.mean() - 1) if exponents.size else exponent
+    return LayerCost(site.layer, sum(own.values()), _macs(slicer, site, kernel_of(site, targets)), norm, exponent)
+
+
+def _macs(slicer: Slicer, site: NeuronSite, kernel: Target | None) -> int:
+    """Return a kernel layer's multiply-accumulates: each element it puts out sums one product per weight of its channel."""
+    node = slicer.producer.get(site.made) if site.role == "kernel" else None
+    dims = slicer.dims(site.made) if node is not None else None
+    if node is None or dims is None or len(dims) < 2:
+        return 0
+    data = next(
+        (shape for name in slicer.nodes[node].input if (shape := slicer.dims(name)) and slicer.has_rows(name)), ()
+    )
+    if kernel is None:  # a product of two activations
+        return math.prod(dims[1:]) * data[-1] if data else 0
+    if site.operator == "ConvTranspose":  # each element it takes in is multiplied by the weights of its channel
+        return math.prod(data[1:]) * kernel.elements // data[1] if len(data) > 1 else 0
+    images = site.operator in ("Conv", "FusedConv", "QLinearConv")
+    return math.prod(dims[1:]) * kernel.elements // (dims[1] if images else dims[-1])
