@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from bitswap_onnx.errors import FaultListError
 from bitswap_onnx.faults.fault import Fault, Injection
+from bitswap_onnx.faults.fault_list import refuse_neurons
 from bitswap_onnx.graph.model import Model
 from bitswap_onnx.graph.pairing import Pairing, pair_targets
 from bitswap_onnx.graph.resolve import Resolver
@@ -35,6 +36,7 @@ def convert_faults(faults: Iterable[Injection], source: Model, partner: Model) -
     """
     if isinstance(faults, Iterator):
         faults = tuple(faults)
+    refuse_neurons(faults, "a conversion")
     converter = _Converter(Resolver(source), Resolver(partner), pair_targets(source, partner))
     used: dict[str, Target] = {}
     number = 0

@@ -13,7 +13,10 @@ from bitswap_onnx.graph.resolve import Resolver
 
 @dataclass(frozen=True)
 class LayerCount:
-    """Faults in one parameter of one layer; ``bits`` in the model (None without one), ``distinct`` faults among them."""
+    """Faults in one parameter of one layer, or in its output or input, the ``distinct`` ones among them.
+
+    ``bits``: those that the model has there (None without one).
+    """
 
     layer: str
     parameter: str
@@ -56,7 +59,7 @@ def describe(injections: Iterable[Injection], model: Model | None = None) -> Des
             key = _named(fault, resolver, sizes)
             layers[key] += 1
             bits[fault.kind.value, fault.bit] += 1
-            identity = hash((key, fault.index, fault.bit, fault.kind, fault.value))
+            identity = hash((key, fault.index, fault.bit, fault.kind, fault.value, fault.input))
             distinct[key] += identity not in seen
             seen.add(identity)
     counts = [LayerCount(*key, count, distinct[key], sizes.get(key)) for key, count in layers.items()]
@@ -67,7 +70,11 @@ def describe(injections: Iterable[Injection], model: Model | None = None) -> Des
 
 def _named(fault: Fault, resolver: Resolver | None, sizes: dict[tuple[str, str], int]) -> tuple[str, str]:
     if resolver is None:
-        return fault.layer, fault.parameter or "weight"
+        return fault.layer, fault.site or fault.parameter or "weight"
+    if fault.site is not None:
+        site = resolver.find_site(fault)
+        sizes[site.layer, site.site.value] = site.elements * site.format.width
+        return site.layer, site.site.value
     target = resolver.find(fault)
     key = target.layer, target.parameter
     sizes[key] = target.elements * FORMATS[target.dtype].width

@@ -11,7 +11,7 @@ from bitswap_onnx.convert import convert_faults
 from bitswap_onnx.errors import FaultListError, MissingExtraError, RunError
 from bitswap_onnx.execute import OnProgress
 from bitswap_onnx.faults.fault import Injection
-from bitswap_onnx.faults.fault_list import read_fault_list, write_fault_list
+from bitswap_onnx.faults.fault_list import read_fault_list, refuse_neurons, write_fault_list
 from bitswap_onnx.graph.model import Model, load_model
 from bitswap_onnx.graph.resolve import BitOrder, resolve
 from bitswap_onnx.prepare import Settings
@@ -52,6 +52,7 @@ def compare_models(
     if not running.resume and any(has_store(folder / name) for name in (RUN_A, RUN_B)):
         raise RunError(f"{folder}: holds runs already; continue them with --resume or choose another --out")
     injections = read_fault_list(faults)
+    refuse_neurons(injections, "a comparison")
     a, b = load_model(model_a), load_model(model_b)
     fits = _hits_the_same(injections, a, b, running.bit_order)
     converted = None if fits else convert_faults(injections, a, b)

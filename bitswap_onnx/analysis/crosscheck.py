@@ -17,7 +17,7 @@ from bitswap_onnx.converters.native import Native
 from bitswap_onnx.errors import ControlFailedError
 from bitswap_onnx.execute import OnProgress, Progress
 from bitswap_onnx.faults.fault import Injection
-from bitswap_onnx.faults.fault_list import read_fault_list
+from bitswap_onnx.faults.fault_list import read_fault_list, refuse_neurons
 from bitswap_onnx.graph.model import Model
 from bitswap_onnx.graph.resolve import BitOrder, resolve
 from bitswap_onnx.outcome import Counts, Criterion, Golden, Scores, judge
@@ -160,6 +160,7 @@ def crosscheck(
     file; `Verdict.check` raises where they disagree.
     """
     setup = prepare(model, settings)
+    refuse_neurons(read_fault_list(faults), "a crosscheck")
     chosen = _sample(list(read_fault_list(faults)), injections, settings.seed)
     runs = [native(setup.model) for native in natives]
     run_campaign(

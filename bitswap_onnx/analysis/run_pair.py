@@ -73,6 +73,7 @@ def read_pair(run_a: Path, run_b: Path, allow_unpaired: bool = False) -> RunPair
     with reading(run_a) as store_a, reading(run_b) as store_b:
         for store in (store_a, store_b):
             store.check_complete()
+            _refuse_neurons(store)
         checked, notes = _check_alike(store_a, store_b)
         all_a, all_b = dict(_injections(store_a)), dict(_injections(store_b))
         both = [name for name, one in all_a.items() if name in all_b and all_b[name].changes == one.changes]
@@ -103,6 +104,13 @@ def read_pair(run_a: Path, run_b: Path, allow_unpaired: bool = False) -> RunPair
         checked=tuple(checked),
         notes=tuple(notes),
     )
+
+
+def _refuse_neurons(store: Store) -> None:
+    """Two models' neurons have bits of their own, by which no fault of one is a fault of the other."""
+    row = store.query("SELECT layer FROM receipt WHERE site != '' LIMIT 1").fetchone()
+    if row is not None:
+        raise RunError(f"{store.run}: compare takes faults in stored parameters alone, found neurons of {row[0]}")
 
 
 def _injections(store: Store) -> Iterator[tuple[str, _Injection]]:

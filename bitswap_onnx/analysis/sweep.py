@@ -7,23 +7,20 @@ inputs. Where all repeats came out alike (few flips, none that mattered) it has 
 """
 
 import csv
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Literal
+from typing import Unpack
 
 import numpy as np
 
 from bitswap_onnx.analysis.bit_errors import Plan, Point, Where, check_rates, find_regions, plan_sweep
 from bitswap_onnx.analysis.estimate import Mean, clustered_mean
 from bitswap_onnx.analysis.plots import Curve, Panel, save_figure
-from bitswap_onnx.audit import DEFAULT_AUDIT, Audit
 from bitswap_onnx.campaign import as_begun, default_run, run_campaign
 from bitswap_onnx.errors import ControlFailedError, RunError
-from bitswap_onnx.execute import OnProgress
+from bitswap_onnx.execute import Running
 from bitswap_onnx.faults.fault import Injection
 from bitswap_onnx.files import replacing
 from bitswap_onnx.outcome import COUNTS, Golden, judge
@@ -83,15 +80,7 @@ def sweep_errors(
     layers: str | None = None,
     site: Where = "weights",
     settings: Settings = Settings(),
-    run: str | Path | None = None,
-    resume: bool = False,
-    workers: int | None = None,
-    engine: Literal["auto", "incremental", "reference"] = "auto",
-    memory: int | None = None,
-    audit: Audit = DEFAULT_AUDIT,
-    on_progress: OnProgress | None = None,
-    on_notes: Callable[[Iterable[str]], None] | None = None,
-    stop: threading.Event | None = None,
+    **running: Unpack[Running],
 ) -> Sweep:
     """Flip the bits of ``model`` at random at each of ``rates``, ``repeats`` times, and measure what it does.
 
@@ -103,6 +92,7 @@ def sweep_errors(
     Raises BitswapError as `check_rates`, `plan_sweep`, `select_targets`, `select_sites` and `run_campaign` do.
     """
     rates = check_rates(rates)
+    run, resume, on_notes = running.get("run"), running.get("resume", False), running.get("on_notes")
     if resume and run is None:
         raise RunError("--resume needs --out RUN: the run directory to continue")
     settings = settings if site == "weights" else for_neurons(settings)
@@ -111,23 +101,10 @@ def sweep_errors(
     folder = Path(run) if run else default_run(setup)
     if on_notes:
         on_notes([plan.description, *(() if plan.injections else setup.notes)])
-    campaign = partial(
-        run_campaign,
-        setup,
-        plan.injections,
-        run=folder,
-        resume=resume,
-        workers=workers,
-        engine=engine,
-        memory=memory,
-        audit=audit,
-        on_progress=on_progress,
-        on_notes=on_notes,
-        stop=stop,
-    )
     if plan.injections:
-        _run(campaign, _all_files(folder, setup.model.name))
-    golden = setup.clean_run(stop).golden
+        own = running | Running(run=folder)
+        _run(lambda: run_campaign(setup, plan.injections, **own), _all_files(folder, setup.model.name))
+    golden = setup.clean_run(running.get("stop")).golden
     if not plan.injections:
         _make_folder(folder, setup.model.name, resume)
     sweep = _measured(setup, plan, golden, folder)

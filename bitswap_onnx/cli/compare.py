@@ -11,14 +11,14 @@ from bitswap_onnx.analysis.compare import FILES, Comparison, Judgement, Row, com
 from bitswap_onnx.analysis.compare_models import Running, compare_models
 from bitswap_onnx.cli import console
 from bitswap_onnx.cli.inject import print_notes, stop_on_signal
-from bitswap_onnx.cli.options import BitOrder, with_settings
+from bitswap_onnx.cli.options import BitOrder, with_shared
 from bitswap_onnx.errors import RunError
 from bitswap_onnx.prepare import Settings
 
 _LAYERS = 10
 
 
-@with_settings
+@with_shared
 def command(
     settings: Settings,
     run_a: Annotated[Path | None, typer.Argument(metavar="RUN_A", help="A finished run directory.")] = None,

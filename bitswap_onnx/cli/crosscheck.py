@@ -9,7 +9,7 @@ import typer
 
 from bitswap_onnx.analysis.crosscheck import Agreement, Verdict, crosscheck
 from bitswap_onnx.cli import console
-from bitswap_onnx.cli.options import BitOrder, Faults, Model, with_settings
+from bitswap_onnx.cli.options import BitOrder, Faults, Model, with_shared
 from bitswap_onnx.errors import BitswapError
 from bitswap_onnx.graph.model import Model as LoadedModel
 from bitswap_onnx.prepare import Settings
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _FORMS = "torch:MODULE:CALLABLE, torch:model.pt2, torch:zoo:NAME:DATASET, keras:model.keras or tf"
 
 
-@with_settings
+@with_shared
 def command(
     model: Model,
     faults: Faults,

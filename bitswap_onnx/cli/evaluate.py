@@ -8,13 +8,13 @@ import numpy as np
 import typer
 
 from bitswap_onnx.cli import console
-from bitswap_onnx.cli.options import Json, Model, with_settings
+from bitswap_onnx.cli.options import Json, Model, with_shared
 from bitswap_onnx.files import check_output, replacing
 from bitswap_onnx.outcome import judge
 from bitswap_onnx.prepare import Settings, prepare
 
 
-@with_settings
+@with_shared
 def command(
     model: Model,
     settings: Settings,

@@ -4,66 +4,49 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Annotated
 
 import typer
 
-from bitswap_onnx.audit import parse_audit
 from bitswap_onnx.campaign import run_campaign
 from bitswap_onnx.cli import console
-from bitswap_onnx.cli.options import (
-    AuditSize,
-    BitOrder,
-    Engine,
-    Faults,
-    Memory,
-    Model,
-    Out,
-    Resume,
-    Workers,
-    parse_size,
-    with_settings,
-)
+from bitswap_onnx.cli.options import BitOrder, Faults, Model, with_shared
+from bitswap_onnx.execute import Running
 from bitswap_onnx.prepare import Settings
 
 
-@with_settings
+@with_shared
 def command(
     model: Model,
     faults: Faults,
     settings: Settings,
-    out: Out = None,
-    resume: Resume = False,
-    workers: Workers = None,
-    engine: Engine = "auto",
-    memory: Memory = None,
-    audit: AuditSize = "10",
+    running: Running,
     bit_order: BitOrder = "lsb",
     save_outputs: Annotated[bool, typer.Option("--save-outputs", help="Keep all scores as .npy files.")] = False,
     per_input: Annotated[bool, typer.Option("--per-input", help="Keep every input's outcome (parquet).")] = False,
 ) -> None:
     """Run every injection of a fault list over a dataset and write a run directory."""
-    with console.progress() as on_progress:
+    with watched(running) as watching:
         campaign = run_campaign(
             model,
             faults,
             settings=settings,
-            run=out,
-            resume=resume,
-            workers=workers,
-            engine=engine,
-            memory=parse_size(memory, "--memory"),
-            audit=parse_audit(audit),
             bit_order=bit_order,
             save_outputs=save_outputs,
             per_input=per_input,
-            on_progress=on_progress,
-            on_notes=print_notes,
-            stop=stop_on_signal(),
+            **watching,
         )
     console.print_campaign(campaign)
+
+
+@contextmanager
+def watched(running: Running) -> Iterator[Running]:
+    """Give how a campaign is to run with all that a person sees of it: progress and notes, and Ctrl-C ends it well."""
+    with console.progress() as on_progress:
+        yield running | Running(on_progress=on_progress, on_notes=print_notes, stop=stop_on_signal())
 
 
 def print_notes(notes: Iterable[str]) -> None:

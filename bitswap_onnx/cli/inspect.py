@@ -1,6 +1,7 @@
 """``inspect``: the targets of a model."""
 
 import json
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
@@ -8,7 +9,10 @@ import typer
 from bitswap_onnx.cli import console
 from bitswap_onnx.cli.options import Json, Model
 from bitswap_onnx.faults.bits import FORMATS
+from bitswap_onnx.faults.fault import Site
 from bitswap_onnx.graph.model import load_model
+from bitswap_onnx.graph.resolve import Resolver
+from bitswap_onnx.graph.sites import NeuronSite, select_sites
 from bitswap_onnx.graph.targets import Target, select_targets
 
 
@@ -18,10 +22,14 @@ def command(
         str | None,
         typer.Option(metavar="GLOB,..", help="Only layers or parameters that match a glob or contain the text."),
     ] = None,
+    neurons: Annotated[bool, typer.Option("--neurons", help="List layers' outputs and inputs instead.")] = False,
     as_json: Json = False,
 ) -> None:
-    """List what faults can hit: layer, parameter, role, shape, dtype, bits."""
+    """List what faults can hit: layer, parameter, role, shape, dtype, bits; or with --neurons, sites and theirs."""
     loaded = load_model(model)
+    if neurons:
+        _print_sites(Resolver(loaded).sites, layers, as_json)
+        return
     rows = [_row(target) for target in select_targets(loaded, layers)]
     if as_json:
         typer.echo(json.dumps({"model": loaded.name, "sha256": loaded.sha256, "targets": rows}, indent=2))
@@ -35,6 +43,32 @@ def command(
         result.add_row(row["layer"], row["parameter"], row["role"], shape, row["dtype"], f"{row['bits']:,}", *shared)
     console.out.print(result)
     console.out.print(f"{len(rows)} targets, {sum(row['bits'] for row in rows):,} bits")
+
+
+def _print_sites(sites: Sequence[NeuronSite], layers: str | None, as_json: bool) -> None:
+    """List every layer that the pattern names; without one, those that are injected by default."""
+    chosen = [entry for site in Site for entry in select_sites(sites, layers, site=site)]
+    chosen.sort(key=sites.index)
+    rows = [
+        {
+            "layer": site.layer,
+            "type": site.kind,
+            "site": site.site.value,
+            "shape": list(site.shape),
+            "dtype": site.dtype,
+            "bits": site.elements * site.format.width,
+            "value": site.value,
+        }
+        for site in chosen
+    ]
+    if as_json:
+        typer.echo(json.dumps({"neurons": rows}, indent=2))
+        return
+    result = console.table("Neurons, per input", "Layer", "Type", "Site", "Shape", "Dtype", ">Bits")
+    for site in chosen:
+        shape, bits = "x".join(map(str, site.shape)) or "scalar", f"{site.elements * site.format.width:,}"
+        result.add_row(site.layer, site.kind, site.site.value, shape, site.dtype, bits)
+    console.out.print(result)
 
 
 def _row(target: Target) -> dict[str, Any]:

@@ -9,7 +9,9 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import typer
 
+from bitswap_onnx.audit import parse_audit
 from bitswap_onnx.errors import BitswapError
+from bitswap_onnx.execute import Running
 from bitswap_onnx.prepare import Settings
 from bitswap_onnx.preprocessing import Preprocessing
 
@@ -19,19 +21,6 @@ Faults = Annotated[Path, typer.Argument(metavar="FAULTS", help="A fault list (CS
 BitOrder = Annotated[
     Literal["lsb", "msb"],
     typer.Option(help="How the list counts bits: lsb: 0 is the least significant; msb: 0 is the sign."),
-]
-Out = Annotated[Path | None, typer.Option(help="Run directory. Default: reports/DATASET/NETWORK/TIME.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Continue what is in --out.")]
-Workers = Annotated[int | None, typer.Option(min=1, help="Processes of one thread each. Default: one per core.")]
-Engine = Annotated[
-    Literal["auto", "incremental", "reference"],
-    typer.Option(help="incremental (auto): only what a fault can change. reference: the whole model per fault."),
-]
-Memory = Annotated[
-    str | None, typer.Option(metavar="SIZE", help="For all workers, e.g. 4G. Default: half of what is free.")
-]
-AuditSize = Annotated[
-    str, typer.Option(metavar="N|P%", help="Injections to run again on the reference engine at the end; 0: none.")
 ]
 Plot = Annotated[bool, typer.Option("--plot", help="Draw SVG and PNG figures (needs the extra report).")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
@@ -99,17 +88,45 @@ def _shared(
     )
 
 
-def with_settings(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command with a parameter ``settings`` the shared options instead of it."""
-    shared = inspect.signature(_shared).parameters
-    own = [p for p in inspect.signature(command).parameters.values() if p.name != "settings"]
+def _running(
+    out: Annotated[Path | None, typer.Option(help="Run directory. Default: reports/DATASET/NETWORK/TIME.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue what is in --out.")] = False,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes of one thread each. Default: one per core.")
+    ] = None,
+    engine: Annotated[
+        Literal["auto", "incremental", "reference"],
+        typer.Option(help="incremental (auto): only what a fault can change. reference: the whole model per fault."),
+    ] = "auto",
+    memory: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="For all workers, e.g. 4G. Default: half of what is free.")
+    ] = None,
+    audit: Annotated[
+        str, typer.Option(metavar="N|P%", help="Injections to run again on the reference engine at the end; 0: none.")
+    ] = "10",
+) -> Running:
+    """Return how a campaign is to run."""
+    size = parse_size(memory, "--memory")
+    return Running(run=out, resume=resume, workers=workers, engine=engine, memory=size, audit=parse_audit(audit))
+
+
+#: What a command's parameter of such a name stands for: the options of a function that makes it.
+_SHARED: dict[str, Callable[..., Any]] = {"settings": _shared, "running": _running}
+
+
+def with_shared(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command with parameters ``settings`` and ``running`` the shared options that they stand for instead."""
+    own = inspect.signature(command).parameters
+    shared = {name: inspect.signature(_SHARED[name]).parameters for name in _SHARED if name in own}
 
     @functools.wraps(command)
     def wrapper(**given: Any) -> None:
-        settings = _shared(**{name: given.pop(name) for name in shared})
-        command(settings=settings, **given)
+        made = {name: _SHARED[name](**{option: given.pop(option) for option in shared[name]}) for name in shared}
+        command(**given, **made)
 
-    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*own, *shared.values())]
+    options = [p for name, p in own.items() if name not in shared]
+    options += [p for name in reversed(shared) for p in shared[name].values()]
+    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in options]
     wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     wrapper.__annotations__ = {p.name: p.annotation for p in parameters}
     return wrapper

@@ -11,29 +11,19 @@ from bitswap_onnx.analysis.plots import require_matplotlib
 from bitswap_onnx.analysis.rank import BUILTIN, Robustness, evaluate_robustness
 from bitswap_onnx.analysis.rank_report import plot_robustness, write_robustness
 from bitswap_onnx.analysis.ranking import LEVEL, Estimate
-from bitswap_onnx.audit import parse_audit
 from bitswap_onnx.cli import console
-from bitswap_onnx.cli.inject import print_notes, stop_on_signal
-from bitswap_onnx.cli.options import (
-    AuditSize,
-    Engine,
-    Memory,
-    Model,
-    Out,
-    Plot,
-    Resume,
-    Workers,
-    parse_size,
-    with_settings,
-)
+from bitswap_onnx.cli.inject import watched
+from bitswap_onnx.cli.options import Model, Plot, with_shared
 from bitswap_onnx.errors import BitswapError
+from bitswap_onnx.execute import Running
 from bitswap_onnx.prepare import Settings
 
 
-@with_settings
+@with_shared
 def command(
     model: Model,
     settings: Settings,
+    running: Running,
     ranking: Annotated[
         list[Path] | None, typer.Option(help="A ranking to score (.json, .csv); may be given several times.")
     ] = None,
@@ -60,18 +50,12 @@ def command(
     top: Annotated[
         int | None, typer.Option(min=1, help="First layers whose overlap is compared. Default: a quarter.")
     ] = None,
-    out: Out = None,
-    resume: Resume = False,
-    workers: Workers = None,
-    engine: Engine = "auto",
-    memory: Memory = None,
-    audit: AuditSize = "10",
     plot: Plot = False,
 ) -> None:
     """Inject faults layer by layer, then score rankings of the layers: which to monitor first."""
     if plot:
         require_matplotlib()
-    with console.progress() as on_progress:
+    with watched(running) as watching:
         robustness = evaluate_robustness(
             model,
             _named(ranking or []),
@@ -84,15 +68,7 @@ def command(
             layers=layers,
             kinds=layer_type,
             top=top,
-            run=out,
-            resume=resume,
-            workers=workers,
-            engine=engine,
-            memory=parse_size(memory, "--memory"),
-            audit=parse_audit(audit),
-            on_progress=on_progress,
-            on_notes=print_notes,
-            stop=stop_on_signal(),
+            **watching,
         )
     files = write_robustness(robustness)
     _print(robustness, (*files, *(plot_robustness(robustness) if plot else ())))

@@ -12,8 +12,8 @@ from bitswap_onnx.faults.bits import format_value, hex_bits
 from bitswap_onnx.faults.fault_list import read_fault_list
 from bitswap_onnx.files import check_output
 from bitswap_onnx.graph.model import load_model, save_model
-from bitswap_onnx.graph.resolve import Resolver
-from bitswap_onnx.graph.weights import rewrite
+from bitswap_onnx.graph.receipts import Receipt
+from bitswap_onnx.graph.resolve import Resolver, apply
 
 
 def command(
@@ -25,7 +25,10 @@ def command(
     ],
     bit_order: BitOrder = "lsb",
 ) -> None:
-    """Write a valid standalone model that differs from MODEL in exactly the bits of one injection."""
+    """Write a valid standalone model that differs from MODEL in exactly the bits of one injection.
+
+    Faults of neurons become flip nodes, for which the file is brought to opset 26.
+    """
     clean = load_model(model)
     check_output(output, [model, faults, *clean.data_files])
     wanted = None
@@ -34,12 +37,16 @@ def command(
     if wanted is None:
         raise FaultListError(f"{faults}: no injection {injection!r} in the list")
     resolved = Resolver(clean, bit_order).resolve(wanted)
-    save_model(rewrite(clean, resolved.edits), output)
-    for receipt in resolved.receipts:
-        fmt = receipt.format
-        before, after = (
-            f"{hex_bits(b, fmt)} ({format_value(b, fmt)})" for b in (receipt.clean_bits, receipt.faulty_bits)
-        )
-        place = f"{receipt.target.layer}.{receipt.target.parameter}{list(receipt.fault.index)}"
-        console.out.print(f"{place}: {before} -> {after}, {receipt.effect}")
+    save_model(apply(clean, resolved), output)
+    for receipt in resolved.rows:
+        console.out.print(_change(receipt) if isinstance(receipt, Receipt) else f"flip node: {receipt.fault}")
+    if any(neuron.fault.input is not None for neuron in resolved.neurons):
+        console.out.print("faults of one input hit that row of each batch; give the file inputs in the dataset's order")
     console.out.print(f"written: {output}")
+
+
+def _change(receipt: Receipt) -> str:
+    fmt = receipt.format
+    before, after = (f"{hex_bits(b, fmt)} ({format_value(b, fmt)})" for b in (receipt.clean_bits, receipt.faulty_bits))
+    place = f"{receipt.target.layer}.{receipt.target.parameter}{list(receipt.fault.index)}"
+    return f"{place}: {before} -> {after}, {receipt.effect}"

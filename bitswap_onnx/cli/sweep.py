@@ -10,28 +10,18 @@ from bitswap_onnx.analysis.bit_errors import parse_rates
 from bitswap_onnx.analysis.estimate import Mean
 from bitswap_onnx.analysis.plots import require_matplotlib
 from bitswap_onnx.analysis.sweep import LEVEL, REPEATS, Sweep, interval, plot_sweep, sweep_errors
-from bitswap_onnx.audit import parse_audit
 from bitswap_onnx.cli import console
-from bitswap_onnx.cli.inject import print_notes, stop_on_signal
-from bitswap_onnx.cli.options import (
-    AuditSize,
-    Engine,
-    Memory,
-    Model,
-    Out,
-    Plot,
-    Resume,
-    Workers,
-    parse_size,
-    with_settings,
-)
+from bitswap_onnx.cli.inject import watched
+from bitswap_onnx.cli.options import Model, Plot, with_shared
+from bitswap_onnx.execute import Running
 from bitswap_onnx.prepare import Settings
 
 
-@with_settings
+@with_shared
 def command(
     model: Model,
     settings: Settings,
+    running: Running,
     rates: Annotated[
         str, typer.Option(metavar="LOW:HIGH|R,..", help="Bit error rates: decades from LOW, both ends; or a list.")
     ],
@@ -44,18 +34,12 @@ def command(
         Literal["weights", "neurons", "both"],
         typer.Option(help="weights: all stored parameters, for all inputs; neurons: layers' outputs, per input anew."),
     ] = "weights",
-    out: Out = None,
-    resume: Resume = False,
-    workers: Workers = None,
-    engine: Engine = "auto",
-    memory: Memory = None,
-    audit: AuditSize = "10",
     plot: Plot = False,
 ) -> None:
     """Flip bits at random, at several bit error rates; --seed also seeds which ones."""
     if plot:
         require_matplotlib()
-    with console.progress() as on_progress:
+    with watched(running) as watching:
         sweep = sweep_errors(
             model,
             parse_rates(rates),
@@ -63,15 +47,7 @@ def command(
             layers=layers,
             site=site,
             settings=settings,
-            run=out,
-            resume=resume,
-            workers=workers,
-            engine=engine,
-            memory=parse_size(memory, "--memory"),
-            audit=parse_audit(audit),
-            on_progress=on_progress,
-            on_notes=print_notes,
-            stop=stop_on_signal(),
+            **watching,
         )
     _print(sweep, (*sweep.files, *(plot_sweep(sweep) if plot else ())))
 

@@ -62,6 +62,15 @@ def has_neurons(injections: Iterable[Injection]) -> bool:
     return any(fault.site is not None for injection in injections for fault in injection.faults)
 
 
+def refuse_neurons(injections: Iterable[Injection], what: str) -> None:
+    """Raise FaultListError, naming the first, if a list has neuron faults where only ``what`` of stored ones exists."""
+    found = (fault for injection in injections for fault in injection.faults if fault.site is not None)
+    fault = next(found, None) if has_neurons(injections) else None
+    if fault is not None:
+        where = f"{fault.where}: " if fault.where else ""
+        raise FaultListError(f"{where}{what} takes faults in stored parameters alone, found {fault}; leave neurons out")
+
+
 def write_fault_list(path: str | Path, injections: Iterable[Injection]) -> None:
     """Write injections as a CSV list; the optional columns appear only where some fault needs them.
 

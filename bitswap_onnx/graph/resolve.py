@@ -10,12 +10,13 @@ from bitswap_onnx.errors import FaultListError, nearest
 from bitswap_onnx.faults.bits import FORMATS, BitFormat, Bits, edit_one, encode, parse_pattern, to_bits
 from bitswap_onnx.faults.fault import BIT_KINDS, SATISFIABLE_KINDS, Fault, Injection, Kind
 from bitswap_onnx.graph.model import Model
-from bitswap_onnx.graph.neurons import ALL_INPUTS, operation
+from bitswap_onnx.graph.neurons import ALL_INPUTS, NeuronEdit, bake, operation
 from bitswap_onnx.graph.receipts import NeuronReceipt, Receipt, ResolvedInjection
 from bitswap_onnx.graph.signature import model_input
 from bitswap_onnx.graph.sites import NeuronSite, find_sites
 from bitswap_onnx.graph.slices import Slicer
 from bitswap_onnx.graph.targets import Target, find_targets
+from bitswap_onnx.graph.weights import rewrite
 
 BitOrder = Literal["lsb", "msb"]
 
@@ -179,6 +180,16 @@ def resolve(model: Model, injections: Iterable[Injection], bit_order: BitOrder =
     """
     resolver = Resolver(model, bit_order)
     return map(resolver.resolve, injections)
+
+
+def apply(model: Model, injection: ResolvedInjection) -> Model:
+    """Return a standalone model with an injection in it: rewritten tensors, and flip nodes for its neurons."""
+    neurons: dict[str, list[NeuronEdit]] = {}
+    for receipt in injection.neurons:
+        neurons.setdefault(receipt.site.key, []).append(receipt.edit)
+    stored = {key: edits for key, edits in injection.edits.items() if key not in neurons}
+    faulty = rewrite(model, stored)
+    return bake(faulty, neurons, {r.site.key: r.site for r in injection.neurons}) if neurons else faulty
 
 
 def _operand(fault: Fault, bit: int | None, fmt: BitFormat, name: str) -> int:
