@@ -39,7 +39,7 @@ from bitswap_onnx.runtime.session import machine_name, versions
 from bitswap_onnx.store import Store
 
 #: What the parts of a run's identity are called in messages, where that is not their key.
-_IDENTITY_WORDS = {"records": "--save-outputs or --per-input", "tolerance": "--criterion"}
+_IDENTITY_WORDS = {"records": "--save-outputs, --per-input or --detailed-log", "tolerance": "--criterion"}
 
 
 #: What a store can keep of every inference.

@@ -26,13 +26,16 @@ DEFAULT_BATCH_SIZE = 32
 SYNTHETIC_INPUTS = 128
 _GOLDEN_BATCHES = 8
 
+#: A seed that is drawn, and said.
+FROM_CLOCK = -1
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """How to run a model, as the command line's shared options say it; see ``bitswap-onnx inject --help``.
 
     ``data`` None: the ``.npz`` beside the model, else seeded standard-normal inputs. ``input_shape``, without the batch,
-    settles open dimensions. ``criterion`` is ``top-1`` or ``tolerance=REL``.
+    settles open dimensions. ``criterion`` is ``top-1`` or ``tolerance=REL``. A ``seed`` of `FROM_CLOCK` becomes one.
     """
 
     data: Path | None = None
@@ -48,6 +51,10 @@ class Settings:
     fusion: Literal["framework", "deployed"] = "framework"
     layout: Literal["auto", "plain", "blocked"] = "auto"
     batch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.seed == FROM_CLOCK:
+            object.__setattr__(self, "seed", time.time_ns() % (1 << 32))
 
 
 def for_neurons(settings: Settings) -> Settings:
@@ -133,7 +140,7 @@ def prepare(path: Path, settings: Settings) -> Setup:
     output = score_output(model, settings.output, classes=tolerance is None)
     dataset = _dataset(path, spec, settings)
     numerics = _numerics(model, settings, output, spec)
-    notes = [f"data: {dataset.source}"]
+    notes = [f"data: {dataset.source}", *([f"seed: {settings.seed}"] if settings.seed else [])]
     if settings.layout == "auto" and numerics.provider == "cpu":
         notes.append(f"kernels: {numerics.layout} layout")
     if dataset.labels is None and tolerance is None:

@@ -13,7 +13,7 @@ from bitswap_onnx.errors import ModelError
 from bitswap_onnx.faults.bits import FORMATS
 from bitswap_onnx.faults.fault import Fault, Injection, Site
 from bitswap_onnx.graph.costs import kernel_of
-from bitswap_onnx.graph.sites import NeuronSite
+from bitswap_onnx.graph.sites import NeuronSite, find_sites
 from bitswap_onnx.graph.targets import Target, find_targets
 from bitswap_onnx.outcome import CRITICAL, decode_correct, decode_outcomes
 from bitswap_onnx.prepare import Setup
@@ -39,9 +39,10 @@ class LayerOutcomes:
 def draw_injections(setup: Setup, sites: Sequence[NeuronSite], where: Where, trials: int, seed: int) -> list[Injection]:
     """Return ``trials`` injections per layer, each with one random bit of one random element, the sign included.
 
-    Neurons: of what the layer takes in, another one for each input. Weights: of its kernel, for all inputs. Layer l and
-    trial t draw from ``SeedSequence(seed, spawn_key=(t, l))``, l its place among ``sites``. Raises ModelError for a layer
-    without a stored kernel where weights are hit.
+    Neurons: of what the layer takes in, another one for each input. Weights: of its kernel, for all inputs. Trial t of a
+    layer draws, input by input, from ``SeedSequence(seed, spawn_key=(t, place))``, its place among all layers of the model:
+    other layers, more trials and more inputs leave a draw as it was. Raises ModelError for a layer without a stored kernel
+    where weights are hit.
     """
     targets = find_targets(setup.model)
     kernels = [kernel_of(site, targets) for site in sites] if where == "weights" else [None] * len(sites)
@@ -54,12 +55,13 @@ def draw_injections(setup: Setup, sites: Sequence[NeuronSite], where: Where, tri
 def _injections(
     setup: Setup, sites: Sequence[NeuronSite], kernels: Sequence[Target | None], trials: int, seed: int
 ) -> Iterator[Injection]:
+    every = [site.layer for site in find_sites(setup.slicer) if site.site is Site.INPUT]
     for number, (site, kernel) in enumerate(zip(sites, kernels, strict=True)):
         for trial in range(trials):
-            rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(trial, number)))
+            rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(trial, every.index(site.layer))))
             shape, count = (site.shape, len(setup.dataset)) if kernel is None else (kernel.shape, 1)
             width = site.format.width if kernel is None else FORMATS[kernel.dtype].width
-            elements, bits = rng.integers(math.prod(shape), size=count), rng.integers(width, size=count).tolist()
+            elements, bits = rng.integers([math.prod(shape), width], size=(count, 2)).T.tolist()
             indices = [tuple(map(int, np.unravel_index(element, shape))) if shape else () for element in elements]
             yield Injection(
                 identifier(number, trial),

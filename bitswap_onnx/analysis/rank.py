@@ -103,6 +103,7 @@ class Robustness:
     where: Where
     inputs: int
     trials: int
+    seed: int
     golden: float
     layers: tuple[Layer, ...]
     rankings: tuple[Ranked, ...]
@@ -161,6 +162,7 @@ def evaluate_robustness(
         where=where,
         inputs=len(setup.dataset),
         trials=trials,
+        seed=settings.seed,
         golden=1.0 if clean.labels is None else float(np.mean(clean.top_1 == clean.labels)),
         layers=measured,
         rankings=scored,

@@ -52,7 +52,7 @@ def plot_robustness(robustness: Robustness) -> tuple[Path, Path]:
 
 
 def _settings(robustness: Robustness) -> dict[str, Any]:
-    names = ("network", "dataset", "where", "inputs", "trials", "golden")
+    names = ("network", "dataset", "where", "inputs", "trials", "seed", "golden")
     return {name: getattr(robustness, name) for name in names}
 
 

@@ -112,8 +112,9 @@ def print_campaign(campaign: Campaign) -> None:
     golden, summary = campaign.golden, campaign.summary
     totals = summary.totals
     accuracy = share(golden["top_1_correct"], golden["inputs"]) if golden["top_1_correct"] is not None else "unknown"
+    over = "x" if totals["inputs"] == summary.injections * golden["inputs"] else "over some of"
     out.print(
-        f"{golden['network']} on {golden['dataset']}: {summary.injections} injections x {golden['inputs']} inputs "
+        f"{golden['network']} on {golden['dataset']}: {summary.injections} injections {over} {golden['inputs']} inputs "
         f"= {totals['inputs']:,} inferences; clean top-1 accuracy {accuracy}"
     )
     result = table(
@@ -136,7 +137,12 @@ def print_campaign(campaign: Campaign) -> None:
 def _how(golden: dict[str, Any]) -> str:
     """Say which way faults ran, and what was run again."""
     kinds = Counter(golden["lanes"].values())
-    names = {"packed": "packed by channel", "cone": "from the faulty layer on", "whole": "as whole models"}
+    names = {
+        "packed": "packed by channel",
+        "neuron": "from golden neurons on",
+        "cone": "from the faulty layer on",
+        "whole": "as whole models",
+    }
     ways = ", ".join(f"{kinds[kind]} {name}" for kind, name in names.items() if kinds[kind])
     audited = len((golden["audit"] or {"checked": []})["checked"])
     return f"faulty layers and parameters: {ways}" + (

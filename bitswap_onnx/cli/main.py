@@ -17,6 +17,7 @@ from bitswap_onnx.cli import (
     faults,
     inject,
     inspect,
+    neurons,
     rank,
     results,
     rewrite,
@@ -37,6 +38,7 @@ app.command("inspect")(inspect.command)
 app.command("inject")(inject.command)
 app.command("evaluate")(evaluate.command)
 app.command("rewrite")(rewrite.command)
+app.command("neurons")(neurons.command)
 app.command("rank")(rank.command)
 app.command("sweep")(sweep.command)
 app.command("compare")(compare.command)

@@ -12,7 +12,7 @@ import typer
 from bitswap_onnx.audit import parse_audit
 from bitswap_onnx.errors import BitswapError
 from bitswap_onnx.execute import Running
-from bitswap_onnx.prepare import Settings
+from bitswap_onnx.prepare import FROM_CLOCK, Settings
 from bitswap_onnx.preprocessing import Preprocessing
 
 Number = TypeVar("Number", int, float)
@@ -44,7 +44,7 @@ def _shared(
     data_layout: Annotated[str | None, typer.Option(metavar="nchw|nhwc", help="Layout of the stored data.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="A seeded random N of the inputs.")] = None,
     first: Annotated[int | None, typer.Option(min=1, help="The first N inputs.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of --limit and of synthetic inputs.")] = 0,
+    seed: Annotated[int, typer.Option(min=FROM_CLOCK, help="Seed of what is drawn; -1: from the clock.")] = 0,
     input_shape: Annotated[
         str | None,
         typer.Option(metavar="C,H,W", help="Settles open dimensions of the model's input, without the batch."),

@@ -64,7 +64,10 @@ class Model:
             value = json.loads(texts[0])
         except (ValueError, RecursionError):
             value = None
-        if not isinstance(value, dict) or not _names_parameters(value.get("parameters", {})):
+        named = value if isinstance(value, dict) else {"parameters": None}
+        modules = (named.get(key, {}) for key in ("modules", "vanished"))
+        whole = all(_is_table(table, ("type", "value"), "values") for table in modules)
+        if not whole or not _is_table(named.get("parameters", {}), ("layer", "parameter"), "aliases"):
             raise ModelError(f"{self.name}: its metadata {METADATA_KEY} is damaged; export the model again")
         return value
 
@@ -191,15 +194,15 @@ def write_tensor(tensor: onnx.TensorProto, elements: NDArray[Any]) -> None:
     tensor.raw_data = np.ascontiguousarray(elements).tobytes()
 
 
-def _names_parameters(value: object) -> bool:
-    """Whether metadata has the form {initializer: {"layer": str, "parameter": str, "aliases": [str, ...]}}."""
+def _is_table(value: object, texts: tuple[str, ...], listed: str) -> bool:
+    """Whether metadata has the form {name: {text: str, ..., listed: [str, ...]}}; the list may be missing."""
     entries = list(value.values()) if isinstance(value, dict) else [None]
     return all(
         isinstance(entry, dict)
-        and isinstance(entry.get("layer"), str)
-        and isinstance(entry.get("parameter"), str)
-        and isinstance(entry.get("aliases", []), list)
-        and all(isinstance(alias, str) for alias in entry.get("aliases", []))
+        and all(isinstance(entry.get(text), str) for text in texts)
+        and isinstance(entry.get(listed, []), list)
+        and all(isinstance(name, str) for name in entry.get(listed, []))
+        and isinstance(entry.get("permutations", {}), dict)
         for entry in entries
     )
 

@@ -13,16 +13,13 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper, version_converter
+from onnx import TensorProto, helper, numpy_helper
 
-from bitswap_onnx.errors import ModelError, one_line
 from bitswap_onnx.faults.bits import BitFormat, Bits
 from bitswap_onnx.faults.fault import Kind
-from bitswap_onnx.graph.model import Model, stored_tensors, subgraphs
+from bitswap_onnx.graph.flip_opset import at_flip_opset
+from bitswap_onnx.graph.model import Model, subgraphs
 from bitswap_onnx.graph.sites import NeuronSite
-
-#: The opset that brought BitCast.
-FLIP_OPSET = 26
 
 #: What one fault does to a neuron: the dataset input that it hits (or `ALL_INPUTS`), the element in the value's row, and
 #: ``keep`` and ``toggle``: its bits become (bits & keep) ^ toggle.
@@ -122,7 +119,7 @@ def instrument(model: Model, sites: Iterable[NeuronSite]) -> Model:
     A site whose value is an input of the model acts on all that reads it. Raises ModelError for a model that cannot be
     brought to opset 26.
     """
-    proto = _at_flip_opset(model)
+    proto = at_flip_opset(model)
     for site in sites:
         names = _names(site.key)
         unsigned = helper.np_dtype_to_tensor_dtype(site.format.view)
@@ -140,7 +137,7 @@ def bake(model: Model, edits: Mapping[str, Sequence[NeuronEdit]], sites: Mapping
 
     A fault of one dataset input hits that row of every batch that has one. Errors as `instrument`.
     """
-    proto = _at_flip_opset(model)
+    proto = at_flip_opset(model)
     for key, changes in edits.items():
         site, nodes = sites[key], _Nodes(key)
         before, after = _attach(proto.graph, site)
@@ -248,34 +245,3 @@ def _rename_reads(nodes: Iterable[onnx.NodeProto], old: str, new: str) -> None:
             node.input[slot] = new if name == old else name
         for _, graph in subgraphs(node):
             _rename_reads(graph.node, old, new)
-
-
-def _at_flip_opset(model: Model) -> onnx.ModelProto:
-    """Return a copy of the model's file at opset 26 or higher, its stored tensors as they were."""
-    opset = next((entry.version for entry in model.proto.opset_import if entry.domain in ("", "ai.onnx")), 1)
-    if opset >= FLIP_OPSET:
-        copy = onnx.ModelProto()
-        copy.CopyFrom(model.proto)
-        return copy
-    try:
-        converted = version_converter.convert_version(model.proto, FLIP_OPSET)
-    except Exception as error:  # the converter raises whatever its C++ part raises
-        raise ModelError(
-            f"{model.name}: neuron faults need opset {FLIP_OPSET}, which it cannot be converted to from {opset}: "
-            f"{one_line(error)}"
-        ) from None
-    before, after = stored_tensors(model.proto), stored_tensors(converted)
-    changed = [key for key in before if key not in after or not _same(before[key], after[key])]
-    if changed:
-        raise ModelError(
-            f"{model.name}: its conversion to opset {FLIP_OPSET} changes {changed[0]}; faults need its bits"
-        )
-    del converted.metadata_props[:]
-    converted.metadata_props.extend(model.proto.metadata_props)
-    return converted
-
-
-def _same(one: onnx.TensorProto, other: onnx.TensorProto) -> bool:
-    if one.data_location == TensorProto.EXTERNAL:
-        return list(one.external_data) == list(other.external_data)
-    return numpy_helper.to_array(one).tobytes() == numpy_helper.to_array(other).tobytes()

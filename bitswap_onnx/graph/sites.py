@@ -16,6 +16,7 @@ import numpy as np
 from bitswap_onnx.errors import ModelError, nearest
 from bitswap_onnx.faults.bits import FORMATS, BitFormat
 from bitswap_onnx.faults.fault import Site
+from bitswap_onnx.graph.layer_kinds import same_kind
 from bitswap_onnx.graph.model import node_label
 from bitswap_onnx.graph.slices import Slicer
 from bitswap_onnx.graph.targets import find_targets
@@ -27,19 +28,6 @@ KERNEL_OPERATORS = frozenset(
 
 #: Operators whose images have the channels before the rows and columns, whatever the framework says.
 _CHANNELS_FIRST = frozenset({"Conv", "ConvTranspose", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool"})
-
-#: Names that the frameworks and ONNX give to the same kind of layer, in lower case.
-_KINDS = (
-    {"conv", "conv1d", "conv2d", "conv3d", "depthwiseconv2d"},
-    {"convtranspose", "convtranspose1d", "convtranspose2d", "conv2dtranspose", "convtranspose3d"},
-    {"linear", "dense", "gemm", "matmul"},
-    {"batchnormalization", "batchnorm1d", "batchnorm2d", "batchnorm3d"},
-    {"maxpool", "maxpool2d", "maxpooling2d"},
-    {"averagepool", "avgpool2d", "averagepooling2d"},
-    {"globalaveragepool", "adaptiveavgpool2d", "globalaveragepooling2d"},
-    {"input", "inputlayer"},
-)
-_SAME_KIND = {name: number for number, names in enumerate(_KINDS) for name in names}
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,11 +97,14 @@ def data_slot(slicer: Slicer, node: int) -> int | None:
 def find_sites(slicer: Slicer) -> tuple[NeuronSite, ...]:
     """Return every neuron site of a model, in execution order, outputs before inputs of the same place.
 
-    Values without one row per input, and of types that faults cannot hit, have none.
+    Of layers of one name the module has it, the others get their role behind it: ``conv[input]``. Values without one row
+    per input, and of types that faults cannot hit, have none.
     """
     finder = _Finder(slicer)
     found: dict[tuple[str, Site], tuple[float, NeuronSite]] = {}
     for place, site in finder.sites():
+        if (site.layer, site.site) in found and found[site.layer, site.site][1].key != site.key:
+            site = replace(site, layer=f"{site.layer}[{site.role}]")
         found.setdefault((site.layer, site.site), (place, site))
     return tuple(site for _, site in sorted(found.values(), key=lambda entry: entry[0]))
 
@@ -124,21 +115,21 @@ def select_sites(
     """Return the sites of one side that are chosen, in order.
 
     ``patterns``: comma-separated globs or texts of layer names; ``kinds``: comma-separated types of layers, as PyTorch,
-    Keras or ONNX call them. With neither: the model's input, the layers with kernels and the modules that vanished.
+    Keras or ONNX call them. With neither: the model's input if it is of floats, layers with kernels and vanished modules.
     Raises ModelError for a pattern or a kind that no layer has.
     """
     own = [entry for entry in sites if entry.site is site]
     if patterns is None and kinds is None:
-        return tuple(entry for entry in own if entry.role in ("input", "kernel", "vanished"))
+        return tuple(filter(_by_default, own))
     chosen = own
-    for kind in _parts(kinds):
-        if not any(_is_kind(entry, kind) for entry in own):
+    groups = [[entry for entry in own if _is_kind(entry, kind)] for kind in _parts(kinds)]
+    for kind, group in zip(_parts(kinds), groups, strict=True):
+        if not group:
             known = nearest(kind, dict.fromkeys(entry.kind for entry in own))
             raise ModelError(f"--layer-type: no layer is of type {kind!r}; the nearest are {known}")
-    if kinds is not None:
-        chosen = [entry for entry in chosen if any(_is_kind(entry, kind) for kind in _parts(kinds))]
-        modules = [entry for entry in chosen if entry.role != "node"]
-        chosen = modules or chosen
+    if kinds is not None:  # nodes stand for themselves only where no module does
+        wanted = [entry for g in groups for entry in ([e for e in g if e.role != "node"] or g)]
+        chosen = [entry for entry in own if entry in wanted]
     for pattern in _parts(patterns):
         if not any(_is_named(entry, pattern) for entry in own):
             raise ModelError(
@@ -150,8 +141,12 @@ def select_sites(
         raise ModelError(
             f"no layer of type {kinds} matches {patterns!r}; `bitswap-onnx neurons` without them lists all"
         )
-    injectable = [entry for entry in chosen if kinds is None and entry.role in ("input", "kernel", "vanished")]
-    return tuple(injectable or chosen)
+    usual = [entry for entry in chosen if kinds is None and _by_default(entry)]
+    return tuple(usual or chosen)
+
+
+def _by_default(site: NeuronSite) -> bool:
+    return site.role in ("kernel", "vanished") or (site.role == "input" and site.format.is_float)
 
 
 def _parts(text: str | None) -> list[str]:
@@ -159,9 +154,7 @@ def _parts(text: str | None) -> list[str]:
 
 
 def _is_kind(site: NeuronSite, kind: str) -> bool:
-    wanted = kind.casefold()
-    own = {site.kind.casefold(), site.operator.casefold()}
-    return wanted in own or (wanted in _SAME_KIND and _SAME_KIND[wanted] in {_SAME_KIND.get(name) for name in own})
+    return same_kind(kind, site.kind) or same_kind(kind, site.operator)
 
 
 def _is_named(site: NeuronSite, pattern: str) -> bool:
@@ -190,24 +183,31 @@ class _Finder:
         self.is_keras = metadata.get("framework") == "keras"
         entries = [*self.modules.values(), *self.vanished.values()]
         self.orders = {name: order for entry in entries for name, order in entry.get("permutations", {}).items()}
-        self.kernels: dict[str, tuple[int, str]] = {}  # layer → the node with its kernel, and the kernel
+        self.kernels: dict[str, tuple[list[int], str]] = {}  # layer → the nodes with its kernel, and the kernel
         for target in find_targets(slicer.model):
-            kernel = self.kernel(target.tensor) if target.role == "weight" else None
-            for layer, _ in target.names:
-                if kernel is not None:
-                    self.kernels.setdefault(layer, (kernel, target.tensor))
+            nodes = self.kernel_nodes(target.tensor) if target.role == "weight" else []
+            for layer, _ in target.names if nodes else ():
+                self.kernels.setdefault(layer, (nodes, target.tensor))
 
     def is_kernel(self, node: int) -> bool:
         return self.slicer.nodes[node].op_type in KERNEL_OPERATORS
 
-    def kernel(self, tensor: str) -> int | None:
-        """Return the node that multiplies by a stored tensor, or by what a Transpose or the like makes of it."""
-        users = self.slicer.users(tensor)
-        near = next((node for node in users if self.is_kernel(node)), None)
-        return near if near is not None else next(filter(self.is_kernel, sorted(self.slicer.cone(users))), None)
+    def kernel_nodes(self, tensor: str) -> list[int]:
+        """Return the nodes that multiply by a stored tensor, or by what a Transpose or the like makes of it, in order."""
+        found: set[int] = set()
+        pending = list(self.slicer.users(tensor))
+        while pending:
+            node = pending.pop()
+            if self.is_kernel(node):
+                found.add(node)
+            elif all(name in self.slicer.constants for name in self.slicer.nodes[node].output):
+                pending += [
+                    user for name in self.slicer.nodes[node].output for user in self.slicer.readers.get(name, ())
+                ]
+        return sorted(found)
 
     def sites(self) -> Iterator[tuple[float, NeuronSite]]:
-        for layer in (*self.input_layer(), *self.module_layers(), *self.node_layers()):
+        for layer in (*self.module_layers(), *self.node_layers(), *self.input_layer()):
             operator = self.operator(layer)
             output = self.site(layer, Site.OUTPUT, output_key(layer.value), layer.value, operator)
             if output is not None:
@@ -247,9 +247,9 @@ class _Finder:
                 place = float(self.slicer.producer.get(value, -1))
                 if path in self.vanished:
                     yield _Layer(name, entry["type"], "vanished", value, None, place + 0.5)
-                elif path in self.kernels and len(values) == 1 and path in leaves:
-                    node, weight = self.kernels[path]
-                    yield _Layer(name, entry["type"], "kernel", value, node, place, weight)
+                elif path in leaves and path in self.kernels and len(self.kernels[path][0]) == len(values):
+                    nodes, weight = self.kernels[path]
+                    yield _Layer(name, entry["type"], "kernel", value, nodes[call], place, weight)
                 else:
                     inside = self.computing(value) if path in leaves else None
                     yield _Layer(name, entry["type"], "module", value, inside, place)
@@ -263,8 +263,9 @@ class _Finder:
 
     def node_layers(self) -> Iterator[_Layer]:
         """Yield the nodes; one with a kernel that no module stands for goes by its kernel's layer as well."""
-        claimed = {self.kernels[path][0] for path in self.modules if path in self.kernels}
-        names = {node: (layer, weight) for layer, (node, weight) in reversed(self.kernels.items())}
+        claimed = {node for path in self.modules if path in self.kernels for node in self.kernels[path][0]}
+        single = {layer: kernel for layer, kernel in self.kernels.items() if len(kernel[0]) == 1}
+        names = {nodes[0]: (layer, weight) for layer, (nodes, weight) in reversed(single.items())}
         for i, node in enumerate(self.slicer.nodes):
             if not node.output or node.output[0] in self.slicer.constants:
                 continue

@@ -78,6 +78,14 @@ class Slicer:
         """Value → its type for the one batch shape that everything runs in."""
         return _infer(self.model.proto, (self.batch, *self.shape))
 
+    @cached_property
+    def _one_more(self) -> dict[str, onnx.TypeProto] | None:
+        """Value → its type for batches of one input more, None for a model whose batch is fixed."""
+        value = next(value for value in self.model.proto.graph.input if value.name in self.inputs)
+        if value.type.tensor_type.shape.dim[0].dim_value > 0:
+            return None
+        return _infer(self.model.proto, (self.batch + 1, *self.shape))
+
     def dims(self, name: str) -> tuple[int, ...] | None:
         """Return a value's shape, or None where it is not known in full."""
         if name in self.stored:
@@ -91,7 +99,20 @@ class Slicer:
     def has_rows(self, name: str) -> bool:
         """Whether a value has one row per input of the batch, so that the model can be cut there."""
         dims = self.dims(name)
-        return name not in self.constants and bool(dims) and dims is not None and dims[0] == self.batch
+        return (
+            name not in self.constants
+            and bool(dims)
+            and dims is not None
+            and dims[0] == self.batch
+            and self._follows(name)
+        )
+
+    def _follows(self, name: str) -> bool:
+        """Whether a value has one row more in batches of one input more; taken for granted where the batch is fixed."""
+        if self._one_more is None:
+            return True
+        dims = self._one_more[name].tensor_type.shape.dim if name in self._one_more else ()
+        return bool(dims) and dims[0].dim_value == self.batch + 1
 
     def dtype(self, name: str) -> np.dtype[Any]:
         """Return the element type of a value whose type is known."""

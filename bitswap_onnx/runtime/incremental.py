@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from bitswap_onnx.errors import ModelError
 from bitswap_onnx.graph.heads import Head, find_head
 from bitswap_onnx.graph.model import Model
-from bitswap_onnx.graph.neurons import tap, tapped_value
+from bitswap_onnx.graph.neurons import instrument, tap, tapped_value
 from bitswap_onnx.graph.receipts import InjectionEdits
 from bitswap_onnx.graph.sites import NeuronSite, is_site
 from bitswap_onnx.graph.slices import Slicer
@@ -84,8 +84,13 @@ class IncrementalEngine:
     @cached_property
     def slicer(self) -> Slicer:
         """The model, ready to be cut, before a node as well where faults come in there."""
-        model = tap(self.model, self.sites.values()) if self.sites else self.model
+        model = tap(self._flippable, self.sites.values()) if self.sites else self.model
         return Slicer(model, self.output, self.numerics.batch_size, self.inputs.shape[1:])
+
+    @cached_property
+    def _flippable(self) -> Model:
+        """The model at the opset of flip nodes, so that each of them need not bring it there."""
+        return instrument(self.model, ())
 
     @cached_property
     def golden(self) -> GoldenValues:
@@ -158,7 +163,8 @@ class IncrementalEngine:
 
     def _whole(self, path: Path) -> WholeLane:
         if self._last_whole is None or self._last_whole.path != path:
-            self._last_whole = WholeLane(self.model, self.numerics, self.output, path, self.sites)
+            model = self._flippable if any(map(is_site, path)) else self.model
+            self._last_whole = WholeLane(model, self.numerics, self.output, path, self.sites)
         return self._last_whole
 
     def candidates(self, path: Path) -> Iterator[PackedLane | NeuronLane | ConeLane]:

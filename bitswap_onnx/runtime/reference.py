@@ -2,14 +2,16 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bitswap_onnx.graph.model import Model
+from bitswap_onnx.graph.neurons import instrument
 from bitswap_onnx.graph.receipts import InjectionEdits
-from bitswap_onnx.graph.sites import NeuronSite
+from bitswap_onnx.graph.sites import NeuronSite, is_site
 from bitswap_onnx.outcome import Scores
 from bitswap_onnx.runtime.lanes import Block, Faulty, WholeLane
 from bitswap_onnx.runtime.session import Numerics
@@ -43,9 +45,15 @@ class ReferenceEngine:
         for faulty in self._lane(path).run(injections, self._block(first, stop)):
             yield first, faulty
 
+    @cached_property
+    def _flippable(self) -> Model:
+        """The model at the opset of flip nodes, so that each of them need not bring it there."""
+        return instrument(self.model, ())
+
     def _lane(self, path: tuple[str, ...]) -> WholeLane:
         if not self._last or self._last[0].path != path:
-            self._last[:] = [WholeLane(self.model, self.numerics, self.output, path, self.sites)]
+            model = self._flippable if any(map(is_site, path)) else self.model
+            self._last[:] = [WholeLane(model, self.numerics, self.output, path, self.sites)]
         return self._last[0]
 
     def _block(self, first: int, stop: int) -> Block:

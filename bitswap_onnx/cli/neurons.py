@@ -1,0 +1,96 @@
+"""``neurons``: random transient faults in what each layer puts out."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bitswap_onnx.analysis.neuron_campaign import run_neurons
+from bitswap_onnx.analysis.neuron_report import (
+    Layer,
+    NeuronCampaign,
+    TextTable,
+    layer_table,
+    plot_neurons,
+    result_table,
+)
+from bitswap_onnx.analysis.plots import require_matplotlib
+from bitswap_onnx.cli import console
+from bitswap_onnx.cli.inject import watched
+from bitswap_onnx.cli.options import Model, Plot, with_shared
+from bitswap_onnx.errors import BitswapError
+from bitswap_onnx.execute import Running
+from bitswap_onnx.prepare import Settings
+
+
+@with_shared
+def command(
+    model: Model,
+    settings: Settings,
+    running: Running,
+    layers: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,..",
+            help="Globs or parts of names. Default: the input, layers with kernels, vanished modules.",
+        ),
+    ] = None,
+    layer_type: Annotated[
+        str | None, typer.Option(metavar="TYPE,..", help="Types of layers, as PyTorch, Keras or ONNX call them.")
+    ] = None,
+    layer_num: Annotated[
+        str | None,
+        typer.Option(metavar="N,..", help="Of these layers, those numbered so in the summary; the model's input is 0."),
+    ] = None,
+    bit: Annotated[int | None, typer.Option(min=0, help="Flip this bit (0: least significant), not any.")] = None,
+    trials: Annotated[int, typer.Option(min=1, help="Draws per layer and input.")] = 1,
+    drop_last: Annotated[bool, typer.Option("--drop-last", help="Leave out a last batch that is not full.")] = False,
+    detailed_log: Annotated[
+        bool, typer.Option("--detailed-log", help="List every misclassification in a file of its own.")
+    ] = False,
+    plot: Plot = False,
+) -> None:
+    """Flip one random bit of one random neuron per layer and input, and count misclassifications; --seed seeds the draws."""
+    if plot:
+        require_matplotlib()
+    with watched(running) as watching:
+        campaign = run_neurons(
+            model,
+            layers=layers,
+            kinds=layer_type,
+            numbers=_numbers(layer_num),
+            bit=bit,
+            trials=trials,
+            drop_last=drop_last,
+            detailed_log=detailed_log,
+            settings=settings,
+            on_layers=_print_layers,
+            **watching,
+        )
+    _print(campaign, (*campaign.files, *(plot_neurons(campaign) if plot else ())))
+
+
+def _numbers(text: str | None) -> frozenset[int] | None:
+    try:
+        return None if text is None else frozenset(int(part) for part in text.split(","))
+    except ValueError:
+        raise BitswapError(f"--layer-num: expected whole numbers like 0,2,4, found {text!r}") from None
+
+
+def _print_layers(network: str, layers: Sequence[Layer]) -> None:
+    _show(layer_table(network, layers))
+
+
+def _print(campaign: NeuronCampaign, files: Iterable[Path]) -> None:
+    _show(result_table(campaign))
+    console.out.print(f"written: {', '.join(map(str, files))}")
+
+
+def _show(table: TextTable) -> None:
+    result = console.table(table.title, *table.columns)
+    for row in table.rows:
+        result.add_row(*row)
+    console.out.print(result)
+    for note in table.notes:
+        console.out.print(note)
