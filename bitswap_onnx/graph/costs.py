@@ -6,9 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bitswap_onnx.graph.sites import NeuronSite
+from bitswap_onnx.graph.sites import NeuronSite, data_slot
 from bitswap_onnx.graph.slices import Slicer
 from bitswap_onnx.graph.targets import Target, find_targets
+
+_CONVOLUTIONS = ("Conv", "FusedConv", "QLinearConv")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,17 +51,16 @@ def _cost(slicer: Slicer, site: NeuronSite, targets: Sequence[Target]) -> LayerC
 
 
 def _macs(slicer: Slicer, site: NeuronSite, kernel: Target | None) -> int:
-    """Return a kernel layer's multiply-accumulates: each element it puts out sums one product per weight of its channel."""
+    """Return a kernel layer's multiply-accumulates: the elements it puts out, times the products that each sums."""
     node = slicer.producer.get(site.made) if site.role == "kernel" else None
-    dims = slicer.dims(site.made) if node is not None else None
-    if node is None or dims is None or len(dims) < 2:
+    slot = None if node is None else data_slot(slicer, node)
+    if node is None or slot is None:
         return 0
-    data = next(
-        (shape for name in slicer.nodes[node].input if (shape := slicer.dims(name)) and slicer.has_rows(name)), ()
-    )
-    if kernel is None:  # a product of two activations
-        return math.prod(dims[1:]) * data[-1] if data else 0
-    if site.operator == "ConvTranspose":  # each element it takes in is multiplied by the weights of its channel
-        return math.prod(data[1:]) * kernel.elements // data[1] if len(data) > 1 else 0
-    images = site.operator in ("Conv", "FusedConv", "QLinearConv")
-    return math.prod(dims[1:]) * kernel.elements // (dims[1] if images else dims[-1])
+    out, data = slicer.dims(site.made) or (), slicer.dims(slicer.nodes[node].input[slot]) or ()
+    if len(out) < 2 or len(data) < 2:
+        return 0
+    if kernel is not None and site.operator == "ConvTranspose":  # each element it takes in meets its channel's weights
+        return math.prod(data[1:]) * kernel.elements // data[1]
+    if kernel is not None and site.operator in _CONVOLUTIONS:
+        return math.prod(out[1:]) * kernel.elements // out[1]
+    return math.prod(out[1:]) * data[-1 if slot == 0 else -2]

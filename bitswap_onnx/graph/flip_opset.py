@@ -24,6 +24,11 @@ def at_flip_opset(model: Model) -> onnx.ModelProto:
     opset = next((entry.version for entry in copy.opset_import if entry.domain in ("", "ai.onnx")), 1)
     if opset >= FLIP_OPSET:
         return copy
+    if copy.functions:
+        raise ModelError(
+            f"{model.name}: neuron faults need opset {FLIP_OPSET}, and onnx converts no model with functions of its own "
+            f"({copy.functions[0].name}); inline them with onnx.inliner"
+        )
     large = _without_large(copy.graph)
     try:
         converted = version_converter.convert_version(copy, FLIP_OPSET)

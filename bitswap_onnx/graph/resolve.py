@@ -1,5 +1,6 @@
 """Fault + targets and sites → receipt: the exact tensor or neuron, or an error that says what would fit."""
 
+import sys
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import Literal
@@ -151,8 +152,9 @@ class Resolver:
         element = site.element(fault.index) if _is_inside(fault.index, site.shape) else None
         if element is None:
             raise _error(fault, f"index {fault.index} is outside {name}, whose shape is {site.shape}")
-        if fault.input is not None and self.inputs is not None and not 0 <= fault.input < self.inputs:
-            raise _error(fault, f"input {fault.input} is outside the data, whose inputs are 0-{self.inputs - 1}")
+        if fault.input is not None and not 0 <= fault.input < (self.inputs or sys.maxsize):
+            known = "from 0" if self.inputs is None else f"0-{self.inputs - 1}"
+            raise _error(fault, f"input {fault.input} is outside the data, whose inputs are {known}")
         bit = self._bit(fault, site.format, name)
         keep, toggle = operation(fault.kind, _operand(fault, bit, site.format, name), site.format)
         if fault.kind is Kind.MASK and not toggle:
