@@ -20,7 +20,8 @@ from bitswap_onnx.errors import BitswapError
 from bitswap_onnx.faults.bits import FORMATS
 from bitswap_onnx.faults.fault import Fault, Injection, Site
 from bitswap_onnx.graph.resolve import Resolver
-from bitswap_onnx.graph.sites import find_sites, select_sites
+from bitswap_onnx.graph.site_choice import select_sites
+from bitswap_onnx.graph.sites import find_sites
 from bitswap_onnx.graph.targets import select_targets
 from bitswap_onnx.prepare import Setup
 

@@ -29,7 +29,8 @@ from bitswap_onnx.errors import BitswapError, ControlFailedError, DataError, Mod
 from bitswap_onnx.execute import Running
 from bitswap_onnx.faults.fault import Injection, Site
 from bitswap_onnx.graph.model import stored_tensors
-from bitswap_onnx.graph.sites import find_sites, select_sites
+from bitswap_onnx.graph.site_choice import select_sites
+from bitswap_onnx.graph.sites import find_sites
 from bitswap_onnx.outcome import CRITICAL, decode_outcomes
 from bitswap_onnx.prepare import Settings, Setup, for_neurons, prepare
 from bitswap_onnx.run_directory import reading

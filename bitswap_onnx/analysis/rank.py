@@ -1,7 +1,7 @@
 """Rankings of layers for selective monitoring, measured: faults in one layer at a time, then how good each order is."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Unpack
@@ -10,12 +10,8 @@ import numpy as np
 
 from bitswap_onnx.analysis.layer_faults import LayerOutcomes, Where, draw_injections, read_outcomes
 from bitswap_onnx.analysis.ranking import (
-    Agreement,
-    Difference,
     FromInputs,
     Order,
-    RankingScore,
-    ResidualRisk,
     Values,
     agreement,
     distinguish,
@@ -23,14 +19,16 @@ from bitswap_onnx.analysis.ranking import (
     s_curve,
     score_ranking,
 )
-from bitswap_onnx.analysis.ranking_file import Form, read_ranking
+from bitswap_onnx.analysis.ranking_file import Form, GivenRanking, read_ranking
+from bitswap_onnx.analysis.robustness import Layer, Pair, Ranked, Robustness, report_files
 from bitswap_onnx.campaign import as_begun, default_run, run_campaign
-from bitswap_onnx.errors import BitswapError, ModelError, RunError, nearest
+from bitswap_onnx.errors import BitswapError, ControlFailedError, ModelError, RunError, nearest
 from bitswap_onnx.execute import Running
 from bitswap_onnx.faults.bits import FORMATS
 from bitswap_onnx.faults.fault import Site
-from bitswap_onnx.graph.costs import LayerCost, kernel_of, layer_costs
-from bitswap_onnx.graph.sites import NeuronSite, find_sites, select_sites
+from bitswap_onnx.graph.costs import kernel_of, layer_costs
+from bitswap_onnx.graph.site_choice import select_sites
+from bitswap_onnx.graph.sites import NeuronSite, find_sites
 from bitswap_onnx.graph.targets import find_targets
 from bitswap_onnx.prepare import Settings, Setup, for_neurons, prepare
 from bitswap_onnx.runtime.observe import largest_values
@@ -44,76 +42,15 @@ BUILTIN = (
 )
 
 #: Trials by default: each input has faults of its own, while a fault in a weight is one unit for all inputs.
-TRIALS: dict[Where, int] = {"neurons": 1, "weights": 50}
+TRIALS: dict[Where, int] = {"neurons": 1, "weights": 200}
 
 #: The share of the layers that are first: their overlap is compared.
 _TOP = 4
 
 
-@dataclass(frozen=True, slots=True)
-class Layer:
-    """A layer under faults: shares of right answers, critical and nonfinite inferences, and what the layer holds.
-
-    ``bits``: those that faults can hit there. ``largest``: the largest finite magnitude that it takes in.
-    """
-
-    number: int
-    kind: str
-    cost: LayerCost
-    bits: int
-    largest: float
-    correct: float
-    critical: float
-    nonfinite: float
-
-    @property
-    def name(self) -> str:
-        """The layer's name."""
-        return self.cost.layer
-
-
-@dataclass(frozen=True, eq=False)
-class Ranked:
-    """A ranking: ``order`` are layers by number, ``curve`` its S-curve in percent."""
-
-    name: str
-    order: Order
-    score: RankingScore
-    curve: Values
-    risk: ResidualRisk
-
-
-@dataclass(frozen=True, eq=False)
-class Pair:
-    """Two rankings beside each other; ``difference`` is None with the oracle, which knows the units that score it."""
-
-    first: str
-    second: str
-    agreement: Agreement
-    difference: Difference | None
-
-
-@dataclass(frozen=True, eq=False)
-class Robustness:
-    """What a model's layers do under faults, and how rankings of them do. ``golden``: the share of right answers."""
-
-    run: Path
-    network: str
-    dataset: str
-    where: Where
-    inputs: int
-    trials: int
-    seed: int
-    golden: float
-    layers: tuple[Layer, ...]
-    rankings: tuple[Ranked, ...]
-    pairs: tuple[Pair, ...]
-    notes: tuple[str, ...]
-
-
 def evaluate_robustness(
     model: str | Path,
-    rankings: Mapping[str, Path | Sequence[str]] | None = None,
+    rankings: Mapping[str, str | Path | Sequence[str]] | None = None,
     *,
     form: Form | None = None,
     builtin: Sequence[str] = BUILTIN,
@@ -139,24 +76,24 @@ def evaluate_robustness(
     trials = TRIALS[where] if trials is None else trials
     _check(builtin, where, trials, running)
     setup = _prepare(Path(model), settings, where, evaluation_steps, running)
-    sites = _sites(setup, layers, kinds)
-    orders = {name: _given(given, sites, form) for name, given in (rankings or {}).items()}
-    parts = [range(trials), range(trials, 2 * trials if "sensitivity" in builtin else trials)]
-    injections = draw_injections(setup, sites, where, parts[-1].stop, settings.seed)
-    running = running | Running(run=running.get("run") or default_run(setup))
-    campaign = run_campaign(setup, injections, records=["per_input"], **running)
-    clean = setup.clean_run().golden
-    outcomes, apart = (
-        read_outcomes(campaign.run, len(sites), part, where, clean.labels is not None) if part else None
-        for part in parts
-    )
-    assert outcomes is not None
-    learnt = {"oracle": outcomes.correct} | ({} if apart is None else {"sensitivity": apart.correct})
+    sites = _sites(setup, layers, kinds, where)
+    given = {name: _given(name, ranking, sites, form) for name, ranking in (rankings or {}).items()}
+    ties = [f"{name}: equal ranks keep the model's order: {', '.join(r.tied)}" for name, r in given.items() if r.tied]
+    if (on_notes := running.get("on_notes")) and ties:
+        on_notes(ties)
+    run = Path(running.get("run") or default_run(setup))
+    parts = {"oracle": range(trials)}
+    if "sensitivity" in builtin:
+        parts["sensitivity"] = range(trials, 2 * trials)
+    found = _measure(setup, sites, where, parts, settings.seed, running | Running(run=run))
+    outcomes, learnt = found["oracle"], {name: each.correct for name, each in found.items()}
     measured = _layers(setup, sites, outcomes, where)
+    orders = {name: ranking.order for name, ranking in given.items()}
     orders |= {name: _builtin(name, measured, learnt, settings.seed) for name in builtin}
     scored = tuple(_ranked(name, order, measured, outcomes, settings.seed) for name, order in orders.items())
+    clean = setup.clean_run().golden
     return Robustness(
-        run=campaign.run,
+        run=run,
         network=setup.model.name,
         dataset=setup.dataset.name,
         where=where,
@@ -164,11 +101,27 @@ def evaluate_robustness(
         trials=trials,
         seed=settings.seed,
         golden=1.0 if clean.labels is None else float(np.mean(clean.top_1 == clean.labels)),
+        labelled=clean.labels is not None,
         layers=measured,
         rankings=scored,
         pairs=tuple(_pairs(scored, outcomes, learnt, top, settings.seed)),
-        notes=setup.notes,
+        notes=(*setup.notes, *ties),
     )
+
+
+def _measure(
+    setup: Setup, sites: Sequence[NeuronSite], where: Where, parts: Mapping[str, range], seed: int, running: Running
+) -> dict[str, LayerOutcomes]:
+    """Run one campaign of all trials; return what came out in each part of them."""
+    run, trials = Path(running["run"] or ""), max(part.stop for part in parts.values())
+    try:
+        run_campaign(setup, draw_injections(setup, sites, where, trials, seed), records=["per_input"], **running)
+    except ControlFailedError:  # what an earlier end of this run wrote is wrong
+        for path in report_files(run, setup.model.name).values():
+            path.unlink(missing_ok=True)
+        raise
+    labelled = setup.clean_run().golden.labels is not None
+    return {name: read_outcomes(run, len(sites), part, where, labelled) for name, part in parts.items()}
 
 
 def _check(builtin: Sequence[str], where: Where, trials: int, running: Running) -> None:
@@ -194,10 +147,12 @@ def _prepare(path: Path, settings: Settings, where: Where, steps: int | None, ru
     return prepare(path, replace(settings, first=None if limit else first, limit=first if limit else None))
 
 
-def _sites(setup: Setup, layers: str | None, kinds: str | None) -> tuple[NeuronSite, ...]:
+def _sites(setup: Setup, layers: str | None, kinds: str | None, where: Where) -> tuple[NeuronSite, ...]:
     sites = select_sites(find_sites(setup.slicer), layers, kinds, Site.INPUT)
-    if kinds is None:
+    if kinds is None and layers is None:
         sites = tuple(site for site in sites if site.role == "kernel") or sites
+    if where == "weights":  # what several layers share is one of them
+        sites = tuple({site.weight: site for site in reversed(sites)}.values())[::-1]
     if len(sites) < 2:
         found = ", ".join(site.layer for site in sites)
         raise ModelError(
@@ -206,16 +161,20 @@ def _sites(setup: Setup, layers: str | None, kinds: str | None) -> tuple[NeuronS
     return sites
 
 
-def _given(given: Path | Sequence[str], sites: Sequence[NeuronSite], form: Form | None) -> Order:
+def _given(
+    name: str, given: str | Path | Sequence[str], sites: Sequence[NeuronSite], form: Form | None
+) -> GivenRanking:
+    if name in BUILTIN:
+        raise BitswapError(f"ranking {name}: a built-in ranking goes by this name; choose another")
     names = [site.layer for site in sites]
-    if isinstance(given, Path):
-        return read_ranking(given, names, form).order
-    for name in given:
-        if name not in names:
-            raise BitswapError(f"ranking: unknown layer {name!r}; the nearest are {nearest(name, names)}")
+    if isinstance(given, str | Path):
+        return read_ranking(given, names, form)
+    for layer in given:
+        if layer not in names:
+            raise BitswapError(f"ranking {name}: unknown layer {layer!r}; the nearest are {nearest(layer, names)}")
     if not given or len(set(given)) < len(given):
-        raise BitswapError(f"ranking: expected each layer once, found {', '.join(given) or 'none'}")
-    return np.array([names.index(name) for name in given], np.intp)
+        raise BitswapError(f"ranking {name}: expected each layer once, found {', '.join(given) or 'none'}")
+    return GivenRanking(np.array([names.index(layer) for layer in given], np.intp), "order")
 
 
 def _layers(setup: Setup, sites: Sequence[NeuronSite], outcomes: LayerOutcomes, where: Where) -> tuple[Layer, ...]:
@@ -266,6 +225,8 @@ def _pairs(
     pairs = []
     rankings = {entry.name: FromInputs(learnt[entry.name]) if entry.name in learnt else entry.order for entry in ranked}
     for one, other in combinations(ranked, 2):
+        if len(np.intersect1d(one.order, other.order)) < 2:  # nothing to compare
+            continue
         first = min(len(one.order), len(other.order), top or max(1, round(len(outcomes.correct) / _TOP)))
         rng = np.random.default_rng(seed)
         known = "oracle" in (one.name, other.name)

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from bitswap_onnx.analysis.layer_faults import Where
 from bitswap_onnx.analysis.plots import Curve, Panel, save_figure
-from bitswap_onnx.analysis.rank import Pair, Ranked, Robustness
+from bitswap_onnx.analysis.robustness import Pair, Ranked, Robustness, report_files
 from bitswap_onnx.files import replacing
 
 #: Rankings that others are read against: drawn apart.
@@ -19,22 +20,21 @@ _REFERENCES = ("random", "oracle")
 
 
 def write_robustness(robustness: Robustness) -> tuple[Path, ...]:
-    """Write ``<model>_layers.csv``, ``_rankings.csv``, ``_curves.csv``, ``_pairs.csv`` and ``_rank.json``; return them."""
-    stem = str(robustness.run / robustness.network)
+    """Write the tables and the JSON of `report_files`; return them. A table without rows is not written."""
+    files = report_files(robustness.run, robustness.network)
     tables = {
         "layers": list(_layers(robustness)),
         "rankings": [_ranking(robustness, ranked) for ranked in robustness.rankings],
         "curves": list(_curves(robustness)),
-        "pairs": [_pair(pair) for pair in robustness.pairs],
+        "pairs": [_pair(pair, robustness.where) for pair in robustness.pairs],
     }
-    paths = [Path(f"{stem}_{name}.csv") for name in tables]
-    for path, rows in zip(paths, tables.values(), strict=True):
+    written = [files[name] for name, rows in tables.items() if rows]
+    for path, rows in zip(written, filter(None, tables.values()), strict=True):
         _write_table(path, rows)
-    content = Path(f"{stem}_rank.json")
-    with replacing(content) as file:
+    with replacing(files["json"]) as file:
         json.dump(_plain(_settings(robustness) | tables), file, indent=2, allow_nan=False)
         file.write("\n")
-    return (*paths, content)
+    return (*written, files["json"])
 
 
 def plot_robustness(robustness: Robustness) -> tuple[Path, Path]:
@@ -48,11 +48,11 @@ def plot_robustness(robustness: Robustness) -> tuple[Path, Path]:
     panels = [Panel("S-curves: lower is better", "layers monitored", "accuracy under faults there, %", curves)]
     if risks:
         panels.append(Panel("Residual risk", "monitored, % of MACs", "critical left, %", risks, y_range=(0, 100)))
-    return save_figure(robustness.run / f"{robustness.network}_rank", panels)
+    return save_figure(report_files(robustness.run, robustness.network)["svg"], panels)
 
 
 def _settings(robustness: Robustness) -> dict[str, Any]:
-    names = ("network", "dataset", "where", "inputs", "trials", "seed", "golden")
+    names = ("network", "dataset", "where", "inputs", "trials", "seed", "golden", "labelled")
     return {name: getattr(robustness, name) for name in names}
 
 
@@ -99,7 +99,7 @@ def _curves(robustness: Robustness) -> Iterable[dict[str, Any]]:
             }
 
 
-def _pair(pair: Pair) -> dict[str, Any]:
+def _pair(pair: Pair, where: Where) -> dict[str, Any]:
     agreement, difference = pair.agreement, pair.difference
     score = (None, None, None) if difference is None else astuple(difference.score)
     values = [*astuple(agreement.tau), *astuple(agreement.overlap), *score]
@@ -109,7 +109,7 @@ def _pair(pair: Pair) -> dict[str, Any]:
         "second": pair.second,
         "common_layers": agreement.common,
         "top": agreement.top,
-        "resampled": agreement.sampled,
+        "resampled": "faults" if agreement.sampled == "inputs" and where == "weights" else agreement.sampled,
         **dict(zip(names, values, strict=True)),
         "verdict": None if difference is None else difference.verdict,
     }
@@ -117,7 +117,7 @@ def _pair(pair: Pair) -> dict[str, Any]:
 
 def _write_table(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     with replacing(path) as file:
-        writer = csv.DictWriter(file, list(rows[0]) if rows else ["first", "second"], lineterminator="\n")
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
 

@@ -12,7 +12,8 @@ from bitswap_onnx.faults.bits import FORMATS
 from bitswap_onnx.faults.fault import Site
 from bitswap_onnx.graph.model import load_model
 from bitswap_onnx.graph.resolve import Resolver
-from bitswap_onnx.graph.sites import NeuronSite, select_sites
+from bitswap_onnx.graph.site_choice import select_sites
+from bitswap_onnx.graph.sites import NeuronSite
 from bitswap_onnx.graph.targets import Target, select_targets
 
 

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+from rich.table import Table
 
 from bitswap_onnx.analysis.plots import require_matplotlib
-from bitswap_onnx.analysis.rank import BUILTIN, Robustness, evaluate_robustness
+from bitswap_onnx.analysis.rank import BUILTIN, evaluate_robustness
 from bitswap_onnx.analysis.rank_report import plot_robustness, write_robustness
 from bitswap_onnx.analysis.ranking import LEVEL, Estimate
+from bitswap_onnx.analysis.robustness import Ranked, Robustness
 from bitswap_onnx.cli import console
 from bitswap_onnx.cli.inject import watched
 from bitswap_onnx.cli.options import Model, Plot, with_shared
@@ -40,7 +42,7 @@ def command(
     ] = "neurons",
     trials: Annotated[
         int | None,
-        typer.Option(min=1, help="Faults per input (neurons, default 1) or per layer (weights, default 50)."),
+        typer.Option(min=1, help="Faults per input (neurons, default 1) or per layer (weights, default 200)."),
     ] = None,
     evaluation_steps: Annotated[int | None, typer.Option(min=1, help="Batches of inputs to use. Default: all.")] = None,
     layers: Annotated[str | None, typer.Option(metavar="NAME,..", help="Layers: globs or parts of names.")] = None,
@@ -91,39 +93,53 @@ def _builtin(text: str) -> tuple[str, ...]:
 
 def _print(robustness: Robustness, files: Iterable[Path]) -> None:
     """Print the layers, the rankings from the best to the worst, and which of them cannot be told apart."""
+    right = "Right %" if robustness.labelled else "As golden %"
+    faults = f"{robustness.trials} fault{'' if robustness.trials == 1 else 's'} per "
+    faults += "input, in what a layer takes in" if robustness.where == "neurons" else "layer, in its kernel"
+    golden = f"without faults {100 * robustness.golden:.2f} % are right" if robustness.labelled else "no labels"
     layers = console.table(
-        f"{robustness.network} on {robustness.dataset}, {robustness.inputs} inputs, {robustness.trials} faults each in "
-        f"{robustness.where}: one layer at a time; without faults {100 * robustness.golden:.2f} % are right",
-        *(">No.", "Layer", "Type", ">Right %", ">Critical %", ">Nonfinite %", ">Parameters", ">MMACs", ">Bits"),
+        f"{robustness.network} on {robustness.dataset}, {robustness.inputs} inputs: {faults}; {golden}",
+        *(">No.", "Layer", "Type", f">{right}", ">Critical %", ">Nonfinite %", ">Parameters", ">MMACs", ">Bits"),
     )
     for layer in robustness.layers:
         shares = (f"{100 * value:.2f}" for value in (layer.correct, layer.critical, layer.nonfinite))
-        cost = f"{layer.cost.parameters:,}", f"{layer.cost.macs / 1e6:.2f}", f"{layer.bits:,}"
+        cost = f"{layer.cost.parameters:,}", f"{layer.cost.macs / 1e6:.3g}", f"{layer.bits:,}"
         layers.add_row(str(layer.number), layer.name, layer.kind, *shares, *cost)
     console.out.print(layers)
+    if robustness.rankings:
+        console.out.print(_rankings(robustness))
+    _print_pairs(robustness)
+    console.out.print(f"written: {', '.join(map(str, files))}")
+
+
+def _rankings(robustness: Robustness) -> Table:
+    """Return the rankings, the best of all layers first."""
     interval = f"{100 * LEVEL:g} % interval"
     table = console.table(
-        "Rankings: score (lower is better; best and worst of all orders beside it); normalised: 1 as the oracle "
-        "(cross-fitted), 0 as at random",
+        "Rankings: score (lower is better; best and worst of all orders beside it); normalised: 0 as at random, 1 as the "
+        "oracle that learns from half of the data (who learns from all can do better)",
         *("Ranking", ">Score", f">{interval}", ">Best", ">Worst", ">Normalised", f">{interval}", ">Layers"),
     )
-    for ranked in sorted(robustness.rankings, key=lambda entry: entry.score.score.value):
+
+    def place(ranked: Ranked) -> tuple[int, float]:
+        return -ranked.score.layers, ranked.score.score.value
+
+    for ranked in sorted(robustness.rankings, key=place):
         score = ranked.score
         bounds = (f"{value:.3f}" for value in (score.in_sample.oracle, score.in_sample.worst))
         covered = f"{score.layers} of {score.all_layers}"
         table.add_row(ranked.name, *_estimate(score.score, 3), *bounds, *_estimate(score.normalised, 2), covered)
-    console.out.print(table)
-    _print_pairs(robustness)
-    console.out.print(f"written: {', '.join(map(str, files))}")
+    return table
 
 
 def _print_pairs(robustness: Robustness) -> None:
     told = [pair for pair in robustness.pairs if pair.difference and pair.difference.verdict.startswith("the ")]
     compared = [pair for pair in robustness.pairs if pair.difference]
     if compared:
+        console.out.print(f"{len(compared) - len(told)} of {len(compared)} pairs of rankings cannot be told apart")
+    if told:
         console.out.print(
-            f"{len(compared) - len(told)} of {len(compared)} pairs of rankings cannot be told apart; of those below, "
-            f"{len(compared) * (1 - LEVEL):.1f} are to be expected by chance ({100 * LEVEL:g} % intervals):"
+            f"the others ({100 * LEVEL:g} % intervals each; {len(compared) * (1 - LEVEL):.1f} by chance, were all alike):"
         )
     for pair in told:
         assert pair.difference is not None
@@ -133,8 +149,7 @@ def _print_pairs(robustness: Robustness) -> None:
 
 
 def _estimate(estimate: Estimate, digits: int) -> tuple[str, str]:
-    if not math.isfinite(estimate.value):
+    """Return a value and its interval, dashes for what the data do not settle."""
+    if not math.isfinite(estimate.value) or not (math.isfinite(estimate.low) or math.isfinite(estimate.high)):
         return "-", "-"
-    known = math.isfinite(estimate.low) or math.isfinite(estimate.high)
-    interval = f"[{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]" if known else "unsettled"
-    return f"{estimate.value:.{digits}f}", interval
+    return f"{estimate.value:.{digits}f}", f"[{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"

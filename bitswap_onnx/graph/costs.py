@@ -18,7 +18,7 @@ class LayerCost:
     """A layer in numbers: stored ``parameters``; ``macs`` per input, a kernel's multiply-accumulates (0 without one).
 
     ``weight_norm`` is the Euclidean norm of the kernel, ``weight_exponent`` the mean binary exponent, floor(log2 |w|), of
-    its weights other than 0; 0 and -inf without a stored kernel.
+    its weights other than 0; 0 and -inf without a stored kernel. Integers count as they are stored, without their scale.
     """
 
     layer: str
@@ -40,14 +40,16 @@ def kernel_of(site: NeuronSite, targets: Sequence[Target]) -> Target | None:
 
 
 def _cost(slicer: Slicer, site: NeuronSite, targets: Sequence[Target]) -> LayerCost:
-    own = {t.tensor: t.elements for t in targets if site.layer in {layer for layer, _ in t.names}}
+    kernel = kernel_of(site, targets)
+    layers = {site.layer} if kernel is None else {site.layer, kernel.layer}  # a module called twice has a name per call
+    own = {t.tensor: t.elements for t in targets if layers & {layer for layer, _ in t.names}}
     norm, exponent = 0.0, -math.inf
     if site.weight is not None:
         weights = slicer.model.tensor(site.weight).astype(np.float64)
         norm = float(np.linalg.norm(weights))
         _, exponents = np.frexp(weights[(weights != 0) & np.isfinite(weights)])
         exponent = float(exponents.mean() - 1) if exponents.size else exponent
-    return LayerCost(site.layer, sum(own.values()), _macs(slicer, site, kernel_of(site, targets)), norm, exponent)
+    return LayerCost(site.layer, sum(own.values()), _macs(slicer, site, kernel), norm, exponent)
 
 
 def _macs(slicer: Slicer, site: NeuronSite, kernel: Target | None) -> int:

@@ -6,14 +6,12 @@ The model's input is a layer of its own, the first.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 import numpy as np
 
-from bitswap_onnx.errors import ModelError, nearest
 from bitswap_onnx.faults.bits import FORMATS, BitFormat
 from bitswap_onnx.faults.fault import Site
 from bitswap_onnx.graph.layer_kinds import same_kind
@@ -109,58 +107,6 @@ def find_sites(slicer: Slicer) -> tuple[NeuronSite, ...]:
     return tuple(site for _, site in sorted(found.values(), key=lambda entry: entry[0]))
 
 
-def select_sites(
-    sites: Sequence[NeuronSite], patterns: str | None = None, kinds: str | None = None, site: Site = Site.OUTPUT
-) -> tuple[NeuronSite, ...]:
-    """Return the sites of one side that are chosen, in order.
-
-    ``patterns``: comma-separated globs or texts of layer names; ``kinds``: comma-separated types of layers, as PyTorch,
-    Keras or ONNX call them. With neither: the model's input if it is of floats, layers with kernels and vanished modules.
-    Raises ModelError for a pattern or a kind that no layer has.
-    """
-    own = [entry for entry in sites if entry.site is site]
-    if patterns is None and kinds is None:
-        return tuple(filter(_by_default, own))
-    chosen = own
-    groups = [[entry for entry in own if _is_kind(entry, kind)] for kind in _parts(kinds)]
-    for kind, group in zip(_parts(kinds), groups, strict=True):
-        if not group:
-            known = nearest(kind, dict.fromkeys(entry.kind for entry in own))
-            raise ModelError(f"--layer-type: no layer is of type {kind!r}; the nearest are {known}")
-    if kinds is not None:  # nodes stand for themselves only where no module does
-        wanted = [entry for g in groups for entry in ([e for e in g if e.role != "node"] or g)]
-        chosen = [entry for entry in own if entry in wanted]
-    for pattern in _parts(patterns):
-        if not any(_is_named(entry, pattern) for entry in own):
-            raise ModelError(
-                f"no layer matches {pattern!r}; the nearest are {nearest(pattern, (e.layer for e in own))}"
-            )
-    if patterns is not None:
-        chosen = [entry for entry in chosen if any(_is_named(entry, pattern) for pattern in _parts(patterns))]
-    if not chosen:
-        raise ModelError(
-            f"no layer of type {kinds} matches {patterns!r}; `bitswap-onnx neurons` without them lists all"
-        )
-    usual = [entry for entry in chosen if kinds is None and _by_default(entry)]
-    return tuple(usual or chosen)
-
-
-def _by_default(site: NeuronSite) -> bool:
-    return site.role in ("kernel", "vanished") or (site.role == "input" and site.format.is_float)
-
-
-def _parts(text: str | None) -> list[str]:
-    return [part for part in (part.strip() for part in (text or "").split(",")) if part]
-
-
-def _is_kind(site: NeuronSite, kind: str) -> bool:
-    return same_kind(kind, site.kind) or same_kind(kind, site.operator)
-
-
-def _is_named(site: NeuronSite, pattern: str) -> bool:
-    return fnmatchcase(site.layer, pattern) or pattern in site.layer
-
-
 @dataclass
 class _Layer:
     """A name for a place in the graph: the ``value`` that comes out, and the ``node`` whose input goes in, if it has one."""
@@ -183,6 +129,7 @@ class _Finder:
         self.is_keras = metadata.get("framework") == "keras"
         entries = [*self.modules.values(), *self.vanished.values()]
         self.orders = {name: order for entry in entries for name, order in entry.get("permutations", {}).items()}
+        self.claimed: set[int] = set()  # nodes that a module stands for
         self.kernels: dict[str, tuple[list[int], str]] = {}  # layer → the nodes with its kernel, and the kernel
         for target in find_targets(slicer.model):
             nodes = self.kernel_nodes(target.tensor) if target.role == "weight" else []
@@ -247,29 +194,33 @@ class _Finder:
                 place = float(self.slicer.producer.get(value, -1))
                 if path in self.vanished:
                     yield _Layer(name, entry["type"], "vanished", value, None, place + 0.5)
-                elif path in leaves and path in self.kernels and len(self.kernels[path][0]) == len(values):
-                    nodes, weight = self.kernels[path]
-                    yield _Layer(name, entry["type"], "kernel", value, nodes[call], place, weight)
+                elif path in leaves and (node := self.kernel_before(value, path)) is not None:
+                    self.claimed.add(node)
+                    yield _Layer(name, entry["type"], "kernel", value, node, place, self.kernels[path][1])
                 else:
-                    inside = self.computing(value) if path in leaves else None
-                    yield _Layer(name, entry["type"], "module", value, inside, place)
+                    yield _Layer(name, entry["type"], "module", value, self.computing(value, entry["type"]), place)
 
-    def computing(self, value: str) -> int | None:
-        """Return the node that computes a value, transposes aside."""
+    def kernel_before(self, value: str, path: str) -> int | None:
+        """Return the last node before a value that multiplies by a module's kernel; other modules may share that one."""
+        maker = self.slicer.producer.get(value)
+        nodes = self.kernels[path][0] if path in self.kernels else []
+        return next((node for node in reversed(nodes) if maker in self.slicer.cone([node])), None)
+
+    def computing(self, value: str, kind: str) -> int | None:
+        """Return the node that is a module of some kind, transposes aside; None for a module of several nodes."""
         node = self.slicer.producer.get(value)
         while node is not None and self.slicer.nodes[node].op_type in ("Transpose", "Identity"):
             node = self.slicer.producer.get(self.slicer.nodes[node].input[0])
-        return node
+        return node if node is not None and same_kind(kind, self.slicer.nodes[node].op_type) else None
 
     def node_layers(self) -> Iterator[_Layer]:
         """Yield the nodes; one with a kernel that no module stands for goes by its kernel's layer as well."""
-        claimed = {node for path in self.modules if path in self.kernels for node in self.kernels[path][0]}
         single = {layer: kernel for layer, kernel in self.kernels.items() if len(kernel[0]) == 1}
         names = {nodes[0]: (layer, weight) for layer, (nodes, weight) in reversed(single.items())}
         for i, node in enumerate(self.slicer.nodes):
             if not node.output or node.output[0] in self.slicer.constants:
                 continue
-            is_kernel = self.is_kernel(i) and i not in claimed
+            is_kernel = self.is_kernel(i) and i not in self.claimed
             label = node_label(node)
             layer, weight = names.get(i, (label, None)) if is_kernel else (label, None)
             yield _Layer(layer, node.op_type, "kernel" if is_kernel else "node", node.output[0], i, float(i), weight)

@@ -1,0 +1,61 @@
+"""Which neuron sites a user means: by name, by type of layer, or those that are injected by default."""
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+
+from bitswap_onnx.errors import ModelError, nearest
+from bitswap_onnx.faults.fault import Site
+from bitswap_onnx.graph.layer_kinds import same_kind
+from bitswap_onnx.graph.sites import NeuronSite
+
+
+def select_sites(
+    sites: Sequence[NeuronSite], patterns: str | None = None, kinds: str | None = None, site: Site = Site.OUTPUT
+) -> tuple[NeuronSite, ...]:
+    """Return the sites of one side that are chosen, in order.
+
+    ``patterns``: comma-separated globs or texts of layer names; ``kinds``: comma-separated types of layers, as PyTorch,
+    Keras or ONNX call them. With neither: the model's input if it is of floats, layers with kernels and vanished modules.
+    Raises ModelError for a pattern or a kind that no layer has.
+    """
+    own = [entry for entry in sites if entry.site is site]
+    if patterns is None and kinds is None:
+        return tuple(filter(_by_default, own))
+    chosen = own
+    groups = [[entry for entry in own if _is_kind(entry, kind)] for kind in _parts(kinds)]
+    for kind, group in zip(_parts(kinds), groups, strict=True):
+        if not group:
+            known = nearest(kind, dict.fromkeys(entry.kind for entry in own))
+            raise ModelError(f"--layer-type: no layer is of type {kind!r}; the nearest are {known}")
+    if kinds is not None:  # nodes stand for themselves only where no module does
+        wanted = [entry for g in groups for entry in ([e for e in g if e.role != "node"] or g)]
+        chosen = [entry for entry in own if entry in wanted]
+    for pattern in _parts(patterns):
+        if not any(_is_named(entry, pattern) for entry in own):
+            raise ModelError(
+                f"no layer matches {pattern!r}; the nearest are {nearest(pattern, (e.layer for e in own))}"
+            )
+    if patterns is not None:
+        chosen = [entry for entry in chosen if any(_is_named(entry, pattern) for pattern in _parts(patterns))]
+    if not chosen:
+        raise ModelError(
+            f"no layer of type {kinds} matches {patterns!r}; `bitswap-onnx neurons` without them lists all"
+        )
+    usual = [entry for entry in chosen if kinds is None and _by_default(entry)]
+    return tuple(usual or chosen)
+
+
+def _by_default(site: NeuronSite) -> bool:
+    return site.role in ("kernel", "vanished") or (site.role == "input" and site.format.is_float)
+
+
+def _parts(text: str | None) -> list[str]:
+    return [part for part in (part.strip() for part in (text or "").split(",")) if part]
+
+
+def _is_kind(site: NeuronSite, kind: str) -> bool:
+    return same_kind(kind, site.kind) or same_kind(kind, site.operator)
+
+
+def _is_named(site: NeuronSite, pattern: str) -> bool:
+    return fnmatchcase(site.layer, pattern) or pattern in site.layer
