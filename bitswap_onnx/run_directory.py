@@ -31,6 +31,7 @@ def reading(run: Path) -> Iterator[Store]:
     if not has_store(run):
         raise RunError(f"{run}: expected a run directory with a {STORE_NAME}, found none that has begun")
     with _translated(run), Store(run) as store:
+        store.check_version()
         yield store
 
 

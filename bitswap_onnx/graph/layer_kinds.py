@@ -8,7 +8,11 @@ _KINDS = (
     {"batchnormalization", "batchnorm1d", "batchnorm2d", "batchnorm3d"},
     {"maxpool", "maxpool2d", "maxpooling2d"},
     {"averagepool", "avgpool2d", "averagepooling2d"},
-    {"globalaveragepool", "adaptiveavgpool2d", "globalaveragepooling2d"},
+    {"globalaveragepool", "adaptiveavgpool2d", "globalaveragepooling2d", "reducemean"},
+    {"layernorm", "layernormalization"},
+    {"flatten", "reshape"},
+    {"relu6", "clip"},
+    {"concatenate", "concat"},
     {"input", "inputlayer"},
 )
 _NUMBER = {name: number for number, names in enumerate(_KINDS) for name in names}

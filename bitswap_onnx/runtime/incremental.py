@@ -187,18 +187,25 @@ class IncrementalEngine:
 
     def _neuron_candidates(self, path: Path) -> Iterator[NeuronLane | ConeLane]:
         """Yield the lanes of a path with neuron sites: golden values and the suffix, or flip nodes in the cone."""
-        sites = [self.sites[key] for key in path if is_site(key)]
+        sites = [self.sites[key] for key in path if is_site(key) and self._reaches_scores(self.sites[key])]
         values = [tapped_value(site.key) for site in sites]
         behind = self.slicer.cone(reader for value in values for reader in self.slicer.readers.get(value, ()))
         apart = all(self.slicer.producer.get(value) not in behind for value in values)
-        if len(sites) == len(path) and apart:
+        if sites and all(map(is_site, path)) and apart:
             cuts = values if values == [self.output] else self.slicer.cuts(behind)
             if cuts is not None:
                 yield NeuronLane(self.slicer, self.numerics, tuple(sites), tuple(cuts))
         starts = [user for tensor in path if not is_site(tensor) for user in self.slicer.users(tensor)]
         cuts = self.slicer.cuts(behind | self.slicer.cone(starts))
         if cuts is not None:
-            yield ConeLane(self.slicer, self.numerics, path, cuts, self.sites)
+            yield ConeLane(self.slicer, self.numerics, path, cuts, {site.key: site for site in sites})
+
+    def _reaches_scores(self, site: NeuronSite) -> bool:
+        """Whether the scores depend on a site; a part of the model need not have one that they do not."""
+        value = tapped_value(site.key)
+        return (
+            value == self.output or self.slicer.cuts(self.slicer.cone(self.slicer.readers.get(value, ()))) is not None
+        )
 
     def _prepared_apart(self, starts: Iterable[int]) -> bool:
         """Whether a part that starts there may compute a batch norm otherwise than the whole model does.

@@ -105,7 +105,7 @@ class _FaultyModel:
 
     @cached_property
     def _sites(self) -> list[NeuronSite]:
-        return [self.sites[key] for key in self.path if is_site(key)]
+        return [self.sites[key] for key in self.path if key in self.sites]
 
     @cached_property
     def _stored(self) -> frozenset[str]:

@@ -35,6 +35,7 @@ from bitswap_onnx.graph.heads import Head, Row
 from bitswap_onnx.graph.model import Model, from_proto
 from bitswap_onnx.prepare import Settings
 from bitswap_onnx.runtime import packed
+from bitswap_onnx.runtime.golden_values import GoldenValues
 from bitswap_onnx.runtime.incremental import IncrementalEngine
 from bitswap_onnx.runtime.lanes import Block
 from bitswap_onnx.runtime.packed import PackedLane
@@ -159,26 +160,26 @@ def last_chunk_forgotten(patch: Patch) -> None:
 
 def stale_values(patch: Patch) -> None:
     """Golden values stay those of the first block of inputs."""
-    make, kept = IncrementalEngine._values, dict[Any, Any]()
+    make, kept = GoldenValues._values, dict[Any, Any]()
 
-    def remembered(self: IncrementalEngine, inputs: Any, names: frozenset[str], spare: Any) -> Any:
+    def remembered(self: GoldenValues, inputs: Any, names: frozenset[str], spare: Any) -> Any:
         return kept.setdefault((len(inputs), names), make(self, inputs, names, {}))
 
-    patch.setattr(IncrementalEngine, "_values", remembered)
+    patch.setattr(GoldenValues, "_values", remembered)
 
 
 def stale_block(patch: Patch) -> None:
     """The whole block stays, its golden scores included, so that it agrees with itself."""
-    make, kept = IncrementalEngine._golden, dict[Any, Block]()
+    make, kept = GoldenValues._block_of, dict[Any, Block]()
 
-    def remembered(self: IncrementalEngine, first: int, stop: int, names: frozenset[str]) -> Block:
+    def remembered(self: GoldenValues, first: int, stop: int, names: frozenset[str]) -> Block:
         key = stop - first, names
         if key not in kept:
-            self._block = None  # its arrays would be written over
+            self._last = None  # its arrays would be written over
             kept[key] = make(self, first, stop, names)
         return kept[key]
 
-    patch.setattr(IncrementalEngine, "_golden", remembered)
+    patch.setattr(GoldenValues, "_block_of", remembered)
 
 
 def every_cut_accepted(patch: Patch) -> None:
