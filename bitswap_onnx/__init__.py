@@ -9,28 +9,38 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bitswap_onnx.analysis.neuron_campaign import run_neurons
+    from bitswap_onnx.analysis.rank import evaluate_robustness
+    from bitswap_onnx.analysis.rates import estimate_rates
+    from bitswap_onnx.analysis.sweep import sweep_errors
     from bitswap_onnx.campaign import Campaign, run_campaign
     from bitswap_onnx.dataset import Dataset, load_dataset
+    from bitswap_onnx.design import generate_faults, read_design
     from bitswap_onnx.errors import BitswapError
-    from bitswap_onnx.faults.fault import Fault, Injection, Kind
+    from bitswap_onnx.faults.fault import Fault, Injection, Kind, Site
     from bitswap_onnx.faults.fault_list import FaultList, read_fault_list, write_fault_list
     from bitswap_onnx.graph.model import Model, load_model, save_model
-    from bitswap_onnx.graph.receipts import Receipt, ResolvedInjection
-    from bitswap_onnx.graph.resolve import resolve
+    from bitswap_onnx.graph.receipts import NeuronReceipt, Receipt, ResolvedInjection
+    from bitswap_onnx.graph.resolve import apply, resolve
     from bitswap_onnx.graph.targets import Target, find_targets
     from bitswap_onnx.graph.weights import rewrite
     from bitswap_onnx.prepare import Settings
     from bitswap_onnx.preprocessing import Preprocessing
 
 _HOMES = {
+    "analysis.neuron_campaign": ("run_neurons",),
+    "analysis.rank": ("evaluate_robustness",),
+    "analysis.rates": ("estimate_rates",),
+    "analysis.sweep": ("sweep_errors",),
     "campaign": ("Campaign", "run_campaign"),
     "dataset": ("Dataset", "load_dataset"),
+    "design": ("generate_faults", "read_design"),
     "errors": ("BitswapError",),
-    "faults.fault": ("Fault", "Injection", "Kind"),
+    "faults.fault": ("Fault", "Injection", "Kind", "Site"),
     "faults.fault_list": ("FaultList", "read_fault_list", "write_fault_list"),
     "graph.model": ("Model", "load_model", "save_model"),
     "graph.receipts": ("NeuronReceipt", "Receipt", "ResolvedInjection"),
-    "graph.resolve": ("resolve",),
+    "graph.resolve": ("apply", "resolve"),
     "graph.targets": ("Target", "find_targets"),
     "graph.weights": ("rewrite",),
     "prepare": ("Settings",),
@@ -47,19 +57,28 @@ __all__ = [
     "Injection",
     "Kind",
     "Model",
+    "NeuronReceipt",
     "Preprocessing",
     "Receipt",
     "ResolvedInjection",
     "Settings",
+    "Site",
     "Target",
+    "apply",
+    "estimate_rates",
+    "evaluate_robustness",
     "find_targets",
+    "generate_faults",
     "load_dataset",
     "load_model",
+    "read_design",
     "read_fault_list",
     "resolve",
     "rewrite",
     "run_campaign",
+    "run_neurons",
     "save_model",
+    "sweep_errors",
     "write_fault_list",
 ]
 

@@ -11,17 +11,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bitswap_onnx.audit import DEFAULT_AUDIT, Audit
+from bitswap_onnx.checked_list import check_list
 from bitswap_onnx.dataset import Dataset
-from bitswap_onnx.errors import ControlFailedError, FaultListError, RunError
+from bitswap_onnx.errors import ControlFailedError, RunError
 from bitswap_onnx.execute import SCRATCH, Execution, OnProgress, cores, execute, free_memory
 from bitswap_onnx.faults.fault import Injection
 from bitswap_onnx.faults.fault_list import fingerprint as list_fingerprint
-from bitswap_onnx.faults.fault_list import has_neurons, read_fault_list
-from bitswap_onnx.graph.receipts import ResolvedInjection
-from bitswap_onnx.graph.resolve import BitOrder, Resolver
+from bitswap_onnx.graph.resolve import BitOrder
 from bitswap_onnx.outcome import Golden, judge
-from bitswap_onnx.plan import chunk_length, join_paths
-from bitswap_onnx.prepare import CleanRun, Settings, Setup, for_neurons, prepare
+from bitswap_onnx.plan import chunk_length
+from bitswap_onnx.prepare import CleanRun, Settings, Setup
 from bitswap_onnx.results import (
     Summary,
     how_it_ran,
@@ -34,7 +33,6 @@ from bitswap_onnx.results import (
 )
 from bitswap_onnx.run_directory import has_store, holds_other_files, locked, reading, writing
 from bitswap_onnx.runtime.golden import fingerprint as score_fingerprint
-from bitswap_onnx.runtime.observe import Observer
 from bitswap_onnx.runtime.session import machine_name, versions
 from bitswap_onnx.store import Store
 
@@ -91,7 +89,7 @@ def run_campaign(
         raise RunError("--resume needs --out RUN: the run directory to continue")
     if per_input:
         require_parquet()
-    plan = _plan(model, faults, as_begun(settings, run) if resume else settings, bit_order)
+    plan = check_list(model, faults, as_begun(settings, run) if resume else settings, bit_order)
     setup = plan.setup
     kept = {*records, *(["scores"] if save_outputs else []), *(["per_input"] if per_input else [])}
     identity = _identity(setup, plan.check()) | {"bit_order": bit_order, "records": sorted(kept, reverse=True)}
@@ -119,7 +117,12 @@ def run_campaign(
 
 
 def as_begun(settings: Settings, run: str | Path | None) -> Settings:
-    """Return what ``--layout auto`` meant when a run began: another version might choose otherwise."""
+    """Return what ``--layout auto`` meant when a run began: another version might choose otherwise.
+
+    Raises RunError for a seed from the clock, which would be another one.
+    """
+    if settings.from_clock:
+        raise RunError("--seed -1 with --resume: expected the seed that was printed when the run began; pass that")
     if settings.layout != "auto" or run is None or not has_store(Path(run)):
         return settings
     with reading(Path(run)) as store:
@@ -129,58 +132,6 @@ def as_begun(settings: Settings, run: str | Path | None) -> Settings:
 def default_run(setup: Setup) -> Path:
     """Return the run directory of a campaign that was given none."""
     return Path("reports", setup.dataset.name, setup.model.name, datetime.now().strftime("%y%m%d_%H%M%S"))
-
-
-def _plan(
-    model: str | Path | Setup, faults: str | Path | Iterable[Injection], settings: Settings, bit_order: BitOrder
-) -> "_Plan":
-    injections = read_fault_list(faults) if isinstance(faults, str | Path) else tuple(faults)
-    if isinstance(model, Setup):
-        return _Plan(injections, model, bit_order)
-    setup = prepare(Path(model), for_neurons(settings) if has_neurons(injections) else settings)
-    return _Plan(injections, setup, bit_order)
-
-
-class _Plan:
-    """The list as it will run: resolved once to check it, and once more for the store."""
-
-    def __init__(self, injections: Iterable[Injection], setup: Setup, bit_order: BitOrder) -> None:
-        self.injections = injections
-        self.setup = setup
-        self.resolver = Resolver(setup.model, bit_order, setup.slicer, len(setup.dataset))
-        self.observer = Observer(setup.slicer, setup.numerics, setup.output)
-        self.paths: set[tuple[str, ...]] = set()
-
-    def check(self) -> Iterator[Injection]:
-        """Resolve the whole list, so that its last row is known to be right before anything is written."""
-        seen: set[str] = set()
-        for injection in self.injections:
-            if injection.id in seen:
-                raise FaultListError(f"injection {injection.id} is given twice; give each its own id")
-            seen.add(injection.id)
-            resolved = self.resolver.resolve(injection)
-            self.paths.add(resolved.path)
-            self.observer.want(resolved.neurons)
-            yield injection
-        if not seen:
-            raise FaultListError("the fault list has no injections")
-
-    def write(self, store: Store, settings: dict[str, Any], golden: Golden, stop: threading.Event) -> None:
-        """Commit settings and list, with the bits that its neurons have without a fault."""
-        bits = self.observer.bits(self.setup.pieces(stop), golden.scores)
-        resolved = self._resolved(settings["identity"]["faults"], bits)
-        store.create(settings, resolved, self.resolver.address, join_paths(self.paths))
-
-    def _resolved(self, expected: str, bits: Iterable[int]) -> Iterator[ResolvedInjection]:
-        """Resolve the list again, and refuse one that changed since it was checked, when its hash was ``expected``."""
-        fault_hash, seen = "", iter(bits)
-        for injection, running_hash in list_fingerprint(self.injections):
-            fault_hash = running_hash
-            found = self.resolver.resolve(injection)
-            neurons = [r if r.fault.input is None else replace(r, clean_bits=next(seen, None)) for r in found.neurons]
-            yield replace(found, neurons=tuple(neurons)) if neurons else found
-        if fault_hash != expected:
-            raise FaultListError("the fault list changed while the campaign began; run it again")
 
 
 def _identity(setup: Setup, injections: Iterable[Injection]) -> dict[str, Any]:

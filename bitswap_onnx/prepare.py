@@ -51,10 +51,12 @@ class Settings:
     fusion: Literal["framework", "deployed"] = "framework"
     layout: Literal["auto", "plain", "blocked"] = "auto"
     batch_size: int | None = None
+    from_clock: bool = False
 
     def __post_init__(self) -> None:
         if self.seed == FROM_CLOCK:
             object.__setattr__(self, "seed", time.time_ns() % (1 << 32))
+            object.__setattr__(self, "from_clock", True)
 
 
 def for_neurons(settings: Settings) -> Settings:

@@ -86,7 +86,7 @@ def export_dialect(store: Store, dialect: str, path: Path) -> None:
     store.check_complete()
     names, counts = _DIALECTS[dialect]
     other = store.query(
-        "SELECT i.id, r.kind, r.parameter, r.row FROM receipt r JOIN injection i USING (position)"
+        "SELECT i.id, r.kind, r.parameter || r.site, r.row FROM receipt r JOIN injection i USING (position)"
         " WHERE r.kind != 'flip' OR r.parameter != 'weight' OR r.row > 0 OR r.site != '' LIMIT 1"
     ).fetchone()
     if other is not None:

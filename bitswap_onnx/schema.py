@@ -40,6 +40,7 @@ CREATE TABLE injection (
 CREATE TABLE receipt (
     position INTEGER NOT NULL REFERENCES injection, row INTEGER NOT NULL, {", ".join(RECEIPT_COLUMNS)},
     PRIMARY KEY (position, row)) WITHOUT ROWID;
+CREATE INDEX receipt_input ON receipt (position, input) WHERE input IS NOT NULL;
 CREATE TABLE control (
     path INTEGER NOT NULL REFERENCES path, first INTEGER NOT NULL, inputs INTEGER NOT NULL, masked INTEGER NOT NULL,
     PRIMARY KEY (path, first)) WITHOUT ROWID;

@@ -142,13 +142,13 @@ class Store:
 
     def edits(self, position: int, chunk: Chunk) -> InjectionEdits:
         """Return what an injection changes over ``chunk``."""
-        edits: InjectionEdits = {}
+        edits: dict[str, list[tuple[int, ...]]] = {}
+        columns = "SELECT row, tensor, element, mask, input FROM receipt WHERE position = ? AND"
         rows = self._db.execute(
-            "SELECT tensor, element, mask, input FROM receipt WHERE position = ? AND"
-            " (input IS NULL OR (input >= ? AND input < ?)) ORDER BY row",
-            (position, chunk.first, chunk.stop),
+            f"{columns} input IS NULL UNION ALL {columns} input >= ? AND input < ? ORDER BY row",
+            (position, position, chunk.first, chunk.stop),
         )
-        for tensor, element, mask, number in rows:
+        for _, tensor, element, mask, number in rows:
             own = edits.setdefault(tensor, [])
             if is_site(tensor):
                 keep, toggle = (int(part, 16) for part in mask.split(":"))

@@ -17,6 +17,7 @@ LINE = [
     "files",
     "faults",
     "graph",
+    "design",
     "convert",
     "converters",
     "models",
@@ -36,7 +37,13 @@ LINE = [
     "cli",
 ]
 #: Modules that share a room with another one.
-ROOMS = {"data_files": "dataset", "preprocessing": "dataset", "schema": "store", "__main__": "cli"}
+ROOMS = {
+    "data_files": "dataset",
+    "preprocessing": "dataset",
+    "schema": "store",
+    "checked_list": "campaign",
+    "__main__": "cli",
+}
 
 #: Heavy libraries and the rooms that may import them, at module level or inside functions.
 HOMES = {

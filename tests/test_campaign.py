@@ -211,7 +211,7 @@ def test_a_finished_run_is_not_touched_and_resuming_it_rewrites_its_files(model:
         ({"settings": Settings(batch_size=BATCH, first=5)}, "with other data;"),
         ({"settings": Settings(batch_size=BATCH, fusion="deployed")}, "with other numerics;"),
         ({"bit_order": "msb", "injections": faults()[:32]}, "with other faults, bit_order;"),
-        ({"save_outputs": True}, "with other --save-outputs or --per-input;"),
+        ({"save_outputs": True}, "with other --save-outputs, --per-input or --detailed-log;"),
     ],
 )
 def test_another_campaign_is_refused(model: Path, tmp_path: Path, change: dict[str, Any], message: str) -> None:

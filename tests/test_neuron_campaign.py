@@ -126,6 +126,7 @@ def test_receipts_are_the_values_of_the_clean_model(model: Path, tmp_path: Path)
     values = values_of(model, ["a", "b", "c", "d", "scores"])
     holds = {"x": "x", "conv": "a", "b": "b", "c": "c", "fc": "scores"}
     listed = [(injection, fault) for injection in faults() for fault in injection.faults]
+    hidden: set[str] = set()
     for row, (injection, fault) in zip(rows(tmp_path / "run"), listed, strict=True):
         assert row["Injection"] == injection.id
         if fault.site is None:
@@ -133,6 +134,10 @@ def test_receipts_are_the_values_of_the_clean_model(model: Path, tmp_path: Path)
         assert (row["Layer"], row["Site"], row["Parameter"]) == (fault.layer, fault.site.value, "")
         if fault.input is None:
             assert (row["Input"], row["clean_bits"], row["effect"]) == ("all", "", "per input")
+            continue
+        if row["effect"] == "behind other faults":
+            assert (row["Input"], row["clean_bits"], row["faulty_value"]) == (str(fault.input), "", "")
+            hidden.add(injection.id)
             continue
         value = values["d" if fault.site is Site.INPUT else holds[fault.layer]][(fault.input, *fault.index)]
         clean = int(np.float32(value).view(np.uint32))
@@ -142,6 +147,7 @@ def test_receipts_are_the_values_of_the_clean_model(model: Path, tmp_path: Path)
         assert row["faulty_bits"] == f"0x{faulty:08x}"
         assert row["effect"] == ("none" if clean == faulty else "changed")
         assert np.float32(row["clean_value"]) == value
+    assert hidden == {"some"}
 
 
 def test_nothing_but_the_list_decides(model: Path, tmp_path: Path, monkeypatch: Patch) -> None:

@@ -26,7 +26,21 @@ def test_networks_of_the_zoo() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["inspect", "evaluate", "inject", "rewrite", "export torch", "crosscheck", "compare"]
+    "command",
+    [
+        "inspect",
+        "evaluate",
+        "inject",
+        "rewrite",
+        "neurons",
+        "sweep",
+        "rank",
+        "estimate",
+        "faults generate",
+        "export torch",
+        "crosscheck",
+        "compare",
+    ],
 )
 def test_commands(command: str) -> None:
     assert f"`{command} " in README or f"`{command}`" in README

@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from bitswap_onnx.errors import BitswapError
+from bitswap_onnx.errors import BitswapError, ModelError
 from bitswap_onnx.faults.bits import FORMATS
 from bitswap_onnx.faults.fault import Fault, Injection, Site
 from bitswap_onnx.graph.resolve import Resolver
@@ -113,22 +113,38 @@ class Plan:
 
 def find_regions(setup: Setup, layers: str | None, site: Where) -> tuple[Region, ...]:
     """Return the bits that errors can hit: of stored parameters, of what layers with kernels put out, or of both."""
-    regions: list[Region] = []
-    if site != "neurons":
-        resolver = Resolver(setup.model)
-        chosen = {target.tensor for target in select_targets(setup.model, layers)}
-        for target in resolver.targets:
-            if target.tensor in chosen:
-                layer, parameter = resolver.address(target)
-                regions.append(Region(layer, target.shape, FORMATS[target.dtype].width, parameter))
-    if site != "weights":
-        kernels = [entry for entry in find_sites(setup.slicer) if entry.role == "kernel"]
-        inputs = len(setup.dataset)
-        regions += [
-            Region(entry.layer, entry.shape, entry.format.width, site=entry.site, inputs=inputs)
-            for entry in select_sites(kernels, layers)
-        ]
-    return tuple(regions)
+    finders = {"weights": (_stored,), "neurons": (_neurons,), "both": (_stored, _neurons)}[site]
+    found: dict[Region, None] = {}
+    for pattern in layers.split(",") if layers is not None else [None]:
+        refused: list[ModelError] = []
+        for find in finders:
+            try:
+                found |= dict.fromkeys(find(setup, pattern))
+            except ModelError as error:
+                refused.append(error)
+        if len(refused) == len(finders):
+            raise refused[0]
+    return tuple(found)
+
+
+def _stored(setup: Setup, pattern: str | None) -> list[Region]:
+    resolver = Resolver(setup.model)
+    chosen = {target.tensor for target in select_targets(setup.model, pattern)}
+    regions = []
+    for target in resolver.targets:
+        if target.tensor in chosen:
+            layer, parameter = resolver.address(target)
+            regions.append(Region(layer, target.shape, FORMATS[target.dtype].width, parameter))
+    return regions
+
+
+def _neurons(setup: Setup, pattern: str | None) -> list[Region]:
+    kernels = [entry for entry in find_sites(setup.slicer) if entry.role == "kernel"]
+    inputs = len(setup.dataset)
+    return [
+        Region(entry.layer, entry.shape, entry.format.width, site=entry.site, inputs=inputs)
+        for entry in select_sites(kernels, pattern)
+    ]
 
 
 def parse_rates(text: str) -> tuple[float, ...]:

@@ -13,7 +13,7 @@ from bitswap_onnx.errors import ModelError
 from bitswap_onnx.faults.bits import FORMATS
 from bitswap_onnx.faults.fault import Fault, Injection, Site
 from bitswap_onnx.graph.costs import kernel_of
-from bitswap_onnx.graph.sites import NeuronSite, find_sites
+from bitswap_onnx.graph.sites import NeuronSite
 from bitswap_onnx.graph.targets import Target, find_targets
 from bitswap_onnx.outcome import CRITICAL, decode_correct, decode_outcomes
 from bitswap_onnx.prepare import Setup
@@ -40,9 +40,9 @@ def draw_injections(setup: Setup, sites: Sequence[NeuronSite], where: Where, tri
     """Return ``trials`` injections per layer, each with one random bit of one random element, the sign included.
 
     Neurons: of what the layer takes in, another one for each input. Weights: of its kernel, for all inputs. Trial t of a
-    layer draws, input by input, from ``SeedSequence(seed, spawn_key=(t, place))``, its place among all layers of the model:
-    other layers, more trials and more inputs leave a draw as it was. Raises ModelError for a layer without a stored kernel
-    where weights are hit.
+    layer draws, input by input, from ``SeedSequence(seed, spawn_key=(t, number))``, a number that its name decides: other
+    layers, more trials and more inputs leave a draw as it was. Raises ModelError for a layer without a stored kernel where
+    weights are hit.
     """
     targets = find_targets(setup.model)
     kernels = [kernel_of(site, targets) for site in sites] if where == "weights" else [None] * len(sites)
@@ -55,10 +55,9 @@ def draw_injections(setup: Setup, sites: Sequence[NeuronSite], where: Where, tri
 def _injections(
     setup: Setup, sites: Sequence[NeuronSite], kernels: Sequence[Target | None], trials: int, seed: int
 ) -> Iterator[Injection]:
-    every = [site.layer for site in find_sites(setup.slicer) if site.site is Site.INPUT]
     for number, (site, kernel) in enumerate(zip(sites, kernels, strict=True)):
         for trial in range(trials):
-            rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(trial, every.index(site.layer))))
+            rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(trial, site.number)))
             shape, count = (site.shape, len(setup.dataset)) if kernel is None else (kernel.shape, 1)
             width = site.format.width if kernel is None else FORMATS[kernel.dtype].width
             elements, bits = rng.integers([math.prod(shape), width], size=(count, 2)).T.tolist()

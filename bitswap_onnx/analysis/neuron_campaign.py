@@ -115,12 +115,11 @@ def choose_layers(
     `select_sites` does, and for a number that no layer has.
     """
     every = [site for site in find_sites(setup.slicer) if site.site is Site.OUTPUT]
-    places = {site.layer: place for place, site in enumerate(every)}
     stored = stored_tensors(setup.model.proto)
     chosen = []
     for number, site in enumerate(select_sites(every, layers, kinds)):
         weight = None if site.weight is None else tuple(stored[site.weight].dims)
-        chosen.append(Layer(number, places[site.layer], site, weight))
+        chosen.append(Layer(number, site, weight))
     wrong = next((number for number in numbers or () if not 0 <= number < len(chosen)), None)
     if wrong is not None:
         raise ModelError(
@@ -167,12 +166,12 @@ def plan_neurons(
 def draw_faults(layer: Layer, trial: int, plan: Plan) -> Injection:
     """Draw one fault per input: a uniform neuron of the layer's output, and a uniform bit of its format or the one bit.
 
-    Both come, input by input, from ``SeedSequence(seed, spawn_key=(trial, place))``, place being the layer's among the
-    outputs of the model's own layers. So other layers, more trials, inputs behind these and a fixed bit leave the rest of
-    the draws as they were.
+    Both come, input by input, from ``SeedSequence(seed, spawn_key=(trial, number))``, a number that the layer's name
+    decides (`NeuronSite.number`). So other layers, more trials, inputs behind these and a fixed bit leave the rest of the
+    draws as they were.
     """
     site = layer.site
-    rng = np.random.default_rng(np.random.SeedSequence(plan.seed, spawn_key=(trial, layer.place)))
+    rng = np.random.default_rng(np.random.SeedSequence(plan.seed, spawn_key=(trial, layer.site.number)))
     elements, bits = rng.integers([site.elements, site.format.width], size=(plan.inputs, 2)).T
     region = Region(site.layer, site.shape, site.format.width, site=site.site, inputs=plan.inputs)
     neurons = np.arange(plan.inputs) * site.elements + elements

@@ -37,10 +37,9 @@ _COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """A layer whose output is hit: its ``number`` in the selection, its ``place`` among all of the model's outputs."""
+    """A layer whose output is hit: its ``number`` in the selection, its ``weight``'s shape."""
 
     number: int
-    place: int
     site: NeuronSite
     weight_shape: tuple[int, ...] | None
 

@@ -15,11 +15,11 @@ from bitswap_onnx.analysis.ranking import (
     Values,
     agreement,
     distinguish,
-    residual_risk,
     s_curve,
     score_ranking,
 )
 from bitswap_onnx.analysis.ranking_file import Form, GivenRanking, read_ranking
+from bitswap_onnx.analysis.residual_risk import residual_risk
 from bitswap_onnx.analysis.robustness import Layer, Pair, Ranked, Robustness, report_files
 from bitswap_onnx.campaign import as_begun, default_run, run_campaign
 from bitswap_onnx.errors import BitswapError, ControlFailedError, ModelError, RunError, nearest

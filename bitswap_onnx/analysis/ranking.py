@@ -109,15 +109,6 @@ class Agreement:
     sampled: str
 
 
-@dataclass(frozen=True, eq=False)
-class ResidualRisk:
-    """Shares (m + 1,) after monitoring the first 0 ... m layers: critical faults left, MACs and bits monitored."""
-
-    unmonitored: Values
-    macs: Values
-    bits: Values
-
-
 def s_curve(accuracies: Values) -> Values:
     """Return S_1 ... S_m in percent from accuracies (m,) in ranking order, as shares."""
     return np.asarray(100 * np.cumsum(accuracies) / np.arange(1, len(accuracies) + 1))
@@ -160,10 +151,14 @@ def score_ranking(order: Order, per_input: Values, rng: np.random.Generator, dra
     values = per_input[layers][:, rng.permutation(n)]
     own = _score_random_oracle(values, places, np.ones((n, 1)))
     drawn = np.hstack([_score_random_oracle(values, places, counts) for counts in _resampled(n, rng, draws)])
-    t, (low, high) = float(_normalised(*own)[0]), _quantiles(_normalised(*drawn))
-    normalised = Estimate(t, 2 * t - high, 2 * t - low)
+    t, ends = float(_normalised(*own)[0]), _quantiles(_normalised(*drawn))
+    normalised = Estimate(t, 2 * t - ends[1], 2 * t - ends[0])
     accuracies = per_input[order].mean(axis=1)
-    mine, extremes = Estimate(score(accuracies), *_quantiles(drawn[0])), bounds(accuracies)
+    value, (low, high) = score(accuracies), _quantiles(drawn[0])
+    mine, extremes = (
+        Estimate(value, min(low, value), max(high, value)),
+        bounds(accuracies),
+    )  # rounding, if all are alike
     in_sample = float(_normalised(*np.array([[mine.value], [extremes.random], [extremes.oracle]]))[0])
     return RankingScore(len(order), len(per_input), mine, extremes, float(own[2, 0]), normalised, in_sample)
 
@@ -213,26 +208,6 @@ def agreement(a: Ranking, b: Ranking, top: int, rng: np.random.Generator, draws:
     taus, overlaps = np.array([_agree(draw, top, layers) for draw in drawn]).T
     estimates = Estimate(tau, *_quantiles(taus[~np.isnan(taus)])), Estimate(overlap, *_quantiles(overlaps))
     return Agreement(common, top, *estimates, "inputs" if inputs else "layers")
-
-
-def residual_risk(
-    order: Order, critical: Values, macs: Values, bits: Values, exposure: Values | None = None
-) -> ResidualRisk:
-    """Return what monitoring the first k layers of ``order`` leaves and costs, k = 0 ... m; all else is (layers,).
-
-    With x_l the ``exposure``, how often faults hit layer l (default: its bits), and c_l its ``critical`` share:
-    unmonitored_k = sum of x_l c_l over the layers not among the first k / sum over all; MACs and bits: sum over the first
-    k / sum over all. All of the model's layers count, ranked or not. NaN where there is nothing to share.
-    """
-    risk = critical * (bits if exposure is None else exposure)
-    rest = np.delete(risk, order).sum()
-    left = rest + np.cumsum(np.append(0, risk[order[::-1]]))[::-1]  # from the end: all monitored leaves exactly 0
-    return ResidualRisk(_share(left, risk), *(_share(np.cumsum(np.append(0, w[order])), w) for w in (macs, bits)))
-
-
-def _share(part: Values, of: Values) -> Values:
-    total = float(of.sum())
-    return part / total if total else np.full(len(part), np.nan)
 
 
 def _check_common(layers: int) -> None:

@@ -3,7 +3,7 @@
 At each rate every bit of the chosen weights and neurons flips independently (`bitswap_onnx.analysis.bit_errors`). Errors in
 weights stay for all inputs; neurons have errors of their own for every input. The repeat is the sampling unit, its inputs
 are a cluster, so an interval is Student's over the repeats, cut to what a share can be (0 to 1) and conditional on the
-inputs. Where all repeats came out alike (few flips, none that mattered) it has no width and says nothing.
+inputs. Where all repeats came out alike (few flips, none that mattered) it is that of what was never seen (`interval`).
 """
 
 import csv
@@ -16,7 +16,7 @@ from typing import Unpack
 import numpy as np
 
 from bitswap_onnx.analysis.bit_errors import Plan, Point, Where, check_rates, find_regions, plan_sweep
-from bitswap_onnx.analysis.estimate import Mean, clustered_mean
+from bitswap_onnx.analysis.estimate import Mean, clustered_mean, upper_share
 from bitswap_onnx.analysis.plots import Curve, Panel, save_figure
 from bitswap_onnx.campaign import as_begun, default_run, run_campaign
 from bitswap_onnx.errors import ControlFailedError, RunError
@@ -214,9 +214,16 @@ def _counts(run: Path) -> dict[str, tuple[int, ...]]:
 
 
 def interval(mean: Mean) -> tuple[float, float] | None:
-    """Return the interval of a mean share at `LEVEL`; None for one repeat, which has no spread."""
-    low, high = mean.interval(LEVEL)
-    return (max(low, 0.0), min(high, 1.0)) if mean.n > 1 else None
+    """Return the interval of a mean share at `LEVEL`; None for one repeat, which has no spread.
+
+    Where all repeats came out alike, Student's has no width. What is known then is that a repeat comes out otherwise with
+    a probability of at most p, Clopper and Pearson's bound for none seen; its share is anything, so the mean moves by p.
+    """
+    if mean.n < 2:
+        return None
+    unseen = upper_share(0, mean.n, (1 + LEVEL) / 2)
+    low, high = mean.interval(LEVEL) if mean.se else (mean.mean - unseen, mean.mean + unseen)
+    return max(low, 0.0), min(high, 1.0)
 
 
 def _rows(points: Iterable[tuple[Point, Shares]]) -> Iterator[Row]:

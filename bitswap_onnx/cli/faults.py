@@ -1,4 +1,4 @@
-"""``faults``: check, describe and convert fault lists."""
+"""``faults``: generate, check, describe and convert fault lists."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from bitswap_onnx.cli import console
+from bitswap_onnx.cli import console, generate
 from bitswap_onnx.cli.options import BitOrder, Faults, Json
 from bitswap_onnx.convert import convert_faults
 from bitswap_onnx.describe import describe
@@ -16,6 +16,7 @@ from bitswap_onnx.graph.model import load_model
 from bitswap_onnx.graph.resolve import resolve
 
 app = typer.Typer(no_args_is_help=True, help="Fault lists.")
+app.command("generate")(generate.command)
 
 ModelOption = Annotated[Path | None, typer.Option("--model", metavar="MODEL", help="The model that the list is for.")]
 

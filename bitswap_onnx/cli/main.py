@@ -12,6 +12,7 @@ import typer
 from bitswap_onnx.cli import (
     compare,
     crosscheck,
+    estimate,
     evaluate,
     export,
     faults,
@@ -38,6 +39,7 @@ app.command("inspect")(inspect.command)
 app.command("inject")(inject.command)
 app.command("evaluate")(evaluate.command)
 app.command("rewrite")(rewrite.command)
+app.command("estimate")(estimate.command)
 app.command("neurons")(neurons.command)
 app.command("rank")(rank.command)
 app.command("sweep")(sweep.command)

@@ -1,24 +1,36 @@
 """Types of layers under the names that PyTorch, Keras and ONNX give them."""
 
-#: Names that the frameworks and ONNX give to the same kind of layer, in lower case.
-_KINDS = (
-    {"conv", "conv1d", "conv2d", "conv3d", "depthwiseconv2d"},
-    {"convtranspose", "convtranspose1d", "convtranspose2d", "conv2dtranspose", "convtranspose3d"},
-    {"linear", "dense", "gemm", "matmul"},
-    {"batchnormalization", "batchnorm1d", "batchnorm2d", "batchnorm3d"},
-    {"maxpool", "maxpool2d", "maxpooling2d"},
-    {"averagepool", "avgpool2d", "averagepooling2d"},
-    {"globalaveragepool", "adaptiveavgpool2d", "globalaveragepooling2d", "reducemean"},
-    {"layernorm", "layernormalization"},
-    {"flatten", "reshape"},
-    {"relu6", "clip"},
-    {"concatenate", "concat"},
-    {"input", "inputlayer"},
-)
-_NUMBER = {name: number for number, names in enumerate(_KINDS) for name in names}
+#: ONNX operator → what the frameworks call layers that it computes, in lower case.
+_COMPUTES = {
+    "conv": {"conv1d", "conv2d", "conv3d", "depthwiseconv2d"},
+    "convtranspose": {
+        *("convtranspose1d", "convtranspose2d", "convtranspose3d"),
+        *("conv1dtranspose", "conv2dtranspose", "conv3dtranspose"),
+    },
+    "gemm": {"linear", "dense"},
+    "matmul": {"linear", "dense"},
+    "batchnormalization": {"batchnorm1d", "batchnorm2d", "batchnorm3d"},
+    "layernormalization": {"layernorm"},
+    "maxpool": {"maxpool1d", "maxpool2d", "maxpool3d", "maxpooling1d", "maxpooling2d", "maxpooling3d"},
+    "averagepool": {"avgpool1d", "avgpool2d", "avgpool3d", "averagepooling1d", "averagepooling2d", "averagepooling3d"},
+    "globalaveragepool": {"adaptiveavgpool2d", "globalaveragepooling2d"},
+    "reducemean": {"adaptiveavgpool2d", "globalaveragepooling2d"},
+    "reshape": {"flatten"},
+    "clip": {"relu6"},
+    "concat": {"concatenate"},
+    "input": {"inputlayer"},
+}
+
+#: PyTorch's and Keras's names of one type of layer, in lower case.
+_PAIRS = {
+    *(("linear", "dense"), ("adaptiveavgpool2d", "globalaveragepooling2d")),
+    *((f"maxpool{n}d", f"maxpooling{n}d") for n in (1, 2, 3)),
+    *((f"avgpool{n}d", f"averagepooling{n}d") for n in (1, 2, 3)),
+    *((f"convtranspose{n}d", f"conv{n}dtranspose") for n in (1, 2, 3)),
+}
 
 
 def same_kind(one: str, other: str) -> bool:
-    """Whether two names are of one type of layer, whatever their case."""
+    """Whether two names, of whatever case, are of one type of layer: equal, ONNX's and a framework's, or two frameworks'."""
     a, b = one.casefold(), other.casefold()
-    return a == b or (a in _NUMBER and _NUMBER[a] == _NUMBER.get(b))
+    return a == b or b in _COMPUTES.get(a, ()) or a in _COMPUTES.get(b, ()) or (a, b) in _PAIRS or (b, a) in _PAIRS

@@ -64,12 +64,12 @@ class Model:
             value = json.loads(texts[0])
         except (ValueError, RecursionError):
             value = None
-        named = value if isinstance(value, dict) else {"parameters": None}
+        named: dict[str, Any] = value if isinstance(value, dict) else {"parameters": None}
         modules = (named.get(key, {}) for key in ("modules", "vanished"))
         whole = all(_is_table(table, ("type", "value"), "values") for table in modules)
         if not whole or not _is_table(named.get("parameters", {}), ("layer", "parameter"), "aliases"):
             raise ModelError(f"{self.name}: its metadata {METADATA_KEY} is damaged; export the model again")
-        return value
+        return named
 
     @property
     def data_files(self) -> set[Path]:

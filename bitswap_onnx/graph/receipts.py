@@ -1,6 +1,6 @@
 """Receipts: the exact tensor or neuron that a fault hits, and what it does to its bits."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from bitswap_onnx.faults.bits import FORMATS, BitFormat, decode
@@ -10,7 +10,7 @@ from bitswap_onnx.graph.sites import NeuronSite
 from bitswap_onnx.graph.targets import Target
 
 #: What an injection does: tensor key → (flat element, XOR mask) pairs, neuron site key → `NeuronEdit`.
-InjectionEdits = dict[str, list[tuple[int, ...]]]
+InjectionEdits = Mapping[str, Sequence[tuple[int, ...]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,8 @@ class NeuronReceipt:
 
     ``element`` is the flat position in a row of the site's value, ``row`` the fault's place in its injection. Which bits
     the neuron has depends on the input: ``clean_bits`` are those of the golden run for a fault of one input, once it has
-    been observed, and None for a fault of all inputs.
+    been observed, and None for a fault of all inputs, or of a ``hidden`` neuron, which other faults of the injection change
+    before.
     """
 
     fault: Fault
@@ -74,6 +75,7 @@ class NeuronReceipt:
     keep: int
     toggle: int
     clean_bits: int | None = None
+    hidden: bool = False
 
     @property
     def format(self) -> BitFormat:
@@ -92,7 +94,9 @@ class NeuronReceipt:
 
     @property
     def effect(self) -> str:
-        """``none``, ``changed``, or ``per input`` where it is another one for each."""
+        """``none``, ``changed``, ``per input`` where it is another one for each, or ``behind other faults``."""
+        if self.hidden:
+            return "behind other faults"
         if self.clean_bits is None:
             return "per input"
         return "none" if self.clean_bits == self.faulty_bits else "changed"
@@ -121,7 +125,7 @@ class ResolvedInjection:
     @property
     def edits(self) -> InjectionEdits:
         """What to rewrite and what to flip."""
-        edits: InjectionEdits = {}
+        edits: dict[str, list[tuple[int, ...]]] = {}
         for receipt in self.receipts:
             edits.setdefault(receipt.target.tensor, []).append((receipt.element, receipt.mask))
         for neuron in self.neurons:

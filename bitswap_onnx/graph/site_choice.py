@@ -16,7 +16,8 @@ def select_sites(
 
     ``patterns``: comma-separated globs or texts of layer names; ``kinds``: comma-separated types of layers, as PyTorch,
     Keras or ONNX call them. With neither: the model's input if it is of floats, layers with kernels and vanished modules.
-    Raises ModelError for a pattern or a kind that no layer has.
+    A glob or a whole name stands for what it says, a part of a name for those default ones that have it, if some do. Raises
+    ModelError for a pattern or a kind that no layer has.
     """
     own = [entry for entry in sites if entry.site is site]
     if patterns is None and kinds is None:
@@ -30,19 +31,22 @@ def select_sites(
     if kinds is not None:  # nodes stand for themselves only where no module does
         wanted = [entry for g in groups for entry in ([e for e in g if e.role != "node"] or g)]
         chosen = [entry for entry in own if entry in wanted]
-    for pattern in _parts(patterns):
-        if not any(_is_named(entry, pattern) for entry in own):
-            raise ModelError(
-                f"no layer matches {pattern!r}; the nearest are {nearest(pattern, (e.layer for e in own))}"
-            )
     if patterns is not None:
-        chosen = [entry for entry in chosen if any(_is_named(entry, pattern) for pattern in _parts(patterns))]
+        wanted = [entry for pattern in _parts(patterns) for entry in _named(own, pattern, kinds is None)]
+        chosen = [entry for entry in chosen if entry in wanted]
     if not chosen:
-        raise ModelError(
-            f"no layer of type {kinds} matches {patterns!r}; `bitswap-onnx neurons` without them lists all"
-        )
-    usual = [entry for entry in chosen if kinds is None and _by_default(entry)]
-    return tuple(usual or chosen)
+        what = f"of type {kinds!r} and named {patterns!r}" if kinds and patterns else "named in an empty list"
+        raise ModelError(f"no layer is {what}; see them all with inspect --neurons --layers '*'")
+    return tuple(chosen)
+
+
+def _named(sites: Sequence[NeuronSite], pattern: str, usual: bool) -> list[NeuronSite]:
+    """Return the sites that a pattern names: of parts of names, the ``usual`` ones if there are any."""
+    named = [entry for entry in sites if fnmatchcase(entry.layer, pattern)]
+    parts = [entry for entry in sites if pattern in entry.layer]
+    if not named and not parts:
+        raise ModelError(f"no layer matches {pattern!r}; the nearest are {nearest(pattern, (e.layer for e in sites))}")
+    return named or [entry for entry in parts if usual and _by_default(entry)] or parts
 
 
 def _by_default(site: NeuronSite) -> bool:
@@ -55,7 +59,3 @@ def _parts(text: str | None) -> list[str]:
 
 def _is_kind(site: NeuronSite, kind: str) -> bool:
     return same_kind(kind, site.kind) or same_kind(kind, site.operator)
-
-
-def _is_named(site: NeuronSite, pattern: str) -> bool:
-    return fnmatchcase(site.layer, pattern) or pattern in site.layer

@@ -5,6 +5,7 @@ modules that vanished in the export included (they stand for the value that they
 The model's input is a layer of its own, the first.
 """
 
+import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -21,7 +22,10 @@ from bitswap_onnx.graph.targets import find_targets
 
 #: Operators that multiply by a kernel: the layers that are injected by default.
 KERNEL_OPERATORS = frozenset(
-    {"Conv", "ConvTranspose", "Gemm", "MatMul", "FusedConv", "FusedGemm", "FusedMatMul", "QLinearConv", "QLinearMatMul"}
+    (
+        *("Conv", "ConvTranspose", "Gemm", "MatMul", "FusedConv", "FusedGemm", "FusedMatMul"),
+        *("QLinearConv", "QLinearMatMul", "QGemm", "ConvInteger", "MatMulInteger"),
+    )
 )
 
 #: Operators whose images have the channels before the rows and columns, whatever the framework says.
@@ -62,6 +66,11 @@ class NeuronSite:
     def elements(self) -> int:
         """Neurons per input."""
         return math.prod(self.shape)
+
+    @property
+    def number(self) -> int:
+        """A number that its name alone decides, to seed draws with."""
+        return int.from_bytes(hashlib.sha256(f"{self.layer}:{self.site}".encode()).digest()[:4])
 
     def element(self, index: tuple[int, ...]) -> int:
         """Return where the neuron ``index`` (framework's layout, without the batch) lies in a row of the value."""
@@ -163,11 +172,20 @@ class _Finder:
             if layer.role == "input" or layer.role == "vanished":
                 if output is not None:  # what they take in is what they put out
                     yield layer.place, replace(output, site=Site.INPUT)
-            elif layer.node is not None and slot is not None:
+            elif layer.node is not None and slot is not None and self.takes_in(layer, slot):
                 node = self.slicer.nodes[layer.node]
                 entry = self.site(layer, Site.INPUT, input_key(node.output[0]), node.input[slot], operator)
                 if entry is not None:
                     yield layer.place, replace(entry, slot=slot)
+
+    def takes_in(self, layer: _Layer, slot: int) -> bool:
+        """Whether a node's input is all of it that its layer reads: a module of several nodes may read it twice."""
+        assert layer.node is not None
+        maker = self.slicer.producer.get(layer.value, layer.node)
+        if maker == layer.node:
+            return True
+        readers = self.slicer.readers[self.slicer.nodes[layer.node].input[slot]]
+        return [reader for reader in readers if maker in self.slicer.cone([reader])] == [layer.node]
 
     def operator(self, layer: _Layer) -> str:
         if layer.node is not None:

@@ -111,7 +111,7 @@ class Slicer:
         """Whether a value has one row more in batches of one input more; taken for granted where the batch is fixed."""
         if self._one_more is None:
             return True
-        dims = self._one_more[name].tensor_type.shape.dim if name in self._one_more else ()
+        dims = list(self._one_more[name].tensor_type.shape.dim) if name in self._one_more else []
         return bool(dims) and dims[0].dim_value == self.batch + 1
 
     def dtype(self, name: str) -> np.dtype[Any]:

@@ -28,7 +28,7 @@ def plant(model: Model, path: tuple[str, ...], sites: Mapping[str, NeuronSite]) 
     """
     sizes = {key: sites[key].elements if key in sites else model.tensor(key).size for key in path}
     noisy = math.ceil(_PLANTED / min(_PLANTED, *sizes.values()))
-    plants: list[InjectionEdits] = [{} for _ in range(2 + noisy)]
+    plants: list[dict[str, list[tuple[int, ...]]]] = [{} for _ in range(2 + noisy)]
     for key in path:
         fmt = sites[key].format if key in sites else FORMATS[model.tensor(key).dtype.name]
         change = _set_neuron if key in sites else partial(_change, model.tensor(key))
@@ -44,7 +44,7 @@ def plant(model: Model, path: tuple[str, ...], sites: Mapping[str, NeuronSite]) 
                 noise[key] = [(ALL_INPUTS, element, every, mask) for element, mask in zip(spread, masks, strict=True)]
             else:
                 noise[key] = list(zip(spread, masks, strict=True))
-    return plants
+    return list(plants)
 
 
 def _set_neuron(element: int, pattern: int, fmt: BitFormat) -> tuple[int, ...]:

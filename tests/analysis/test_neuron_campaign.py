@@ -267,7 +267,7 @@ def test_draws(model: Path) -> None:
     assert every == {f"L{i:02d}_t{j}": draw_faults(layers[i], j, plan) for i in range(3) for j in range(3)}
     assert len({tuple(fault.index for fault in injection.faults) for injection in every.values()}) == 9
     (fc,) = choose_layers(setup, kinds="Linear")
-    assert (fc.number, fc.place) == (0, layers[2].place)
+    assert (fc.number, fc.site) == (0, layers[2].site)
     assert plan_neurons(setup, (fc,), seed=7).injections[0].faults == every["L02_t0"].faults
     fewer = prepare(model, Settings(batch_size=BATCH, first=7))
     assert plan_neurons(fewer, layers, seed=7).injections[1].faults == every["L01_t0"].faults[:7]

@@ -15,8 +15,9 @@ from onnx import numpy_helper
 
 from bitswap_onnx.analysis import rank as rank_module
 from bitswap_onnx.analysis.layer_faults import Where, draw_injections
-from bitswap_onnx.analysis.rank import BUILTIN, Ranked, Robustness, evaluate_robustness
+from bitswap_onnx.analysis.rank import BUILTIN, evaluate_robustness
 from bitswap_onnx.analysis.ranking import ALIKE
+from bitswap_onnx.analysis.robustness import Ranked, Robustness
 from bitswap_onnx.audit import Audit
 from bitswap_onnx.errors import BitswapError
 from bitswap_onnx.faults.fault import Injection, Site

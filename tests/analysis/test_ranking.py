@@ -18,12 +18,12 @@ from bitswap_onnx.analysis.ranking import (
     agreement,
     bounds,
     distinguish,
-    residual_risk,
     s_curve,
     score,
     score_ranking,
     score_weights,
 )
+from bitswap_onnx.analysis.residual_risk import residual_risk
 from bitswap_onnx.errors import BitswapError
 
 FIVE = np.array([0.9, 0.5, 0.8, 0.6, 0.7])

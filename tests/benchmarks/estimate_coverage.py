@@ -3,14 +3,14 @@
 ``python -m tests.benchmarks.estimate_coverage [--samples 2000] [--faults 500]`` draws samples with replacement from the
 16,627 published faults of ResNet20 (a sample of a far larger population, whose own size then corrects nothing) and counts
 how often each interval holds the share that it was drawn from: for the network, and for strata as large as they happen to
-come out. Then the product's interval for yes/no shares, under stratified draws and under draws without replacement from a small
-population. Exits with 1 if the product's interval covers less than 98.5 % anywhere.
+come out. Then the product's interval for yes/no shares, under stratified draws and under draws without replacement from a
+small population. Exits with 1 if the product's interval covers less than 98.5 % anywhere.
 
 Ways: ``naive`` faults x images independent; ``student`` clustered SE; ``bootstrap`` percentile, whole faults; ``hall``
-Student's with Hall's correction for skewness (1992, doi 10.1111/j.2517-6161.1992.tb01876.x); ``wilson`` and ``korn-graubard`` with the
-effective size p (1 - p) / SE^2, not bounded; ``chernoff`` n KL(p, q) <= ln(2 / alpha), which holds for any bounded values
-(Hoeffding 1963, doi 10.1080/01621459.1963.10500830); ``betting`` hedged capital (Waudby-Smith and Ramdas 2024,
-doi 10.1093/jrsssb/qkad009), likewise; ``chosen``: `bitswap_onnx.analysis.intervals.share_interval`.
+Student's with Hall's correction for skewness (1992, doi 10.1111/j.2517-6161.1992.tb01876.x); ``wilson`` and
+``korn-graubard`` with the effective size p (1 - p) / SE^2, not bounded; ``chernoff`` n KL(p, q) <= ln(2 / alpha), holding
+for any bounded values (Hoeffding 1963, doi 10.1080/01621459.1963.10500830); ``betting`` hedged capital (Waudby-Smith and
+Ramdas 2024, doi 10.1093/jrsssb/qkad009), likewise; ``chosen``: `bitswap_onnx.analysis.intervals.share_interval`.
 """
 
 import argparse
@@ -213,6 +213,11 @@ def others(recorded: Recorded, samples: int, faults: int) -> list[float]:
     run("bit 30 and the rest, 2 : 3", critical, [top, ~top], [2 * faults // 5, 3 * faults // 5])
     layers = [recorded.layers == layer for layer in dict.fromkeys(recorded.layers.tolist())]
     run("20 layers, as many of each", critical, layers, [faults // 20] * len(layers))
+    bits = [recorded.bits == bit for bit in dict.fromkeys(recorded.bits.tolist())]
+    run("32 bits, as many of each", critical, bits, [faults // 32] * len(bits))
+    cells = [layer & bit for layer in layers for bit in bits if (layer & bit).any()]
+    sizes = [max(2, round(faults * float(cell.mean()))) for cell in cells]
+    run(f"{len(cells)} layers x bits, 2 or more", critical, cells, sizes)
     for part in (0.5, 0.9):
         few = np.zeros(len(critical), np.bool_)
         few[rng.choice(len(critical), faults, replace=False)] = True

@@ -54,15 +54,15 @@ def measure(path: Path, name: str) -> None:
     """Draw one list and print what it took; loading includes the hash of all weights."""
     start = time.perf_counter()
     model = load_model(path)
-    loaded = time.perf_counter()
+    loaded, busy = time.perf_counter(), time.process_time()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     design = generate_faults(model, REQUESTS[name], path.with_name(f"{name}.csv"))
-    seconds = time.perf_counter() - loaded
+    seconds, busy = time.perf_counter() - loaded, time.process_time() - busy
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     faults = design.size * design.request.multiplicity
     print(
         f"{name}: {faults:,} faults in {len(design.strata)} strata of {design.population:.3g}: {seconds:.1f} s "
-        f"({1e6 * seconds / faults:.1f} us each) after {loaded - start:.1f} s of loading; "
+        f"({busy:.1f} s of CPU, {1e6 * busy / faults:.1f} us each) after {loaded - start:.1f} s of loading; "
         f"peak {peak / 1e3:.0f} MB, {(peak - before) / 1e3:.0f} MB more than before"
     )
 

@@ -267,7 +267,7 @@ def test_choosing_layers(patterns: str | None, kinds: str | None, expected: list
         ("cnov", None, "no layer matches 'cnov'; the nearest are conv"),
         ("conv,fx", None, "no layer matches 'fx'"),
         (None, "Conv2dd", "no layer is of type 'Conv2dd'; the nearest are Conv"),
-        ("conv", "Gemm", "no layer of type Gemm matches 'conv'"),
+        ("conv", "Gemm", "no layer is of type 'Gemm' and named 'conv'"),
     ],
 )
 def test_filters_that_match_nothing(patterns: str | None, kinds: str | None, message: str) -> None:

@@ -16,9 +16,9 @@ from onnx import helper, numpy_helper
 
 from bitswap_onnx.faults.bits import FORMATS, to_bits
 from bitswap_onnx.graph.model import from_proto, load_model
+from bitswap_onnx.graph.receipts import InjectionEdits
 from bitswap_onnx.graph.signature import ModelInput
 from bitswap_onnx.graph.targets import find_targets
-from bitswap_onnx.graph.weights import Edits
 from bitswap_onnx.runtime.device import DeviceLane
 from bitswap_onnx.runtime.incremental import WHOLE, IncrementalEngine
 from bitswap_onnx.runtime.lanes import ConeLane, Lane, WholeLane
@@ -65,10 +65,10 @@ def paths(proto: onnx.ModelProto) -> list[Path]:
     return [*((tensor,) for tensor in tensors), *([tuple(tensors)] if len(tensors) > 1 else [])]
 
 
-def injections(engine: Engine, path: Path, seed: int = 0) -> list[Edits]:
+def injections(engine: Engine, path: Path, seed: int = 0) -> list[InjectionEdits]:
     """Flips of random bits and of the top exponent bit, stuck bits, and several faults at once in several channels."""
     draw = np.random.default_rng(seed)
-    found: list[Edits] = []
+    found: list[InjectionEdits] = []
     for kind in ("flip", "flip", "flip", "top", "top", "stuck", "several", "many"):
         edits: dict[str, list[tuple[int, int]]] = {}
         for tensor in path:
@@ -86,7 +86,9 @@ def injections(engine: Engine, path: Path, seed: int = 0) -> list[Edits]:
     return found
 
 
-def all_scores(engine: Engine, path: Path, edits: Sequence[Edits], first: int = 0, stop: int | None = None) -> Any:
+def all_scores(
+    engine: Engine, path: Path, edits: Sequence[InjectionEdits], first: int = 0, stop: int | None = None
+) -> Any:
     """Return the scores of every injection over every input (injections, inputs, classes), each seen once."""
     stop = len(engine.inputs) if stop is None else stop
     scores = np.stack([engine.scores[first:stop]] * len(edits))
@@ -550,7 +552,7 @@ def test_planted_faults_make_every_kind_of_number() -> None:
     assert np.array_equal(np.frexp(noisy[0])[1], np.frexp(array)[1])
 
 
-def planted(array: NDArray[np.float32], edits: Iterable[tuple[int, int]]) -> NDArray[np.float32]:
+def planted(array: NDArray[np.float32], edits: Iterable[tuple[int, ...]]) -> NDArray[np.float32]:
     """The elements of ``array``, flat, with edits applied by numpy alone."""
     faulty = array.reshape(-1).copy()
     for element, mask in edits:

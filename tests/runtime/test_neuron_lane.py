@@ -51,7 +51,7 @@ def injections(engine: ReferenceEngine, path: Path, seed: int = 0) -> list[Injec
     found: list[InjectionEdits] = []
     count = len(engine.inputs)
     for inputs in ([0], [count - 1], [ALL_INPUTS], [*range(count)], [1, 1, ALL_INPUTS], [2, 5]):
-        edits: InjectionEdits = {}
+        edits: dict[str, list[tuple[int, ...]]] = {}
         for key in path:
             if key not in engine.sites:
                 array = engine.model.tensor(key)

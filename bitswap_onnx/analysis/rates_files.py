@@ -1,0 +1,50 @@
+"""Rates as JSON and CSV."""
+
+import csv
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from bitswap_onnx.analysis.fit import Fit
+from bitswap_onnx.analysis.rates import CURVE, Rate, Rates
+from bitswap_onnx.files import check_output, replacing
+
+CONDITIONAL = "Estimates are conditional on the inputs run"
+METHOD = (
+    "the fault is the sampling unit; SE: spread between the faults seen; intervals allow for rare harmful faults that were "
+    "not among them: Clopper and Pearson's for n faults of which n times the mean share were hit (strata: Fay and Feuer's)"
+)
+
+
+def as_record(rates: Rates, fit: Fit | None = None) -> dict[str, Any]:
+    """Return everything as what JSON can hold: numbers are fractions, None where nothing can be said."""
+    recorded, question, strata = rates.recorded, rates.question, rates.strata
+    design = None
+    if strata is not None:
+        columns = zip(strata.names, strata.sizes, strata.populations, strict=True)
+        design = [{"stratum": name, "size": size, "population": whole} for name, size, whole in columns]
+    return {
+        "source": recorded.source,
+        "injections": len(recorded),
+        "inferences": int(recorded.inputs.sum()),
+        "golden_top_1": recorded.accuracy,
+        "question": asdict(question),
+        "leading": rates.leading,
+        "method": METHOD,
+        "corrected": {scope: {"method": "Bonferroni", "rows": rows} for scope, rows in rates.tables.items()},
+        "design": design,
+        "notes": [*rates.notes, CONDITIONAL],
+        "rates": [asdict(row) for row in rates.rows if row.scope != CURVE],
+        "curve": [asdict(row) for row in rates.rows if row.scope == CURVE],
+        "fit": None if fit is None else asdict(fit),
+    }
+
+
+def write_csv(rates: Rates, path: Path) -> None:
+    """Write one row per `Rate`, the file whole or not at all; raises RunError where it cannot be written."""
+    source = Path(rates.recorded.source)
+    check_output(path, [source])
+    with replacing(path) as file:
+        writer = csv.DictWriter(file, [field.name for field in fields(Rate)], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(asdict(row) for row in rates.rows)

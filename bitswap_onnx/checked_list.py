@@ -1,0 +1,119 @@
+"""A fault list as a campaign runs it: every row resolved before anything is written, neurons looked at."""
+
+import threading
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from bitswap_onnx.errors import FaultListError
+from bitswap_onnx.faults.fault import Injection
+from bitswap_onnx.faults.fault_list import fingerprint as list_fingerprint
+from bitswap_onnx.faults.fault_list import has_neurons, read_fault_list
+from bitswap_onnx.graph.flip_opset import at_flip_opset
+from bitswap_onnx.graph.receipts import ResolvedInjection
+from bitswap_onnx.graph.resolve import BitOrder, Resolver
+from bitswap_onnx.graph.sites import NeuronSite, output_key
+from bitswap_onnx.outcome import Golden
+from bitswap_onnx.plan import join_paths
+from bitswap_onnx.prepare import Settings, Setup, for_neurons, prepare
+from bitswap_onnx.runtime.observe import Observer
+from bitswap_onnx.store import Store
+
+
+class CheckedList:
+    """A fault list of a model that is ready to run: resolved once to check it, and once more for the store."""
+
+    def __init__(self, injections: Iterable[Injection], setup: Setup, bit_order: BitOrder) -> None:
+        self.injections = injections
+        self.setup = setup
+        self.resolver = Resolver(setup.model, bit_order, setup.slicer, len(setup.dataset))
+        self.observer = Observer(setup.slicer, setup.numerics, setup.output)
+        self.paths: set[tuple[str, ...]] = set()
+        self._cones: dict[str, frozenset[int]] = {}
+
+    def check(self) -> Iterator[Injection]:
+        """Resolve the whole list, so that its last row is known to be right before anything is written."""
+        seen: set[str] = set()
+        for injection in self.injections:
+            if injection.id in seen:
+                raise FaultListError(f"injection {injection.id} is given twice; give each its own id")
+            seen.add(injection.id)
+            resolved = self.resolver.resolve(injection)
+            self.paths.add(resolved.path)
+            self.observer.want(resolved.neurons)
+            yield injection
+        if not seen:
+            raise FaultListError("the fault list has no injections")
+
+    def write(self, store: Store, settings: dict[str, Any], golden: Golden, stop: threading.Event) -> None:
+        """Commit settings and list, with the bits that its neurons have without a fault."""
+        bits = self.observer.bits(self.setup.pieces(stop), golden.scores)
+        resolved = self._resolved(settings["identity"]["faults"], bits)
+        store.create(settings, resolved, self.resolver.address, join_paths(self.paths))
+
+    def _resolved(self, expected: str, bits: Iterable[int]) -> Iterator[ResolvedInjection]:
+        """Resolve the list again, and refuse one that changed since it was checked, when its hash was ``expected``."""
+        fault_hash, seen = "", iter(bits)
+        for injection, running_hash in list_fingerprint(self.injections):
+            fault_hash = running_hash
+            found = self.resolver.resolve(injection)
+            bits_of = {r.row: next(seen) for r in found.neurons if r.fault.input is not None}
+            hidden = self._behind(found)
+            neurons = (
+                replace(r, hidden=True) if r.row in hidden else replace(r, clean_bits=bits_of.get(r.row))
+                for r in found.neurons
+            )
+            yield replace(found, neurons=tuple(neurons)) if found.neurons else found
+        if fault_hash != expected:
+            raise FaultListError("the fault list changed while the campaign began; run it again")
+
+    def _behind(self, injection: ResolvedInjection) -> set[int]:
+        """Return the rows of the neurons that see another fault of the injection: their golden bits are not what it hits."""
+        if len(injection.path) < 2:
+            return set()
+        keys: dict[int | None, set[str]] = {None: {receipt.target.tensor for receipt in injection.receipts}}
+        for receipt in injection.neurons:
+            keys.setdefault(receipt.fault.input, set()).add(receipt.site.key)
+        return {
+            receipt.row
+            for receipt in injection.neurons
+            if receipt.fault.input is not None
+            and any(self._sees(receipt.site, key) for key in keys[None] | keys[receipt.fault.input])
+        }
+
+    def _sees(self, site: NeuronSite, key: str) -> bool:
+        """Whether what is at a site depends on what a fault at another one, or in a tensor, changes."""
+        if key == output_key(site.value):
+            return key != site.key
+        return self.setup.slicer.producer.get(site.value) in self._changed(key)
+
+    def _changed(self, key: str) -> frozenset[int]:
+        """Return the nodes that see a fault in a tensor or at a site."""
+        if key not in self._cones:
+            slicer = self.setup.slicer
+            site = next((site for site in self.resolver.sites if site.key == key), None)
+            if site is None:
+                starts = slicer.users(key)
+            elif key == output_key(site.value):
+                starts = slicer.readers.get(site.value, ())
+            else:
+                starts = (slicer.producer[site.made],)
+            self._cones[key] = slicer.cone(starts)
+        return self._cones[key]
+
+
+def check_list(
+    model: str | Path | Setup, faults: str | Path | Iterable[Injection], settings: Settings, bit_order: BitOrder
+) -> CheckedList:
+    """Read a list and prepare its model, with the numerics that neurons need if it has any.
+
+    Raises ModelError for a model that takes no flip nodes where the list needs them.
+    """
+    injections = read_fault_list(faults) if isinstance(faults, str | Path) else tuple(faults)
+    neurons = has_neurons(injections)
+    if not isinstance(model, Setup):
+        model = prepare(Path(model), for_neurons(settings) if neurons else settings)
+    if neurons:
+        at_flip_opset(model.model)
+    return CheckedList(injections, model, bit_order)

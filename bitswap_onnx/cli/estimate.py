@@ -1,0 +1,199 @@
+"""``estimate``: rates of a finished campaign with confidence intervals."""
+
+import json
+from pathlib import Path
+from typing import Annotated, cast
+
+import typer
+from rich.table import Table
+
+from bitswap_onnx.analysis.fit import MBITS, Fit, Operation, failures
+from bitswap_onnx.analysis.rates import (
+    CURVE,
+    HARMFUL,
+    LEADING,
+    SCOPES,
+    Nonfinite,
+    Question,
+    Rate,
+    Rates,
+    Scope,
+    estimate_rates,
+)
+from bitswap_onnx.analysis.rates_files import CONDITIONAL, METHOD, as_record, write_csv
+from bitswap_onnx.cli import console
+from bitswap_onnx.cli.options import Json
+from bitswap_onnx.errors import BitswapError
+
+_TITLES = {
+    "critical": "critical",
+    "critical_or_nonfinite": "critical, nonfinite always so",
+    "critical_finite": "critical, nonfinite detected",
+    "non_critical": "non-critical",
+    "critical_nonfinite": "critical and nonfinite",
+    "sdc_5": "SDC-5",
+    "sdc_10": "SDC-10 %",
+    "sdc_20": "SDC-20 %",
+    "accuracy_drop": "accuracy drop",
+}
+_HEADS = {"layer": "Layer", "bit": "Bit", "bit-class": "Bit class", "layer-bit": "Layer and bit"}
+#: Rows of a table on the terminal; JSON and CSV have all.
+_MOST = 64
+
+
+def command(
+    source: Annotated[
+        Path,
+        typer.Argument(metavar="RUN|FILE.csv", help="A finished run, or results as a file.", show_default=False),
+    ],
+    by: Annotated[
+        str, typer.Option(metavar="SCOPE,..", help=f"Tables to make, of {', '.join(SCOPES)}.")
+    ] = "network,bit-class,bit",
+    level: Annotated[
+        float, typer.Option(help="Confidence, 0 to 1; tables of several groups hold it all together.")
+    ] = 0.95,
+    nonfinite: Annotated[
+        Nonfinite, typer.Option(help="Inputs with NaN or Inf scores: as any other, always critical, or detected.")
+    ] = "as-is",
+    theta: Annotated[
+        float | None,
+        typer.Option(help="Faults are harmful whose critical share reaches this, 0 to 1. Default: any critical input."),
+    ] = None,
+    design: Annotated[
+        Path | None,
+        typer.Option(metavar="F.design.json", help="How the list was drawn. Default: the one beside FILE.csv, if any."),
+    ] = None,
+    fit_per_mbit: Annotated[
+        float | None, typer.Option(metavar="R", help="Raw upsets per Mbit in 1e9 hours: adds failures in time.")
+    ] = None,
+    mbit: Annotated[str | None, typer.Option(metavar="|".join(MBITS), help="Bits of that Mbit.")] = None,
+    residency: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="How long an upset stays, until scrubbed or loaded again.")
+    ] = None,
+    bits: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Bits of memory that the list was drawn from. Default: the design's."),
+    ] = None,
+    as_json: Json = False,
+    csv_file: Annotated[Path | None, typer.Option("--csv", metavar="OUT.csv", help="Write all rows to a file.")] = None,
+) -> None:
+    """Estimate rates with confidence intervals; the fault is the sampling unit, not the inference."""
+    operation = _operation(fit_per_mbit, mbit, residency, theta, bits)
+    scopes = tuple(cast(Scope, part.strip()) for part in by.split(",") if part.strip())
+    question = Question(by=scopes, level=level, nonfinite=nonfinite, theta=theta or 0.0)
+    rates = estimate_rates(source, question, design)
+    fit = None if operation is None else failures(rates, operation)
+    if csv_file is not None:
+        write_csv(rates, csv_file)
+    if as_json:
+        typer.echo(json.dumps(as_record(rates, fit), indent=2, allow_nan=False))
+        return
+    _print(rates, fit)
+    if csv_file is not None:
+        console.out.print(f"written: {csv_file}")
+
+
+def _operation(
+    fit_per_mbit: float | None, mbit: str | None, residency: float | None, theta: float | None, bits: int | None
+) -> Operation | None:
+    """Return what a FIT figure depends on; raises BitswapError where it would not be named."""
+    needed = {"--fit-per-mbit": fit_per_mbit, "--mbit": mbit, "--residency": residency, "--theta": theta}
+    if fit_per_mbit is None and mbit is None and residency is None and bits is None:
+        return None
+    missing = [name for name, value in needed.items() if value is None]
+    if fit_per_mbit is None or mbit is None or residency is None or theta is None:
+        raise BitswapError(f"a FIT figure means nothing without {', '.join(needed)}; missing {', '.join(missing)}")
+    return Operation(fit_per_mbit=fit_per_mbit, mbit=mbit, residency=residency, bits=bits)
+
+
+def _print(rates: Rates, fit: Fit | None) -> None:
+    recorded, strata = rates.recorded, rates.strata
+    drawn = "" if strata is None else f", drawn from {sum(strata.populations):,}; strata: {len(strata.names):,}"
+    console.out.print(
+        f"{recorded.source}: {len(recorded):,} injections{drawn}; {int(recorded.inputs.sum()):,} inferences"
+    )
+    scopes: dict[str, list[Rate]] = {}
+    for row in rates.rows:
+        scopes.setdefault(row.scope, []).append(row)
+    console.out.print(_network(scopes["network"], rates))
+    for scope in _HEADS:
+        if scope in scopes:
+            console.out.print(_groups(scopes[scope], rates))
+    console.out.print(_curve(scopes[CURVE], rates))
+    if fit is not None:
+        _print_fit(fit)
+    console.out.print(f"method: {METHOD}")
+    for note in rates.notes:
+        console.out.print(f"note: {note}")
+    console.out.print(CONDITIONAL)
+
+
+def _network(rows: list[Rate], rates: Rates) -> Table:
+    level = f"{100 * rates.question.level:g} %"
+    result = console.table(
+        f"Network: means over faults, in %, with {level} intervals", "Share of", ">± SE", f">{level}"
+    )
+    for row in rows:
+        name = _harmful(row) if row.quantity == HARMFUL else f"inferences {_TITLES.get(row.quantity, row.quantity)}"
+        result.add_row(name if row.quantity != "accuracy_drop" else "accuracy lost", *_cells(row))
+    return result
+
+
+def _groups(rows: list[Rate], rates: Rates) -> Table:
+    """Return a scope's table: critical, masked and harmful faults per group."""
+    scope, asked = rows[0].scope, (rates.leading, "masked", HARMFUL)
+    groups: dict[str, dict[str, Rate]] = {}
+    for row in rows:
+        groups.setdefault(row.group, {})[row.quantity] = row
+    heads = [_TITLES[rates.leading], "masked", _harmful(rows[-1])]
+    names = (name for head in heads for name in (f">{head.capitalize()} ± SE", ">Interval"))
+    result = console.table(
+        f"By {_HEADS[scope].lower()}, in %: {_together(rates, scope, 'rows')}", _HEADS[scope], ">Faults", *names
+    )
+    for group, own in list(groups.items())[:_MOST]:
+        result.add_row(group, f"{own['masked'].faults:,}", *(cell for name in asked for cell in _cells(own[name])))
+    if len(groups) > _MOST:
+        result.caption = f"the first {_MOST} of {len(groups)}; --json and --csv have all"
+    return result
+
+
+def _curve(rows: list[Rate], rates: Rates) -> Table:
+    treatment = "" if rates.leading == LEADING["as-is"] else f" ({_TITLES[rates.leading]})"
+    title = f"Share of faults by critical share f{treatment}, in %: {_together(rates, CURVE, 'theta')}"
+    result = console.table(title, "Faults with", ">± SE", ">Interval")
+    for row in rows:
+        result.add_row(_harmful(row), *_cells(row))
+    return result
+
+
+def _together(rates: Rates, scope: str, what: str) -> str:
+    return f"{100 * rates.question.level:g} % for all {rates.tables[scope]} {what} together (Bonferroni)"
+
+
+def _harmful(row: Rate) -> str:
+    return f"faults with f >= {100 * row.theta:g} %" if row.theta else "faults with any critical input"
+
+
+def _cells(row: Rate) -> tuple[str, str]:
+    interval = f"{_percent(row.low, 3)} to {_percent(row.high, 3)}"
+    if row.mean is None:
+        return "too few", interval
+    return f"{_percent(row.mean, 4)} ± {'-' if row.se is None else _percent(row.se, 2)}", interval
+
+
+def _percent(share: float, digits: int) -> str:
+    """Return a percentage with so many digits; what is below a millionth of a percent is 0 to a reader."""
+    return f"{100 * share if abs(share) >= 1e-8 else 0:.{digits}g}"
+
+
+def _print_fit(fit: Fit) -> None:
+    treated = "" if fit.nonfinite == "as-is" else f", nonfinite {fit.nonfinite}"
+    harmful = f"critical share >= {fit.theta:g}" if fit.theta else "any critical input"
+    console.out.print(
+        f"FIT: {fit.fit:.4g} failures per 1e9 hours ({100 * fit.level:g} %: {fit.low:.3g} to {fit.high:.3g}); a failure is "
+        f"an upset with {harmful}{treated}; {fit.fit_per_mbit:g} FIT per Mbit of {fit.mbit_bits:,} bits, {fit.bits:,} bits"
+    )
+    console.out.print(
+        f"residency {fit.residency:g} s: {fit.at_a_time:.3g} upsets in memory on average; harmful ones are there for "
+        f"{fit.harmed_time:.3g} of the time; {fit.critical_share:.3g} of all inferences in operation are critical"
+    )

@@ -1,0 +1,119 @@
+"""``faults generate``: a statistical fault list, and the design it was drawn by."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bitswap_onnx.cli import console
+from bitswap_onnx.cli.options import Model
+from bitswap_onnx.design import Design, Population, Request, Scheme, design_path, generate_faults
+from bitswap_onnx.errors import BitswapError
+from bitswap_onnx.faults.fault import BIT_KINDS, Kind
+from bitswap_onnx.faults.sampling import Rounding
+from bitswap_onnx.files import check_output
+from bitswap_onnx.graph.model import load_model
+
+#: Strata that are shown one by one; of more, only what they span.
+_MOST_ROWS = 40
+#: Kinds by the names that --kinds takes.
+_KINDS = {"stuck_at": (Kind.STUCK_AT_0, Kind.STUCK_AT_1), **{kind.value: (kind,) for kind in Kind if kind in BIT_KINDS}}
+
+SchemeOption = Annotated[
+    Scheme,
+    typer.Option(
+        help="A sample of all bits, of each layer's, of each bit of each layer (data-aware: with sizes by what the bit does "
+        "to the weights); everything there is (exhaustive); or --number of each target.",
+    ),
+]
+
+
+def command(
+    model: Model,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="F.csv", help="The list; its design goes to F.design.json.")
+    ],
+    scheme: SchemeOption = "network",
+    number: Annotated[int | None, typer.Option(help="Injections per target, for --scheme per-target.")] = None,
+    margin: Annotated[float, typer.Option(help="Error margin of a stratum's share: 0.01 is one point.")] = 0.01,
+    confidence: Annotated[float, typer.Option(help="How sure the margin is.")] = 0.99,
+    t: Annotated[
+        float | None, typer.Option(help="Quantile, instead of --confidence's own (0.99: 2.5758; published: 2.58).")
+    ] = None,
+    proportion: Annotated[float, typer.Option("--proportion", "-p", help="The share to expect; 0.5 is safe.")] = 0.5,
+    rounding: Annotated[Rounding, typer.Option(help="Of sizes.")] = "nearest",
+    kinds: Annotated[str, typer.Option(metavar="KIND,..", help=f"Of {', '.join(_KINDS)}; drawn evenly.")] = "flip",
+    population: Annotated[
+        Population | None,
+        typer.Option(help="Faults that sizes count per bit: 1 (flips) or 2 (stuck_at). Default: the number of kinds."),
+    ] = None,
+    layers: Annotated[str | None, typer.Option(metavar="NAME,..", help="Layers: globs or parts of names.")] = None,
+    exclude: Annotated[str | None, typer.Option(metavar="NAME,..", help="Layers to leave out, likewise.")] = None,
+    parameters: Annotated[
+        str, typer.Option(metavar="ROLE,..", help="Roles, or names of parameters; weight: kernels.")
+    ] = "weight",
+    bits: Annotated[
+        str | None, typer.Option(metavar="BITS", help="0-31, or 30,31, or sign, exponent, mantissa. Default: all.")
+    ] = None,
+    multiplicity: Annotated[int, typer.Option(metavar="K", help="Faults per injection.")] = 1,
+    burst: Annotated[
+        bool, typer.Option("--burst", help="They hit neighbouring bits of one element, not any bits of the stratum.")
+    ] = False,
+    seed: Annotated[int, typer.Option(min=0, help="One seed, one list, everywhere.")] = 0,
+) -> None:
+    """Draw a fault list without replacement, as large as the asked precision needs."""
+    request = Request(
+        scheme=scheme,
+        number=number,
+        margin=margin,
+        confidence=confidence,
+        t=t,
+        proportion=proportion,
+        rounding=rounding,
+        kinds=_parse_kinds(kinds),
+        population=population,
+        layers=layers,
+        exclude=exclude,
+        parameters=parameters,
+        bits=bits,
+        multiplicity=multiplicity,
+        burst=burst,
+        seed=seed,
+    )
+    if output.suffix == ".json":
+        raise BitswapError(f"{output}: expected another name than the design's, which is F.design.json for F.csv")
+    loaded = load_model(model)
+    inputs = [model, *loaded.data_files]
+    check_output(output, inputs)
+    check_output(design_path(output), inputs)
+    _print(generate_faults(loaded, request, output), output)
+
+
+def _parse_kinds(text: str) -> tuple[Kind, ...]:
+    names = [part.strip() for part in text.split(",")]
+    unknown = next((name for name in names if name not in _KINDS), None)
+    if unknown is not None:
+        raise BitswapError(f"--kinds: expected some of {', '.join(_KINDS)}, separated by commas, found {unknown!r}")
+    return tuple(kind for name in names for kind in _KINDS[name])
+
+
+def _print(design: Design, path: Path) -> None:
+    strata = design.strata
+    if len(strata) <= _MOST_ROWS:
+        table = console.table("What is drawn from what", "Stratum", ">Injections there are", ">p", ">Drawn", ">Share")
+        for entry in strata:
+            p = "-" if entry.p is None else f"{entry.p:.3g}"
+            share = console.share(entry.size, entry.population)
+            table.add_row(entry.name, f"{entry.population:,}", p, f"{entry.size:,}", share)
+        console.out.print(table)
+    else:
+        sizes, populations = ([getattr(entry, key) for entry in strata] for key in ("size", "population"))
+        console.out.print(
+            f"{len(strata)} strata, from {min(sizes):,} to {max(sizes):,} injections each, "
+            f"of {min(populations):,} to {max(populations):,}"
+        )
+    request = design.request
+    console.out.print(
+        f"scheme {request.scheme}, seed {request.seed}: {design.size:,} of {design.population:,} in {design.model}"
+    )
+    console.out.print(f"written: {path}, {design_path(path)}")

@@ -1,0 +1,279 @@
+"""Statistical fault lists: how many faults a stratum needs, and which ones, drawn without replacement.
+
+A stratum is a set of numbered faults. Which of them a sample holds is decided by a keyed permutation of the numbers: its
+first n images are a simple random sample, in random order, distinct by construction, in memory that does not grow with
+the stratum; a larger sample begins with the smaller one. Nothing depends on a random generator of Python or numpy, only
+on SHA-256 and on 64-bit integer arithmetic: one seed gives one list, on every machine and version.
+"""
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate, count, islice
+from statistics import NormalDist
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitswap_onnx.errors import BitswapError
+from bitswap_onnx.faults.fault import Fault, Injection, Kind
+
+Rounding = Literal["nearest", "ceil"]
+Numbers = NDArray[np.uint64]
+
+#: Injections that every stratum gets at least, if it has as many: what an estimate of its variance needs.
+FLOOR = 2
+#: Rounds of the permutation. A domain of many bits needs few; small ones need more to look random.
+_ROUNDS = 24
+#: Faults that are made at a time.
+_PIECE = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """The ``bits`` of every element of one stored tensor, as far as faults are drawn from them.
+
+    ``layer`` groups regions; ``tensor`` is the model's key of what is stored. ``address`` is the (layer, parameter) under
+    which a fault list finds it, None for the role weight; ``format`` a name of `bitswap_onnx.faults.bits.FORMATS`,
+    ``shape`` the stored layout.
+    """
+
+    layer: str
+    tensor: str
+    address: tuple[str, str | None]
+    format: str
+    shape: tuple[int, ...]
+    bits: tuple[int, ...]
+
+    @property
+    def slots(self) -> int:
+        """Number of places for a fault: elements times bits."""
+        return math.prod(self.shape) * len(self.bits)
+
+
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """What one injection of a sample is: faults of one of ``kinds`` each, ``multiplicity`` of them.
+
+    ``burst``: neighbouring bits of one element, of one kind, the lowest of which is a bit of the region. Otherwise they
+    sit on any distinct bits of the stratum, and each has a kind of its own.
+    """
+
+    kinds: tuple[Kind, ...] = (Kind.FLIP,)
+    multiplicity: int = 1
+    burst: bool = False
+
+    @property
+    def scattered(self) -> int:
+        """How many places an injection takes: a burst counts once."""
+        return 1 if self.burst else self.multiplicity
+
+    def population(self, slots: int, kinds: int | None = None) -> int:
+        """Return how many injections ``slots`` places have room for, with ``kinds`` kinds per place (default: its own)."""
+        kinds = len(self.kinds) if kinds is None else kinds
+        return math.comb(slots, self.scattered) * int(kinds**self.scattered)
+
+
+@dataclass(frozen=True, slots=True)
+class Stratum:
+    """Regions that one sample is drawn from; ``name`` is unique in a list and takes part in what is drawn."""
+
+    name: str
+    regions: tuple[Region, ...]
+
+    @property
+    def slots(self) -> int:
+        """Number of places for a fault."""
+        return sum(region.slots for region in self.regions)
+
+    @property
+    def bits(self) -> tuple[int, ...]:
+        """The bits that its regions have, ascending."""
+        return tuple(sorted({bit for region in self.regions for bit in region.bits}))
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A fault list as it is drawn: ``sizes`` injections of each of ``strata``, one stratum after the other.
+
+    Iterating draws it anew. Injections are numbered through from 0, in random order within their stratum; a stratum that
+    is taken whole comes in the order of its regions, elements (row-major), bits and kinds, unless faults are scattered.
+    """
+
+    strata: tuple[Stratum, ...]
+    sizes: tuple[int, ...]
+    pattern: Pattern
+    seed: int
+
+    def __iter__(self) -> Iterator[Injection]:
+        number = 0
+        for stratum, size in zip(self.strata, self.sizes, strict=True):
+            for faults in draw(stratum, self.pattern, self.seed, size):
+                yield Injection(str(number), faults)
+                number += 1
+
+
+def normal_quantile(confidence: float) -> float:
+    """Return t: a normal variable lies within ±t with probability ``confidence`` (0.99: 2.5758)."""
+    return NormalDist().inv_cdf((1 + confidence) / 2)
+
+
+def sample_size(population: int, margin: float, t: float, p: float, rounding: Rounding = "nearest") -> int:
+    """Return n = N / (1 + e² (N - 1) / (t² p (1 - p))), rounded, at least `FLOOR` and at most N.
+
+    How many of N = ``population`` faults estimate a share of about ``p`` within e = ``margin`` (both as fractions): Leveugle
+    et al., DATE 2009, doi 10.1109/DATE.2009.5090716. A share of 0 or 1 leaves the floor.
+    """
+    share = 1 / population
+    spread = t * t * p * (1 - p)
+    exact = 1 / (share + margin * margin * (1 - share) / spread) if spread > 0 else 0.0
+    rounded = math.ceil(exact) if rounding == "ceil" else math.floor(exact + 0.5)
+    return min(population, max(FLOOR, rounded))
+
+
+def stratify(regions: Sequence[Region], name: Callable[[Region, int], str]) -> tuple[Stratum, ...]:
+    """Return strata of the bits of ``regions`` that get the same name, which ``name`` makes of a region and a bit."""
+    strata: dict[str, list[Region]] = {}
+    for region in regions:
+        split: dict[str, list[int]] = {}
+        for bit in region.bits:
+            split.setdefault(name(region, bit), []).append(bit)
+        for key, bits in split.items():
+            strata.setdefault(key, []).append(replace(region, bits=tuple(bits)))
+    return tuple(Stratum(key, tuple(parts)) for key, parts in strata.items())
+
+
+def proportions_of(distances: Sequence[float]) -> tuple[float, ...]:
+    """Return p per bit for data-aware sizes, from the mean distance between a weight and itself with that bit flipped.
+
+    After Ruospo et al., DATE 2023, doi 10.23919/DATE56975.2023.10136998: distances are scaled from [least, largest] to
+    [0, 0.5]; outliers get 0.5 and take no part in the scaling. An outlier lies more than three standard deviations above
+    the mean of all bits (of float32 weights below 1: bit 30 alone), or is not finite.
+    """
+    values = np.asarray(distances, np.float64)
+    outside = ~np.isfinite(values)
+    finite = values[~outside]
+    if finite.size:
+        relative = values / (finite.max() or 1)
+        usual = relative[~outside]
+        outside |= relative > usual.mean() + 3 * usual.std()
+    inside = values[~outside]
+    least, largest = (inside.min(), inside.max()) if inside.size else (0, 0)
+    scaled = (values - least) / ((largest - least) or 1) / 2
+    return tuple(float(p) for p in np.where(outside, 0.5, scaled))
+
+
+def draw(stratum: Stratum, pattern: Pattern, seed: int, stop: int, start: int = 0) -> Iterator[tuple[Fault, ...]]:
+    """Yield the faults of injections ``start`` to ``stop`` - 1 of the sample that ``seed`` draws from ``stratum``.
+
+    A larger ``stop`` leaves those before it as they are, except that all there are come in order. Any two injections
+    differ. Scattered faults take the drawn places K at a time, so memory grows by some 100 bytes per injection there.
+    Raises BitswapError where the stratum has no ``stop`` injections.
+    """
+    population = pattern.population(stratum.slots)
+    if stop > population:
+        raise BitswapError(
+            f"{stratum.name}: expected at most {population:,} injections, as many as it has, found {stop:,}"
+        )
+    key, width = f"{seed}/{stratum.name}", pattern.scattered
+    drawn = _singles(population, key, start, stop) if width == 1 else _sets(stratum.slots, pattern, key, stop)
+    decoded = (_faults(stratum, pattern, numbers) for numbers in drawn)
+    sets = (tuple(faults[i : i + width]) for faults in decoded for i in range(0, len(faults), width))
+    for faults in sets if width == 1 else islice(sets, start, None):
+        yield _burst(faults[0], pattern) if pattern.burst else faults
+
+
+def permute(numbers: Numbers, size: int, key: str) -> Numbers:
+    """Return the images of ``numbers`` (n,), each below ``size`` (at most 2^63), under the permutation that ``key`` chooses.
+
+    A Feistel network on the fewest bits that hold ``size`` - 1, in two halves of which each round changes one by a keyed
+    mix of the other (splitmix64's finaliser, doi 10.1145/2714064.2660195; keys from SHA-256). Images beyond ``size`` are
+    permuted again until they are within (cycle walking, Black and Rogaway 2002, doi 10.1007/3-540-45760-7_9): fewer than
+    two passes on average. Not for secrets; tests hold that places and pairs are drawn equally often.
+    """
+    bits = (size - 1).bit_length()
+    keys = [np.frombuffer(hashlib.sha256(f"{key}/{r}".encode()).digest()[:8], "<u8") for r in range(_ROUNDS)]
+    images = _feistel(numbers.astype(np.uint64), bits, keys)
+    while (outside := np.flatnonzero(images >= size)).size:
+        images[outside] = _feistel(images[outside], bits, keys)
+    return images
+
+
+def _feistel(values: Numbers, bits: int, keys: Sequence[Numbers]) -> Numbers:
+    shift = np.uint64(bits // 2)
+    masks = np.uint64((1 << (bits - bits // 2)) - 1), np.uint64((1 << (bits // 2)) - 1)
+    high, low = values >> shift, values & masks[1]
+    for number, key in enumerate(keys):
+        if number % 2:
+            low = low ^ (_mix(high + key) & masks[1])
+        else:
+            high = high ^ (_mix(low + key) & masks[0])
+    return (high << shift) | low
+
+
+def _mix(values: Numbers) -> Numbers:
+    """Return 64 bits for each value, in which every bit depends on all of its bits."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
+
+
+def _singles(population: int, key: str, start: int, stop: int) -> Iterator[Numbers]:
+    """Yield places ``start`` to ``stop`` - 1 of the drawn order of all faults, in pieces (n,)."""
+    whole = (start, stop) == (0, population)
+    for first in range(start, stop, _PIECE):
+        numbers = np.arange(first, min(first + _PIECE, stop), dtype=np.uint64)
+        yield numbers if whole else permute(numbers, population, key)
+
+
+def _sets(slots: int, pattern: Pattern, key: str, n: int) -> Iterator[Numbers]:
+    """Yield ``n`` different sets of faults on distinct places, all sets being equally likely: pieces (sets * size,).
+
+    Each pass permutes all places anew and cuts them into sets; kinds are drawn beside them. Sets that came before are
+    left out, which favours none of the others.
+    """
+    size, kinds = pattern.multiplicity, len(pattern.kinds)
+    per_pass, piece = slots // size, min(n, max(1, _PIECE // size))
+    seen: set[bytes] = set()
+    pieces = ((turn, first) for turn in count() for first in range(0, per_pass, piece))
+    while len(seen) < n:
+        turn, first = next(pieces)
+        numbers = np.arange(first * size, min(first + piece, per_pass) * size, dtype=np.uint64)
+        chosen = permute(numbers, slots, f"{key}/{turn}") * np.uint64(kinds)
+        chosen += permute(numbers, 1 << 63, f"{key}/{turn}/kinds") % np.uint64(kinds)
+        fresh = []
+        for row in np.sort(chosen.reshape(-1, size), axis=1):
+            if len(seen) < n and (identity := row.tobytes()) not in seen:
+                seen.add(identity)
+                fresh.append(row)
+        yield np.array(fresh, np.uint64).reshape(-1)
+
+
+def _faults(stratum: Stratum, pattern: Pattern, numbers: Numbers) -> list[Fault]:
+    """Return the single faults of ``numbers`` (n,): counted by region, element, bit and kind, the last one fastest."""
+    kinds = len(pattern.kinds)
+    starts = np.array([0, *accumulate(region.slots * kinds for region in stratum.regions)], np.uint64)
+    places = np.searchsorted(starts, numbers, side="right") - 1
+    faults: dict[int, Fault] = {}
+    for place in np.unique(places).tolist():
+        region, members = stratum.regions[place], np.flatnonzero(places == place)
+        slots, kind = np.divmod((numbers[members] - starts[place]).astype(np.int64), kinds)
+        elements, bits = np.divmod(slots, len(region.bits))
+        axes = [axis.tolist() for axis in np.unravel_index(elements, region.shape)] if region.shape else []
+        indices = list(zip(*axes, strict=True)) if axes else [()] * len(members)
+        layer, parameter = region.address
+        for member, index, bit, which in zip(members.tolist(), indices, bits.tolist(), kind.tolist(), strict=True):
+            faults[member] = Fault(layer, index, region.bits[bit], pattern.kinds[which], parameter=parameter)
+    return [faults[member] for member in range(len(numbers))]
+
+
+def _burst(fault: Fault, pattern: Pattern) -> tuple[Fault, ...]:
+    """Return the faults of a burst that begins with ``fault``."""
+    assert fault.bit is not None
+    more = range(fault.bit + 1, fault.bit + pattern.multiplicity)
+    return (
+        fault,
+        *(Fault(fault.layer, fault.index, bit, fault.kind, parameter=fault.parameter) for bit in more),
+    )

@@ -1,0 +1,136 @@
+"""``estimate`` on the command line: what it prints and writes, and what wrong input gets."""
+
+import csv
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bitswap_onnx.cli.main import main
+from tests.builders import cnn, normal, save
+
+HEADER = "Injection,Layer,TensorIndex,Bit,n_injections,masked,non_critical,critical"
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run a command line in a folder with results r.csv: 40 faults of two bits, those of bit 30 critical for half."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "250")
+    rows = [f"{i},fc,({i}),{30 if i < 10 else 3},10,{0 if i < 10 else 10},5,{5 if i < 10 else 0}" for i in range(10)]
+    rows += [f"{i},fc,({i}),3,10,10,0,0" for i in range(10, 40)]
+    Path("r.csv").write_text("\n".join([HEADER, *rows]) + "\n")
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["bitswap-onnx", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        printed = capsys.readouterr()
+        return int(ended.value.code or 0), printed.out, printed.err
+
+    return run
+
+
+def test_tables(run: Run) -> None:
+    code, out, err = run("estimate", "r.csv")
+    assert (code, err) == (0, "")
+    for text in (
+        "r.csv: 40 injections; 400 inferences",
+        "Network: means over faults, in %, with 95 % intervals",
+        "By bit, in %: 95 % for all 2 rows together (Bonferroni)",
+        "By bit class, in %: 95 % for all 2 rows together (Bonferroni)",
+        "Share of faults by critical share f, in %: 95 % for all 9 theta together (Bonferroni)",
+        "faults with any critical input",
+        "note: no design of the list is known",
+        "note: the file has no clean_bits: bit classes are those of float32",
+    ):
+        assert text in out, text
+    assert out.count("Estimates are conditional on the inputs run") == 1
+    (critical,) = (line for line in out.splitlines() if "inferences critical" in line)
+    assert "12.5 ± 3.5" in critical
+
+
+def test_options(run: Run) -> None:
+    code, out, _ = run(
+        "estimate", "r.csv", "--by", "layer, layer-bit", "--level", 0.99, "--theta", 0.3, "--csv", "o.csv"
+    )
+    assert code == 0
+    assert "By layer, in %: 99 % for all 1 rows together" in out
+    assert "fc bit 30" in out
+    assert "faults with f >= 30 %" in out
+    assert "By bit," not in out
+    assert out.splitlines()[-1] == "written: o.csv"
+    with Path("o.csv").open() as file:
+        assert {row["scope"] for row in csv.DictReader(file)} == {"network", "layer", "layer-bit", "curve"}
+
+
+def test_json(run: Run) -> None:
+    code, out, _ = run("estimate", "r.csv", "--json", "--by", "network")
+    record = json.loads(out)
+    assert code == 0
+    assert record["notes"][-1] == "Estimates are conditional on the inputs run"
+    assert {row["quantity"] for row in record["rates"]} == {"critical", "non_critical", "masked", "harmful_faults"}
+    assert (record["design"], record["fit"]) == (None, None)
+
+
+def test_too_few_faults_are_marked(run: Run) -> None:
+    Path("few.csv").write_text(f"{HEADER}\na,fc,(0),30,10,0,5,5\nb,fc,(1),30,10,0,5,5\n")
+    code, out, _ = run("estimate", "few.csv")
+    assert code == 0
+    assert "note: too few: had all those faults come out alike" in out
+    assert "50 ±" not in out
+
+
+def test_failures_in_time(run: Run) -> None:
+    named = ("--fit-per-mbit", 1000, "--mbit", "1e6", "--residency", 1000, "--theta", 0.5)
+    code, out, _ = run("estimate", "r.csv", *named, "--bits", 3_600_000)
+    assert code == 0
+    assert "FIT: 900 failures per 1e9 hours (95 %: " in out
+    assert "an upset with critical share >= 0.5; 1000 FIT per Mbit of 1,000,000 bits, 3,600,000 bits" in out
+    assert "residency 1000 s: 1e-06 upsets in memory on average; harmful ones are there for 2.5e-07 of the time" in out
+    code, _, err = run("estimate", "r.csv", *named)
+    assert (code, err) == (
+        1,
+        "error: r.csv: the size of the memory is not known; give --bits, all bits the list was drawn from\n",
+    )
+    code, _, err = run("estimate", "r.csv", *named[:4])
+    assert (code, err) == (
+        1,
+        "error: a FIT figure means nothing without --fit-per-mbit, --mbit, --residency, --theta; "
+        "missing --residency, --theta\n",
+    )
+
+
+def test_wrong_input(run: Run) -> None:
+    Path("list.csv").write_text("Injection,Layer,TensorIndex,Bit\na,fc,(0),3\n")
+    for arguments, message in (
+        (("list.csv",), "list.csv:1: expected results with the columns masked,non_critical,critical, missing masked"),
+        (("none.csv",), "none.csv: cannot read the fault list: No such file"),
+        (("r.csv", "--by", "row"), "--by: expected some of network,layer,bit,bit-class,layer-bit, found row"),
+        (("r.csv", "--csv", "r.csv"), "r.csv: would overwrite what it is made from; choose another output"),
+        (("r.csv", "--nonfinite", "detected"), "r.csv: --nonfinite detected needs the counts nonfinite"),
+        (("r.csv", "--design", "r.csv"), "r.csv: not the design of a fault list"),
+    ):
+        code, out, err = run("estimate", *arguments)
+        assert (code, out) == (1, "")
+        assert err.startswith(f"error: {message}")
+        assert err.count("\n") == 1
+
+
+def test_from_a_drawn_list_to_its_rates(run: Run) -> None:
+    save(cnn(), Path("cnn.onnx"))
+    np.savez("cnn.npz", x=normal(10, 1, 6, 6, seed=3), y=np.arange(10) % 4)
+    assert run("faults", "generate", "cnn.onnx", "-o", "f.csv", "--margin", 0.1)[0] == 0
+    assert run("inject", "cnn.onnx", "f.csv", "--out", "run", "--workers", 1)[0] == 0
+    code, out, _ = run("estimate", "run", "--design", "f.design.json", "--nonfinite", "detected")
+    assert code == 0
+    assert "injections, drawn from 7,008; strata: 1; " in out
+    assert "inferences critical, nonfinite detected" in out
+    assert "accuracy lost" in out
+    assert "(critical, nonfinite detected), in %" in out
+    assert "no design" not in out

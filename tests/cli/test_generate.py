@@ -1,0 +1,230 @@
+"""``faults generate``: lists that read back and resolve, designs that belong to them, and one line for wrong input."""
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bitswap_onnx.cli.main import main
+from bitswap_onnx.design import Design, Request, design_path, generate_faults, read_design
+from bitswap_onnx.errors import BitswapError
+from bitswap_onnx.faults.fault import Injection, Kind
+from bitswap_onnx.faults.fault_list import fingerprint, read_fault_list
+from bitswap_onnx.faults.sampling import proportions_of, sample_size
+from bitswap_onnx.graph.model import load_model
+from bitswap_onnx.graph.populations import bit_distances, find_population
+from tests.builders import cnn, save
+
+Run = Callable[..., tuple[int, str, str]]
+
+#: Weights of the model: conv 3 x 1 x 3 x 3 and fc 4 x 48.
+SIZES = {"conv": 27, "fc": 192}
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run ``faults ...`` in a folder with cnn.onnx; return exit code, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    save(cnn(), tmp_path / "cnn.onnx")
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["bitswap-onnx", "faults", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        printed = capsys.readouterr()
+        return int(ended.value.code or 0), printed.out, printed.err
+
+    return run
+
+
+def generate(run: Run, *options: object) -> tuple[list[Injection], Design, str]:
+    code, out, err = run("generate", "cnn.onnx", "-o", "f.csv", *options)
+    assert (code, err) == (0, "")
+    injections, design = list(read_fault_list("f.csv")), read_design("f.design.json")
+    assert run("validate", "f.csv", "--model", "cnn.onnx")[0] == 0
+    *_, (_, digest) = fingerprint(injections)
+    assert (design.list_sha256, design.size) == (digest, len(injections))
+    assert [injection.id for injection in injections] == [str(number) for number in range(design.size)]
+    for stratum in design.strata:
+        own = injections[stratum.first : stratum.first + stratum.size]
+        assert len({injection.faults for injection in own}) == stratum.size
+        assert {injection.faults[0].bit for injection in own} <= set(stratum.bits)
+        assert stratum.layer is None or {fault.layer for i in own for fault in i.faults} == {stratum.layer}
+    return injections, design, out
+
+
+@pytest.mark.parametrize(
+    ("scheme", "populations"),
+    [
+        ("network", {"network": 219 * 32}),
+        ("layer", {name: size * 32 for name, size in SIZES.items()}),
+        ("bit-layer", {f"{name} bit {bit}": size for name, size in SIZES.items() for bit in range(32)}),
+        ("data-aware", {f"{name} bit {bit}": size for name, size in SIZES.items() for bit in range(32)}),
+        ("exhaustive", {name: size * 32 for name, size in SIZES.items()}),
+    ],
+)
+def test_schemes(run: Run, scheme: str, populations: dict[str, int]) -> None:
+    injections, design, out = generate(run, "--scheme", scheme, "--margin", 0.1, "--seed", 7)
+    assert {entry.name: entry.population for entry in design.strata} == populations
+    assert design.population == sum(populations.values())
+    assert f"scheme {scheme}, seed 7: {len(injections):,} of {design.population:,} in cnn" in out
+    assert "written: f.csv, f.design.json" in out
+    assert ("64 strata, from" in out) == (len(populations) == 64)
+    model = load_model("cnn.onnx")
+    assert (design.model, design.model_sha256, design.request.seed) == ("cnn", model.sha256, 7)
+    if scheme == "exhaustive":
+        assert design.size == design.population
+    elif scheme == "data-aware":
+        weights = find_population(model)
+        p = proportions_of(bit_distances(model, weights)["float32"].tolist())
+        assert [entry.p for entry in design.strata] == [*p, *p]
+        assert p[30] == 0.5
+        assert p[0] < 1e-3
+        expected = [sample_size(entry.population, 0.1, design.t, p[entry.bits[0]]) for entry in design.strata]
+        assert [entry.size for entry in design.strata] == expected
+    else:
+        assert all(e.size == sample_size(e.population, 0.1, 2.5758293035489, 0.5) for e in design.strata)
+
+
+def test_per_target(run: Run) -> None:
+    """A target that has fewer is taken whole; that shows in the table."""
+    options = ("--scheme", "per-target", "--number", 100, "--parameters", "weight,bias")
+    injections, design, out = generate(run, *options)
+    sizes = {"conv.weight": 100, "conv.bias": 96, "fc.weight": 100, "fc.bias": 100}
+    assert {entry.name: entry.size for entry in design.strata} == sizes
+    assert Counter((i.faults[0].layer, i.faults[0].parameter or "weight") for i in injections) == {
+        tuple(name.split(".")): size for name, size in sizes.items()
+    }
+    assert "100.00 %" in out
+
+
+def test_stuck_at_follows_kinds(run: Run) -> None:
+    injections, design, _ = generate(run, "--kinds", "stuck_at", "--scheme", "layer", "--t", 2.58)
+    assert [entry.population for entry in design.strata] == [size * 64 for size in SIZES.values()]
+    assert {i.faults[0].kind for i in injections} == {Kind.STUCK_AT_0, Kind.STUCK_AT_1}
+    assert [entry.size for entry in design.strata] == [
+        round(N / (1 + 1e-4 * (N - 1) / (2.58**2 * 0.25))) for N in (27 * 64, 192 * 64)
+    ]
+
+
+def test_population_counts_twice_but_draws_once(run: Run) -> None:
+    """The published sizes count flips as if they were stuck-at faults; there are only so many to draw."""
+    _, design, _ = generate(run, "--population", "stuck_at", "--scheme", "bit-layer", "--bits", "30")
+    conv, fc = design.strata
+    assert (conv.population, conv.counted, conv.size) == (27, 54, 27)
+    assert (fc.population, fc.counted, fc.size) == (192, 384, 192)
+
+
+@pytest.mark.parametrize("burst", [True, False])
+def test_multiplicity(run: Run, burst: bool) -> None:
+    options = ("--scheme", "layer", "--multiplicity", 3, "--margin", 0.2, *(["--burst"] if burst else []))
+    injections, design, _ = generate(run, *options)
+    assert {len(injection.faults) for injection in injections} == {3}
+    for injection in injections:
+        bits = [fault.bit or 0 for fault in injection.faults]
+        together = len({fault.index for fault in injection.faults}) == 1 and bits == list(range(bits[0], bits[0] + 3))
+        assert together or not burst
+    slots = 27 * 32
+    assert design.strata[0].population == (27 * 30 if burst else slots * (slots - 1) * (slots - 2) // 6)
+
+
+def test_same_seed_same_file(run: Run) -> None:
+    def files(*options: object) -> tuple[bytes, bytes]:
+        generate(run, "--margin", 0.05, *options)
+        return Path("f.csv").read_bytes(), Path("f.design.json").read_bytes()
+
+    first = files()
+    assert files() == first
+    assert files("--seed", 1)[0] != first[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--margin", 0), "--margin: expected a number between 0 and 1, both excluded, found 0"),
+        (("--confidence", 99), "--confidence: expected a number between 0 and 1, both excluded, found 99"),
+        (("-p", "nan"), "--proportion: expected a number between 0 and 1, both excluded, found nan"),
+        (("--t", -1), "--t: expected a positive number, found -1"),
+        (("--number", 5), "--number: expected with --scheme per-target, and only there"),
+        (("--scheme", "per-target"), "--number: expected with --scheme per-target, and only there"),
+        (("--scheme", "per-target", "--number", 0), "--number: expected a positive number, found 0"),
+        (("--kinds", "flip,mask"), "--kinds: expected some of stuck_at, flip, stuck_at_0, stuck_at_1"),
+        (
+            ("--kinds", "flip,flip"),
+            "--kinds: expected some of flip, stuck_at_0, stuck_at_1, each once, found flip,flip",
+        ),
+        (("--multiplicity", 0), "--multiplicity: expected a positive number, found 0"),
+        (
+            ("--multiplicity", 2, "--scheme", "data-aware"),
+            "--multiplicity: expected 1 with --scheme data-aware, found 2",
+        ),
+        (
+            ("--multiplicity", 2, "--scheme", "exhaustive"),
+            "--multiplicity: expected 1 with --scheme exhaustive, found 2",
+        ),
+        (("--multiplicity", 40, "--burst"), "cnn: expected 40 neighbouring bits to draw faults from, found none"),
+        (
+            ("--multiplicity", 28, "--scheme", "bit-layer"),
+            "--multiplicity: expected at most 27, the bits of conv bit 0, found 28",
+        ),
+        (("--bits", "32"), "--bits: expected bits that the parameters have (0-31 of float32), found '32'"),
+        (("-o", "cnn.onnx"), "cnn.onnx: would overwrite what it is made from"),
+        (("-o", "."), "expected the name of a file to write, found a folder"),
+        (("-o", "f.design.json"), "f.design.json: expected another name than the design's"),
+        (("-o", "missing/f.csv"), "cannot write"),
+    ],
+)
+def test_wrong_input_is_one_line_and_nothing_written(run: Run, options: tuple[object, ...], message: str) -> None:
+    before = sorted(Path().rglob("*"))
+    code, out, err = run("generate", "cnn.onnx", "-o", "f.csv", *options)
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert message in err
+    assert sorted(Path().rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"version": 1', '"version": 2', "expected a design of version 1, found 2; generate the list again"),
+        ("bitswap-onnx fault list design", "other", "not the design of a fault list"),
+        ("{", "", "not the design of a fault list"),
+        ('"size": 41', '"size": 40', "damaged: its strata do not add up to the list"),
+        ('"first": 0', '"first": "0"', "damaged"),
+        ('"kinds": ["flip"]', '"kinds": ["flap"]', "damaged"),
+        ('"seed": 0', '"sead": 0', "damaged"),
+        ('"regions"', '"religions"', "damaged"),
+    ],
+)
+def test_damaged_designs(run: Run, old: str, new: str, message: str) -> None:
+    generate(run, "--margin", 0.2)
+    path = Path("f.design.json")
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    with pytest.raises(BitswapError, match=message) as raised:
+        read_design(path)
+    assert str(raised.value).startswith("f.design.json: ")
+    assert "\n" not in str(raised.value)
+
+
+def test_missing_design(tmp_path: Path) -> None:
+    with pytest.raises(BitswapError, match="cannot read the design of the fault list: No such file"):
+        read_design(tmp_path / "none.design.json")
+
+
+def test_designs_read_back(tmp_path: Path) -> None:
+    """What is written is what the library returned; the file is JSON of one line per stratum and region."""
+    model = load_model(save(cnn(), tmp_path / "cnn.onnx"))
+    request = Request(
+        "layer", kinds=(Kind.FLIP, Kind.STUCK_AT_1), parameters="weight,bias", bits="exponent", margin=0.1
+    )
+    design = generate_faults(model, request, tmp_path / "a.b.csv")
+    path = tmp_path / "a.b.design.json"
+    assert path == design_path(tmp_path / "a.b.csv")
+    assert read_design(path) == design
+    lines = path.read_text().splitlines()
+    assert sum('"first":' in line for line in lines) == len(json.loads("\n".join(lines))["strata"]) == 2
