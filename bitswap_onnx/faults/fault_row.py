@@ -1,7 +1,7 @@
 """One row of a fault list: which columns a header has, and what its cells say. Every error says file and line."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from bitswap_onnx.errors import FaultListError
 from bitswap_onnx.faults.bits import is_number, parse_pattern
@@ -61,12 +61,12 @@ class Columns:
         return required, optional
 
 
-def parse_row(row: list[str], columns: Columns, where: str) -> Iterator[tuple[str, Fault]]:
-    """Yield (injection id, fault) of one row; ``where`` is its file and line. Raises FaultListError for a wrong cell."""
-    yield from (_parse_neurons if columns.neurons else _parse)(row, columns, where)
+def parse_row(row: list[str], columns: Columns, where: str) -> Iterable[tuple[str, Fault]]:
+    """Return (injection id, fault) pairs of one row; ``where`` is its file and line. Raises FaultListError for a wrong cell."""
+    return _parse_neurons(row, columns, where) if columns.neurons else (_parse(row, columns, where),)
 
 
-def _parse(row: list[str], columns: Columns, where: str) -> Iterator[tuple[str, Fault]]:
+def _parse(row: list[str], columns: Columns, where: str) -> tuple[str, Fault]:
     (identifier, layer, index, bit), (parameter, kind, value, site, inputs) = columns.cells(row, where)
     fault_kind = _kind(kind, where)
     fault = Fault(
@@ -86,7 +86,7 @@ def _parse(row: list[str], columns: Columns, where: str) -> Iterator[tuple[str, 
         )
     if fault.site is not None and parameter:
         raise FaultListError(f"{where}: a neuron (Site {site}) has no Parameter, found {parameter!r}; leave one out")
-    yield identifier, fault
+    return identifier, fault
 
 
 def _parse_neurons(row: list[str], columns: Columns, where: str) -> Iterator[tuple[str, Fault]]:
