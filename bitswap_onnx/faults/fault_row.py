@@ -62,7 +62,7 @@ class Columns:
 
 
 def parse_row(row: list[str], columns: Columns, where: str) -> Iterable[tuple[str, Fault]]:
-    """Return (injection id, fault) pairs of a row; ``where`` is its file and line. Raises FaultListError for a wrong cell."""
+    """Return (injection id, fault) pairs of a row, ``where`` its file and line. Raises FaultListError for a wrong cell."""
     return _parse_neurons(row, columns, where) if columns.neurons else (_parse(row, columns, where),)
 
 
