@@ -58,7 +58,7 @@ class CheckedList:
         for injection, running_hash in list_fingerprint(self.injections):
             fault_hash = running_hash
             found = self.resolver.resolve(injection)
-            bits_of = {r.row: next(seen) for r in found.neurons if r.fault.input is not None}
+            bits_of = {r.row: next(seen, None) for r in found.neurons if r.fault.input is not None}
             hidden = self._behind(found)
             neurons = (
                 replace(r, hidden=True) if r.row in hidden else replace(r, clean_bits=bits_of.get(r.row))
