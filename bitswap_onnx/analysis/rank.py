@@ -69,7 +69,7 @@ def evaluate_robustness(
     one random bit of one random element of what the layer takes in, another for each input and trial; or of its kernel.
     ``evaluation_steps``: batches of inputs to use (default: all). ``layers`` and ``kinds`` choose layers as
     `select_sites` does; by default those with kernels. ``top``: how many first layers are compared (default: a quarter).
-    ``settings.seed`` seeds faults, halves and bootstraps. The rest is as in `run_campaign`.
+    ``settings.seed`` seeds faults, the shuffle and bootstraps. The rest is as in `run_campaign`.
 
     Raises BitswapError as `run_campaign`, `select_sites` and `read_ranking` do, and for fewer than two layers.
     """
