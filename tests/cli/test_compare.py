@@ -2,41 +2,29 @@
 
 import csv
 import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from bitswap_onnx.cli.main import main
 from tests.builders import cnn, normal, save
+from tests.command_line import Run, runner
 from tests.keras_layout import as_keras, takes_nhwc
 
 HEADER = "Injection,Layer,TensorIndex,Bit\n"
 ROWS = "".join(f'c{bit},conv,"(2, 0, 2, 1)",{bit}\nf{bit},fc,"(1, 2)",{bit}\n' for bit in range(12, 32))
-
-Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """Run a command line in a folder with a model, its data, its Keras-like double and a list."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "250")
     save(cnn(), tmp_path / "cnn.onnx")
     save(takes_nhwc(as_keras(cnn())), tmp_path / "keras.onnx")
     np.savez("cnn.npz", x=normal(20, 1, 6, 6, seed=3), y=np.arange(20) % 4)
     Path("faults.csv").write_text(HEADER + ROWS)
 
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["bitswap-onnx", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        printed = capsys.readouterr()
-        return int(ended.value.code or 0), printed.out, printed.err
-
-    return run
+    return runner(monkeypatch, capsys)
 
 
 def test_convert_there_and_back(run: Run) -> None:

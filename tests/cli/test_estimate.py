@@ -2,38 +2,26 @@
 
 import csv
 import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from bitswap_onnx.cli.main import main
 from tests.builders import cnn, normal, save
+from tests.command_line import Run, runner
 
 HEADER = "Injection,Layer,TensorIndex,Bit,n_injections,masked,non_critical,critical"
-
-Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """Run a command line in a folder with results r.csv: 40 faults of two bits, those of bit 30 critical for half."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "250")
     rows = [f"{i},fc,({i}),{30 if i < 10 else 3},10,{0 if i < 10 else 10},5,{5 if i < 10 else 0}" for i in range(10)]
     rows += [f"{i},fc,({i}),3,10,10,0,0" for i in range(10, 40)]
     Path("r.csv").write_text("\n".join([HEADER, *rows]) + "\n")
 
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["bitswap-onnx", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        printed = capsys.readouterr()
-        return int(ended.value.code or 0), printed.out, printed.err
-
-    return run
+    return runner(monkeypatch, capsys)
 
 
 def test_tables(run: Run) -> None:

@@ -1,14 +1,11 @@
 """``faults generate``: lists that read back and resolve, designs that belong to them, and one line for wrong input."""
 
 import json
-import sys
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from bitswap_onnx.cli.main import main
 from bitswap_onnx.design import Design, Request, design_path, generate_faults, read_design
 from bitswap_onnx.errors import BitswapError
 from bitswap_onnx.faults.fault import Injection, Kind
@@ -17,8 +14,7 @@ from bitswap_onnx.faults.sampling import proportions_of, sample_size
 from bitswap_onnx.graph.model import load_model
 from bitswap_onnx.graph.populations import bit_distances, find_population
 from tests.builders import cnn, save
-
-Run = Callable[..., tuple[int, str, str]]
+from tests.command_line import Run, runner
 
 #: Weights of the model: conv 3 x 1 x 3 x 3 and fc 4 x 48.
 SIZES = {"conv": 27, "fc": 192}
@@ -31,14 +27,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     monkeypatch.setenv("COLUMNS", "200")
     save(cnn(), tmp_path / "cnn.onnx")
 
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["bitswap-onnx", "faults", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        printed = capsys.readouterr()
-        return int(ended.value.code or 0), printed.out, printed.err
-
-    return run
+    return runner(monkeypatch, capsys, "faults")
 
 
 def generate(run: Run, *options: object) -> tuple[list[Injection], Design, str]:

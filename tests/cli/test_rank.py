@@ -4,7 +4,6 @@ import csv
 import json
 import math
 import sys
-from collections.abc import Callable
 from functools import partial
 from itertools import combinations
 from pathlib import Path
@@ -15,11 +14,10 @@ from scipy import stats
 
 from bitswap_onnx.analysis import rank as rank_module
 from bitswap_onnx.analysis.rank import BUILTIN
-from bitswap_onnx.cli.main import main
 from bitswap_onnx.errors import ControlFailedError
 from tests.builders import build, normal, save
+from tests.command_line import Run, runner
 
-Run = Callable[..., tuple[int, str, str]]
 Row = dict[str, str]
 
 NET = """net (float[N, 6] x) => (float[N, 4] scores) {
@@ -37,7 +35,6 @@ TABLES = ("layers", "rankings", "curves", "pairs")
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """Run ``rank net.onnx`` in a folder with that model and its data; return exit code, stdout and stderr."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "250")
     for name in ("score_ranking", "distinguish", "agreement"):
         monkeypatch.setattr(rank_module, name, partial(getattr(rank_module, name), draws=100))
     sizes = {"first": (9, 6), "second": (7, 9), "third": (4, 7)}
@@ -46,14 +43,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     save(build(NET, **tensors), tmp_path / "net.onnx")
     np.savez("net.npz", x=normal(20, 6, seed=3), y=np.arange(20) % 4)
 
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["bitswap-onnx", "rank", "net.onnx", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        printed = capsys.readouterr()
-        return int(ended.value.code or 0), printed.out, printed.err
-
-    return run
+    return runner(monkeypatch, capsys, "rank", "net.onnx")
 
 
 def read(name: str, folder: str = "here") -> list[Row]:

@@ -2,34 +2,23 @@
 
 import csv
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from bitswap_onnx.cli.main import main
 from tests.builders import cnn, normal, save
-
-Run = Callable[..., tuple[int, str, str]]
+from tests.command_line import Run, runner
 
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """Run ``sweep cnn.onnx`` in a folder with that model and its data; return exit code, stdout and stderr."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "250")
     save(cnn(), tmp_path / "cnn.onnx")
     np.savez("cnn.npz", x=normal(20, 1, 6, 6, seed=3), y=np.arange(20) % 4)
 
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["bitswap-onnx", "sweep", "cnn.onnx", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        printed = capsys.readouterr()
-        return int(ended.value.code or 0), printed.out, printed.err
-
-    return run
+    return runner(monkeypatch, capsys, "sweep", "cnn.onnx")
 
 
 def test_sweep_prints_a_row_per_rate(run: Run) -> None:
