@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bitswap_onnx.errors import FaultListError
+from bitswap_onnx.errors import FaultListError, RunError
 from bitswap_onnx.faults.bits import FORMATS, format_value
 from bitswap_onnx.faults.fault import Fault, Injection, Kind
 from bitswap_onnx.faults.fault_list import fingerprint, read_fault_list
@@ -74,9 +74,11 @@ class _Row(NamedTuple):
 def read_recorded(source: Path) -> Recorded:
     """Read a run directory or a results file.
 
-    Raises RunError for a run that is not finished or whose audit failed, FaultListError for a file that is no list, has no
-    outcomes, or contradicts itself.
+    Raises RunError where there is neither, for a run that is not finished or whose audit failed, FaultListError for a file
+    that is no list, has no outcomes, or contradicts itself.
     """
+    if not source.exists():
+        raise RunError(f"{source}: expected a run directory or a results file, found nothing there")
     if not source.is_dir():
         return _read_file(source)
     with reading(source) as store:

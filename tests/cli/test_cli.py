@@ -13,35 +13,24 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from bitswap_onnx.cli.main import main
 from bitswap_onnx.faults.fault_list import read_fault_list
 from bitswap_onnx.graph.model import load_model
 from tests.builders import build, cnn, normal, save
+from tests.command_line import Run, runner
 
 HEADER = "Injection,Layer,TensorIndex,Bit\n"
 ROWS = '0,conv,"(0, 0, 0, 0)",30\n1,fc,"(1, 2)",3\n2,fc,"(2, 2)",31\n'
-
-Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """Run a command line in a folder with a model, its data and a list; return exit code, stdout and stderr."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
     save(cnn(), tmp_path / "cnn.onnx")
     np.savez("cnn.npz", x=normal(20, 1, 6, 6, seed=3), y=np.arange(20) % 4)
     Path("faults.csv").write_text(HEADER + ROWS)
 
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["bitswap-onnx", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        printed = capsys.readouterr()
-        code = ended.value.code
-        return int(code or 0), printed.out, printed.err
-
-    return run
+    return runner(monkeypatch, capsys)
 
 
 def everything(folder: Path) -> dict[str, bytes]:

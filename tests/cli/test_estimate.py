@@ -98,7 +98,7 @@ def test_wrong_input(run: Run) -> None:
     Path("list.csv").write_text("Injection,Layer,TensorIndex,Bit\na,fc,(0),3\n")
     for arguments, message in (
         (("list.csv",), "list.csv:1: expected results with the columns masked,non_critical,critical, missing masked"),
-        (("none.csv",), "none.csv: cannot read the fault list: No such file"),
+        (("none.csv",), "none.csv: expected a run directory or a results file, found nothing there"),
         (("r.csv", "--by", "row"), "--by: expected some of network,layer,bit,bit-class,layer-bit, found row"),
         (("r.csv", "--csv", "r.csv"), "r.csv: would overwrite what it is made from; choose another output"),
         (("r.csv", "--nonfinite", "detected"), "r.csv: --nonfinite detected needs the counts nonfinite"),

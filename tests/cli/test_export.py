@@ -16,8 +16,8 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from bitswap_onnx.cli.main import main
 from bitswap_onnx.converters.torch_to_onnx import ExportReport
+from tests.command_line import Run, runner
 
 NET = """
 from torch import nn
@@ -42,24 +42,14 @@ def needy(size): return Net()
 def broken(): raise RuntimeError("no\\nweights")
 """
 
-Run = Callable[..., tuple[int, str, str]]
-
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Run]:
     """Run a command line in a folder with a network's code; return exit code, stdout and stderr."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
     Path("export_net.py").write_text(NET)
 
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["bitswap-onnx", "export", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        printed = capsys.readouterr()
-        return int(ended.value.code or 0), printed.out, printed.err
-
-    yield run
+    yield runner(monkeypatch, capsys, "export")
     sys.modules.pop("export_net", None)
 
 
