@@ -239,7 +239,7 @@ def test_files_without_outcomes(tmp_path: Path) -> None:
     (tmp_path / "empty.csv").write_text("")
     with pytest.raises(FaultListError, match="found an empty file"):
         read_recorded(tmp_path / "empty.csv")
-    with pytest.raises(RunError, match="none.csv: expected a run directory or a results file, found nothing there"):
+    with pytest.raises(RunError, match=r"none\.csv: expected a run directory or a results file, found nothing there"):
         read_recorded(tmp_path / "none.csv")
     with pytest.raises(RunError, match="expected a run directory"):
         read_recorded(tmp_path)
