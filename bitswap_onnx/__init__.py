@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bitswap_onnx.analysis.neuron_campaign import run_neurons
+    from bitswap_onnx.analysis.precision import Until, run_until
     from bitswap_onnx.analysis.rank import evaluate_robustness
     from bitswap_onnx.analysis.rates import estimate_rates
     from bitswap_onnx.analysis.sweep import sweep_errors
+    from bitswap_onnx.analysis.until import Goal, parse_goal
     from bitswap_onnx.campaign import Campaign, run_campaign
     from bitswap_onnx.dataset import Dataset, load_dataset
     from bitswap_onnx.design import generate_faults, read_design
@@ -29,9 +31,11 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "analysis.neuron_campaign": ("run_neurons",),
+    "analysis.precision": ("Until", "run_until"),
     "analysis.rank": ("evaluate_robustness",),
     "analysis.rates": ("estimate_rates",),
     "analysis.sweep": ("sweep_errors",),
+    "analysis.until": ("Goal", "parse_goal"),
     "campaign": ("Campaign", "run_campaign"),
     "dataset": ("Dataset", "load_dataset"),
     "design": ("generate_faults", "read_design"),
@@ -54,6 +58,7 @@ __all__ = [
     "Dataset",
     "Fault",
     "FaultList",
+    "Goal",
     "Injection",
     "Kind",
     "Model",
@@ -64,6 +69,7 @@ __all__ = [
     "Settings",
     "Site",
     "Target",
+    "Until",
     "apply",
     "estimate_rates",
     "evaluate_robustness",
@@ -71,12 +77,14 @@ __all__ = [
     "generate_faults",
     "load_dataset",
     "load_model",
+    "parse_goal",
     "read_design",
     "read_fault_list",
     "resolve",
     "rewrite",
     "run_campaign",
     "run_neurons",
+    "run_until",
     "save_model",
     "sweep_errors",
     "write_fault_list",

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bitswap_onnx.audit import DEFAULT_AUDIT, Audit
-from bitswap_onnx.checked_list import check_list
+from bitswap_onnx.checked_list import CheckedList, check_list
 from bitswap_onnx.dataset import Dataset
 from bitswap_onnx.errors import ControlFailedError, RunError
 from bitswap_onnx.execute import SCRATCH, Execution, OnProgress, cores, execute, free_memory
 from bitswap_onnx.faults.fault import Injection
-from bitswap_onnx.faults.fault_list import fingerprint as list_fingerprint
 from bitswap_onnx.graph.resolve import BitOrder
+from bitswap_onnx.growing import GrowingList
+from bitswap_onnx.input_sample import PerInjection
 from bitswap_onnx.outcome import Golden, judge
 from bitswap_onnx.plan import chunk_length
 from bitswap_onnx.prepare import CleanRun, Settings, Setup
@@ -37,7 +38,11 @@ from bitswap_onnx.runtime.session import machine_name, versions
 from bitswap_onnx.store import Store
 
 #: What the parts of a run's identity are called in messages, where that is not their key.
-_IDENTITY_WORDS = {"records": "--save-outputs, --per-input or --detailed-log", "tolerance": "--criterion"}
+_IDENTITY_WORDS = {
+    "records": "--save-outputs, --per-input or --detailed-log",
+    "tolerance": "--criterion",
+    "inputs": "--inputs-per-injection or its --seed",
+}
 
 
 #: What a store can keep of every inference.
@@ -69,18 +74,22 @@ def run_campaign(
     save_outputs: bool = False,
     per_input: bool = False,
     records: Collection[Record] = (),
+    inputs_per_injection: PerInjection = None,
+    growth: GrowingList | None = None,
     on_progress: OnProgress | None = None,
     on_notes: Callable[[Iterable[str]], None] | None = None,
     stop: threading.Event | None = None,
 ) -> Campaign:
     """Run every injection of ``faults`` (a fault list's path, or injections) on ``model`` over a dataset.
 
-    A model that is prepared already (a Setup) brings its own ``settings``.
-    ``run`` is the run directory (default: ``reports/<dataset>/<model>/<yymmdd_HHMMSS>``); ``resume`` continues what is
-    there. ``workers`` processes of one thread each (default: one per core; one on a GPU) with ``memory`` bytes for golden
-    values (default: half of what is free), the ``engine`` and how much is audited never change a result. ``save_outputs``
-    and ``per_input`` write files of what the store keeps of every inference; ``records`` keeps it without a file. Setting
-    ``stop`` from another thread or a signal handler ends the campaign after the units at hand.
+    A model that is prepared already (a Setup) brings its own ``settings``. ``run`` is the run directory (default:
+    ``reports/<dataset>/<model>/<yymmdd_HHMMSS>``); ``resume`` continues what is there. ``workers`` processes of one thread
+    each (default: one per core; one on a GPU) with ``memory`` bytes for golden values (default: half of what is free), the
+    ``engine`` and how much is audited never change a result. ``save_outputs`` and ``per_input`` write files of what the
+    store keeps of every inference; ``records`` keeps it without a file. ``inputs_per_injection``: every injection runs over
+    so many inputs of its own, whole batches (``"auto"``: one), drawn with the settings' seed (`input_sample`); None, or as
+    many as there are: over all. ``growth``: where the list goes on behind ``faults``, which it began with. Setting ``stop``
+    from another thread or a signal handler ends the campaign after the units at hand.
 
     Raises BitswapError for wrong input (nothing is written then), ControlFailedError if a null control or the audit does
     not hold, InterruptedRunError after ``stop``. Whatever happens, finished units are kept.
@@ -89,31 +98,58 @@ def run_campaign(
         raise RunError("--resume needs --out RUN: the run directory to continue")
     if per_input:
         require_parquet()
-    plan = check_list(model, faults, as_begun(settings, run) if resume else settings, bit_order)
+    settings = as_begun(settings, run) if resume else settings
+    plan = check_list(model, faults, settings, bit_order, inputs_per_injection)
     setup = plan.setup
     kept = {*records, *(["scores"] if save_outputs else []), *(["per_input"] if per_input else [])}
-    identity = _identity(setup, plan.check()) | {"bit_order": bit_order, "records": sorted(kept, reverse=True)}
+    identity = _identity(plan, growth) | {"bit_order": bit_order, "records": sorted(kept, reverse=True)}
     folder = Path(run) if run else default_run(setup)
     _check_folder(folder, identity, resume)
     stop = stop or threading.Event()
     clean = setup.clean_run(stop)
-    unit = chunk_length(len(setup.dataset), setup.numerics.batch_size, clean.seconds_per_input)
+    unit = plan.sample.length or chunk_length(len(setup.dataset), setup.numerics.batch_size, clean.seconds_per_input)
     if on_notes:
-        on_notes(setup.notes)
-    description = _description(setup, clean, faults)
+        on_notes(plan.notes)
+    described = _description(plan, clean, growth.name if growth else _list_name(faults))
+    begun = {"identity": identity, "golden": described, "notes": plan.notes, "unit_length": unit}
     with _run_directory(folder) as store:
-        if store.is_new:
-            begun = {"identity": identity, "golden": description, "notes": setup.notes, "unit_length": unit}
-            plan.write(store, begun, clean.golden, stop)
-        else:
-            _check_identity(store, identity, resume)
-        _check_golden(store, description)
+        _begin(store, plan, begun | (growth.settings if growth else {}), clean.golden, resume, stop)
         processes = workers or (cores() if setup.numerics.provider == "cpu" else 1)
         execution = Execution(engine, processes, memory or free_memory() // 2, audit)
-        execute(store, setup, clean.golden, execution, on_progress, stop)
-        store.check_complete()
+        _execute_all(store, plan, growth, clean.golden, execution, on_progress, stop)
         _write_files(store, folder, clean.golden, save_outputs, per_input)
-        return Campaign(folder, summarize(store), {**store.setting("golden"), **how_it_ran(store)}, setup.notes)
+        return Campaign(folder, summarize(store), {**store.setting("golden"), **how_it_ran(store)}, plan.notes)
+
+
+def _begin(
+    store: Store, plan: CheckedList, begun: dict[str, Any], golden: Golden, resume: bool, stop: threading.Event
+) -> None:
+    """Commit the plan of a new campaign with the settings that it has ``begun`` with, or check that they are the store's."""
+    if store.is_new:
+        plan.write(store, begun, golden, stop)
+    else:
+        _check_identity(store, begun["identity"], resume)
+    _check_golden(store, begun["golden"])
+
+
+def _execute_all(
+    store: Store,
+    plan: CheckedList,
+    growth: GrowingList | None,
+    golden: Golden,
+    execution: Execution,
+    on_progress: OnProgress | None,
+    stop: threading.Event,
+) -> None:
+    """Run the list, and as long as it grows what comes next; then audit it."""
+    if growth:
+        unaudited = replace(execution, audit=Audit(0))
+        execute(store, plan.setup, golden, unaudited, on_progress, stop)
+        while (addition := growth.more(store)) is not None:
+            plan.extend(store, addition)
+            execute(store, plan.setup, golden, unaudited, on_progress, stop)
+    execute(store, plan.setup, golden, execution, on_progress, stop)
+    store.check_complete()
 
 
 def as_begun(settings: Settings, run: str | Path | None) -> Settings:
@@ -134,30 +170,34 @@ def default_run(setup: Setup) -> Path:
     return Path("reports", setup.dataset.name, setup.model.name, datetime.now().strftime("%y%m%d_%H%M%S"))
 
 
-def _identity(setup: Setup, injections: Iterable[Injection]) -> dict[str, Any]:
-    fault_hash = ""
-    for _, running_hash in list_fingerprint(injections):
-        fault_hash = running_hash
+def _identity(plan: CheckedList, growth: GrowingList | None) -> dict[str, Any]:
+    setup, fault_hash = plan.setup, plan.check()
     return {
         "model": setup.model.sha256,
-        "faults": fault_hash,
+        "faults": growth.identity if growth else fault_hash,
         "data": setup.dataset.content_hash(),
         "output": setup.output,
         "tolerance": setup.tolerance,
         "numerics": setup.numerics.as_dict(),
+        "inputs": plan.sample.identity,
     }
 
 
-def _description(setup: Setup, clean: CleanRun, faults: object) -> dict[str, Any]:
-    golden = clean.golden
+def _list_name(faults: object) -> str:
+    return Path(faults).name if isinstance(faults, str | Path) else "given in memory"
+
+
+def _description(plan: CheckedList, clean: CleanRun, fault_list: str) -> dict[str, Any]:
+    setup, golden = plan.setup, clean.golden
     counts = judge(golden, golden.scores).counts
     return {
         "network": setup.model.name,
         "model_file": setup.path.name,
-        "fault_list": Path(faults).name if isinstance(faults, str | Path) else "given in memory",
+        "fault_list": fault_list,
         "dataset": setup.dataset.name,
         "data": setup.dataset.source,
         "inputs": len(golden.scores),
+        "input_design": plan.sample.design,
         "values_per_input": golden.scores.shape[1],
         "probabilities": golden.criterion.probabilities,
         "labels": _labels_hash(setup.dataset),

@@ -14,6 +14,8 @@ from bitswap_onnx.graph.flip_opset import at_flip_opset
 from bitswap_onnx.graph.receipts import ResolvedInjection
 from bitswap_onnx.graph.resolve import BitOrder, Resolver
 from bitswap_onnx.graph.sites import NeuronSite, output_key
+from bitswap_onnx.growing import Addition
+from bitswap_onnx.input_sample import InputSample, PerInjection, sample_inputs
 from bitswap_onnx.outcome import Golden
 from bitswap_onnx.plan import join_paths
 from bitswap_onnx.prepare import Settings, Setup, for_neurons, prepare
@@ -22,24 +24,41 @@ from bitswap_onnx.store import Store
 
 
 class CheckedList:
-    """A fault list of a model that is ready to run: resolved once to check it, and once more for the store."""
+    """A fault list of a model that is ready to run: resolved once to check it, and once more for the store.
 
-    def __init__(self, injections: Iterable[Injection], setup: Setup, bit_order: BitOrder) -> None:
+    ``sample`` says which inputs each injection runs over.
+    """
+
+    def __init__(self, injections: Iterable[Injection], setup: Setup, bit_order: BitOrder, sample: InputSample) -> None:
         self.injections = injections
         self.setup = setup
+        self.sample = sample
         self.resolver = Resolver(setup.model, bit_order, setup.slicer, len(setup.dataset))
         self.observer = Observer(setup.slicer, setup.numerics, setup.output)
         self.paths: set[tuple[str, ...]] = set()
+        self.fingerprint = ""
         self._cones: dict[str, frozenset[int]] = {}
 
-    def check(self) -> Iterator[Injection]:
-        """Resolve the whole list, so that its last row is known to be right before anything is written."""
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was decided where the user said nothing, and which inputs an injection runs over."""
+        return (*self.setup.notes, *self.sample.notes)
+
+    def check(self) -> str:
+        """Resolve the whole list, so that its last row is known to be right before anything is written; return its hash."""
+        for _, digest in list_fingerprint(self._checked()):
+            self.fingerprint = digest
+        return self.fingerprint
+
+    def _checked(self) -> Iterator[Injection]:
         seen: set[str] = set()
         for injection in self.injections:
             if injection.id in seen:
                 raise FaultListError(f"injection {injection.id} is given twice; give each its own id")
             seen.add(injection.id)
             resolved = self.resolver.resolve(injection)
+            if self.sample.length is not None:
+                _refuse_named_inputs(injection)
             self.paths.add(resolved.path)
             self.observer.want(resolved.neurons)
             yield injection
@@ -47,13 +66,19 @@ class CheckedList:
             raise FaultListError("the fault list has no injections")
 
     def write(self, store: Store, settings: dict[str, Any], golden: Golden, stop: threading.Event) -> None:
-        """Commit settings and list, with the bits that its neurons have without a fault."""
+        """Commit settings and list, which is checked, with the bits that its neurons have without a fault."""
         bits = self.observer.bits(self.setup.pieces(stop), golden.scores)
-        resolved = self._resolved(settings["identity"]["faults"], bits)
-        store.create(settings, resolved, self.resolver.address, join_paths(self.paths))
+        resolved = self._resolved(bits)
+        joined = join_paths(self.paths)
+        store.create(settings, resolved, self.resolver.address, self.sample.block_of, joined)
 
-    def _resolved(self, expected: str, bits: Iterable[int]) -> Iterator[ResolvedInjection]:
-        """Resolve the list again, and refuse one that changed since it was checked, when its hash was ``expected``."""
+    def extend(self, store: Store, addition: Addition) -> None:
+        """Commit what comes next in a list that grows: faults of stored parameters, which are known to be right."""
+        resolved = map(self.resolver.resolve, addition.injections)
+        store.extend(addition.settings, resolved, self.resolver.address, self.sample.block_of)
+
+    def _resolved(self, bits: Iterable[int]) -> Iterator[ResolvedInjection]:
+        """Resolve the list again, and refuse one that changed since it was checked."""
         fault_hash, seen = "", iter(bits)
         for injection, running_hash in list_fingerprint(self.injections):
             fault_hash = running_hash
@@ -65,7 +90,7 @@ class CheckedList:
                 for r in found.neurons
             )
             yield replace(found, neurons=tuple(neurons)) if found.neurons else found
-        if fault_hash != expected:
+        if fault_hash != self.fingerprint:
             raise FaultListError("the fault list changed while the campaign began; run it again")
 
     def _behind(self, injection: ResolvedInjection) -> set[int]:
@@ -103,12 +128,26 @@ class CheckedList:
         return self._cones[key]
 
 
+def _refuse_named_inputs(injection: Injection) -> None:
+    """Raise FaultListError for a fault of one input: if its injection ran over others, it would never happen."""
+    for fault in injection.faults:
+        if fault.input is not None:
+            raise FaultListError(
+                f"{f'{fault.where}: ' if fault.where else ''}injection {injection.id}: --inputs-per-injection draws the "
+                f"inputs of each injection, found a fault that names its own, {fault.input}; leave the option out"
+            )
+
+
 def check_list(
-    model: str | Path | Setup, faults: str | Path | Iterable[Injection], settings: Settings, bit_order: BitOrder
+    model: str | Path | Setup,
+    faults: str | Path | Iterable[Injection],
+    settings: Settings,
+    bit_order: BitOrder,
+    per_injection: PerInjection,
 ) -> CheckedList:
     """Read a list and prepare its model, with the numerics that neurons need if it has any.
 
-    Raises ModelError for a model that takes no flip nodes where the list needs them.
+    Raises ModelError for a model that takes no flip nodes where the list needs them, BitswapError as `sample_inputs`.
     """
     injections = read_fault_list(faults) if isinstance(faults, str | Path) else tuple(faults)
     neurons = has_neurons(injections)
@@ -116,4 +155,5 @@ def check_list(
         model = prepare(Path(model), for_neurons(settings) if neurons else settings)
     if neurons:
         at_flip_opset(model.model)
-    return CheckedList(injections, model, bit_order)
+    sample = sample_inputs(per_injection, len(model.dataset), model.numerics.batch_size, model.seed)
+    return CheckedList(injections, model, bit_order, sample)

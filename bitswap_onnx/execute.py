@@ -3,8 +3,9 @@
 import os
 import re
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
@@ -41,12 +42,17 @@ OnProgress = Callable[[Progress], None]
 
 @dataclass(frozen=True)
 class Execution:
-    """How to run, which never changes a result: ``workers`` of one thread, together within ``memory`` bytes."""
+    """How to run, which never changes a result: ``workers`` of one thread, together within ``memory`` bytes.
+
+    ``lanes``: those that were found, by faulty path, so that a campaign of several rounds looks for each once. The whole
+    model is not among them: a path with more to run may be worth another search.
+    """
 
     engine: Literal["auto", "incremental", "reference"] = "auto"
     workers: int = 1
     memory: int = 1 << 32
     audit: Audit = DEFAULT_AUDIT
+    lanes: dict[int, int | None] = field(default_factory=dict)
 
 
 class Running(TypedDict, total=False):
@@ -107,7 +113,7 @@ def execute(
         return
     with Pool(_worker_settings(store, setup, golden, execution), execution.workers) as pool:
         if not all(lot.is_done for lot in lots):
-            _run(store, pool, lots, engine, report, stop)
+            _run(store, pool, lots, engine, execution.lanes, report, stop)
         if not stop.is_set() and is_due(store, execution.audit):
             run_audit(store, pool, execution.audit, show, stop)
     if stop.is_set() and (is_due(store, execution.audit) or not all(lot.is_done for lot in left())):
@@ -125,7 +131,7 @@ def _worker_settings(store: Store, setup: Setup, golden: Golden, execution: Exec
             np.save(scratch / "labels.npy", golden.labels)
     except OSError as error:
         raise RunError(f"{scratch}: cannot write the prepared inputs: {error.strerror}; free some space") from None
-    injections = {path: len(positions) for path, positions in store.queue().items()}
+    batches = _batches(store, len(golden.scores), setup.numerics.batch_size)
     return {
         "model": str(setup.path.resolve()),
         "sha256": setup.model.sha256,
@@ -136,17 +142,35 @@ def _worker_settings(store: Store, setup: Setup, golden: Golden, execution: Exec
         "criterion": asdict(golden.criterion),
         "records": store.setting("identity")["records"],
         "memory": execution.memory // execution.workers,
-        "paths": [(tensors, injections.get(number, 0)) for number, tensors in store.paths().items()],
+        "paths": [(tensors, batches[number]) for number, tensors in store.paths().items()],
     }
 
 
-def _run(store: Store, pool: Pool, lots: list[Lot], engine: Engine, report: OnProgress, stop: threading.Event) -> None:
-    """Run null controls and injections; each finished unit is committed."""
+def _batches(store: Store, inputs: int, batch_size: int) -> Counter[int]:
+    """Return how many batches each faulty path is to run in all."""
+    length = store.setting("unit_length")
+    batches = Counter[int]()
+    for first, paths in store.queue().items():
+        over = inputs if first is None else min(length, inputs - first)
+        batches.update({path: len(positions) * -(-over // batch_size) for path, positions in paths.items()})
+    return batches
+
+
+def _run(
+    store: Store,
+    pool: Pool,
+    lots: list[Lot],
+    engine: Engine,
+    found: dict[int, int | None],
+    report: OnProgress,
+    stop: threading.Event,
+) -> None:
+    """Run null controls and injections; each finished unit is committed. ``found``: lanes, see `Execution`."""
     if engine == "incremental":
         store.put("incremental", True)
         store.put("audit", None)  # what an earlier one saw is no longer all
     schedule = Schedule(lots, largest=_largest_unit(store, lots))
-    paths, lanes = store.paths(), dict[int, int | None]()
+    paths, lanes = store.paths(), dict(found)
     kinds: dict[str, str] = store.setting("lanes") or {}
 
     def take(worker: int) -> Unit | None:
@@ -165,6 +189,8 @@ def _run(store: Store, pool: Pool, lots: list[Lot], engine: Engine, report: OnPr
     for unit, result in pool.run(take, stop):
         work = unit.work
         lanes[work.path] = result.lane
+        if result.kind != "whole":
+            found[work.path] = result.lane
         if kinds.get(name := ", ".join(unit.path)) != result.kind:
             kinds[name] = result.kind
             store.put("lanes", kinds)
@@ -172,7 +198,8 @@ def _run(store: Store, pool: Pool, lots: list[Lot], engine: Engine, report: OnPr
         held = [] if result.control is None else [(work.path, result.control)]
         outcomes = list(zip(work.positions, result.counts, result.blobs, strict=bool(result.counts)))
         store.add(work.chunk, outcomes, held)
-        _refuse_failed_controls(store)
+        if result.control not in (None, len(work.chunk)):
+            _refuse_failed_controls(store)
         done += len(outcomes)
         inferences += sum(counts["inputs"] or 0 for counts in result.counts)
         critical += sum(counts["critical"] or 0 for counts in result.counts)

@@ -166,12 +166,12 @@ def judge_rows(golden: Golden, rows: NDArray[np.intp], faulty: Scores, bounds: S
     """
     flags = _flags(golden.take(rows), faulty)
     clean, total = golden.flags[:, rows], golden.flags.sum(axis=1)
-    counted = _counted(golden)
+    applying = counted(golden.criterion.tolerance, golden.labels is not None)
     results = []
     for first, stop in pairwise(bounds):
         part = slice(first, stop)
         sums = total + flags[:, part].sum(axis=1) - clean[:, part].sum(axis=1)
-        counts: Counts = {name: int(n) if name in counted else None for name, n in zip(COUNTS, sums, strict=True)}
+        counts: Counts = {name: int(n) if name in applying else None for name, n in zip(COUNTS, sums, strict=True)}
         own = golden.flags.copy()
         own[:, rows[part]] = flags[:, part]
         results.append(Outcomes(own, counts))
@@ -235,12 +235,11 @@ def _class_flags(golden: Golden, faulty: Scores, top_1: NDArray[np.int64], maske
     return found
 
 
-def _counted(golden: Golden) -> frozenset[str]:
-    """Return which of `COUNTS` apply."""
-    always = {*OUTCOME_NAMES, "nonfinite", "critical_nonfinite"}
-    if golden.criterion.tolerance is not None:
-        return frozenset(always)
-    return frozenset(COUNTS if golden.labels is not None else set(COUNTS) - {"top_1_correct", "top_5_correct"})
+def counted(tolerance: float | None, labelled: bool) -> frozenset[str]:
+    """Return which of `COUNTS` apply where a criterion has a ``tolerance``, and where inputs are ``labelled``."""
+    if tolerance is not None:
+        return frozenset({*OUTCOME_NAMES, "nonfinite", "critical_nonfinite"})
+    return frozenset(COUNTS if labelled else set(COUNTS) - {"top_1_correct", "top_5_correct"})
 
 
 def _moved(golden: Golden, faulty: Scores) -> Flags:

@@ -25,6 +25,10 @@ _WIDE_PATHS = 8
 #: Injections in a unit: whole multiples of what runs together, as far as the time allows.
 FIRST_UNIT, LARGEST_UNIT = 32, 1024
 
+#: First input of a block → faulty path → positions of the injections that run over that block. None, then the only key: over
+#: all inputs.
+Queue = dict[int | None, dict[int, NDArray[np.int64]]]
+
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
@@ -155,15 +159,15 @@ def join_paths(paths: Iterable[tuple[str, ...]]) -> dict[tuple[str, ...], tuple[
 
 def make_lots(
     parts: Sequence[Chunk],
-    queue: dict[int, NDArray[np.int64]],
+    queue: Queue,
     finished: Callable[[Chunk], NDArray[np.int64]],
     controlled: Callable[[Chunk], set[int]],
 ) -> list[Lot]:
-    """Return what is left of a campaign: per chunk and path (``queue``: path → positions) what is not ``finished``."""
+    """Return what is left of a campaign: per chunk and path what is in the ``queue`` and not ``finished``."""
     lots = []
     for chunk in parts:
         done, held = finished(chunk), controlled(chunk)
-        for path, positions in queue.items():
+        for path, positions in (queue.get(None) or queue.get(chunk.first, {})).items():
             left = positions if not len(done) else positions[~np.isin(positions, done)]
             lots.append(Lot(chunk, path, left, len(left) > 0 and path not in held))
     return lots

@@ -85,7 +85,10 @@ class CleanRun:
 
 @dataclass(frozen=True, eq=False)
 class Setup:
-    """A model ready to run on a dataset. ``notes`` say what was decided where the user said nothing."""
+    """A model ready to run on a dataset. ``notes`` say what was decided where the user said nothing.
+
+    ``seed``: of what is drawn beside the data.
+    """
 
     path: Path
     model: Model
@@ -93,6 +96,7 @@ class Setup:
     numerics: Numerics
     dataset: Dataset
     tolerance: float | None
+    seed: int
     notes: tuple[str, ...]
     _clean: list[CleanRun] = field(default_factory=list, repr=False)
 
@@ -149,7 +153,7 @@ def prepare(path: Path, settings: Settings) -> Setup:
         notes.append("no labels: accuracy is left empty, robustness is measured against the golden predictions")
     if conflict := runtime_conflict():
         notes.append(f"warning: {conflict}")
-    return Setup(path, model, output, numerics, dataset, tolerance, tuple(notes))
+    return Setup(path, model, output, numerics, dataset, tolerance, settings.seed, tuple(notes))
 
 
 def _numerics(model: Model, settings: Settings, output: str, spec: ModelInput) -> Numerics:

@@ -130,7 +130,8 @@ def summarize(store: Store, worst: int = 5) -> Summary:
 def write_scores(store: Store, folder: Path, golden: NDArray[Any]) -> None:
     """Write clean.npy and inj_<id>.npy, (inputs, classes) float32, from the recorded scores.
 
-    An injection whose faults name their inputs has those alone, in the dataset's order.
+    An injection over some of the inputs, its own block or those that its faults name, has those alone, in the dataset's
+    order.
     """
     try:
         folder.mkdir(exist_ok=True)

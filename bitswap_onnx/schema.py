@@ -7,7 +7,7 @@ from bitswap_onnx.graph.receipts import NeuronReceipt, Receipt
 from bitswap_onnx.graph.targets import Target
 from bitswap_onnx.outcome import COUNTS
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 #: One row per fault, as in results.csv; ``tensor``, ``element`` and ``mask`` are what an engine needs: of a neuron the
 #: site's key, and keep:toggle. ``input`` is NULL for all.
@@ -31,12 +31,14 @@ RECEIPT_COLUMNS = (
     "input",
 )
 
+#: ``injection.inputs``: how many it runs over, NULL for all; ``injection.first_input``: where its own block of them begins,
+#: NULL for those that its faults name, or all.
 SCHEMA = f"""
 CREATE TABLE setting (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE path (number INTEGER PRIMARY KEY, tensors TEXT NOT NULL UNIQUE);
 CREATE TABLE injection (
     position INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, path INTEGER NOT NULL REFERENCES path, changes INTEGER NOT NULL,
-    inputs INTEGER);
+    inputs INTEGER, first_input INTEGER);
 CREATE TABLE receipt (
     position INTEGER NOT NULL REFERENCES injection, row INTEGER NOT NULL, {", ".join(RECEIPT_COLUMNS)},
     PRIMARY KEY (position, row)) WITHOUT ROWID;
@@ -48,13 +50,17 @@ CREATE TABLE outcome (
     position INTEGER NOT NULL REFERENCES injection, first INTEGER NOT NULL, inputs INTEGER NOT NULL,
     {", ".join(f"{name} INTEGER" for name in COUNTS)}, per_input BLOB, scores BLOB,
     PRIMARY KEY (position, first)) WITHOUT ROWID;
+CREATE INDEX outcome_first ON outcome (first);
 """
 
-#: What stores of version 1, which had no neuron faults, lack; ``injection.inputs``: how many it runs over, NULL for all.
-AS_VERSION_2 = """
+#: What stores of older versions lack, as views: version 1 had no neuron faults, version 2 no blocks of inputs.
+OLDER_AS_TODAY = {
+    1: """
 CREATE TEMP VIEW receipt AS SELECT *, '' AS site, NULL AS input FROM main.receipt;
-CREATE TEMP VIEW injection AS SELECT *, NULL AS inputs FROM main.injection;
-"""
+CREATE TEMP VIEW injection AS SELECT *, NULL AS inputs, NULL AS first_input FROM main.injection;
+""",
+    2: "CREATE TEMP VIEW injection AS SELECT *, NULL AS first_input FROM main.injection;",
+}
 
 #: The (layer, parameter) under which a list finds a target again.
 Address = Callable[[Target], tuple[str, str]]

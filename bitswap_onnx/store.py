@@ -6,7 +6,7 @@ transaction that made it, receipts included, is committed; a directory without o
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType, TracebackType
@@ -20,8 +20,8 @@ from bitswap_onnx.graph.neurons import ALL_INPUTS
 from bitswap_onnx.graph.receipts import InjectionEdits, ResolvedInjection
 from bitswap_onnx.graph.sites import is_site
 from bitswap_onnx.outcome import COUNTS, Counts
-from bitswap_onnx.plan import Chunk
-from bitswap_onnx.schema import AS_VERSION_2, RECEIPT_COLUMNS, SCHEMA, SCHEMA_VERSION, Address, receipt_row
+from bitswap_onnx.plan import Chunk, Queue
+from bitswap_onnx.schema import OLDER_AS_TODAY, RECEIPT_COLUMNS, SCHEMA, SCHEMA_VERSION, Address, receipt_row
 
 STORE_NAME = "campaign.sqlite"
 
@@ -52,8 +52,8 @@ class Store:
     def check_version(self) -> None:
         """Raise RunError if the store is of a schema that this version does not know."""
         version = self._number("PRAGMA user_version")
-        if version == 1:
-            self._db.executescript(AS_VERSION_2)
+        if version in OLDER_AS_TODAY:
+            self._db.executescript(OLDER_AS_TODAY[version])
         elif version not in (0, SCHEMA_VERSION):
             raise RunError(
                 f"{self.run / STORE_NAME}: expected schema version {SCHEMA_VERSION}, found {version}; "
@@ -65,31 +65,57 @@ class Store:
         settings: dict[str, Any],
         injections: Iterable[ResolvedInjection],
         address: Address,
+        block_of: Callable[[str], Chunk | None],
         joined: Mapping[tuple[str, ...], tuple[str, ...]] = MappingProxyType({}),
     ) -> None:
         """Commit the whole plan of a new campaign in one transaction: settings, injections, receipts.
 
+        ``block_of``: the inputs that the injection of an id runs over, None for those that its faults name, or all.
         ``joined``: faulty paths that run as another one (`bitswap_onnx.plan.join_paths`).
         """
-        paths: dict[tuple[str, ...], int] = {}
         with self._transaction() as db:
             for statement in SCHEMA.split(";"):
                 db.execute(statement)
-            rows = [(key, json.dumps(value)) for key, value in settings.items()]
-            db.executemany("INSERT INTO setting VALUES (?, ?)", rows)
-            for position, injection in enumerate(injections):
-                path = joined.get(injection.path, injection.path)
-                if path not in paths:
-                    paths[path] = len(paths)
-                    db.execute("INSERT INTO path VALUES (?, ?)", (paths[path], json.dumps(path)))
-                over = None if injection.inputs is None else len(injection.inputs)
-                values = (position, injection.id, paths[path], injection.changes, over)
-                db.execute("INSERT INTO injection VALUES (?, ?, ?, ?, ?)", values)
-                db.executemany(
-                    f"INSERT INTO receipt VALUES (?, ?{', ?' * len(RECEIPT_COLUMNS)})",
-                    [(position, row, *receipt_row(r, address)) for row, r in enumerate(injection.rows)],
-                )
+            self._insert(settings, injections, address, block_of, joined)
             db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+    def extend(
+        self,
+        settings: dict[str, Any],
+        injections: Iterable[ResolvedInjection],
+        address: Address,
+        block_of: Callable[[str], Chunk | None],
+    ) -> None:
+        """Commit more injections, behind those there are, and ``settings`` as they are from then on, in one transaction."""
+        with self._transaction():
+            self._insert(settings, injections, address, block_of, {})
+
+    def _insert(
+        self,
+        settings: dict[str, Any],
+        injections: Iterable[ResolvedInjection],
+        address: Address,
+        block_of: Callable[[str], Chunk | None],
+        joined: Mapping[tuple[str, ...], tuple[str, ...]],
+    ) -> None:
+        db = self._db
+        rows = [(key, json.dumps(value)) for key, value in settings.items()]
+        db.executemany("INSERT OR REPLACE INTO setting VALUES (?, ?)", rows)
+        paths = {path: number for number, path in self.paths().items()}
+        for position, injection in enumerate(injections, self.injections):
+            path = joined.get(injection.path, injection.path)
+            if path not in paths:
+                paths[path] = len(paths)
+                db.execute("INSERT INTO path VALUES (?, ?)", (paths[path], json.dumps(path)))
+            block = block_of(injection.id)
+            over, first = (injection.inputs, None) if block is None else (block, block.first)
+            number = None if over is None else len(over)
+            values = (position, injection.id, paths[path], injection.changes, number, first)
+            db.execute("INSERT INTO injection VALUES (?, ?, ?, ?, ?, ?)", values)
+            db.executemany(
+                f"INSERT INTO receipt VALUES (?, ?{', ?' * len(RECEIPT_COLUMNS)})",
+                [(position, row, *receipt_row(r, address)) for row, r in enumerate(injection.rows)],
+            )
 
     def setting(self, key: str) -> Any:
         """Return one setting of the campaign, or None if it was never made."""
@@ -107,30 +133,35 @@ class Store:
             number: tuple(json.loads(text)) for number, text in self._db.execute("SELECT number, tensors FROM path")
         }
 
-    def queue(self) -> dict[int, NDArray[np.int64]]:
-        """Return the positions of the injections that change something, by path; equal ones lie side by side."""
+    def queue(self) -> Queue:
+        """Return the positions of the injections that change something, by block and path; equal ones lie side by side."""
         rows = self._db.execute(
-            "SELECT i.path, i.position FROM injection i JOIN receipt r ON r.position = i.position AND r.row = 0"
-            " WHERE i.changes ORDER BY i.path, r.element, r.mask, i.position"
+            "SELECT COALESCE(i.first_input, -1), i.path, i.position FROM injection i"
+            " JOIN receipt r ON r.position = i.position AND r.row = 0"
+            " WHERE i.changes ORDER BY i.first_input, i.path, r.element, r.mask, i.position"
         )
-        table = np.fromiter((number for row in rows for number in row), np.int64).reshape(-1, 2)
-        numbers, starts = np.unique(table[:, 0], return_index=True)
-        return dict(zip(numbers.tolist(), np.split(table[:, 1], starts[1:]), strict=True)) if len(table) else {}
+        table = np.fromiter((number for row in rows for number in row), np.int64).reshape(-1, 3)
+        edges = np.flatnonzero(np.diff(table[:, :2], axis=0).any(axis=1)) + 1
+        queue: Queue = {}
+        for part in np.split(table, edges) if len(table) else ():
+            first, path, _ = part[0].tolist()
+            queue.setdefault(None if first < 0 else first, {})[path] = part[:, 2]
+        return queue
 
     def unchanged(self, chunk: Chunk) -> list[int]:
-        """Return the positions of injections that change nothing and have no outcome over ``chunk`` yet."""
+        """Return the positions of injections that run over ``chunk``, change nothing and have no outcome there yet."""
         rows = self._db.execute(
-            "SELECT position FROM injection i WHERE NOT changes AND NOT EXISTS"
+            "SELECT position FROM injection i WHERE NOT changes AND COALESCE(i.first_input, ?) = ? AND NOT EXISTS"
             " (SELECT 1 FROM outcome o WHERE o.position = i.position AND o.first = ?)",
-            (chunk.first,),
+            (chunk.first, chunk.first, chunk.first),
         )
         return [position for (position,) in rows]
 
     def finished(self, chunk: Chunk) -> NDArray[np.int64]:
-        """Return the positions of the injections that have run over ``chunk``, or have no input there."""
+        """Return the positions of the injections that have run over ``chunk``, or whose faults name no input there."""
         rows = self._db.execute(
             "SELECT position FROM outcome WHERE first = ? UNION ALL SELECT position FROM injection i"
-            " WHERE i.inputs IS NOT NULL AND NOT EXISTS"
+            " WHERE i.inputs IS NOT NULL AND i.first_input IS NULL AND NOT EXISTS"
             " (SELECT 1 FROM receipt r WHERE r.position = i.position AND r.input >= ? AND r.input < ?)",
             (chunk.first, chunk.first, chunk.stop),
         )
@@ -159,9 +190,12 @@ class Store:
 
     def inputs(self, position: int) -> list[int] | None:
         """Return the inputs that an injection runs over, None for all."""
-        (over,) = self._db.execute("SELECT inputs FROM injection WHERE position = ?", (position,)).fetchone()
+        query = "SELECT inputs, first_input FROM injection WHERE position = ?"
+        over, first = self._db.execute(query, (position,)).fetchone()
         if over is None:
             return None
+        if first is not None:
+            return list(range(first, first + over))
         rows = self._db.execute("SELECT DISTINCT input FROM receipt WHERE position = ? ORDER BY input", (position,))
         return [number for (number,) in rows]
 
@@ -208,7 +242,7 @@ class Store:
         ).fetchall()
 
     def check_complete(self) -> None:
-        """Raise RunError unless every injection has run over every input, and every control held."""
+        """Raise RunError unless every injection has run over all inputs that are its own, and every control held."""
         inputs = self.setting("golden")["inputs"]
         unfinished = self._number(
             "SELECT COUNT(*) FROM injection i WHERE (SELECT COALESCE(SUM(o.inputs), 0) FROM outcome o"

@@ -1,7 +1,8 @@
 """Run a campaign in this process and end it, as kill -9 would, at its K-th write to disk.
 
-Usage: python kill_at.py MODEL FAULTS RUN K. Points are numbered from 1: before and after each commit, each rename, each
-folder made or removed. Exits with 9 where it was ended, 0 where the campaign finished first.
+Usage: python kill_at.py MODEL FAULTS|GOAL RUN K [N]. Points are numbered from 1: before and after each commit, each rename,
+each folder made or removed. For a GOAL, like critical+-1%@99%, faults are drawn until it is reached. With N, each injection
+runs over a batch of N inputs of its own. Exits with 9 where it was ended, 0 where the campaign finished first.
 """
 
 import os
@@ -13,6 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from bitswap_onnx.analysis.precision import Until, run_until
+from bitswap_onnx.analysis.until import parse_goal
 from bitswap_onnx.campaign import run_campaign
 from bitswap_onnx.prepare import Settings
 
@@ -48,8 +51,14 @@ def main() -> None:
         setattr(module, name, partial(_around, getattr(module, name)))
     connect = sqlite3.connect
     sqlite3.connect = partial(connect, factory=_Connection)  # type: ignore[assignment]
-    settings = Settings(first=8, batch_size=8)
-    run_campaign(Path(sys.argv[1]), Path(sys.argv[2]), settings=settings, run=Path(sys.argv[3]), resume=True, workers=1)
+    own = int(sys.argv[5]) if len(sys.argv) > 5 else None
+    settings = Settings(first=8, batch_size=own or 8)
+    model, faults, run = Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
+    if "@" in faults:
+        until = Until(goal=parse_goal(faults))
+        run_until(model, until, settings=settings, run=run, resume=True, workers=1, inputs_per_injection=own)
+    else:
+        run_campaign(model, faults, settings=settings, run=run, resume=True, workers=1, inputs_per_injection=own)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ LINE = [
     "models",
     "describe",
     "plan",
+    "input_sample",
     "dataset",
     "outcome",
     "store",
@@ -42,6 +43,7 @@ ROOMS = {
     "preprocessing": "dataset",
     "schema": "store",
     "checked_list": "campaign",
+    "growing": "campaign",
     "__main__": "cli",
 }
 

@@ -11,6 +11,7 @@ from bitswap_onnx.plan import (
     LARGEST_UNIT,
     Chunk,
     Lot,
+    Queue,
     Schedule,
     Work,
     chunk_length,
@@ -24,7 +25,7 @@ def lots(*sizes: int, parts: int = 2, control: bool = True) -> list[Lot]:
     starts = np.cumsum([0, *sizes])
     queue = {path: np.arange(starts[path], starts[path + 1]) for path in range(len(sizes))}
     held = set() if control else set(queue)
-    return make_lots(chunks(8 * parts, 8), queue, lambda chunk: np.array([], np.int64), lambda chunk: held)
+    return make_lots(chunks(8 * parts, 8), {None: queue}, lambda chunk: np.array([], np.int64), lambda chunk: held)
 
 
 @given(st.integers(1, 20_000), st.integers(1, 256), st.floats(0, 10))
@@ -97,10 +98,20 @@ def test_units_grow_and_shrink_with_the_time_they_take() -> None:
 
 def test_what_is_done_is_not_handed_out_again() -> None:
     part = chunks(8, 8)
-    left = make_lots(
-        part, {0: np.arange(5), 1: np.arange(5, 7)}, lambda chunk: np.array([1, 3, 5, 6]), lambda chunk: {1}
-    )
+    queue: Queue = {None: {0: np.arange(5), 1: np.arange(5, 7)}}
+    left = make_lots(part, queue, lambda chunk: np.array([1, 3, 5, 6]), lambda chunk: {1})
     assert [(lot.positions.tolist(), lot.control, lot.is_done) for lot in left] == [
         ([0, 2, 4], True, False),
         ([], False, True),
+    ]
+
+
+def test_an_injection_is_run_over_its_block_alone() -> None:
+    """And so is the null control of its path: (chunk, path, positions, control)."""
+    queue: Queue = {0: {0: np.array([4]), 2: np.array([0])}, 16: {0: np.array([1, 3])}}
+    left = make_lots(chunks(20, 8), queue, lambda chunk: np.array([0, 3]), lambda chunk: {0} & {chunk.first})
+    assert [(lot.chunk.first, lot.path, lot.positions.tolist(), lot.control) for lot in left] == [
+        (0, 0, [4], False),
+        (0, 2, [], False),
+        (16, 0, [1], True),
     ]

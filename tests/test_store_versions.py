@@ -1,18 +1,21 @@
-"""Runs that version 1 of the store left: still read, compared, resumed. It had no neuron faults.
+"""Runs that older versions of the store left: still read, compared, resumed.
 
-The dumps are those of real runs of commit 1efc783, one finished, one stopped half way; the model is the file they ran.
+Version 1 had no neuron faults, version 2 no inputs of an injection's own. The dumps are those of real runs of the commits
+1efc783 and 3c5852f, one finished, one stopped half way each; the model is the file they ran.
 """
 
 import base64
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from bitswap_onnx.analysis.run_pair import read_pair
 from bitswap_onnx.campaign import run_campaign
-from bitswap_onnx.faults.fault import Fault, Injection, Kind
+from bitswap_onnx.errors import RunError
+from bitswap_onnx.faults.fault import Fault, Injection, Kind, Site
 from bitswap_onnx.prepare import Settings
 from bitswap_onnx.results import export_dialect, summarize
 from bitswap_onnx.run_directory import reading
@@ -21,6 +24,9 @@ MODEL = base64.b64decode(
     "CAk6ewobCgF4CglmYy53ZWlnaHQSAXkiBk1hdE11bDoAEgNuZXQqKwgDCAIQAUIJZmMud2VpZ2h0ShgAACDAAADAvwAAAL8AAAA/AADAPwAAIE"
     "BaFAoBeBIPCg0IARIJCgMSAU4KAggDYhQKAXkSDwoNCAESCQoDEgFOCgIIAkIECgAQFEIRCg1jb20ubWljcm9zb2Z0EAE="
 )
+
+#: The hash of the list that version 1 ran.
+FAULTS_1 = "9a025be182f3c9c46d967e230c2b5e89137575ac5a277215efc7964befaf8b2d"
 
 TABLES = """
 CREATE TABLE control (
@@ -54,11 +60,11 @@ SETTINGS = {
         "top_5_correct": 4, "scores": "f1f1e67017b214fae98160ad8d0e1e6f581f32376e1ce5f60e5f09025b469ed5",
         "providers": ["CPUExecutionProvider"], "machine": "Intel(R) Xeon(R) Processor",
         "versions": {"onnxruntime": "1.31.1", "onnx": "1.23.2", "numpy": "2.4.6"}}""",
-    "identity": """{"model": "83110149732360657d6892a18b93c7bd216ef303006b63b9a9b682d93cc52ea6",
-        "faults": "9a025be182f3c9c46d967e230c2b5e89137575ac5a277215efc7964befaf8b2d",
+    "identity": f"""{{"model": "83110149732360657d6892a18b93c7bd216ef303006b63b9a9b682d93cc52ea6",
+        "faults": "{FAULTS_1}",
         "data": "c9e2fed9bc8ff0f1f2448e606282f01a102c9a61f40a53723ac788c5a80cba36", "output": "y", "tolerance": null,
-        "numerics": {"provider": "cpu", "fusion": "framework", "layout": "plain", "tf32": "off", "threads": 1,
-        "batch_size": 2}, "bit_order": "lsb", "records": ["scores", "per_input"]}""",
+        "numerics": {{"provider": "cpu", "fusion": "framework", "layout": "plain", "tf32": "off", "threads": 1,
+        "batch_size": 2}}, "bit_order": "lsb", "records": ["scores", "per_input"]}}""",
 }
 
 RECEIPTS = """
@@ -109,6 +115,56 @@ late,fc,"(2, 1)",22,4,2,4,4,4,1,3,0,0,0,0,0,0,weight,flip,,,,0x40200000,0x406000
 """
 
 
+VERSION_2 = f"""
+ALTER TABLE injection ADD COLUMN inputs INTEGER;
+ALTER TABLE receipt ADD COLUMN site;
+ALTER TABLE receipt ADD COLUMN input;
+CREATE INDEX receipt_input ON receipt (position, input) WHERE input IS NOT NULL;
+PRAGMA user_version = 2;
+UPDATE setting SET value = '{{"fc.weight": "whole", "@output:y": "whole"}}' WHERE key = 'lanes';
+UPDATE setting SET value = replace(value, '{FAULTS_1}',
+    '18d9bdce391b223a279afe7b67871cb38cd51e86fbfa8c9e61964b3fbee1c769') WHERE key = 'identity';
+INSERT INTO path VALUES(0,'["fc.weight"]'),(1,'["@output:y"]');
+INSERT INTO injection VALUES(0,'flip',0,1,NULL),(1,'satisfied',0,0,NULL),(2,'one',1,1,1),(3,'every',1,1,NULL);
+INSERT INTO receipt VALUES
+(0,0,'fc','(0, 0)',30,'weight','flip',NULL,'0xc0200000','0x80200000','-2.5','-2.938736e-39','changed','exponent',
+ 'fc.weight',0,'40000000','',NULL),
+(1,0,'fc','(2, 1)',31,'weight','stuck_at_0',NULL,'0x40200000','0x40200000','2.5','2.5','none','sign',
+ 'fc.weight',5,'0','',NULL),
+(2,0,'fc','(1,)',31,'','flip',NULL,'0x40e00000','0xc0e00000','7.0','-7.0','changed','sign',
+ '@output:y',1,'ffffffff:80000000','output',2),
+(3,0,'fc','(0,)',30,'','flip',NULL,'','','','','per input','exponent',
+ '@output:y',0,'ffffffff:40000000','output',NULL);
+"""
+
+HALF_2 = """
+INSERT INTO control VALUES(0,0,2,2),(1,0,2,2),(1,2,2,2);
+INSERT INTO outcome VALUES
+(0,0,2,1,2,0,2,0,0,2,0,0,0,2,2,X'0206',X'000020C0000000C00000003F00002040'),
+(1,0,2,1,2,2,2,2,0,0,0,0,0,0,0,X'0400',X'00002041000000C00000B04000002040'),
+(1,2,2,1,2,2,2,2,0,0,0,0,0,0,0,X'0004',X'0000803F0000E040000060C000003841'),
+(3,0,2,2,2,1,2,0,1,1,0,0,0,2,1,X'0506',X'00002001000000C00000B00000002040'),
+(3,2,2,2,2,1,2,0,1,1,1,1,0,1,1,X'8605',X'0000807F0000E0400000608000003841');
+"""
+
+REST_2 = """
+INSERT INTO control VALUES(0,2,2,2);
+INSERT INTO outcome VALUES
+(0,2,2,1,2,2,2,0,2,0,0,0,0,0,0,X'0105',X'000060400000E0400000D04000003841'),
+(2,2,1,1,1,0,1,0,0,1,0,0,0,1,1,X'06',X'0000803F0000E0C0');
+"""
+
+#: results.csv of the finished one, as version 2 wrote it.
+RESULTS_2 = (
+    RESULTS[: RESULTS.index("flip,fc")]
+    + """flip,fc,"(0, 0)",30,4,2,4,2,4,0,2,2,0,0,0,2,2,weight,flip,,,,0xc0200000,0x80200000,-2.5,-2.938736e-39,changed
+satisfied,fc,"(2, 1)",31,4,2,4,4,4,4,0,0,0,0,0,0,0,weight,stuck_at_0,,,,0x40200000,0x40200000,2.5,2.5,none
+one,fc,"(1,)",31,1,1,1,0,1,0,0,1,0,0,0,1,1,,flip,,output,2,0x40e00000,0xc0e00000,7.0,-7.0,changed
+every,fc,"(0,)",30,4,4,4,2,4,0,2,2,1,1,0,3,2,,flip,,output,all,,,,,per input
+"""
+)
+
+
 def injections() -> list[Injection]:
     return [
         Injection("flip", (Fault("fc", (0, 0), 30),)),
@@ -118,12 +174,23 @@ def injections() -> list[Injection]:
     ]
 
 
+def injections_2() -> list[Injection]:
+    return [
+        Injection("flip", (Fault("fc", (0, 0), 30),)),
+        Injection("satisfied", (Fault("fc", (2, 1), 31, Kind.STUCK_AT_0),)),
+        Injection("one", (Fault("fc", (1,), 31, site=Site.OUTPUT, input=2),)),
+        Injection("every", (Fault("fc", (0,), 30, site=Site.OUTPUT),)),
+    ]
+
+
 def old_run(folder: Path, *parts: str) -> Path:
-    """A run directory as version 1 left it."""
+    """A run directory as version 1 left it, or as ``VERSION_2`` makes of it."""
     folder.mkdir()
     with sqlite3.connect(folder / "campaign.sqlite") as db:
-        db.executescript(TABLES + "".join(parts))
+        db.executescript(TABLES)
         db.executemany("INSERT INTO setting VALUES (?, ?)", SETTINGS.items())
+        db.commit()
+        db.executescript("".join(parts))
     db.close()
     return folder
 
@@ -134,11 +201,11 @@ def old_model(folder: Path) -> Path:
     return folder / "old.onnx"
 
 
-def finish(folder: Path, run: Path, resume: bool) -> None:
+def finish(folder: Path, run: Path, resume: bool, listed: list[Injection] | None = None, **options: Any) -> None:
     settings = Settings(batch_size=2)
     run_campaign(
         old_model(folder),
-        injections(),
+        listed or injections(),
         run=run,
         settings=settings,
         resume=resume,
@@ -146,6 +213,7 @@ def finish(folder: Path, run: Path, resume: bool) -> None:
         engine="reference",
         per_input=True,
         save_outputs=True,
+        **options,
     )
 
 
@@ -189,3 +257,18 @@ def test_it_is_compared_with_a_run_of_today(tmp_path: Path) -> None:
     for pair in (read_pair(run, tmp_path / "new"), read_pair(tmp_path / "new", run)):
         assert (pair.counts_a == pair.counts_b).all()
         assert pair.per_input
+
+
+@pytest.mark.parametrize("parts", [(HALF_2, REST_2), (HALF_2,)], ids=["finished", "stopped"])
+def test_version_2_resumed_ends_as_it_would_have(parts: tuple[str, ...], tmp_path: Path) -> None:
+    run = old_run(tmp_path / "run", VERSION_2, *parts)
+    finish(tmp_path, run, resume=True, listed=injections_2())
+    assert (run / "results.csv").read_text() == RESULTS_2
+    with reading(run) as store:
+        assert [store.inputs(position) for position in range(4)] == [None, None, [2], None]
+
+
+def test_an_identity_that_does_not_say_so_is_one_over_all_inputs(tmp_path: Path) -> None:
+    run = old_run(tmp_path / "run", RECEIPTS, HALF)
+    with pytest.raises(RunError, match="with other --inputs-per-injection or its --seed;"):
+        finish(tmp_path, run, resume=True, inputs_per_injection=2)

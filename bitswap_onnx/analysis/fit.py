@@ -8,7 +8,8 @@ inferences in operation is critical. One fault at a time was injected, so more t
 
 from dataclasses import dataclass
 
-from bitswap_onnx.analysis.rates import ALL, HARMFUL, Rates
+from bitswap_onnx.analysis.groups import ALL
+from bitswap_onnx.analysis.rates import HARMFUL, Rates
 from bitswap_onnx.errors import BitswapError, RunError
 
 #: What a Mbit is, in bits: memory vendors and radiation reports differ.
@@ -71,9 +72,14 @@ def failures(rates: Rates, operation: Operation) -> Fit:
     """Return the FIT of a network.
 
     Raises RunError for injections other than single flips of stored bits, without the number of bits they were drawn from,
-    with more upsets at a time than single injections can tell of, and where there are too few faults.
+    with more upsets at a time than single injections can tell of, where there are too few faults, and for rates over more
+    than the inputs run, of which no fault's share is known.
     """
     source = rates.recorded.source
+    if rates.question.over_inputs:
+        raise RunError(
+            f"{source}: a FIT figure takes the share of harmful faults, which --over-inputs does not give; leave one out"
+        )
     if not rates.recorded.single_flips:
         raise RunError(f"{source}: a FIT figure takes injections of one flip of a stored bit each, found others")
     bits = operation.bits or (rates.strata.bits if rates.strata else None)
@@ -88,7 +94,7 @@ def failures(rates: Rates, operation: Operation) -> Fit:
         )
     theta = rates.question.theta
     harmful = rates.find("network", ALL, HARMFUL, theta)
-    mean = rates.find("network", ALL, rates.leading)
+    mean = rates.find("network", ALL, rates.question.leading)
     if harmful.mean is None or mean.mean is None:
         raise RunError(f"{source}: {harmful.faults} faults are too few for a FIT figure")
     return Fit(

@@ -2,34 +2,38 @@
 
 A fault's share of its inputs is f = count / inputs; rates are means of f over faults, or shares of faults with f >= theta.
 Rows of one table that ask the same of several groups (or of several theta) hold all together at the level asked for
-(Bonferroni). Everything is conditional on the inputs run.
+(Bonferroni). Everything is conditional on the inputs run, unless each fault ran over inputs of its own, or the inputs are
+said to be a sample too (`bitswap_onnx.analysis.two_way`).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from bitswap_onnx.analysis.intervals import bonferroni, fewest_faults
-from bitswap_onnx.analysis.recorded import OTHER, SEVERAL, Labels, Recorded, list_fingerprints, read_recorded
-from bitswap_onnx.analysis.stratified import Bounded, Frame, Members, Strata, estimate_mean, frame_of
+from bitswap_onnx.analysis.crossed import Crossed, crossed
+from bitswap_onnx.analysis.groups import ALL, SCOPES, Scope, groups
+from bitswap_onnx.analysis.input_design import InputDesign, input_design
+from bitswap_onnx.analysis.intervals import Values, bonferroni, fewest_faults
+from bitswap_onnx.analysis.recorded import Recorded, list_fingerprints, read_recorded
+from bitswap_onnx.analysis.stratified import Bounded, Estimate, Frame, Members, Strata, estimate_mean, frame_of, weigh
+from bitswap_onnx.analysis.two_way import over_inputs
 from bitswap_onnx.design import design_path, read_design
 from bitswap_onnx.errors import BitswapError, RunError
-from bitswap_onnx.faults.bits import BIT_CLASSES
 from bitswap_onnx.faults.fault import Kind
+from bitswap_onnx.store import STORE_NAME
 
-Scope = Literal["network", "layer", "bit", "bit-class", "layer-bit"]
 Nonfinite = Literal["as-is", "critical", "detected"]
+Counts = NDArray[np.number[Any]]
 
-SCOPES: tuple[Scope, ...] = ("network", "layer", "bit", "bit-class", "layer-bit")
 #: The scope of P(f >= theta) over several theta, for the network.
 CURVE = "curve"
 #: The quantity that is a share of faults, not of inferences; its theta stands beside it.
 HARMFUL = "harmful_faults"
-#: The one group that is not a part.
-ALL = "all"
 
 #: What counts as critical in each treatment of NaN and Inf scores: they as any other; always; never (detected, a DUE).
 LEADING: dict[str, str] = {"as-is": "critical", "critical": "critical_or_nonfinite", "detected": "critical_finite"}
@@ -43,7 +47,17 @@ _NO_DESIGN = (
     "the same weight and without a population correction (--design names what faults generate wrote beside a list)"
 )
 
+_RUN_BESIDE = (
+    "the file lies in its run directory, which may know how faults and inputs were drawn: estimate that instead"
+)
+
 _TOO_FEW = "too few: had all those faults come out alike, their interval would still reach past one half; no estimate"
+
+_TOO_FEW_INPUTS = "too few inputs for the level of some rows, even if all of them came out alike; no estimate there"
+
+_UNKNOWN_GOLDEN = (
+    "accuracy lost is left out: every fault was critical on some input, whose golden class is then not recorded"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +65,7 @@ class Question:
     """What is asked: ``by`` scopes, at a confidence ``level``, with NaN and Inf scores treated as ``nonfinite`` says.
 
     ``theta``: a fault is harmful whose critical share reaches it; 0: that has any critical input at all. ``thetas``: where
-    else the curve P(f >= theta) is asked for.
+    else the curve P(f >= theta) is asked for. ``over_inputs``: the inputs count as a sample too, like the faults.
     """
 
     by: tuple[Scope, ...] = ("network", "bit-class", "bit")
@@ -59,6 +73,7 @@ class Question:
     nonfinite: Nonfinite = "as-is"
     theta: float = 0.0
     thetas: tuple[float, ...] = THETAS
+    over_inputs: bool = False
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.by if name not in SCOPES]
@@ -68,6 +83,11 @@ class Question:
             raise BitswapError(f"--level: expected a confidence between 0 and 1, like 0.95, found {self.level}")
         if not 0 <= self.theta <= 1:
             raise BitswapError(f"--theta: expected a share of inputs from 0 to 1, found {self.theta}")
+
+    @property
+    def leading(self) -> str:
+        """The quantity that counts as critical."""
+        return LEADING[self.nonfinite]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,19 +113,15 @@ class Rate:
 
 @dataclass(frozen=True, eq=False)
 class Rates:
-    """Rates of one source. ``tables``: how many rows each scope's level was divided among."""
+    """Rates of one source, about ``inputs``. ``tables``: how many rows each scope's level was divided among."""
 
     recorded: Recorded
     question: Question
     strata: Strata | None
+    inputs: InputDesign
     rows: tuple[Rate, ...]
     tables: dict[str, int]
     notes: tuple[str, ...]
-
-    @property
-    def leading(self) -> str:
-        """The quantity that counts as critical."""
-        return LEADING[self.question.nonfinite]
 
     def find(self, scope: str, group: str, quantity: str, theta: float | None = None) -> Rate:
         """Return one row; raises KeyError if there is none."""
@@ -116,6 +132,15 @@ class Rates:
         raise KeyError(wanted)
 
 
+class _Sample(NamedTuple):
+    """The injections as they were drawn, their ``quantities``, what was asked; ``matrix``: if inputs are a sample too."""
+
+    frame: Frame
+    quantities: dict[str, Bounded]
+    matrix: Crossed | None
+    question: Question
+
+
 def estimate_rates(
     source: str | Path, question: Question = Question(), design: str | Path | Strata | None = None
 ) -> Rates:
@@ -123,32 +148,49 @@ def estimate_rates(
 
     ``design``: how its list was drawn, or the file that `generate_faults` wrote about that; None: for a file the one beside
     it, if there is one. Raises RunError where that is another list's, and for a treatment of nonfinite scores that nothing
-    was counted for.
+    was counted for; if the inputs shall count as a sample, also where `crossed` refuses.
     """
     recorded = read_recorded(Path(source))
-    strata = _strata(Path(source), design)
-    frame = frame_of(recorded.source, len(recorded), strata)
-    quantities = _quantities(recorded)
-    leading = quantities.get(LEADING[question.nonfinite])
-    if leading is None:
-        raise RunError(
-            f"{source}: --nonfinite {question.nonfinite} needs the counts nonfinite and critical_nonfinite, which it has not"
-        )
-    rows: list[Rate] = []
-    tables: dict[str, int] = {}
-    for scope in dict.fromkeys(("network", *question.by)):
-        groups = list(_groups(recorded, scope))
-        tables[scope] = len(groups)
-        level = bonferroni(question.level, len(groups))
-        for group, member in groups:
-            rows += [_rate(frame, member, q, level, scope, group, name) for name, q in quantities.items()]
-            harmful = _harmful(leading, question.theta)
-            rows.append(_rate(frame, member, harmful, level, scope, group, HARMFUL, question.theta))
-    curve = _curve(frame, leading, question)
-    tables[CURVE] = len(curve)
-    few = [_TOO_FEW] if any(row.too_few for row in (*rows, *curve)) else []
-    notes = (*recorded.notes, *([_NO_DESIGN] if strata is None else []), *few)
-    return Rates(recorded, question, strata, (*rows, *curve), tables, notes)
+    strata = _strata(Path(source), design) or recorded.strata
+    frame = frame_of(recorded.source, len(recorded), strata, recorded.own_inputs is not None)
+    with crossed(Path(source)) if question.over_inputs else nullcontext() as matrix:
+        sample = _Sample(frame, _quantities(recorded, matrix), matrix, question)
+        if question.leading not in sample.quantities:
+            raise RunError(
+                f"{source}: --nonfinite {question.nonfinite} needs the counts nonfinite and critical_nonfinite, which it "
+                "has not"
+            )
+        rows: list[Rate] = []
+        tables: dict[str, int] = {}
+        for scope in dict.fromkeys(("network", *question.by)):
+            members = list(groups(recorded, scope))
+            tables[scope] = len(members)
+            level = bonferroni(question.level, len(members))
+            for group, member in members:
+                rows += _rates(sample, member, level, scope, group)
+        if matrix is None:
+            curve = _curve(sample, len(recorded))
+            tables[CURVE] = len(curve)
+            rows += curve
+    inputs = input_design(recorded, question.over_inputs)
+    notes = (
+        *recorded.notes,
+        *([_NO_DESIGN] if strata is None else []),
+        *([_RUN_BESIDE] if recorded.from_file and (Path(source).parent / STORE_NAME).is_file() else []),
+        *inputs.notes,
+        *_remarks(sample, recorded, rows),
+    )
+    return Rates(recorded, question, strata, inputs, tuple(rows), tables, notes)
+
+
+def _remarks(sample: _Sample, recorded: Recorded, rows: list[Rate]) -> Iterator[str]:
+    """Yield what only the numbers tell."""
+    if any(row.too_few and row.faults < fewest_faults(row.level) for row in rows):
+        yield _TOO_FEW
+    if sample.matrix is not None and any(sample.matrix.inputs < fewest_faults(row.level) for row in rows):
+        yield _TOO_FEW_INPUTS
+    if sample.matrix is not None and recorded.accuracy is not None and "accuracy_drop" not in sample.quantities:
+        yield _UNKNOWN_GOLDEN
 
 
 def _strata(source: Path, design: str | Path | Strata | None) -> Strata | None:
@@ -168,76 +210,71 @@ def _strata(source: Path, design: str | Path | Strata | None) -> Strata | None:
     return Strata(names, sizes, populations, found.population if flips else None)
 
 
-def _quantities(recorded: Recorded) -> dict[str, Bounded]:
-    """Return what is estimated, a share per fault each; what was not counted is absent."""
-    counts, inputs = recorded.counts, recorded.inputs
+def shares_of(inputs: Counts, counts: Mapping[str, Counts]) -> dict[str, Values]:
+    """Return the share of each fault's ``inputs`` (faults,) that each quantity has; what was not counted is absent.
+
+    ``counts``: (faults,) each, by names of `bitswap_onnx.outcome.COUNTS`.
+    """
     found = {"critical": counts["critical"]}
     if "nonfinite" in counts and "critical_nonfinite" in counts:
         finite = counts["critical"] - counts["critical_nonfinite"]
         found |= {"critical_or_nonfinite": finite + counts["nonfinite"], "critical_finite": finite}
     found |= {name: counts[name] for name in _SHARES if name in counts}
-    quantities = {name: Bounded(np.asarray(count / inputs, np.float64)) for name, count in found.items()}
-    if recorded.accuracy is not None and "top_1_correct" in counts:
-        lost = np.asarray(recorded.accuracy - counts["top_1_correct"] / inputs, np.float64)
-        quantities["accuracy_drop"] = Bounded(lost, recorded.accuracy - 1, recorded.accuracy)
-    return quantities
+    return {name: np.asarray(count / inputs, np.float64) for name, count in found.items()}
+
+
+def _quantities(recorded: Recorded, matrix: Crossed | None) -> dict[str, Bounded]:
+    """Return what is estimated, a value per fault each; what was not counted, or not per input, is absent."""
+    counts, inputs, accuracy = recorded.counts, recorded.inputs, recorded.accuracy
+    quantities = {name: Bounded(shares) for name, shares in shares_of(inputs, counts).items()}
+    if accuracy is not None and "top_1_correct" in counts:
+        lost = np.asarray(accuracy - counts["top_1_correct"] / inputs, np.float64)
+        quantities["accuracy_drop"] = Bounded(lost, accuracy - 1, accuracy)
+    return {name: one for name, one in quantities.items() if matrix is None or name in matrix.quantities}
 
 
 def _harmful(shares: Bounded, theta: float) -> Bounded:
     return Bounded(np.asarray(shares.values >= theta if theta > 0 else shares.values > 0, np.float64))
 
 
-def _curve(frame: Frame, leading: Bounded, question: Question) -> list[Rate]:
+def _rates(sample: _Sample, member: Members, level: float, scope: Scope, group: str) -> Iterator[Rate]:
+    """Yield all rates of one group."""
+    frame, matrix, question = sample.frame, sample.matrix, sample.question
+    if matrix is None:
+        for name, quantity in sample.quantities.items():
+            yield _rate(estimate_mean(frame, member, quantity, level), level, scope, group, name)
+        theta = question.theta
+        harmful = _harmful(sample.quantities[question.leading], theta)
+        yield _rate(estimate_mean(frame, member, harmful, level), level, scope, group, HARMFUL, theta)
+        return
+    parts = matrix.input_parts(member, weigh(frame, member))
+    for name, quantity in sample.quantities.items():
+        conditional = estimate_mean(frame, member, quantity, level)
+        lowest = -1.0 if name == "accuracy_drop" else 0.0
+        found = over_inputs(conditional, parts[name], level, lowest)
+        yield _rate(found, level, scope, group, name, few_inputs=matrix.inputs < fewest_faults(level))
+
+
+def _curve(sample: _Sample, faults: int) -> list[Rate]:
     """Return P(f >= theta) of the network, for all theta that were asked for."""
+    question = sample.question
+    leading = sample.quantities[question.leading]
     thetas = sorted({*question.thetas, question.theta})
-    level, member = bonferroni(question.level, len(thetas)), np.arange(len(leading.values))
-    return [_rate(frame, member, _harmful(leading, theta), level, CURVE, ALL, HARMFUL, theta) for theta in thetas]
+    level, member = bonferroni(question.level, len(thetas)), np.arange(faults)
+    found = (estimate_mean(sample.frame, member, _harmful(leading, theta), level) for theta in thetas)
+    return [_rate(one, level, CURVE, ALL, HARMFUL, theta) for one, theta in zip(found, thetas, strict=True)]
 
 
 def _rate(
-    frame: Frame,
-    member: Members,
-    quantity: Bounded,
+    found: Estimate,
     level: float,
     scope: str,
     group: str,
     name: str,
     theta: float | None = None,
+    few_inputs: bool = False,
 ) -> Rate:
-    found = estimate_mean(frame, member, quantity, level)
-    too_few = found.n < fewest_faults(level) and not found.census
+    too_few = few_inputs or (found.n < fewest_faults(level) and not found.census)
     mean = None if too_few else found.mean
     se = None if too_few or np.isnan(found.se) else found.se
     return Rate(scope, group, name, theta, found.n, mean, se, found.low, found.high, level, too_few)
-
-
-def _groups(recorded: Recorded, scope: Scope) -> Iterator[tuple[str, Members]]:
-    """Yield the groups of a scope and their injections: layers as the list has them, bits from the highest on."""
-    layers, bits = recorded.layers, recorded.bits
-    match scope:
-        case "network":
-            yield ALL, np.arange(len(recorded))
-        case "layer":
-            yield from _split(layers)
-        case "bit":
-            yield from sorted(_split(bits), key=lambda group: _bit_order(group[0]))
-        case "bit-class":
-            order = (*BIT_CLASSES, OTHER, SEVERAL)
-            yield from sorted(_split(recorded.bit_classes), key=lambda group: order.index(group[0]))
-        case "layer-bit":
-            mixed = (layers == SEVERAL) | (bits == SEVERAL)
-            for layer, member in _split(np.where(mixed, SEVERAL, layers)):
-                parts = [(SEVERAL, np.arange(len(member)))] if layer == SEVERAL else list(_split(bits[member]))
-                for bit, part in sorted(parts, key=lambda group: _bit_order(group[0])):
-                    yield SEVERAL if layer == SEVERAL else f"{layer} bit {bit}", member[part]
-
-
-def _split(labels: Labels) -> list[tuple[str, Members]]:
-    """Return each label, in the order of first appearance, with the injections that have it."""
-    names, first, number = np.unique(labels, return_index=True, return_inverse=True)
-    parts = np.split(np.argsort(number, kind="stable"), np.cumsum(np.bincount(number))[:-1])
-    return [(str(names[i]), parts[i]) for i in np.argsort(first)]
-
-
-def _bit_order(bit: str) -> tuple[int, str]:
-    return (-int(bit), "") if bit.isdigit() else (1, bit)

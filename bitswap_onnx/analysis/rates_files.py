@@ -9,11 +9,19 @@ from bitswap_onnx.analysis.fit import Fit
 from bitswap_onnx.analysis.rates import CURVE, Rate, Rates
 from bitswap_onnx.files import check_output, replacing
 
-CONDITIONAL = "Estimates are conditional on the inputs run"
-METHOD = (
+_METHOD = (
     "the fault is the sampling unit; SE: spread between the faults seen; intervals allow for rare harmful faults that were "
     "not among them: Clopper and Pearson's for n faults of which n times the mean share were hit (strata: Fay and Feuer's)"
 )
+_TWO_WAY = (
+    "; inputs are a sample too: SE: two-way random effects of faults and inputs; to the intervals, Student's of the inputs' "
+    "means is joined by adding distances as squares"
+)
+
+
+def method(rates: Rates) -> str:
+    """Return how it was estimated."""
+    return _METHOD + _TWO_WAY * rates.question.over_inputs
 
 
 def as_record(rates: Rates, fit: Fit | None = None) -> dict[str, Any]:
@@ -29,11 +37,12 @@ def as_record(rates: Rates, fit: Fit | None = None) -> dict[str, Any]:
         "inferences": int(recorded.inputs.sum()),
         "golden_top_1": recorded.accuracy,
         "question": asdict(question),
-        "leading": rates.leading,
-        "method": METHOD,
+        "leading": rates.question.leading,
+        "method": method(rates),
+        "input_design": rates.inputs.name,
         "corrected": {scope: {"method": "Bonferroni", "rows": rows} for scope, rows in rates.tables.items()},
         "design": design,
-        "notes": [*rates.notes, CONDITIONAL],
+        "notes": [*rates.notes, rates.inputs.about],
         "rates": [asdict(row) for row in rates.rows if row.scope != CURVE],
         "curve": [asdict(row) for row in rates.rows if row.scope == CURVE],
         "fit": None if fit is None else asdict(fit),
@@ -41,10 +50,10 @@ def as_record(rates: Rates, fit: Fit | None = None) -> dict[str, Any]:
 
 
 def write_csv(rates: Rates, path: Path) -> None:
-    """Write one row per `Rate`, the file whole or not at all; raises RunError where it cannot be written."""
+    """Write one row per `Rate`, with the input design, whole or not at all; raises RunError where it cannot be written."""
     source = Path(rates.recorded.source)
     check_output(path, [source])
     with replacing(path) as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Rate)], lineterminator="\n")
+        writer = csv.DictWriter(file, [*(field.name for field in fields(Rate)), "input_design"], lineterminator="\n")
         writer.writeheader()
-        writer.writerows(asdict(row) for row in rates.rows)
+        writer.writerows(asdict(row) | {"input_design": rates.inputs.name} for row in rates.rows)

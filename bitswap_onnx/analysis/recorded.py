@@ -16,6 +16,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from bitswap_onnx.analysis.drawn import drawn_strata
+from bitswap_onnx.analysis.stratified import Strata
 from bitswap_onnx.errors import FaultListError, RunError
 from bitswap_onnx.faults.bits import FORMATS, format_value
 from bitswap_onnx.faults.fault import Fault, Injection, Kind
@@ -37,8 +39,9 @@ class Recorded:
 
     ``inputs``: inferences of each. ``counts``: how many of them, by those names of `COUNTS` that were recorded.
     ``layers``, ``bits``, ``bit_classes``: of all its faults, or `SEVERAL`. ``single_flips``: every injection flips one bit
-    of one stored parameter. ``accuracy``: top-1 of the golden run, None where that or its inputs are not known. ``notes``:
-    what a reader has to know.
+    of one stored parameter. ``accuracy``: top-1 of the golden run, None where that or its inputs are not known.
+    ``notes``: what a reader has to know. ``own_inputs``: how many were drawn for each injection (the data's last block may
+    have fewer), None: none were. ``named_inputs``: faults name theirs. ``from_file``: which ran is not known.
     """
 
     source: str
@@ -50,6 +53,10 @@ class Recorded:
     single_flips: bool
     accuracy: float | None
     notes: tuple[str, ...] = ()
+    own_inputs: int | None = None
+    named_inputs: bool = False
+    from_file: bool = False
+    strata: Strata | None = None
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -86,6 +93,16 @@ def read_recorded(source: Path) -> Recorded:
         return _read_store(store)
 
 
+def read_counts(store: Store) -> tuple[NDArray[np.int64], dict[str, NDArray[np.int64]]]:
+    """Return the inferences of each injection that has an outcome, and its counts, as `Recorded` has them."""
+    names = ("inputs", *COUNTS)
+    sums = ", ".join(f"SUM({name})" for name in names)
+    table = store.query(f"SELECT {sums} FROM outcome GROUP BY position ORDER BY position").fetchall()
+    columns = dict(zip(names, zip(*table, strict=True), strict=True))
+    inputs = np.array(columns.pop("inputs"), np.int64)
+    return inputs, {name: np.array(column, np.int64) for name, column in columns.items() if None not in column}
+
+
 def list_fingerprints(source: Path) -> tuple[str, ...]:
     """Return what the fingerprint of a source's fault list may be.
 
@@ -112,16 +129,14 @@ def _read_store(store: Store) -> Recorded:
         ]
         for _, own in groupby(rows, key=lambda row: int(row[0]))
     ]
-    names = ("inputs", *COUNTS)
-    sums = ", ".join(f"SUM({name})" for name in names)
-    table = store.query(f"SELECT {sums} FROM outcome GROUP BY position ORDER BY position").fetchall()
-    columns = dict(zip(names, zip(*table, strict=True), strict=True))
-    inputs = np.array(columns.pop("inputs"), np.int64)
-    counts = {name: np.array(column, np.int64) for name, column in columns.items() if None not in column}
-    golden = store.setting("golden")
-    right = golden["top_1_correct"] if (inputs == golden["inputs"]).all() else None
+    inputs, counts = read_counts(store)
+    golden, drawn = store.setting("golden"), store.setting("identity").get("inputs")
+    named = drawn is None and bool((inputs != golden["inputs"]).any())
+    right = None if named else golden["top_1_correct"]
     accuracy = None if right is None else right / golden["inputs"]
-    return _recorded(str(store.run), places, inputs, counts, accuracy, ())
+    strata, notes = drawn_strata(store)
+    found = _recorded(str(store.run), places, inputs, counts, accuracy, notes)
+    return replace(found, own_inputs=drawn and drawn["per_injection"], named_inputs=named, strata=strata)
 
 
 def _read_file(path: Path) -> Recorded:
@@ -153,7 +168,7 @@ def _read_file(path: Path) -> Recorded:
     if "clean_bits" not in rows[0].cells:
         notes.append("the file has no clean_bits: bit classes are those of float32")
     accuracy = None if wrong.size else _golden_accuracy(golden, inputs)
-    return _recorded(str(path), places, inputs, columns, accuracy, tuple(notes))
+    return replace(_recorded(str(path), places, inputs, columns, accuracy, tuple(notes)), from_file=True)
 
 
 def _recorded(

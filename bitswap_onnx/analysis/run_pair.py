@@ -192,6 +192,10 @@ def _check_alike(store_a: Store, store_b: Store) -> tuple[list[str], list[str]]:
             raise RunError(f"{where}: expected runs over the same {word}, found {golden_a[key]} and {golden_b[key]}")
     if identity_a["tolerance"] != identity_b["tolerance"]:
         raise RunError(f"{where}: one run's --criterion is not the other's; run both with the same one")
+    if identity_a.get("inputs") != identity_b.get("inputs"):
+        raise RunError(
+            f"{where}: one run's --inputs-per-injection or its --seed is not the other's; run both over the same inputs"
+        )
     checked, notes = _check_data(where, golden_a, golden_b, identity_a["data"] == identity_b["data"])
     if identity_a["model"] == identity_b["model"]:
         notes.append("both runs are of one model file")

@@ -20,23 +20,43 @@ Members = NDArray[np.intp]
 
 @dataclass(frozen=True)
 class Strata:
-    """How a list was drawn: stratum after stratum in the list's order, ``sizes`` (1 or more) of ``populations`` each.
+    """How a list was drawn: ``sizes`` (1 or more) of ``populations`` each.
 
     ``bits``: bits of memory that the whole population covers, None where its injections are not all single flips of them.
+    ``order``: the stratum of each injection; None: the list has stratum after stratum.
     """
 
     names: tuple[str, ...]
     sizes: tuple[int, ...]
     populations: tuple[int, ...]
     bits: int | None = None
+    order: tuple[int, ...] | None = None
 
 
 class Frame(NamedTuple):
-    """The stratum of each injection (injections,), and of each stratum how many were drawn and how many there are."""
+    """The stratum of each injection (injections,), and of each stratum how many were drawn and how many there are.
+
+    ``inputs_drawn``: every injection ran over inputs of its own, drawn anew, so that even all faults together are a sample:
+    no population correction.
+    """
 
     stratum: Members
     sizes: Values
     populations: Values
+    inputs_drawn: bool = False
+
+
+class Weights(NamedTuple):
+    """A group's faults by stratum: the place of each one's (faults,); per stratum, faults, weight, and what was not drawn.
+
+    ``shares`` add up to 1. ``unseen`` is 1 - n_h / N_h, ``shrink`` `finite_shrink`; both 1 without a correction.
+    """
+
+    place: Members
+    drawn: Members
+    shares: Values
+    unseen: Values
+    shrink: Values
 
 
 class Bounded(NamedTuple):
@@ -58,18 +78,29 @@ class Estimate(NamedTuple):
     census: bool
 
 
-def frame_of(source: str, injections: int, strata: Strata | None) -> Frame:
+def frame_of(source: str, injections: int, strata: Strata | None, inputs_drawn: bool = False) -> Frame:
     """Return the frame of ``injections``; without strata: a sample of an endless population. RunError if they do not fit."""
     if strata is None:
-        return Frame(np.zeros(injections, np.intp), np.array([float(injections)]), np.array([math.inf]))
+        return Frame(np.zeros(injections, np.intp), np.array([float(injections)]), np.array([math.inf]), inputs_drawn)
     fits = all(size <= population for size, population in zip(strata.sizes, strata.populations, strict=True))
     if sum(strata.sizes) != injections or not fits:
         raise RunError(
             f"{source}: its {injections:,} injections are not the {sum(strata.sizes):,} of the design; "
             "give the design of this list"
         )
-    numbers = np.repeat(np.arange(len(strata.sizes)), strata.sizes)
-    return Frame(numbers, np.array(strata.sizes, np.float64), np.array(strata.populations, np.float64))
+    follow = np.repeat(np.arange(len(strata.sizes)), strata.sizes)
+    numbers = follow if strata.order is None else np.array(strata.order, np.intp)
+    sizes, populations = (np.array(column, np.float64) for column in (strata.sizes, strata.populations))
+    return Frame(numbers, sizes, populations, inputs_drawn)
+
+
+def weigh(frame: Frame, member: Members) -> Weights:
+    """Return how the faults of a group (indices, at least one) count."""
+    strata, place, drawn = np.unique(frame.stratum[member], return_inverse=True, return_counts=True)
+    sizes, populations = frame.sizes[strata], frame.populations[strata]
+    shares = np.ones(1) if len(strata) == 1 else populations / sizes * drawn
+    corrected = np.full(len(strata), math.inf) if frame.inputs_drawn else populations
+    return Weights(place, drawn, shares / shares.sum(), 1 - sizes / corrected, finite_shrink(sizes, corrected))
 
 
 def estimate_mean(frame: Frame, member: Members, quantity: Bounded, level: float) -> Estimate:
@@ -78,23 +109,18 @@ def estimate_mean(frame: Frame, member: Members, quantity: Bounded, level: float
     A stratum with one fault of the group has no spread of its own: the group's stands in for it.
     """
     values = quantity.values[member]
-    strata, index, drawn = np.unique(frame.stratum[member], return_inverse=True, return_counts=True)
-    sizes, populations = frame.sizes[strata], frame.populations[strata]
-    weights = np.ones(1) if len(strata) == 1 else populations / sizes * drawn
-    weights = weights / weights.sum()
-    means = np.bincount(index, values) / drawn
-    variances = np.bincount(index, (values - means[index]) ** 2) / np.maximum(drawn - 1, 1)
+    weights = weigh(frame, member)
+    place, drawn = weights.place, weights.drawn
+    means = np.bincount(place, values) / drawn
+    variances = np.bincount(place, (values - means[place]) ** 2) / np.maximum(drawn - 1, 1)
     variances[drawn == 1] = np.var(values, ddof=1) if len(values) > 1 else math.nan
-    unseen = 1 - sizes / populations
-    squares = np.where(unseen > 0, weights**2 * unseen * variances / drawn, 0.0)
-    shrink = finite_shrink(sizes, populations)
-    low, high = _interval(Bounded(values, quantity.low, quantity.high), index, drawn, weights, shrink, level)
-    return Estimate(len(values), float(weights @ means), math.sqrt(squares.sum()), low, high, not unseen.any())
+    squares = np.where(weights.unseen > 0, weights.shares**2 * weights.unseen * variances / drawn, 0.0)
+    low, high = _interval(Bounded(values, quantity.low, quantity.high), weights, level)
+    mean, se = float(weights.shares @ means), math.sqrt(squares.sum())
+    return Estimate(len(values), mean, se, low, high, not weights.unseen.any())
 
 
-def _interval(
-    own: Bounded, index: Members, drawn: NDArray[np.intp], weights: Values, shrink: Values, level: float
-) -> tuple[float, float]:
+def _interval(own: Bounded, weights: Weights, level: float) -> tuple[float, float]:
     """Return the interval of the weighted mean: that of a share, or of the difference of two.
 
     A value of either sign is a gain less a loss, each a share of its own bound; the distances to their limits add as
@@ -104,9 +130,9 @@ def _interval(
     def part(bound: float) -> tuple[float, float, float]:
         if not bound:
             return 0.0, 0.0, 0.0
-        means = np.bincount(index, np.clip(own.values / bound, 0, 1)) / drawn
-        low, high = share_interval(means, drawn, level, weights, shrink)
-        return abs(bound) * float(weights @ means), abs(bound) * float(low), abs(bound) * float(high)
+        means = np.bincount(weights.place, np.clip(own.values / bound, 0, 1)) / weights.drawn
+        low, high = share_interval(means, weights.drawn, level, weights.shares, weights.shrink)
+        return abs(bound) * float(weights.shares @ means), abs(bound) * float(low), abs(bound) * float(high)
 
     gain, gain_low, gain_high = part(own.high)
     loss, loss_low, loss_high = part(own.low)

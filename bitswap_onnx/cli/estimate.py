@@ -8,19 +8,18 @@ import typer
 from rich.table import Table
 
 from bitswap_onnx.analysis.fit import MBITS, Fit, Operation, failures
+from bitswap_onnx.analysis.groups import SCOPES, Scope
 from bitswap_onnx.analysis.rates import (
     CURVE,
     HARMFUL,
     LEADING,
-    SCOPES,
     Nonfinite,
     Question,
     Rate,
     Rates,
-    Scope,
     estimate_rates,
 )
-from bitswap_onnx.analysis.rates_files import CONDITIONAL, METHOD, as_record, write_csv
+from bitswap_onnx.analysis.rates_files import as_record, method, write_csv
 from bitswap_onnx.cli import console
 from bitswap_onnx.cli.options import Json
 from bitswap_onnx.errors import BitswapError
@@ -63,6 +62,10 @@ def command(
         Path | None,
         typer.Option(metavar="F.design.json", help="How the list was drawn. Default: the one beside FILE.csv, if any."),
     ] = None,
+    over_inputs: Annotated[
+        bool,
+        typer.Option("--over-inputs", help="The inputs are a sample too: two-way intervals. Needs inject --per-input."),
+    ] = False,
     fit_per_mbit: Annotated[
         float | None, typer.Option(metavar="R", help="Raw upsets per Mbit in 1e9 hours: adds failures in time.")
     ] = None,
@@ -80,7 +83,7 @@ def command(
     """Estimate rates with confidence intervals; the fault is the sampling unit, not the inference."""
     operation = _operation(fit_per_mbit, mbit, residency, theta, bits)
     scopes = tuple(cast(Scope, part.strip()) for part in by.split(",") if part.strip())
-    question = Question(by=scopes, level=level, nonfinite=nonfinite, theta=theta or 0.0)
+    question = Question(by=scopes, level=level, nonfinite=nonfinite, theta=theta or 0.0, over_inputs=over_inputs)
     rates = estimate_rates(source, question, design)
     fit = None if operation is None else failures(rates, operation)
     if csv_file is not None:
@@ -119,13 +122,15 @@ def _print(rates: Rates, fit: Fit | None) -> None:
     for scope in _HEADS:
         if scope in scopes:
             console.out.print(_groups(scopes[scope], rates))
-    console.out.print(_curve(scopes[CURVE], rates))
+    if CURVE in scopes:
+        console.out.print(_curve(scopes[CURVE], rates))
     if fit is not None:
         _print_fit(fit)
-    console.out.print(f"method: {METHOD}")
+    console.out.print(f"method: {method(rates)}")
     for note in rates.notes:
         console.out.print(f"note: {note}")
-    console.out.print(CONDITIONAL)
+    console.out.print(f"inputs: {rates.inputs.name}")
+    console.out.print(rates.inputs.about)
 
 
 def _network(rows: list[Rate], rates: Rates) -> Table:
@@ -140,12 +145,15 @@ def _network(rows: list[Rate], rates: Rates) -> Table:
 
 
 def _groups(rows: list[Rate], rates: Rates) -> Table:
-    """Return a scope's table: critical, masked and harmful faults per group."""
-    scope, asked = rows[0].scope, (rates.leading, "masked", HARMFUL)
+    """Return a scope's table: critical, masked and, unless inputs are a sample, harmful faults per group."""
+    scope, asked = rows[0].scope, [rates.question.leading, "masked"]
+    heads = [_TITLES[rates.question.leading], "masked"]
+    if rows[-1].quantity == HARMFUL:
+        asked.append(HARMFUL)
+        heads.append(_harmful(rows[-1]))
     groups: dict[str, dict[str, Rate]] = {}
     for row in rows:
         groups.setdefault(row.group, {})[row.quantity] = row
-    heads = [_TITLES[rates.leading], "masked", _harmful(rows[-1])]
     names = (name for head in heads for name in (f">{head.capitalize()} ± SE", ">Interval"))
     result = console.table(
         f"By {_HEADS[scope].lower()}, in %: {_together(rates, scope, 'rows')}", _HEADS[scope], ">Faults", *names
@@ -158,7 +166,7 @@ def _groups(rows: list[Rate], rates: Rates) -> Table:
 
 
 def _curve(rows: list[Rate], rates: Rates) -> Table:
-    treatment = "" if rates.leading == LEADING["as-is"] else f" ({_TITLES[rates.leading]})"
+    treatment = "" if rates.question.leading == LEADING["as-is"] else f" ({_TITLES[rates.question.leading]})"
     title = f"Share of faults by critical share f{treatment}, in %: {_together(rates, CURVE, 'theta')}"
     result = console.table(title, "Faults with", ">± SE", ">Interval")
     for row in rows:

@@ -6,18 +6,15 @@ from typing import Annotated
 import typer
 
 from bitswap_onnx.cli import console
-from bitswap_onnx.cli.options import Model
+from bitswap_onnx.cli.options import Bits, Exclude, Kinds, Layers, Model, Parameters, parse_kinds
 from bitswap_onnx.design import Design, Population, Request, Scheme, design_path, generate_faults
 from bitswap_onnx.errors import BitswapError
-from bitswap_onnx.faults.fault import BIT_KINDS, Kind
 from bitswap_onnx.faults.sampling import Rounding
 from bitswap_onnx.files import check_output
 from bitswap_onnx.graph.model import load_model
 
 #: Strata that are shown one by one; of more, only what they span.
 _MOST_ROWS = 40
-#: Kinds by the names that --kinds takes.
-_KINDS = {"stuck_at": (Kind.STUCK_AT_0, Kind.STUCK_AT_1), **{kind.value: (kind,) for kind in Kind if kind in BIT_KINDS}}
 
 SchemeOption = Annotated[
     Scheme,
@@ -42,19 +39,15 @@ def command(
     ] = None,
     proportion: Annotated[float, typer.Option("--proportion", "-p", help="The share to expect; 0.5 is safe.")] = 0.5,
     rounding: Annotated[Rounding, typer.Option(help="Of sizes.")] = "nearest",
-    kinds: Annotated[str, typer.Option(metavar="KIND,..", help=f"Of {', '.join(_KINDS)}; drawn evenly.")] = "flip",
+    kinds: Kinds = "flip",
     population: Annotated[
         Population | None,
         typer.Option(help="Faults that sizes count per bit: 1 (flips) or 2 (stuck_at). Default: the number of kinds."),
     ] = None,
-    layers: Annotated[str | None, typer.Option(metavar="NAME,..", help="Layers: globs or parts of names.")] = None,
-    exclude: Annotated[str | None, typer.Option(metavar="NAME,..", help="Layers to leave out, likewise.")] = None,
-    parameters: Annotated[
-        str, typer.Option(metavar="ROLE,..", help="Roles, or names of parameters; weight: kernels.")
-    ] = "weight",
-    bits: Annotated[
-        str | None, typer.Option(metavar="BITS", help="0-31, or 30,31, or sign, exponent, mantissa. Default: all.")
-    ] = None,
+    layers: Layers = None,
+    exclude: Exclude = None,
+    parameters: Parameters = "weight",
+    bits: Bits = None,
     multiplicity: Annotated[int, typer.Option(metavar="K", help="Faults per injection.")] = 1,
     burst: Annotated[
         bool, typer.Option("--burst", help="They hit neighbouring bits of one element, not any bits of the stratum.")
@@ -70,7 +63,7 @@ def command(
         t=t,
         proportion=proportion,
         rounding=rounding,
-        kinds=_parse_kinds(kinds),
+        kinds=parse_kinds(kinds),
         population=population,
         layers=layers,
         exclude=exclude,
@@ -87,14 +80,6 @@ def command(
     check_output(output, inputs)
     check_output(design_path(output), inputs)
     _print(generate_faults(loaded, request, output), output)
-
-
-def _parse_kinds(text: str) -> tuple[Kind, ...]:
-    names = [part.strip() for part in text.split(",")]
-    unknown = next((name for name in names if name not in _KINDS), None)
-    if unknown is not None:
-        raise BitswapError(f"--kinds: expected some of {', '.join(_KINDS)}, separated by commas, found {unknown!r}")
-    return tuple(kind for name in names for kind in _KINDS[name])
 
 
 def _print(design: Design, path: Path) -> None:

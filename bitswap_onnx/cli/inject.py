@@ -6,40 +6,104 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Annotated
 
 import typer
 
+from bitswap_onnx.analysis.drawn import PATH_NAME
+from bitswap_onnx.analysis.precision import Reached, Until, run_until
+from bitswap_onnx.analysis.until import Look
 from bitswap_onnx.campaign import run_campaign
 from bitswap_onnx.cli import console
-from bitswap_onnx.cli.options import BitOrder, Faults, Model, with_shared
+from bitswap_onnx.cli.options import BitOrder, Model, with_shared
+from bitswap_onnx.errors import BitswapError
 from bitswap_onnx.execute import Running
+from bitswap_onnx.input_sample import parse_per_injection
 from bitswap_onnx.prepare import Settings
 
 
 @with_shared
 def command(
     model: Model,
-    faults: Faults,
     settings: Settings,
     running: Running,
+    until: Until | None,
+    faults: Annotated[
+        Path | None, typer.Argument(metavar="[FAULTS]", help="A fault list (CSV), or --until.", show_default=False)
+    ] = None,
     bit_order: BitOrder = "lsb",
     save_outputs: Annotated[bool, typer.Option("--save-outputs", help="Keep all scores as .npy files.")] = False,
     per_input: Annotated[bool, typer.Option("--per-input", help="Keep every input's outcome (parquet).")] = False,
+    inputs_per_injection: Annotated[
+        str | None,
+        typer.Option(
+            metavar="auto|N",
+            help="Run each injection over a block of N inputs of its own, drawn with --seed, in whole batches; auto: one "
+            "batch, since another fault tells more than more inputs of the same one. Default: all inputs.",
+        ),
+    ] = None,
 ) -> None:
-    """Run every injection of a fault list over a dataset and write a run directory."""
-    with watched(running) as watching:
-        campaign = run_campaign(
-            model,
-            faults,
-            settings=settings,
-            bit_order=bit_order,
-            save_outputs=save_outputs,
-            per_input=per_input,
-            **watching,
+    """Run every injection of a fault list, or faults drawn until a share is known; write a run directory."""
+    if (faults is None) == (until is None):
+        raise typer.BadParameter("expected a fault list (FAULTS) or --until 'critical±0.1%@99%', one of them")
+    if until is not None and bit_order != "lsb":
+        raise BitswapError(
+            "--bit-order msb: expected lsb with --until, which has no list; --bits counts from the lowest"
         )
-    console.print_campaign(campaign)
+    own, reached = parse_per_injection(inputs_per_injection), None
+    with watched(running) as watching:
+        if until is not None:
+            reached = run_until(
+                model,
+                until,
+                settings=settings,
+                inputs_per_injection=own,
+                save_outputs=save_outputs,
+                per_input=per_input,
+                on_look=print_look,
+                **watching,
+            )
+        elif faults is not None:
+            campaign = run_campaign(
+                model,
+                faults,
+                settings=settings,
+                bit_order=bit_order,
+                inputs_per_injection=own,
+                save_outputs=save_outputs,
+                per_input=per_input,
+                **watching,
+            )
+    console.print_campaign(reached.campaign if reached else campaign)
+    if reached:
+        print_reached(reached)
+
+
+def print_look(found: Look) -> None:
+    """Print to stderr what is known after a round."""
+    print_notes([f"round {found.round}: {_known(found)}"])
+
+
+def print_reached(reached: Reached) -> None:
+    """Print what is known in the end, and what the other method would take."""
+    last, goal = reached.looks[-1], reached.goal
+    known = "every fault has run" if reached.is_census else f"{100 * goal.level:g} %, whenever one looks"
+    console.out.print(
+        "shares above are those of the faults drawn, of which some kinds were drawn more often than others"
+    )
+    console.out.print(
+        f"{goal.quantity.replace('_', '-')}, over all faults that could be drawn: {_known(last)}; {known}"
+    )
+    console.out.print(f"the iterative method plans {last.iterative:,} faults for this margin at this share")
+    console.out.print(f"rounds: {reached.campaign.run / PATH_NAME}")
+
+
+def _known(found: Look) -> str:
+    low, mean, high = (f"{100 * share:.4g}" for share in (found.low, found.mean, found.high))
+    half = f"{50 * (found.high - found.low):.3g}"
+    return f"{mean} % [{low}, {high}], ± {half}, from {found.injections:,} injections, {found.inferences:,} inferences"
 
 
 @contextmanager

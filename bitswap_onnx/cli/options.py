@@ -9,9 +9,12 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import typer
 
+from bitswap_onnx.analysis.precision import Until
+from bitswap_onnx.analysis.until import Scheme, parse_goal
 from bitswap_onnx.audit import parse_audit
 from bitswap_onnx.errors import BitswapError
 from bitswap_onnx.execute import Running
+from bitswap_onnx.faults.fault import BIT_KINDS, Kind
 from bitswap_onnx.prepare import FROM_CLOCK, Settings
 from bitswap_onnx.preprocessing import Preprocessing
 
@@ -22,6 +25,15 @@ BitOrder = Annotated[
     Literal["lsb", "msb"],
     typer.Option(help="How the list counts bits: lsb: 0 is the least significant; msb: 0 is the sign."),
 ]
+Layers = Annotated[str | None, typer.Option(metavar="NAME,..", help="Layers: globs or parts of names.")]
+Exclude = Annotated[str | None, typer.Option(metavar="NAME,..", help="Layers to leave out, likewise.")]
+Parameters = Annotated[str, typer.Option(metavar="ROLE,..", help="Roles, or names of parameters; weight: kernels.")]
+Bits = Annotated[
+    str | None, typer.Option(metavar="BITS", help="0-31, or 30,31, or sign, exponent, mantissa. Default: all.")
+]
+#: Kinds by the names that --kinds takes.
+_KINDS = {"stuck_at": (Kind.STUCK_AT_0, Kind.STUCK_AT_1), **{kind.value: (kind,) for kind in Kind if kind in BIT_KINDS}}
+Kinds = Annotated[str, typer.Option(metavar="KIND,..", help=f"Of {', '.join(_KINDS)}; drawn evenly.")]
 Plot = Annotated[bool, typer.Option("--plot", help="Draw SVG and PNG figures (needs the extra report).")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
@@ -110,12 +122,62 @@ def _running(
     return Running(run=out, resume=resume, workers=workers, engine=engine, memory=size, audit=parse_audit(audit))
 
 
+def _until(
+    until: Annotated[
+        str | None,
+        typer.Option(
+            metavar="GOAL",
+            help="Instead of FAULTS: draw faults with --seed until a share is known so well: 'critical±0.1%@99%' (or +-). "
+            "The margin is half of the interval, which holds at every look.",
+        ),
+    ] = None,
+    scheme: Annotated[
+        Scheme,
+        typer.Option(
+            help="How --until draws. stratified: from layers and classes of bits, as often as it pays; iterative: the "
+            "published method, for comparison."
+        ),
+    ] = "stratified",
+    kinds: Kinds = "flip",
+    layers: Layers = None,
+    exclude: Exclude = None,
+    parameters: Parameters = "weight",
+    bits: Bits = None,
+) -> Until | None:
+    """Return what a campaign without a fault list runs for."""
+    if until is not None:
+        return Until(
+            goal=parse_goal(until),
+            scheme=scheme,
+            kinds=parse_kinds(kinds),
+            layers=layers,
+            exclude=exclude,
+            parameters=parameters,
+            bits=bits,
+        )
+    given = {
+        "scheme": scheme,
+        "kinds": kinds,
+        "layers": layers,
+        "exclude": exclude,
+        "parameters": parameters,
+        "bits": bits,
+    }
+    defaults = {"scheme": "stratified", "kinds": "flip", "parameters": "weight"}
+    needless = [f"--{name}" for name, value in given.items() if value != defaults.get(name)]
+    if needless:
+        raise BitswapError(
+            f"{', '.join(needless)}: for faults that --until draws; give a goal with it, or leave it out"
+        )
+    return None
+
+
 #: What a command's parameter of such a name stands for: the options of a function that makes it.
-_SHARED: dict[str, Callable[..., Any]] = {"settings": _shared, "running": _running}
+_SHARED: dict[str, Callable[..., Any]] = {"settings": _shared, "running": _running, "until": _until}
 
 
 def with_shared(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command with parameters ``settings`` and ``running`` the shared options that they stand for instead."""
+    """Give a command the options that its parameters ``settings``, ``running`` and ``until`` stand for instead."""
     own = inspect.signature(command).parameters
     shared = {name: inspect.signature(_SHARED[name]).parameters for name in _SHARED if name in own}
 
@@ -141,6 +203,15 @@ def parse_size(text: str | None, option: str) -> int | None:
     if size < 1:
         raise BitswapError(f"{option}: expected a size like 500M or 4G, found {text!r}")
     return size
+
+
+def parse_kinds(text: str) -> tuple[Kind, ...]:
+    """Return the kinds that ``flip,stuck_at`` names; raises BitswapError for anything else."""
+    names = [part.strip() for part in text.split(",")]
+    unknown = next((name for name in names if name not in _KINDS), None)
+    if unknown is not None:
+        raise BitswapError(f"--kinds: expected some of {', '.join(_KINDS)}, separated by commas, found {unknown!r}")
+    return tuple(kind for name in names for kind in _KINDS[name])
 
 
 def _numbers(text: str | None, option: str, kind: Callable[[str], Number]) -> tuple[Number, ...] | None:

@@ -15,7 +15,7 @@ from bitswap_onnx.analysis.ranking import LEVEL, Estimate
 from bitswap_onnx.analysis.robustness import Ranked, Robustness
 from bitswap_onnx.cli import console
 from bitswap_onnx.cli.inject import watched
-from bitswap_onnx.cli.options import Model, Plot, with_shared
+from bitswap_onnx.cli.options import Layers, Model, Plot, with_shared
 from bitswap_onnx.errors import BitswapError
 from bitswap_onnx.execute import Running
 from bitswap_onnx.prepare import Settings
@@ -45,7 +45,7 @@ def command(
         typer.Option(min=1, help="Faults per input (neurons, default 1) or per layer (weights, default 200)."),
     ] = None,
     evaluation_steps: Annotated[int | None, typer.Option(min=1, help="Batches of inputs to use. Default: all.")] = None,
-    layers: Annotated[str | None, typer.Option(metavar="NAME,..", help="Layers: globs or parts of names.")] = None,
+    layers: Layers = None,
     layer_type: Annotated[
         str | None, typer.Option(metavar="TYPE,..", help="Types of layers, as PyTorch, Keras or ONNX call them.")
     ] = None,

@@ -165,11 +165,14 @@ def proportions_of(distances: Sequence[float]) -> tuple[float, ...]:
     return tuple(float(p) for p in np.where(outside, 0.5, scaled))
 
 
-def draw(stratum: Stratum, pattern: Pattern, seed: int, stop: int, start: int = 0) -> Iterator[tuple[Fault, ...]]:
+def draw(
+    stratum: Stratum, pattern: Pattern, seed: int, stop: int, start: int = 0, *, ordered: bool = True
+) -> Iterator[tuple[Fault, ...]]:
     """Yield the faults of injections ``start`` to ``stop`` - 1 of the sample that ``seed`` draws from ``stratum``.
 
-    A larger ``stop`` leaves those before it as they are, except that all there are come in order. Any two injections
-    differ. Scattered faults take the drawn places K at a time, so memory grows by some 100 bytes per injection there.
+    A larger ``stop`` leaves those before it as they are, except that all there are come in order if ``ordered``. Any two
+    injections differ. Scattered faults take the drawn places K at a time; memory grows by some 100 bytes per injection
+    there.
     Raises BitswapError where the stratum has no ``stop`` injections.
     """
     population = pattern.population(stratum.slots)
@@ -178,7 +181,8 @@ def draw(stratum: Stratum, pattern: Pattern, seed: int, stop: int, start: int = 
             f"{stratum.name}: expected at most {population:,} injections, as many as it has, found {stop:,}"
         )
     key, width = f"{seed}/{stratum.name}", pattern.scattered
-    drawn = _singles(population, key, start, stop) if width == 1 else _sets(stratum.slots, pattern, key, stop)
+    in_order = ordered and (start, stop) == (0, population)
+    drawn = _singles(population, key, start, stop, in_order) if width == 1 else _sets(stratum.slots, pattern, key, stop)
     decoded = (_faults(stratum, pattern, numbers) for numbers in drawn)
     sets = (tuple(faults[i : i + width]) for faults in decoded for i in range(0, len(faults), width))
     for faults in sets if width == 1 else islice(sets, start, None):
@@ -220,12 +224,11 @@ def _mix(values: Numbers) -> Numbers:
     return values ^ (values >> np.uint64(31))
 
 
-def _singles(population: int, key: str, start: int, stop: int) -> Iterator[Numbers]:
-    """Yield places ``start`` to ``stop`` - 1 of the drawn order of all faults, in pieces (n,)."""
-    whole = (start, stop) == (0, population)
+def _singles(population: int, key: str, start: int, stop: int, in_order: bool) -> Iterator[Numbers]:
+    """Yield places ``start`` to ``stop`` - 1 of all faults, in the drawn order or their own: pieces (n,)."""
     for first in range(start, stop, _PIECE):
         numbers = np.arange(first, min(first + _PIECE, stop), dtype=np.uint64)
-        yield numbers if whole else permute(numbers, population, key)
+        yield numbers if in_order else permute(numbers, population, key)
 
 
 def _sets(slots: int, pattern: Pattern, key: str, n: int) -> Iterator[Numbers]:

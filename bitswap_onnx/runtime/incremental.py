@@ -35,8 +35,8 @@ from bitswap_onnx.runtime.session import Numerics
 #: The tensors that an injection touches, sorted.
 Path = tuple[str, ...]
 
-#: A path with fewer batches to run than this (injections times batches) is not worth the search for a faster lane, which
-#: costs some ten runs of a batch.
+#: A path with fewer batches to run than this, over all injections, is not worth the search for a faster lane, which costs
+#: some ten runs of a batch.
 WORTH_BATCHES = 24
 
 #: The number of the lane that is none of the candidates: the whole model.
@@ -56,10 +56,10 @@ _PROBED = 32
 class IncrementalEngine:
     """Runs injections over the prepared ``inputs`` (n, ...), whose golden ``scores`` (n, classes) are known.
 
-    ``paths`` are the faulty paths that will come, each with its number of injections, ``sites`` the neuron sites they
-    hold, by key. ``memory`` bounds, in bytes, the
-    golden values and the loaded parts of the model, half of it each. ``worth``: see `WORTH_BATCHES`. ``device``: where
-    golden values stay; None: in arrays of the host (by default where the model computes, if that is not the CPU).
+    ``paths`` are the faulty paths that will come, each with the number of batches to run there, over all injections;
+    ``sites`` are the neuron sites they hold, by key. ``memory`` bounds, in bytes, the golden values and the loaded parts of
+    the model, half of it each. ``worth``: see `WORTH_BATCHES`. ``device``: where golden values stay; None: in arrays of the
+    host (by default where the model computes, if that is not the CPU).
     """
 
     model: Model
@@ -148,8 +148,7 @@ class IncrementalEngine:
         return next((number for number, lane in candidates if self.holds(lane, path)), WHOLE)
 
     def _is_worth_it(self, path: Path) -> bool:
-        to_run = self.paths.get(path, 0) * math.ceil(len(self.inputs) / self.numerics.batch_size)
-        return to_run >= self.worth
+        return self.paths.get(path, 0) >= self.worth
 
     def _make(self, path: Path, number: int) -> Lane:
         return self._whole(path) if number == WHOLE else next(islice(self.candidates(path), number, None))

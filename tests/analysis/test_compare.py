@@ -352,3 +352,15 @@ def test_a_list_that_fits_both_models_stays(tmp_path: Path, data: Path) -> None:
     write_fault_list(tmp_path / "faults.csv", faults())
     compare_models(a, b, tmp_path / "faults.csv", tmp_path / "out", Judgement(), Running(workers=1))
     assert not (tmp_path / "out/faults_b.csv").exists()
+
+
+def test_inputs_of_their_own_pair_where_both_drew_the_same(runs: tuple[Path, Path], tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    c = run(tmp_path / "c", cnn(), inputs_per_injection=8)
+    with pytest.raises(RunError, match="--inputs-per-injection or its --seed is not the other's"):
+        compare_runs(runs[0], c)
+    d = run(tmp_path / "d", shifted(), inputs_per_injection=8)
+    found, every = row_of(compare_runs(c, d), "critical"), row_of(compare_runs(*runs), "critical")
+    assert found.injections == every.injections
+    counts = [[int(row["critical"]) / int(row["n_injections"]) for row in rows_of(folder)] for folder in (c, d)]
+    assert (found.share_a, found.share_b) == pytest.approx([float(np.mean(own)) for own in counts])

@@ -11,7 +11,8 @@ import pytest
 from scipy import stats
 
 from bitswap_onnx.analysis.fit import Operation, failures
-from bitswap_onnx.analysis.rates import ALL, CURVE, HARMFUL, SCOPES, Question, Rates, estimate_rates
+from bitswap_onnx.analysis.groups import ALL, SCOPES
+from bitswap_onnx.analysis.rates import CURVE, HARMFUL, Question, Rates, estimate_rates
 from bitswap_onnx.analysis.rates_files import as_record, write_csv
 from bitswap_onnx.analysis.recorded import read_recorded
 from bitswap_onnx.analysis.stratified import Bounded, Strata, estimate_mean, frame_of
@@ -117,7 +118,7 @@ def test_treatments_of_nonfinite(tmp_path: Path) -> None:
     means = {}
     for nonfinite in ("as-is", "critical", "detected"):
         rates = estimate_rates(path, Question(nonfinite=nonfinite, theta=0.5))
-        means[rates.leading] = rates.find("network", ALL, rates.leading).mean
+        means[rates.question.leading] = rates.find("network", ALL, rates.question.leading).mean
         harmful = rates.find("network", ALL, HARMFUL, 0.5).mean
         assert harmful == (1 if nonfinite == "critical" else 0)
     assert means == pytest.approx({"critical": 0.4, "critical_or_nonfinite": 0.6, "critical_finite": 0.1})

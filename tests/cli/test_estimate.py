@@ -39,6 +39,7 @@ def test_tables(run: Run) -> None:
     ):
         assert text in out, text
     assert out.count("Estimates are conditional on the inputs run") == 1
+    assert "inputs: not known from a file, conditional on the inputs\n" in out
     (critical,) = (line for line in out.splitlines() if "inferences critical" in line)
     assert "12.5 ± 3.5" in critical
 
@@ -103,6 +104,7 @@ def test_wrong_input(run: Run) -> None:
         (("r.csv", "--csv", "r.csv"), "r.csv: would overwrite what it is made from; choose another output"),
         (("r.csv", "--nonfinite", "detected"), "r.csv: --nonfinite detected needs the counts nonfinite"),
         (("r.csv", "--design", "r.csv"), "r.csv: not the design of a fault list"),
+        (("r.csv", "--over-inputs"), "r.csv: --over-inputs needs the outcome of every input, expected a run directory"),
     ):
         code, out, err = run("estimate", *arguments)
         assert (code, out) == (1, "")
@@ -122,3 +124,45 @@ def test_from_a_drawn_list_to_its_rates(run: Run) -> None:
     assert "accuracy lost" in out
     assert "(critical, nonfinite detected), in %" in out
     assert "no design" not in out
+
+
+def test_inputs_that_are_a_sample_too(run: Run) -> None:
+    pytest.importorskip("pyarrow", reason="needs the extra [parquet]")
+    save(cnn(), Path("cnn.onnx"))
+    np.savez("cnn.npz", x=normal(20, 1, 6, 6, seed=3), y=np.arange(20) % 4)
+    assert run("faults", "generate", "cnn.onnx", "-o", "f.csv", "--margin", 0.2)[0] == 0
+    assert run("inject", "cnn.onnx", "f.csv", "--out", "run", "--workers", 1, "--per-input")[0] == 0
+    code, out, _ = run("estimate", "run", "--over-inputs", "--by", "layer", "--level", 0.9)
+    assert code == 0
+    for text in (
+        "By layer, in %: 90 % for all 2 rows together",
+        "accuracy lost",
+        "inputs are a sample too: SE: two-way random effects",
+        "note: inputs are a sample: ",
+        "inputs: two-way: faults and inputs sampled\nEstimates are over all inputs that those run were drawn from",
+    ):
+        assert text in out, text
+    for text in ("any critical input", "SDC-5", "conditional on the inputs"):
+        assert text not in out, text
+    code, out, _ = run("estimate", "run", "--over-inputs", "--json")
+    record = json.loads(out)
+    assert (record["input_design"], record["curve"]) == ("two-way: faults and inputs sampled", [])
+    assert (
+        run(
+            "inject",
+            "cnn.onnx",
+            "f.csv",
+            "--out",
+            "own",
+            "--workers",
+            1,
+            "--inputs-per-injection",
+            "5",
+            "--batch-size",
+            5,
+        )[0]
+        == 0
+    )
+    code, out, _ = run("estimate", "own")
+    assert code == 0
+    assert "inputs: nested: 5 inputs of its own per fault\n" in out

@@ -353,9 +353,9 @@ def test_the_lanes_that_are_meant_really_run() -> None:
 
 def test_few_inferences_are_not_worth_a_search() -> None:
     path = ("conv.weight",)
-    _, engine = engines(cnn(), worth=8, paths={path: 3}, count=8)
+    _, engine = engines(cnn(), worth=8, paths={path: 7}, count=8)
     assert engine.found(path) == WHOLE
-    _, engine = engines(cnn(), worth=8, paths={path: 4}, count=8)
+    _, engine = engines(cnn(), worth=8, paths={path: 8}, count=8)
     assert engine.found(path) == 0
 
 

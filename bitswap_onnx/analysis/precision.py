@@ -1,0 +1,177 @@
+"""Campaigns that run until a share is known well enough: drawn in rounds, each planned from the outcomes before it."""
+
+import csv
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Unpack
+
+import numpy as np
+
+from bitswap_onnx.analysis.drawn import PATH_NAME, RECORD, looks_of, rounds_of
+from bitswap_onnx.analysis.rates import shares_of
+from bitswap_onnx.analysis.recorded import read_counts
+from bitswap_onnx.analysis.until import SCHEMES, Goal, Look, Planner, Scheme, bit_group, is_reached, look, take
+from bitswap_onnx.campaign import Campaign, as_begun, run_campaign
+from bitswap_onnx.errors import BitswapError
+from bitswap_onnx.execute import Running
+from bitswap_onnx.faults.fault import Kind
+from bitswap_onnx.faults.rounds import Round, choose_strata, injections_of_last
+from bitswap_onnx.faults.sampling import Pattern, Region, stratify
+from bitswap_onnx.files import replacing
+from bitswap_onnx.graph.populations import find_population
+from bitswap_onnx.growing import Addition
+from bitswap_onnx.input_sample import PerInjection
+from bitswap_onnx.outcome import counted
+from bitswap_onnx.prepare import Settings, Setup, prepare
+from bitswap_onnx.run_directory import reading
+from bitswap_onnx.store import Store
+
+
+@dataclass(frozen=True, kw_only=True)
+class Until:
+    """What is to be known of which faults: a ``goal``, a ``scheme``, and filters as `find_population` takes them."""
+
+    goal: Goal
+    scheme: Scheme = "stratified"
+    kinds: tuple[Kind, ...] = (Kind.FLIP,)
+    layers: str | None = None
+    exclude: str | None = None
+    parameters: str = "weight"
+    bits: str | None = None
+
+
+@dataclass(frozen=True)
+class Reached:
+    """A finished campaign, and what was known after each of its rounds."""
+
+    campaign: Campaign
+    goal: Goal
+    looks: tuple[Look, ...]
+
+    @property
+    def is_census(self) -> bool:
+        """Whether every fault there is was run."""
+        return self.looks[-1].low == self.looks[-1].high
+
+
+class DrawnList:
+    """The fault list of such a campaign: decided by scheme, filters, seed and the outcomes; the goal says when it ends."""
+
+    def __init__(self, setup: Setup, until: Until, on_look: Callable[[Look], None] | None = None) -> None:
+        _check_quantity(setup, until.goal.quantity)
+        self.setup, self.until, self.on_look = setup, until, on_look
+        regions = find_population(setup.model, until.layers, until.exclude, until.parameters, until.bits)
+        self.pattern = Pattern(until.kinds)
+        self.strata = stratify(regions, _NAMES[until.scheme])
+        self.populations = [self.pattern.population(stratum.slots) for stratum in self.strata]
+        record = {
+            "scheme": until.scheme,
+            "kinds": list(until.kinds),
+            "seed": setup.seed,
+            "strata": [stratum.name for stratum in self.strata],
+            "populations": self.populations,
+            "rounds": [],
+            "looks": [],
+        }
+        self.pilot = self._with(record, self._planner().begin())
+
+    @property
+    def name(self) -> str:
+        """What stands for the list's file name."""
+        return f"drawn until {self.until.goal}"
+
+    @property
+    def identity(self) -> str:
+        """The hash of all that decides which faults come, whenever it ends."""
+        drawn = {key: value for key, value in asdict(self.until).items() if key != "goal"}
+        drawn["seed"] = self.setup.seed
+        return hashlib.sha256(json.dumps(drawn, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What a store has of the pilot."""
+        return self.pilot.settings
+
+    def more(self, store: Store) -> Addition | None:
+        """Take in the round that has run, and return the next, or None where the goal is reached or nothing is left."""
+        record, goal = store.setting(RECORD), self.until.goal
+        rounds = rounds_of(record)
+        inputs, counts = read_counts(store)
+        values = shares_of(inputs, counts)[goal.quantity]
+        planner, first = self._planner(), 0
+        for pieces, one in zip(choose_strata(rounds, self.populations, self.setup.seed), record["rounds"], strict=True):
+            size = sum(len(piece.strata) for piece in pieces)
+            take(planner, pieces, values[first : first + size], one["margin"])
+            first += size
+        found = look(planner, goal, len(rounds), int(inputs.sum()))
+        if record["looks"][-1:] != [found._asdict()]:
+            record["looks"].append(found._asdict())
+            if self.on_look:
+                self.on_look(found)
+        if is_reached(found, goal) or not planner.ledger.left.any():
+            store.put(RECORD, record)
+            return None
+        return self._with(record, planner.go_on())
+
+    def _planner(self) -> Planner:
+        groups = [bit_group(stratum.regions[0].format, stratum.regions[0].bits[0]) for stratum in self.strata]
+        family = np.unique(groups, return_inverse=True)[1]
+        return SCHEMES[self.until.scheme](np.array(self.populations, np.float64), family, self.until.goal)
+
+    def _with(self, record: dict[str, Any], one: Round) -> Addition:
+        record["rounds"].append({**asdict(one), "margin": self.until.goal.margin})
+        drawn = injections_of_last(rounds_of(record), self.strata, self.pattern, self.setup.seed)
+        return Addition(drawn, {RECORD: record})
+
+
+def run_until(
+    model: str | Path,
+    until: Until,
+    *,
+    settings: Settings = Settings(),
+    inputs_per_injection: PerInjection = None,
+    save_outputs: bool = False,
+    per_input: bool = False,
+    on_look: Callable[[Look], None] | None = None,
+    **running: Unpack[Running],
+) -> Reached:
+    """Run faults of ``model``, drawn with the settings' seed, until the goal is reached or all have run.
+
+    The run directory also gets ``until.csv``: what was known after each round. With ``resume``, a finished run goes on
+    towards another margin or confidence; intervals hold all the same. Raises what `bitswap_onnx.campaign.run_campaign`
+    raises, and BitswapError for a quantity that the model's outcomes do not have.
+    """
+    settings = as_begun(settings, running.get("run")) if running.get("resume") else settings
+    drawn = DrawnList(prepare(Path(model), settings), until, on_look)
+    campaign = run_campaign(
+        drawn.setup,
+        drawn.pilot.injections,
+        growth=drawn,
+        inputs_per_injection=inputs_per_injection,
+        save_outputs=save_outputs,
+        per_input=per_input,
+        **running,
+    )
+    with reading(campaign.run) as store:
+        looks = looks_of(store.setting(RECORD))
+    with replacing(campaign.run / PATH_NAME) as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(Look._fields)
+        writer.writerows(looks)
+    return Reached(campaign, until.goal, tuple(looks))
+
+
+def _check_quantity(setup: Setup, quantity: str) -> None:
+    one = np.ones(1, np.int64)
+    known = shares_of(one, dict.fromkeys(counted(setup.tolerance, setup.dataset.labels is not None), one))
+    if quantity not in known:
+        raise BitswapError(f"--until: expected one of {', '.join(known)}, found {quantity!r}")
+
+
+_NAMES: dict[Scheme, Callable[[Region, int], str]] = {
+    "stratified": lambda region, bit: f"{region.layer} {bit_group(region.format, bit)}",
+    "iterative": lambda region, bit: "network",
+}

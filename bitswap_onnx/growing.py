@@ -1,0 +1,33 @@
+"""Fault lists that are drawn in rounds: what comes next depends on the outcomes so far."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+from bitswap_onnx.faults.fault import Injection
+from bitswap_onnx.store import Store
+
+
+class Addition(NamedTuple):
+    """A round's injections, and the settings that a store has from then on; both are committed together."""
+
+    injections: Sequence[Injection]
+    settings: dict[str, Any]
+
+
+class GrowingList(Protocol):
+    """What decides how a list goes on behind its first round; a store alone says how far it has come."""
+
+    @property
+    def name(self) -> str:
+        """What stands for the list's file name."""
+
+    @property
+    def identity(self) -> str:
+        """What stands for the hash of the list: equal where everything that decides about it is."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings that a store has beside the first round."""
+
+    def more(self, store: Store) -> Addition | None:
+        """Return the next round, now that all injections in ``store`` have run, or None where that was all."""

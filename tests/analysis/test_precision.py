@@ -1,0 +1,175 @@
+"""Campaigns that run until a share is known: against an exhaustive list, cut off and resumed, towards other goals."""
+
+import csv
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from bitswap_onnx.analysis.precision import Reached, Until, run_until
+from bitswap_onnx.analysis.rates import Question, estimate_rates
+from bitswap_onnx.analysis.until import Goal, Look, parse_goal
+from bitswap_onnx.audit import Audit
+from bitswap_onnx.campaign import run_campaign
+from bitswap_onnx.design import Request, generate_faults
+from bitswap_onnx.errors import BitswapError, InterruptedRunError, RunError
+from bitswap_onnx.graph.model import load_model
+from bitswap_onnx.prepare import Settings
+from tests.builders import cnn, normal, save
+
+REPO = Path(__file__).parent.parent.parent
+INPUTS, BATCH = 20, 4
+GOAL = Goal("critical", 0.05, 0.9)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    path = save(cnn(), tmp_path / "cnn.onnx")
+    np.savez(tmp_path / "cnn.npz", x=normal(INPUTS, 1, 6, 6, seed=3), y=np.arange(INPUTS) % 4)
+    return path
+
+
+def run(model: Path, folder: Path, goal: Goal = GOAL, until: dict[str, Any] | None = None, **options: Any) -> Reached:
+    options.setdefault("settings", Settings(batch_size=BATCH))
+    drawn = Until(goal=goal, **({"bits": "20-31"} | (until or {})))
+    return run_until(model, drawn, run=folder, workers=1, audit=Audit(2), **options)
+
+
+def files(folder: Path) -> list[bytes]:
+    return [(folder / name).read_bytes() for name in ("results.csv", "until.csv")]
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_it_stops_where_the_goal_is_reached_and_says_how_it_came_there(model: Path, tmp_path: Path) -> None:
+    seen: list[Look] = []
+    found = run(model, tmp_path / "run", on_look=seen.append)
+    assert list(found.looks) == seen
+    *before, last = found.looks
+    assert (last.high - last.low) / 2 <= GOAL.margin
+    assert all((one.high - one.low) / 2 > GOAL.margin for one in before)
+    assert not found.is_census
+    path = rows(tmp_path / "run/until.csv")
+    assert [float(row["mean"]) for row in path] == [one.mean for one in seen]
+    assert [int(row["injections"]) for row in path] == [one.injections for one in seen]
+    results = rows(tmp_path / "run/results.csv")
+    assert last.injections == len(results)
+    assert last.inferences == last.injections * INPUTS == sum(int(row["n_injections"]) for row in results)
+    rates = estimate_rates(tmp_path / "run", Question(by=("layer",)))
+    assert rates.strata is not None
+    assert sum(rates.strata.sizes) == len(results)
+    assert min(rates.strata.sizes) >= 2
+    assert rates.find("network", "all", "critical").mean == pytest.approx(last.mean, abs=1e-12)
+    assert any(note.startswith("faults were drawn until critical±5%@90%: ") for note in rates.notes)
+    pooled = float(np.mean([int(row["critical"]) / INPUTS for row in results]))
+    by_file = estimate_rates(tmp_path / "run/results.csv")
+    assert by_file.find("network", "all", "critical").mean == pytest.approx(pooled) != pytest.approx(last.mean)
+    assert any("the file lies in its run directory" in note for note in by_file.notes)
+
+
+def test_the_truth_of_an_exhaustive_list_lies_within_and_all_faults_give_it(model: Path, tmp_path: Path) -> None:
+    request = Request(scheme="exhaustive", layers="fc", bits="30")
+    generate_faults(load_model(model), request, tmp_path / "all.csv")
+    settings = Settings(batch_size=BATCH)
+    run_campaign(model, tmp_path / "all.csv", settings=settings, run=tmp_path / "all", workers=1)
+    every = rows(tmp_path / "all/results.csv")
+    truth = float(np.mean([int(row["critical"]) / INPUTS for row in every]))
+    own = {"layers": "fc", "bits": "30"}
+    found = run(model, tmp_path / "run", Goal("critical", 0.15, 0.9), own).looks[-1]
+    assert found.low <= truth <= found.high
+    assert found.injections < len(every)
+    census = run(model, tmp_path / "census", Goal("critical", 1e-6, 0.99), own)
+    assert census.is_census
+    assert census.looks[-1].injections == len(every)
+    assert census.looks[-1].mean == pytest.approx(truth, abs=1e-12)
+
+
+def test_interrupted_between_rounds_it_ends_as_if_it_had_not_been(model: Path, tmp_path: Path) -> None:
+    whole = run(model, tmp_path / "whole", inputs_per_injection=BATCH)
+    for stop in (1, len(whole.looks) - 1):
+
+        def fail(found: Look, stop: int = stop) -> None:
+            if found.round == stop:
+                raise InterruptedRunError("between two rounds")
+
+        folder = tmp_path / f"cut{stop}"
+        with pytest.raises(InterruptedRunError):
+            run(model, folder, inputs_per_injection=BATCH, on_look=fail)
+        assert not (folder / "results.csv").exists()
+        run(model, folder, inputs_per_injection=BATCH, resume=True)
+        assert files(folder) == files(tmp_path / "whole")
+
+
+def test_killed_and_resumed_it_is_the_undisturbed_run(tmp_path: Path) -> None:
+    model, goal = REPO / "models/digits_cnn.onnx", "critical+-4%@90%"
+
+    def finish(folder: Path, resume: bool) -> list[bytes]:
+        until, settings = Until(goal=parse_goal(goal)), Settings(first=8, batch_size=8)
+        run_until(model, until, settings=settings, run=folder, resume=resume, workers=1)
+        return files(folder)
+
+    expected = finish(tmp_path / "whole", resume=False)
+    for point in (36,):
+        folder = tmp_path / f"run{point}"
+        arguments = [REPO / "tests/kill_at.py", model, goal, folder, point]
+        ended = subprocess.run([sys.executable, *map(str, arguments)], capture_output=True, check=False)
+        assert ended.returncode == 9, ended.stderr
+        assert finish(folder, resume=True) == expected
+
+
+def test_a_finished_run_goes_on_towards_another_goal(model: Path, tmp_path: Path) -> None:
+    first = run(model, tmp_path / "run")
+    again = run(model, tmp_path / "run", resume=True)
+    assert again.looks == first.looks
+    nearer = run(model, tmp_path / "run", Goal("critical", 0.03, 0.9), resume=True)
+    assert nearer.looks[: len(first.looks)] == first.looks
+    assert nearer.looks[-1].injections > first.looks[-1].injections
+    other = run(model, tmp_path / "run", Goal("masked", 0.2, 0.9), resume=True)
+    assert other.looks[-1].goal == "masked±20%@90%"
+    assert other.looks[-1].low < other.looks[-1].mean < other.looks[-1].high
+
+
+def test_other_faults_are_another_campaign(model: Path, tmp_path: Path) -> None:
+    run(model, tmp_path / "run")
+    changes: list[dict[str, Any]] = [
+        {"until": {"bits": "30"}},
+        {"until": {"scheme": "iterative"}},
+        {"settings": Settings(batch_size=BATCH, seed=1)},
+    ]
+    for change in changes:
+        with pytest.raises(RunError, match="holds another campaign, with other faults;"):
+            run(model, tmp_path / "run", resume=True, **change)
+    with pytest.raises(RunError, match="holds a campaign already"):
+        run(model, tmp_path / "run")
+
+
+def test_engines_agree_and_the_list_gives_the_same_counts_again(model: Path, tmp_path: Path) -> None:
+    run(model, tmp_path / "run")
+    run(model, tmp_path / "reference", engine="reference")
+    assert files(tmp_path / "reference") == files(tmp_path / "run")
+    run_campaign(
+        model, tmp_path / "run/results.csv", settings=Settings(batch_size=BATCH), run=tmp_path / "list", workers=1
+    )
+    assert rows(tmp_path / "list/results.csv") == rows(tmp_path / "run/results.csv")
+
+
+def test_the_iterative_method_runs_its_pilot_first(model: Path, tmp_path: Path) -> None:
+    found = run(model, tmp_path / "run", Goal("critical", 0.05, 0.99), {"scheme": "iterative", "bits": None})
+    weights = [onnx.load(model).graph.initializer, ("conv.weight", "fc.weight")]
+    bits = 32 * sum(math.prod(tensor.dims) for tensor in weights[0] if tensor.name in weights[1])
+    assert found.looks[0].injections == pytest.approx(664 / (1 + 664 / bits), abs=1)  # 664 of an endless population
+    assert len(found.looks) == 1
+
+
+def test_wrong_goals(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(BitswapError, match=r"--until: expected one of critical, .*, found 'accuracy'"):
+        run(model, tmp_path / "run", Goal("accuracy", 0.1, 0.9))
+    assert not (tmp_path / "run").exists()
