@@ -15,7 +15,7 @@ demo: $(VENV)/core
 	$(BIN)/bitswap-onnx inject models/digits_cnn.onnx fault_lists/digits_cnn.csv
 
 test: lint types
-	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
+	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --cov --cov-report=term:skip-covered
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .

@@ -17,7 +17,7 @@ from bitswap_onnx.errors import ControlFailedError, RunError
 from bitswap_onnx.execute import SCRATCH, Execution, OnProgress, cores, execute, free_memory
 from bitswap_onnx.faults.fault import Injection
 from bitswap_onnx.graph.resolve import BitOrder
-from bitswap_onnx.growing import GrowingList
+from bitswap_onnx.growing import GROWTH_NAME, GrowingList
 from bitswap_onnx.input_sample import PerInjection
 from bitswap_onnx.outcome import Golden, judge
 from bitswap_onnx.plan import chunk_length
@@ -117,7 +117,7 @@ def run_campaign(
         processes = workers or (cores() if setup.numerics.provider == "cpu" else 1)
         execution = Execution(engine, processes, memory or free_memory() // 2, audit)
         _execute_all(store, plan, growth, clean.golden, execution, on_progress, stop)
-        _write_files(store, folder, clean.golden, save_outputs, per_input)
+        _write_files(store, folder, clean.golden, save_outputs, per_input, growth)
         return Campaign(folder, summarize(store), {**store.setting("golden"), **how_it_ran(store)}, plan.notes)
 
 
@@ -148,6 +148,7 @@ def _execute_all(
         while (addition := growth.more(store)) is not None:
             plan.extend(store, addition)
             execute(store, plan.setup, golden, unaudited, on_progress, stop)
+        store.put("growing", False)
     execute(store, plan.setup, golden, execution, on_progress, stop)
     store.check_complete()
 
@@ -263,7 +264,7 @@ def _run_directory(folder: Path) -> Iterator[Store]:
         try:
             yield store
         except ControlFailedError:  # what an earlier end of this run wrote is wrong
-            for name in ("results.csv", "golden.json", "per_input.parquet"):
+            for name in ("results.csv", "golden.json", "per_input.parquet", GROWTH_NAME):
                 (folder / name).unlink(missing_ok=True)
             shutil.rmtree(folder / "outputs", ignore_errors=True)
             raise
@@ -273,7 +274,11 @@ def _run_directory(folder: Path) -> Iterator[Store]:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def _write_files(store: Store, folder: Path, golden: Golden, save_outputs: bool, per_input: bool) -> None:
+def _write_files(
+    store: Store, folder: Path, golden: Golden, save_outputs: bool, per_input: bool, growth: GrowingList | None
+) -> None:
+    if growth:
+        growth.write(store, folder / GROWTH_NAME)
     if save_outputs:
         write_scores(store, folder / "outputs", golden.scores)
     if per_input:

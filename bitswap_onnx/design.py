@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bitswap_onnx.errors import BitswapError, FaultListError, one_line
+from bitswap_onnx.faults.bits import FORMATS
 from bitswap_onnx.faults.fault import BIT_KINDS, Kind
 from bitswap_onnx.faults.fault_list import fingerprint, write_fault_list
 from bitswap_onnx.faults.sampling import (
@@ -128,6 +129,11 @@ class Design:
     size: int
     list_sha256: str
 
+    @property
+    def sampled(self) -> tuple[Stratum, ...]:
+        """What each of its strata was drawn from."""
+        return stratify(self.regions, _STRATA[self.request.scheme])
+
 
 def design_path(path: Path) -> Path:
     """Return where the design of a fault list lies: ``F.csv`` → ``F.design.json``."""
@@ -192,6 +198,9 @@ def read_design(path: str | Path) -> Design:
         whole = [entry.first for entry in design.strata] == ends[:-1] and design.size == ends[-1]
         whole = whole and design.population == sum(entry.population for entry in design.strata)
         whole = whole and all(0 < entry.size <= entry.population for entry in design.strata)
+        populations = [(one.name, design.request.pattern.population(one.slots)) for one in design.sampled]
+        whole = whole and populations == [(entry.name, entry.population) for entry in design.strata]
+        whole = whole and all(max(one.bits) < FORMATS[one.format].width for one in design.regions)
     except (BitswapError, KeyError, TypeError, ValueError) as error:
         raise FaultListError(f"{path}: damaged ({one_line(error)}); generate the list again") from None
     if not whole:

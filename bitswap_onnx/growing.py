@@ -1,14 +1,21 @@
 """Fault lists that are drawn in rounds: what comes next depends on the outcomes so far."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from bitswap_onnx.faults.fault import Injection
 from bitswap_onnx.store import Store
 
+#: The file of a run directory that says how such a list came about.
+GROWTH_NAME = "until.csv"
+
 
 class Addition(NamedTuple):
-    """A round's injections, and the settings that a store has from then on; both are committed together."""
+    """A round's injections, and the settings that a store has from then on; both are committed together.
+
+    A store whose setting ``growing`` is true is not complete: nobody knows yet whether that was all.
+    """
 
     injections: Sequence[Injection]
     settings: dict[str, Any]
@@ -31,3 +38,6 @@ class GrowingList(Protocol):
 
     def more(self, store: Store) -> Addition | None:
         """Return the next round, now that all injections in ``store`` have run, or None where that was all."""
+
+    def write(self, store: Store, path: Path) -> None:
+        """Write how the list came about."""

@@ -243,6 +243,8 @@ class Store:
 
     def check_complete(self) -> None:
         """Raise RunError unless every injection has run over all inputs that are its own, and every control held."""
+        if self.setting("growing"):
+            raise RunError(f"{self.run}: more faults are to be drawn; finish the campaign with inject --until --resume")
         inputs = self.setting("golden")["inputs"]
         unfinished = self._number(
             "SELECT COUNT(*) FROM injection i WHERE (SELECT COALESCE(SUM(o.inputs), 0) FROM outcome o"

@@ -33,7 +33,7 @@ def allocate(ledger: Ledger, level: float, half_width: float) -> tuple[Values, i
     needs = [_draws_needed(weights, spreads, plan, level, half_width) for plan in plans]
     best = int(np.argmin(needs))
     so_far = len(ledger)
-    size = min(max(needs[best] - so_far, _SMALLEST * so_far), max(so_far, _WORTH), float(ledger.left.sum()))
+    size = min(max(needs[best] - so_far, _SMALLEST * so_far), max(so_far, _WORTH))
     return plans[best], max(1, math.ceil(size))
 
 

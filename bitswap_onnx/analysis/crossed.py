@@ -40,11 +40,11 @@ class Crossed:
         drop = () if self._golden_correct is None else ("accuracy_drop",)
         return (*(name for name in self._flags(np.arange(1)) if name != _CORRECT), *drop)
 
-    def input_parts(self, member: Members, weights: Weights) -> dict[str, InputPart]:
-        """Return, by quantity, what the inputs say about a group of injections: positions, and how they count."""
+    def input_parts(self, weights: Weights) -> dict[str, InputPart]:
+        """Return, by quantity, what the inputs say about a group of injections."""
         parts: dict[str, InputPart] = {}
         for number, (share, unseen) in enumerate(zip(weights.shares, weights.unseen, strict=True)):
-            for name, margins in self._margins(member[weights.place == number]).items():
+            for name, margins in self._margins(weights.member[weights.place == number]).items():
                 parts[name] = add_stratum(parts.get(name), margins, float(share), float(unseen))
         correct = parts.pop(_CORRECT)
         if self._golden_correct is not None:

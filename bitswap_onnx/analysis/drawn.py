@@ -4,16 +4,16 @@ from typing import Any
 
 import numpy as np
 
+from bitswap_onnx.analysis.cells import Part
 from bitswap_onnx.analysis.stratified import Strata
 from bitswap_onnx.analysis.until import Look
 from bitswap_onnx.faults.fault import Kind
 from bitswap_onnx.faults.rounds import Round, choose_strata
+from bitswap_onnx.growing import GROWTH_NAME
 from bitswap_onnx.store import Store
 
 #: The setting of a store with all of it.
 RECORD = "until"
-#: The file of a run directory with what was known after each round.
-PATH_NAME = "until.csv"
 
 
 def rounds_of(record: dict[str, Any]) -> list[Round]:
@@ -31,15 +31,19 @@ def drawn_strata(store: Store) -> tuple[Strata | None, tuple[str, ...]]:
     record = store.setting(RECORD)
     if record is None:
         return None, ()
-    pieces = choose_strata(rounds_of(record), record["populations"], record["seed"])
+    pieces = choose_strata(rounds_of(record), record["populations"], record["seed"], again=record["again"])
     order = np.concatenate([piece.strata for own in pieces for piece in own])
     sizes = np.bincount(order, minlength=len(record["strata"])).tolist()
     bits = sum(record["populations"]) if record["kinds"] == [Kind.FLIP] else None
-    strata = Strata(tuple(record["strata"]), tuple(sizes), tuple(record["populations"]), bits, tuple(order.tolist()))
+    parts = tuple(Part(number, layer, name, tuple(own), each) for number, layer, name, own, each in record["parts"])
+    strata = Strata(
+        tuple(record["strata"]), tuple(sizes), tuple(record["populations"]), bits, tuple(order.tolist()), parts
+    )
     last = looks_of(record)[-1]
     low, mean, high = (f"{100 * share:.4g}" for share in (last.low, last.mean, last.high))
+    looked = "which allows for" if record["scheme"] == "stratified" else "which does not allow for"
     note = (
-        f"faults were drawn until {last.goal}: {mean} % [{low}, {high}] after {last.injections:,} of them, which allows for "
-        f"having looked after each round ({store.run / PATH_NAME}); the intervals here are those of a plan made beforehand"
+        f"faults were drawn until {last.goal}: {mean} % [{low}, {high}] after {last.injections:,} of them, {looked} having "
+        f"looked after each round ({store.run / GROWTH_NAME}); the intervals here are those of a plan made beforehand"
     )
     return strata, (note,)

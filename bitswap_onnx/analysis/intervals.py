@@ -17,7 +17,7 @@ import math
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy import special
 
 Values = NDArray[np.float64]
 
@@ -46,7 +46,7 @@ def _quantile(share: float, total: Values, squares: Values) -> Values:
     weight = np.where(certain, 1.0, squares / np.where(certain, 1.0, total))
     hits, misses = total / weight, (1 - total) / weight + 1
     known = ~certain & (misses > 0)
-    limits = stats.beta.ppf(share, np.where(known, hits, 1.0), np.where(known, misses, 1.0))
+    limits = special.betaincinv(np.where(known, hits, 1.0), np.where(known, misses, 1.0), share)
     return np.asarray(np.where(known, limits, np.where(certain, total, 1.0)), np.float64)
 
 

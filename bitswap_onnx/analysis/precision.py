@@ -10,7 +10,8 @@ from typing import Any, Unpack
 
 import numpy as np
 
-from bitswap_onnx.analysis.drawn import PATH_NAME, RECORD, looks_of, rounds_of
+from bitswap_onnx.analysis.cells import parts_of
+from bitswap_onnx.analysis.drawn import RECORD, looks_of, rounds_of
 from bitswap_onnx.analysis.rates import shares_of
 from bitswap_onnx.analysis.recorded import read_counts
 from bitswap_onnx.analysis.until import SCHEMES, Goal, Look, Planner, Scheme, bit_group, is_reached, look, take
@@ -23,7 +24,7 @@ from bitswap_onnx.faults.sampling import Pattern, Region, stratify
 from bitswap_onnx.files import replacing
 from bitswap_onnx.graph.populations import find_population
 from bitswap_onnx.growing import Addition
-from bitswap_onnx.input_sample import PerInjection
+from bitswap_onnx.input_sample import PerInjection, sample_inputs
 from bitswap_onnx.outcome import counted
 from bitswap_onnx.prepare import Settings, Setup, prepare
 from bitswap_onnx.run_directory import reading
@@ -42,46 +43,60 @@ class Until:
     parameters: str = "weight"
     bits: str | None = None
 
+    def __post_init__(self) -> None:
+        if not self.kinds or len(set(self.kinds)) < len(self.kinds):
+            raise BitswapError(f"--kinds: expected kinds, each once, found {','.join(self.kinds) or 'none'}")
+
 
 @dataclass(frozen=True)
 class Reached:
-    """A finished campaign, and what was known after each of its rounds."""
+    """A finished campaign, what was known after each of its rounds, and whether every fault there is has run."""
 
     campaign: Campaign
-    goal: Goal
+    until: Until
     looks: tuple[Look, ...]
-
-    @property
-    def is_census(self) -> bool:
-        """Whether every fault there is was run."""
-        return self.looks[-1].low == self.looks[-1].high
+    is_census: bool
 
 
 class DrawnList:
-    """The fault list of such a campaign: decided by scheme, filters, seed and the outcomes; the goal says when it ends."""
+    """The fault list of such a campaign: decided by scheme, filters, seed and the outcomes; the goal says when it ends.
 
-    def __init__(self, setup: Setup, until: Until, on_look: Callable[[Look], None] | None = None) -> None:
+    ``own_inputs``: faults run over inputs of their own, and are drawn with replacement, for to know what one fault does
+    there is not to know its share.
+    """
+
+    def __init__(
+        self,
+        setup: Setup,
+        until: Until,
+        on_look: Callable[[Look], None] | None = None,
+        *,
+        own_inputs: bool = False,
+    ) -> None:
         _check_quantity(setup, until.goal.quantity)
-        self.setup, self.until, self.on_look = setup, until, on_look
+        self.setup, self.until, self.on_look, self.again = setup, until, on_look, own_inputs
         regions = find_population(setup.model, until.layers, until.exclude, until.parameters, until.bits)
         self.pattern = Pattern(until.kinds)
         self.strata = stratify(regions, _NAMES[until.scheme])
         self.populations = [self.pattern.population(stratum.slots) for stratum in self.strata]
+        self._planner, self._rounds, self._draws = self.planner(), 0, 0
         record = {
             "scheme": until.scheme,
             "kinds": list(until.kinds),
             "seed": setup.seed,
+            "again": own_inputs,
             "strata": [stratum.name for stratum in self.strata],
             "populations": self.populations,
+            "parts": parts_of(self.strata, self.pattern),
             "rounds": [],
             "looks": [],
         }
-        self.pilot = self._with(record, self._planner().begin())
+        self.pilot = self._with(record, self._planner.begin())
 
     @property
     def name(self) -> str:
         """What stands for the list's file name."""
-        return f"drawn until {self.until.goal}"
+        return f"drawn, {self.until.scheme}, seed {self.setup.seed}"
 
     @property
     def identity(self) -> str:
@@ -98,33 +113,51 @@ class DrawnList:
     def more(self, store: Store) -> Addition | None:
         """Take in the round that has run, and return the next, or None where the goal is reached or nothing is left."""
         record, goal = store.setting(RECORD), self.until.goal
-        rounds = rounds_of(record)
-        inputs, counts = read_counts(store)
-        values = shares_of(inputs, counts)[goal.quantity]
-        planner, first = self._planner(), 0
-        for pieces, one in zip(choose_strata(rounds, self.populations, self.setup.seed), record["rounds"], strict=True):
-            size = sum(len(piece.strata) for piece in pieces)
-            take(planner, pieces, values[first : first + size], one["margin"])
-            first += size
-        found = look(planner, goal, len(rounds), int(inputs.sum()))
+        inferences = self._take(record, store)
+        found = look(self._planner, goal, self._rounds, inferences)
         if record["looks"][-1:] != [found._asdict()]:
             record["looks"].append(found._asdict())
             if self.on_look:
                 self.on_look(found)
-        if is_reached(found, goal) or not planner.ledger.left.any():
+        if is_reached(found, goal) or self.is_census:
             store.put(RECORD, record)
             return None
-        return self._with(record, planner.go_on())
+        return self._with(record, self._planner.go_on())
 
-    def _planner(self) -> Planner:
+    @property
+    def is_census(self) -> bool:
+        """Whether every fault there is has run, over all inputs."""
+        return not self._planner.ledger.left.any()
+
+    def write(self, store: Store, path: Path) -> None:
+        """Write what was known after each round."""
+        with replacing(path) as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(Look._fields)
+            writer.writerows(looks_of(store.setting(RECORD)))
+
+    def planner(self) -> Planner:
+        """Return a planner that has seen nothing yet."""
         groups = [bit_group(stratum.regions[0].format, stratum.regions[0].bits[0]) for stratum in self.strata]
         family = np.unique(groups, return_inverse=True)[1]
-        return SCHEMES[self.until.scheme](np.array(self.populations, np.float64), family, self.until.goal)
+        populations = np.array(self.populations, np.float64)
+        return SCHEMES[self.until.scheme](populations, family, self.until.goal, again=self.again)
+
+    def _take(self, record: dict[str, Any], store: Store) -> int:
+        """Hand the rounds that the planner has not seen to it; return how many inferences there were in all."""
+        inputs, counts = read_counts(store)
+        values = shares_of(inputs, counts)[self.until.goal.quantity]
+        drawn = choose_strata(rounds_of(record), self.populations, self.setup.seed, again=self.again)
+        for pieces, one in list(zip(drawn, record["rounds"], strict=True))[self._rounds :]:
+            size = sum(len(piece.strata) for piece in pieces)
+            take(self._planner, pieces, values[self._draws : self._draws + size], one["margin"])
+            self._rounds, self._draws = self._rounds + 1, self._draws + size
+        return int(inputs.sum())
 
     def _with(self, record: dict[str, Any], one: Round) -> Addition:
         record["rounds"].append({**asdict(one), "margin": self.until.goal.margin})
-        drawn = injections_of_last(rounds_of(record), self.strata, self.pattern, self.setup.seed)
-        return Addition(drawn, {RECORD: record})
+        drawn = injections_of_last(rounds_of(record), self.strata, self.pattern, self.setup.seed, again=self.again)
+        return Addition(drawn, {RECORD: record, "growing": True})
 
 
 def run_until(
@@ -145,9 +178,11 @@ def run_until(
     raises, and BitswapError for a quantity that the model's outcomes do not have.
     """
     settings = as_begun(settings, running.get("run")) if running.get("resume") else settings
-    drawn = DrawnList(prepare(Path(model), settings), until, on_look)
+    setup = prepare(Path(model), settings)
+    sample = sample_inputs(inputs_per_injection, len(setup.dataset), setup.numerics.batch_size, setup.seed)
+    drawn = DrawnList(setup, until, on_look, own_inputs=sample.length is not None)
     campaign = run_campaign(
-        drawn.setup,
+        setup,
         drawn.pilot.injections,
         growth=drawn,
         inputs_per_injection=inputs_per_injection,
@@ -157,11 +192,7 @@ def run_until(
     )
     with reading(campaign.run) as store:
         looks = looks_of(store.setting(RECORD))
-    with replacing(campaign.run / PATH_NAME) as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(Look._fields)
-        writer.writerows(looks)
-    return Reached(campaign, until.goal, tuple(looks))
+    return Reached(campaign, until, tuple(looks), drawn.is_census)
 
 
 def _check_quantity(setup: Setup, quantity: str) -> None:

@@ -6,6 +6,7 @@ Rows of one table that ask the same of several groups (or of several theta) hold
 said to be a sample too (`bitswap_onnx.analysis.two_way`).
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -15,12 +16,13 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from bitswap_onnx.analysis.cells import parts_of
 from bitswap_onnx.analysis.crossed import Crossed, crossed
 from bitswap_onnx.analysis.groups import ALL, SCOPES, Scope, groups
 from bitswap_onnx.analysis.input_design import InputDesign, input_design
 from bitswap_onnx.analysis.intervals import Values, bonferroni, fewest_faults
 from bitswap_onnx.analysis.recorded import Recorded, list_fingerprints, read_recorded
-from bitswap_onnx.analysis.stratified import Bounded, Estimate, Frame, Members, Strata, estimate_mean, frame_of, weigh
+from bitswap_onnx.analysis.stratified import Bounded, Estimate, Frame, Strata, Weights, frame_of, weigh, weighted_mean
 from bitswap_onnx.analysis.two_way import over_inputs
 from bitswap_onnx.design import design_path, read_design
 from bitswap_onnx.errors import BitswapError, RunError
@@ -51,7 +53,16 @@ _RUN_BESIDE = (
     "the file lies in its run directory, which may know how faults and inputs were drawn: estimate that instead"
 )
 
-_TOO_FEW = "too few: had all those faults come out alike, their interval would still reach past one half; no estimate"
+_TOO_FEW = (
+    "too few: had all those faults come out alike, their interval would still reach past one half; no estimate (of strata "
+    "with faults of a group, none of which the list has, nothing is known)"
+)
+
+_APPROXIMATE = (
+    "how many faults of some groups there are in each stratum is not known (injections of several faults, strata given "
+    "without what they hold, or a file that does not tell bit classes): there sizes are estimated from the list, and "
+    "intervals are approximate"
+)
 
 _TOO_FEW_INPUTS = "too few inputs for the level of some rows, even if all of them came out alike; no estimate there"
 
@@ -133,12 +144,21 @@ class Rates:
 
 
 class _Sample(NamedTuple):
-    """The injections as they were drawn, their ``quantities``, what was asked; ``matrix``: if inputs are a sample too."""
+    """The injections' ``quantities``, what was asked; ``matrix``: if inputs are a sample too."""
 
-    frame: Frame
     quantities: dict[str, Bounded]
     matrix: Crossed | None
     question: Question
+
+
+class _Asked(NamedTuple):
+    """A group of a scope, the level of its rows, how its faults count, and whether they are too few."""
+
+    scope: str
+    group: str
+    level: float
+    weights: Weights
+    too_few: bool
 
 
 def estimate_rates(
@@ -154,22 +174,17 @@ def estimate_rates(
     strata = _strata(Path(source), design) or recorded.strata
     frame = frame_of(recorded.source, len(recorded), strata, recorded.own_inputs is not None)
     with crossed(Path(source)) if question.over_inputs else nullcontext() as matrix:
-        sample = _Sample(frame, _quantities(recorded, matrix), matrix, question)
+        sample = _Sample(_quantities(recorded, matrix), matrix, question)
         if question.leading not in sample.quantities:
             raise RunError(
                 f"{source}: --nonfinite {question.nonfinite} needs the counts nonfinite and critical_nonfinite, which it "
                 "has not"
             )
-        rows: list[Rate] = []
-        tables: dict[str, int] = {}
-        for scope in dict.fromkeys(("network", *question.by)):
-            members = list(groups(recorded, scope))
-            tables[scope] = len(members)
-            level = bonferroni(question.level, len(members))
-            for group, member in members:
-                rows += _rates(sample, member, level, scope, group)
+        asked = list(_groups(recorded, question, frame))
+        rows = [row for one in asked for row in _rates(sample, one)]
+        tables = dict(Counter(one.scope for one in asked))
         if matrix is None:
-            curve = _curve(sample, len(recorded))
+            curve = _curve(sample, asked[0].weights)
             tables[CURVE] = len(curve)
             rows += curve
     inputs = input_design(recorded, question.over_inputs)
@@ -178,16 +193,28 @@ def estimate_rates(
         *([_NO_DESIGN] if strata is None else []),
         *([_RUN_BESIDE] if recorded.from_file and (Path(source).parent / STORE_NAME).is_file() else []),
         *inputs.notes,
-        *_remarks(sample, recorded, rows),
+        *_remarks(sample, recorded, asked),
     )
     return Rates(recorded, question, strata, inputs, tuple(rows), tables, notes)
 
 
-def _remarks(sample: _Sample, recorded: Recorded, rows: list[Rate]) -> Iterator[str]:
+def _groups(recorded: Recorded, question: Question, frame: Frame) -> Iterator[_Asked]:
+    """Yield what is asked about, the network first."""
+    for scope in dict.fromkeys(("network", *question.by)):
+        found = list(groups(recorded, scope, frame))
+        level = bonferroni(question.level, len(found))
+        for name, member, held in found:
+            weights = weigh(frame, member, held)
+            yield _Asked(scope, name, level, weights, weights.too_few(level))
+
+
+def _remarks(sample: _Sample, recorded: Recorded, asked: list[_Asked]) -> Iterator[str]:
     """Yield what only the numbers tell."""
-    if any(row.too_few and row.faults < fewest_faults(row.level) for row in rows):
+    if any(one.weights.listed is not None for one in asked):
+        yield _APPROXIMATE
+    if any(one.too_few for one in asked):
         yield _TOO_FEW
-    if sample.matrix is not None and any(sample.matrix.inputs < fewest_faults(row.level) for row in rows):
+    if sample.matrix is not None and any(sample.matrix.inputs < fewest_faults(one.level) for one in asked):
         yield _TOO_FEW_INPUTS
     if sample.matrix is not None and recorded.accuracy is not None and "accuracy_drop" not in sample.quantities:
         yield _UNKNOWN_GOLDEN
@@ -207,7 +234,8 @@ def _strata(source: Path, design: str | Path | Strata | None) -> Strata | None:
         raise RunError(f"{design}: the design of another list than that of {source}, by its hash; give that list's own")
     flips = found.request.kinds == (Kind.FLIP,) and found.request.multiplicity == 1
     names, sizes, populations = zip(*((one.name, one.size, one.population) for one in found.strata), strict=True)
-    return Strata(names, sizes, populations, found.population if flips else None)
+    parts = parts_of(found.sampled, found.request.pattern)
+    return Strata(names, sizes, populations, found.population if flips else None, parts=parts)
 
 
 def shares_of(inputs: Counts, counts: Mapping[str, Counts]) -> dict[str, Values]:
@@ -237,44 +265,36 @@ def _harmful(shares: Bounded, theta: float) -> Bounded:
     return Bounded(np.asarray(shares.values >= theta if theta > 0 else shares.values > 0, np.float64))
 
 
-def _rates(sample: _Sample, member: Members, level: float, scope: Scope, group: str) -> Iterator[Rate]:
+def _rates(sample: _Sample, asked: _Asked) -> Iterator[Rate]:
     """Yield all rates of one group."""
-    frame, matrix, question = sample.frame, sample.matrix, sample.question
+    matrix, question, level, weights = sample.matrix, sample.question, asked.level, asked.weights
     if matrix is None:
         for name, quantity in sample.quantities.items():
-            yield _rate(estimate_mean(frame, member, quantity, level), level, scope, group, name)
+            yield _rate(weighted_mean(weights, quantity, level), asked, name)
         theta = question.theta
         harmful = _harmful(sample.quantities[question.leading], theta)
-        yield _rate(estimate_mean(frame, member, harmful, level), level, scope, group, HARMFUL, theta)
+        yield _rate(weighted_mean(weights, harmful, level), asked, HARMFUL, theta)
         return
-    parts = matrix.input_parts(member, weigh(frame, member))
+    parts = matrix.input_parts(weights)
     for name, quantity in sample.quantities.items():
-        conditional = estimate_mean(frame, member, quantity, level)
+        conditional = weighted_mean(weights, quantity, level)
         lowest = -1.0 if name == "accuracy_drop" else 0.0
         found = over_inputs(conditional, parts[name], level, lowest)
-        yield _rate(found, level, scope, group, name, few_inputs=matrix.inputs < fewest_faults(level))
+        yield _rate(found, asked, name, few_inputs=matrix.inputs < fewest_faults(level))
 
 
-def _curve(sample: _Sample, faults: int) -> list[Rate]:
+def _curve(sample: _Sample, network: Weights) -> list[Rate]:
     """Return P(f >= theta) of the network, for all theta that were asked for."""
-    question = sample.question
-    leading = sample.quantities[question.leading]
+    question, leading = sample.question, sample.quantities[sample.question.leading]
     thetas = sorted({*question.thetas, question.theta})
-    level, member = bonferroni(question.level, len(thetas)), np.arange(faults)
-    found = (estimate_mean(sample.frame, member, _harmful(leading, theta), level) for theta in thetas)
-    return [_rate(one, level, CURVE, ALL, HARMFUL, theta) for one, theta in zip(found, thetas, strict=True)]
+    level = bonferroni(question.level, len(thetas))
+    asked = _Asked(CURVE, ALL, level, network, network.too_few(level))
+    found = (weighted_mean(network, _harmful(leading, theta), level) for theta in thetas)
+    return [_rate(one, asked, HARMFUL, theta) for one, theta in zip(found, thetas, strict=True)]
 
 
-def _rate(
-    found: Estimate,
-    level: float,
-    scope: str,
-    group: str,
-    name: str,
-    theta: float | None = None,
-    few_inputs: bool = False,
-) -> Rate:
-    too_few = few_inputs or (found.n < fewest_faults(level) and not found.census)
+def _rate(found: Estimate, asked: _Asked, name: str, theta: float | None = None, few_inputs: bool = False) -> Rate:
+    too_few = few_inputs or asked.too_few
     mean = None if too_few else found.mean
     se = None if too_few or np.isnan(found.se) else found.se
-    return Rate(scope, group, name, theta, found.n, mean, se, found.low, found.high, level, too_few)
+    return Rate(asked.scope, asked.group, name, theta, found.n, mean, se, found.low, found.high, asked.level, too_few)

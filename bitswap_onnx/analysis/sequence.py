@@ -12,6 +12,9 @@ A bet against a mean m multiplies the capital by 1 + b (X_t - m); b is set befor
 the true mean the capital is expected to stay what it was: that it ever exceeds 2 / alpha has a probability of alpha / 2 at
 most (Ville). The interval holds all m that neither those who bet on more nor those who bet on less have refuted
 (Waudby-Smith and Ramdas 2024, doi 10.1093/jrsssb/qkad009).
+
+Where f is not the fault's share but an estimate of it, from inputs drawn anew, what was seen is not known: then each draw is
+``again`` from all faults of its stratum, and N W_h stays what there is of them, nothing counts as seen.
 """
 
 import math
@@ -51,12 +54,13 @@ class Interval(NamedTuple):
 class Ledger:
     """What was drawn so far, in order, from strata of ``populations`` (strata,) faults.
 
-    ``family`` (strata,): strata with the same number are expected to be alike. ``drawn``, ``sums``, ``squares`` (strata,):
-    of the values seen. ``terms``, ``least``, ``most`` (terms,): X_t, and between what it had to be;
-    ``hopes`` (terms,): see `add`.
+    ``family`` (strata,): strata with the same number are expected to be alike. ``again``: each draw was from all faults.
+    ``drawn``, ``sums``, ``squares`` (strata,): of the values seen. ``terms``, ``least``, ``most`` (terms,): X_t, and between
+    what it had to be; ``hopes`` (terms,): see `add`.
     """
 
-    def __init__(self, populations: Values, family: Members) -> None:
+    def __init__(self, populations: Values, family: Members, *, again: bool = False) -> None:
+        self.again = again
         self.populations = np.asarray(populations, np.float64)
         self.family = family
         self.drawn, self.sums, self.squares = (np.zeros(len(self.populations)) for _ in range(3))
@@ -67,8 +71,13 @@ class Ledger:
 
     @property
     def left(self) -> Values:
-        """How many faults each stratum still has."""
-        return self.populations - self.drawn
+        """How many faults each stratum still has to draw from."""
+        return self.populations if self.again else self.populations - self.drawn
+
+    @property
+    def known(self) -> float:
+        """The sum of the shares that are known, over the population."""
+        return 0.0 if self.again else float(self.sums.sum() / self.populations.sum())
 
     @property
     def mean(self) -> float:
@@ -110,9 +119,10 @@ class Ledger:
         draws, guesses, total = np.arange(len(values)), self.guesses(), self.populations.sum()
         hits = np.zeros((len(values), len(self.populations)))
         hits[draws, strata] = 1
-        before = np.cumsum(hits, axis=0) - hits
-        left = self.left - before
-        seen = (self.sums.sum() + np.cumsum(values) - values) / total
+        left, seen = np.broadcast_to(self.left, hits.shape), np.zeros(len(values))
+        if not self.again:
+            left = left - (np.cumsum(hits, axis=0) - hits)
+            seen = self.known + (np.cumsum(values) - values) / total
         base = seen + left @ guesses / total
         assert probabilities[self.left > 0].all(), "a stratum that is never drawn would stay unknown"
         factors = left / total / np.where(probabilities > 0, probabilities, 1)
@@ -128,8 +138,7 @@ class Ledger:
 
     def interval(self, level: float) -> Interval:
         """Return the interval at confidence ``level``."""
-        total = self.populations.sum()
-        floor, ceiling = float(self.sums.sum() / total), float((self.sums.sum() + self.left.sum()) / total)
+        floor, ceiling = self.known, self.known + float(self.left.sum() / self.populations.sum())
         if not len(self.terms) or not self.left.any():
             return Interval(self.mean, floor, ceiling)
         bets = self.hopes / self._variances()

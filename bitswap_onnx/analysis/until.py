@@ -18,7 +18,7 @@ from bitswap_onnx.faults.sampling import FLOOR
 
 Scheme = Literal["stratified", "iterative"]
 
-_GOAL = re.compile(r"\s*([a-z0-9_-]+)\s*(?:±|\+/?-)\s*([0-9.]+)\s*(%?)\s*@\s*([0-9.]+)\s*(%?)\s*")
+_GOAL = re.compile(r"\s*([a-z0-9_-]+)\s*(?:±|\+/?-)\s*([0-9.]+)\s*%\s*@\s*([0-9.]+)\s*%\s*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,17 +33,15 @@ class Goal:
     level: float
 
     def __str__(self) -> str:
-        return f"{self.quantity}±{100 * self.margin:.10g}%@{100 * self.level:.10g}%"
+        return f"{self.quantity}±{_percent(self.margin)}%@{_percent(self.level)}%"
 
 
 def parse_goal(text: str) -> Goal:
-    """Return the goal that ``critical±0.1%@99%`` (also ``+-``; 0.001 is 0.1%) says; raises BitswapError for another text."""
+    """Return the goal that ``critical±0.1%@99%`` (also ``+-``, ``+/-``) says; raises BitswapError for another text."""
     match = _GOAL.fullmatch(text)
     try:
         assert match is not None
-        margin, level = (
-            float(number) / (100 if sign else 1) for number, sign in (match.group(2, 3), match.group(4, 5))
-        )
+        margin, level = (float(number) / 100 for number in match.groups()[1:])
     except (AssertionError, ValueError):
         margin = level = 0
     if match is None or not (0 < margin < 1 and 0 < level < 1):
@@ -57,6 +55,10 @@ def bit_group(element_format: str, bit: int) -> str:
     """Return the class of a bit, the top exponent bit being its own: of weights below 2 it makes huge ones, alone."""
     fmt = FORMATS[element_format]
     return "top exponent bit" if fmt.is_float and bit == fmt.exponent[-1] else fmt.bit_class(bit)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.12f}".rstrip("0").rstrip(".")
 
 
 class Look(NamedTuple):
@@ -90,8 +92,8 @@ class Planner(Protocol):
 class Stratified:
     """Strata by layer and class of bits, Neyman's allocation, and a confidence sequence."""
 
-    def __init__(self, populations: Values, family: Members, goal: Goal) -> None:
-        self.ledger, self.goal = Ledger(populations, family), goal
+    def __init__(self, populations: Values, family: Members, goal: Goal, *, again: bool = False) -> None:
+        self.ledger, self.goal = Ledger(populations, family, again=again), goal
 
     def begin(self) -> Round:
         """Return what every stratum gets at least."""
@@ -110,7 +112,11 @@ class Stratified:
 class Iterative:
     """One stratum and Wald's margin: `bitswap_onnx.analysis.iterative`."""
 
-    def __init__(self, populations: Values, family: Members, goal: Goal) -> None:
+    def __init__(self, populations: Values, family: Members, goal: Goal, *, again: bool = False) -> None:
+        if again:
+            raise BitswapError(
+                "--scheme iterative: expected all inputs for every fault; leave --inputs-per-injection out"
+            )
         self.ledger, self.goal = Ledger(populations, family), goal
         (self.population,) = np.asarray(populations).astype(int).tolist()
 

@@ -12,7 +12,6 @@ from typing import Annotated
 
 import typer
 
-from bitswap_onnx.analysis.drawn import PATH_NAME
 from bitswap_onnx.analysis.precision import Reached, Until, run_until
 from bitswap_onnx.analysis.until import Look
 from bitswap_onnx.campaign import run_campaign
@@ -20,6 +19,7 @@ from bitswap_onnx.cli import console
 from bitswap_onnx.cli.options import BitOrder, Model, with_shared
 from bitswap_onnx.errors import BitswapError
 from bitswap_onnx.execute import Running
+from bitswap_onnx.growing import GROWTH_NAME
 from bitswap_onnx.input_sample import parse_per_injection
 from bitswap_onnx.prepare import Settings
 
@@ -31,7 +31,7 @@ def command(
     running: Running,
     until: Until | None,
     faults: Annotated[
-        Path | None, typer.Argument(metavar="[FAULTS]", help="A fault list (CSV), or --until.", show_default=False)
+        Path | None, typer.Argument(metavar="FAULTS", help="A fault list (CSV), or --until.", show_default=False)
     ] = None,
     bit_order: BitOrder = "lsb",
     save_outputs: Annotated[bool, typer.Option("--save-outputs", help="Keep all scores as .npy files.")] = False,
@@ -87,23 +87,29 @@ def print_look(found: Look) -> None:
 
 
 def print_reached(reached: Reached) -> None:
-    """Print what is known in the end, and what the other method would take."""
-    last, goal = reached.looks[-1], reached.goal
-    known = "every fault has run" if reached.is_census else f"{100 * goal.level:g} %, whenever one looks"
-    console.out.print(
-        "shares above are those of the faults drawn, of which some kinds were drawn more often than others"
-    )
-    console.out.print(
-        f"{goal.quantity.replace('_', '-')}, over all faults that could be drawn: {_known(last)}; {known}"
-    )
-    console.out.print(f"the iterative method plans {last.iterative:,} faults for this margin at this share")
-    console.out.print(f"rounds: {reached.campaign.run / PATH_NAME}")
+    """Print what is known in the end."""
+    last, goal = reached.looks[-1], reached.until.goal
+    known = f"{100 * goal.level:g} %, whenever one looks"
+    if reached.is_census:
+        known = "every fault has run"
+    elif reached.until.scheme == "iterative":
+        known = f"Wald's {100 * goal.level:g} %, which does not hold when one looks again and again"
+    quantity = goal.quantity.replace("_", "-")
+    if reached.until.scheme == "stratified":
+        console.out.print("shares above are those of the faults drawn, of which some strata have more than their part")
+    console.out.print(f"{quantity}, over all faults that could be drawn: {_known(last)}; {known}")
+    if reached.until.scheme == "stratified":
+        console.out.print(f"the iterative method plans {last.iterative:,} faults for this margin at this share")
+    console.out.print(f"rounds: {reached.campaign.run / GROWTH_NAME}")
 
 
 def _known(found: Look) -> str:
     low, mean, high = (f"{100 * share:.4g}" for share in (found.low, found.mean, found.high))
     half = f"{50 * (found.high - found.low):.3g}"
-    return f"{mean} % [{low}, {high}], ± {half}, from {found.injections:,} injections, {found.inferences:,} inferences"
+    return (
+        f"{mean} %, between {low} and {high} (half width {half}), from {found.injections:,} injections, "
+        f"{found.inferences:,} inferences"
+    )
 
 
 @contextmanager

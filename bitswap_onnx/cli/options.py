@@ -127,8 +127,9 @@ def _until(
         str | None,
         typer.Option(
             metavar="GOAL",
-            help="Instead of FAULTS: draw faults with --seed until a share is known so well: 'critical±0.1%@99%' (or +-). "
-            "The margin is half of the interval, which holds at every look.",
+            help="Instead of FAULTS: draw faults with --seed until a share is known so well, 'critical±0.1%@99%' (or +-). "
+            "The margin, in points, is half of the interval, which holds at every look. Shares: critical, masked, "
+            "non-critical, nonfinite, critical-nonfinite, critical-or-nonfinite, critical-finite, sdc-5, sdc-10, sdc-20.",
         ),
     ] = None,
     scheme: Annotated[

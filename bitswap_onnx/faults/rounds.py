@@ -1,7 +1,8 @@
 """A sample that grows in rounds: which stratum each draw takes is drawn too, with probabilities that each round sets.
 
-Within its stratum, every draw takes one of the faults that are left, all alike. Like everything here it follows from the
-seed alone: the rounds so far say which faults they took, on every machine.
+Within its stratum, every draw takes one of the faults that are left, all alike; or, ``again``, one of all there are, however
+often it came before: where each injection runs over inputs of its own, the same fault tells something new. Like everything
+here it follows from the seed alone: the rounds so far say which faults they took, on every machine.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,6 +17,10 @@ from bitswap_onnx.faults.sampling import Pattern, Stratum, draw, permute
 Members = NDArray[np.intp]
 Probabilities = NDArray[np.float64]
 
+#: A stratum that is never exhausted.
+_ENDLESS = 1 << 62
+#: Draws that are looked at together for one that takes the last of a stratum.
+_TOGETHER = 4096
 #: Numbers are drawn with 63 bits, of which a float holds 53.
 _BITS, _KEPT = 63, 53
 
@@ -39,9 +44,11 @@ class Piece:
     probabilities: Probabilities | None
 
 
-def choose_strata(rounds: Sequence[Round], populations: Sequence[int], seed: int) -> Iterator[list[Piece]]:
+def choose_strata(
+    rounds: Sequence[Round], populations: Sequence[int], seed: int, *, again: bool = False
+) -> Iterator[list[Piece]]:
     """Yield the draws of each round, in order. A round ends early where nothing is left."""
-    left = np.array(populations, np.int64)
+    left = np.array([_ENDLESS if again else size for size in populations], np.int64)
     drawn = 0
     for one in rounds:
         pieces = [_each(one.draws, left)] if one.probabilities is None else []
@@ -56,15 +63,15 @@ def choose_strata(rounds: Sequence[Round], populations: Sequence[int], seed: int
 
 
 def injections_of_last(
-    rounds: Sequence[Round], strata: Sequence[Stratum], pattern: Pattern, seed: int
+    rounds: Sequence[Round], strata: Sequence[Stratum], pattern: Pattern, seed: int, *, again: bool = False
 ) -> list[Injection]:
     """Return the injections of the last round, in the order of its draws; all rounds' are numbered through from 0."""
     populations = [pattern.population(stratum.slots) for stratum in strata]
-    *before, last = (_strata_of(pieces) for pieces in choose_strata(rounds, populations, seed))
+    *before, last = (_strata_of(pieces) for pieces in choose_strata(rounds, populations, seed, again=again))
     taken = np.bincount(np.concatenate([np.zeros(0, np.intp), *before]), minlength=len(strata)).tolist()
     more = np.bincount(last, minlength=len(strata)).tolist()
     own = [
-        draw(stratum, pattern, seed, start + count, start, ordered=False)
+        draw(stratum, pattern, seed, start + count, start, order="again" if again else "drawn")
         for stratum, start, count in zip(strata, taken, more, strict=True)
     ]
     return [Injection(str(number), next(own[h])) for number, h in enumerate(last.tolist(), sum(taken))]
@@ -84,7 +91,7 @@ def _chosen(numbers: Probabilities, probabilities: Probabilities, left: NDArray[
         own = np.where(left > 0, probabilities, 0.0)
         own = own / own.sum()
         limits = np.cumsum(own)
-        chosen = np.searchsorted(limits / limits[-1], numbers, side="right")
+        chosen = np.searchsorted(limits / limits[-1], numbers[:_TOGETHER], side="right")
         last = min((_last_of(chosen, h, int(left[h])) for h in np.unique(chosen).tolist()), default=len(chosen))
         yield Piece(chosen[:last], own)
         left = left - np.bincount(chosen[:last], minlength=len(left))

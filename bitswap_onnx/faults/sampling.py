@@ -21,6 +21,7 @@ from bitswap_onnx.errors import BitswapError
 from bitswap_onnx.faults.fault import Fault, Injection, Kind
 
 Rounding = Literal["nearest", "ceil"]
+Order = Literal["listed", "drawn", "again"]
 Numbers = NDArray[np.uint64]
 
 #: Injections that every stratum gets at least, if it has as many: what an estimate of its variance needs.
@@ -166,23 +167,24 @@ def proportions_of(distances: Sequence[float]) -> tuple[float, ...]:
 
 
 def draw(
-    stratum: Stratum, pattern: Pattern, seed: int, stop: int, start: int = 0, *, ordered: bool = True
+    stratum: Stratum, pattern: Pattern, seed: int, stop: int, start: int = 0, *, order: Order = "listed"
 ) -> Iterator[tuple[Fault, ...]]:
     """Yield the faults of injections ``start`` to ``stop`` - 1 of the sample that ``seed`` draws from ``stratum``.
 
-    A larger ``stop`` leaves those before it as they are, except that all there are come in order if ``ordered``. Any two
-    injections differ. Scattered faults take the drawn places K at a time; memory grows by some 100 bytes per injection
-    there.
+    A larger ``stop`` leaves those before it as they are, except that all there are come in order if they are ``listed``.
+    Any two injections differ, unless they are drawn ``again`` and again from all. Scattered faults take the drawn places K
+    at a time; memory grows by some 100 bytes per injection there.
     Raises BitswapError where the stratum has no ``stop`` injections.
     """
     population = pattern.population(stratum.slots)
-    if stop > population:
+    if stop > population and order != "again":
         raise BitswapError(
             f"{stratum.name}: expected at most {population:,} injections, as many as it has, found {stop:,}"
         )
     key, width = f"{seed}/{stratum.name}", pattern.scattered
-    in_order = ordered and (start, stop) == (0, population)
-    drawn = _singles(population, key, start, stop, in_order) if width == 1 else _sets(stratum.slots, pattern, key, stop)
+    if (start, stop) != (0, population) and order == "listed":
+        order = "drawn"
+    drawn = _singles(population, key, start, stop, order) if width == 1 else _sets(stratum.slots, pattern, key, stop)
     decoded = (_faults(stratum, pattern, numbers) for numbers in drawn)
     sets = (tuple(faults[i : i + width]) for faults in decoded for i in range(0, len(faults), width))
     for faults in sets if width == 1 else islice(sets, start, None):
@@ -224,11 +226,20 @@ def _mix(values: Numbers) -> Numbers:
     return values ^ (values >> np.uint64(31))
 
 
-def _singles(population: int, key: str, start: int, stop: int, in_order: bool) -> Iterator[Numbers]:
-    """Yield places ``start`` to ``stop`` - 1 of all faults, in the drawn order or their own: pieces (n,)."""
+def _singles(population: int, key: str, start: int, stop: int, order: Order) -> Iterator[Numbers]:
+    """Yield places ``start`` to ``stop`` - 1 of all faults, in their own order or a drawn one: pieces (n,).
+
+    Drawn ``again``, a place is the remainder of a number below 2^63: the bias is below population / 2^63.
+    """
     for first in range(start, stop, _PIECE):
         numbers = np.arange(first, min(first + _PIECE, stop), dtype=np.uint64)
-        yield numbers if in_order else permute(numbers, population, key)
+        match order:
+            case "listed":
+                yield numbers
+            case "drawn":
+                yield permute(numbers, population, key)
+            case "again":
+                yield permute(numbers, 1 << 63, f"{key}/again") % np.uint64(population)
 
 
 def _sets(slots: int, pattern: Pattern, key: str, n: int) -> Iterator[Numbers]:

@@ -93,7 +93,9 @@ def test_the_truth_of_an_exhaustive_list_lies_within_and_all_faults_give_it(mode
 
 
 def test_interrupted_between_rounds_it_ends_as_if_it_had_not_been(model: Path, tmp_path: Path) -> None:
-    whole = run(model, tmp_path / "whole", inputs_per_injection=BATCH)
+    goal = Goal("critical", 0.015, 0.9)
+    whole = run(model, tmp_path / "whole", goal, inputs_per_injection=BATCH)
+    assert len(whole.looks) > 2
     for stop in (1, len(whole.looks) - 1):
 
         def fail(found: Look, stop: int = stop) -> None:
@@ -102,9 +104,13 @@ def test_interrupted_between_rounds_it_ends_as_if_it_had_not_been(model: Path, t
 
         folder = tmp_path / f"cut{stop}"
         with pytest.raises(InterruptedRunError):
-            run(model, folder, inputs_per_injection=BATCH, on_look=fail)
+            run(model, folder, goal, inputs_per_injection=BATCH, on_look=fail)
         assert not (folder / "results.csv").exists()
-        run(model, folder, inputs_per_injection=BATCH, resume=True)
+        with pytest.raises(
+            RunError, match="more faults are to be drawn; finish the campaign with inject --until --resume"
+        ):
+            estimate_rates(folder)
+        run(model, folder, goal, inputs_per_injection=BATCH, resume=True)
         assert files(folder) == files(tmp_path / "whole")
 
 
@@ -167,6 +173,23 @@ def test_the_iterative_method_runs_its_pilot_first(model: Path, tmp_path: Path) 
     bits = 32 * sum(math.prod(tensor.dims) for tensor in weights[0] if tensor.name in weights[1])
     assert found.looks[0].injections == pytest.approx(664 / (1 + 664 / bits), abs=1)  # 664 of an endless population
     assert len(found.looks) == 1
+    assert not found.is_census
+
+
+def test_inputs_of_their_own_tell_no_fault_for_certain(model: Path, tmp_path: Path) -> None:
+    """Of few faults many are drawn, again and again over other inputs, and the share of all over all lies within."""
+    own = {"layers": "fc", "bits": "30"}
+    census = run(model, tmp_path / "census", Goal("critical", 1e-6, 0.99), own).looks[-1]
+    found = run(model, tmp_path / "run", Goal("critical", 0.07, 0.99), own, inputs_per_injection=BATCH)
+    last = found.looks[-1]
+    assert not found.is_census
+    assert last.injections > census.injections
+    assert last.low <= census.mean <= last.high
+    rates = estimate_rates(tmp_path / "run", Question(by=("layer", "bit")))
+    assert rates.find("network", "all", "critical").mean == pytest.approx(last.mean, abs=1e-12)
+    with pytest.raises(BitswapError, match="--scheme iterative: expected all inputs for every fault"):
+        run(model, tmp_path / "other", until={"scheme": "iterative"}, inputs_per_injection=BATCH)
+    assert not (tmp_path / "other").exists()
 
 
 def test_wrong_goals(model: Path, tmp_path: Path) -> None:

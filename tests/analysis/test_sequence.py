@@ -84,6 +84,25 @@ def test_many_looks_hold_together_and_a_census_is_exact() -> None:
     assert missed <= stats.binom.ppf(0.999, 120, 1 - LEVEL)
 
 
+def test_values_that_are_estimates_never_count_as_known() -> None:
+    """Faults over a few inputs of their own, drawn with replacement: many more draws than faults, looked at all along."""
+    missed, shares = 0, [np.array([0.02, 0.0, 0.3]), np.array([0.6, 0.9])]
+    sizes = np.array([len(own) for own in shares], float)
+    truth = float(np.concatenate(shares).mean())
+    for seed in range(150):
+        rng, ledger, ever = np.random.default_rng(seed), Ledger(sizes, np.array([0, 1]), again=True), False
+        for number in range(12):
+            probabilities = np.array([0.5, 0.5]) if number % 2 else np.array([0.7, 0.3])
+            strata = rng.choice(2, 60, p=probabilities)
+            values = rng.binomial(4, [rng.choice(shares[stratum]) for stratum in strata]) / 4
+            ledger.add(strata, values, probabilities, 0.05)
+            found = ledger.interval(LEVEL)
+            ever |= not found.low <= truth <= found.high
+        assert 0 < found.half_width < 0.1
+        missed += ever
+    assert missed <= stats.binom.ppf(0.999, 150, 1 - LEVEL)
+
+
 def test_nothing_seen_bounds_no_tighter_than_it_may() -> None:
     """Where n draws hit nothing, no valid upper limit lies below 1 - (alpha / 2)^(1/n), Clopper and Pearson's."""
     for n in (50, 500, 5000):

@@ -19,7 +19,7 @@ from bitswap_onnx.analysis.fit import Operation, failures
 from bitswap_onnx.analysis.groups import ALL, SCOPES
 from bitswap_onnx.analysis.rates import CURVE, HARMFUL, Question, estimate_rates
 from bitswap_onnx.analysis.rates_files import as_record, write_csv
-from bitswap_onnx.analysis.stratified import Bounded, Estimate, Strata, estimate_mean, frame_of, weigh
+from bitswap_onnx.analysis.stratified import Bounded, Estimate, Strata, Weights, estimate_mean, frame_of, weigh
 from bitswap_onnx.analysis.two_way import InputPart, Margins, add_stratum, over_inputs, residual_variance
 from bitswap_onnx.campaign import run_campaign
 from bitswap_onnx.design import Request, generate_faults
@@ -40,12 +40,17 @@ def margins(matrix: Matrix) -> Margins:
 def crossed(matrix: Matrix, strata: Strata | None, level: float = 0.95) -> tuple[Estimate, Estimate, InputPart]:
     """The conditional and the two-way estimate of a matrix of zeros and ones, and what its inputs say."""
     frame, member = frame_of("", len(matrix), strata), np.arange(len(matrix))
-    weights, part = weigh(frame, member), None
-    for number, (share, unseen) in enumerate(zip(weights.shares, weights.unseen, strict=True)):
-        part = add_stratum(part, margins(matrix[weights.place == number]), share, unseen)
-    assert part is not None
+    part = inputs_of(matrix, weigh(frame, member))
     found = estimate_mean(frame, member, Bounded(matrix.mean(axis=1)), level)
     return found, over_inputs(found, part, level), part
+
+
+def inputs_of(matrix: Matrix, weights: Weights) -> InputPart:
+    part = None
+    for number, (share, unseen) in enumerate(zip(weights.shares, weights.unseen, strict=True)):
+        part = add_stratum(part, margins(matrix[weights.member[weights.place == number]]), share, unseen)
+    assert part is not None
+    return part
 
 
 def residuals(matrix: Matrix) -> float:
@@ -99,6 +104,16 @@ def test_strata_by_hand() -> None:
     assert conditional.se**2 == pytest.approx(faults)
     assert found.se**2 == pytest.approx(faults + max(inputs + np.var(columns, ddof=1) / 20, 0))
     assert found.mean == pytest.approx(columns.mean())
+
+
+def test_a_group_of_known_sizes_by_hand() -> None:
+    """30 and 60 faults of the group in two strata: 2 and 3 of them were drawn."""
+    matrix = mixed(np.random.default_rng(7), 10, 20)
+    frame = frame_of("", 10, Strata(("a", "b"), (4, 6), (40, 600)))
+    part = inputs_of(matrix, weigh(frame, np.array([0, 1, 4, 5, 6]), np.array([30.0, 60.0])))
+    a, b = matrix[:2], matrix[4:7]
+    assert part.columns == pytest.approx(a.mean(axis=0) / 3 + 2 / 3 * b.mean(axis=0))
+    assert part.excess == pytest.approx((1 - 2 / 30) * residuals(a) / 2 / 9 + (1 - 3 / 60) * residuals(b) / 3 * 4 / 9)
 
 
 @pytest.mark.parametrize("finite", [False, True])
@@ -239,6 +254,10 @@ def test_a_run_over_inputs(folder: Path) -> None:
         assert (group.mean, group.faults) == pytest.approx((own.mean(), len(own)))
         assert group.low <= conditional.low <= conditional.high <= group.high
         assert group.level == conditional.level
+    for row in rates.rows:
+        conditional = plain.find(row.scope, row.group, row.quantity)
+        assert row.mean == pytest.approx(conditional.mean)
+        assert row.too_few == conditional.too_few
     assert rates.tables == {name: rows for name, rows in plain.tables.items() if name != CURVE}
 
 

@@ -13,17 +13,32 @@ from bitswap_onnx.faults.rounds import choose_strata
     ("text", "goal"),
     [
         ("critical±0.1%@99%", Goal("critical", 0.001, 0.99)),
-        ("critical +- 0.001 @ 0.99", Goal("critical", 0.001, 0.99)),
+        ("critical +- 0.00001 % @ 99.9999 %", Goal("critical", 1e-7, 0.999999)),
         ("sdc-10+/-2%@95%", Goal("sdc_10", 0.02, 0.95)),
     ],
 )
 def test_goals(text: str, goal: Goal) -> None:
-    assert parse_goal(text) == goal
-    assert parse_goal(str(goal)) == goal
+    found = parse_goal(text)
+    assert (found.quantity, found.margin, found.level) == (
+        goal.quantity,
+        *map(pytest.approx, (goal.margin, goal.level)),
+    )
+    assert parse_goal(str(found)) == found
 
 
 @pytest.mark.parametrize(
-    "text", ["", "critical", "critical±0.1%", "±0.1%@99%", "critical±0%@99%", "critical±.1%@100%", "a±1.2.3@.5"]
+    "text",
+    [
+        "",
+        "critical",
+        "critical±0.1%",
+        "±0.1%@99%",
+        "critical±0%@99%",
+        "critical±.1%@100%",
+        "a±1.2.3%@5%",
+        "critical±0.1@99%",
+        "critical±1%@0.99",
+    ],
 )
 def test_what_is_no_goal(text: str) -> None:
     with pytest.raises(BitswapError, match=r"--until: expected a share.*like critical±0.1%@99%, found "):

@@ -64,10 +64,10 @@ def campaign(published: Published, scheme: Scheme, goal: Goal, own: int | None, 
     """Return the last look of one campaign."""
     rng = np.random.default_rng(seed)
     populations = [size * LARGER for size in published.sizes]
-    planner = SCHEMES[scheme](np.array(populations, float), published.family, goal)
+    planner = SCHEMES[scheme](np.array(populations, float), published.family, goal, again=own is not None)
     rounds, inputs = [planner.begin()], own or published.images
     while True:
-        *_, pieces = choose_strata(rounds, populations, seed)
+        *_, pieces = choose_strata(rounds, populations, seed, again=own is not None)
         strata = np.concatenate([piece.strata for piece in pieces])
         counts = np.zeros(len(strata), np.int64)
         for stratum in np.unique(strata).tolist():

@@ -1,5 +1,7 @@
 """Samples that grow in rounds: distinct, in range, the same however they are cut into rounds, drawn as often as asked."""
 
+from collections import Counter
+
 import numpy as np
 from scipy import stats
 
@@ -64,8 +66,8 @@ def test_a_whole_stratum_still_comes_in_random_order() -> None:
 
 def test_probabilities_are_kept_and_pass_on_where_nothing_is_left() -> None:
     rounds = [Round(40_000, (0.7, 0.2, 0.1))]
-    (piece,) = next(iter(choose_strata(rounds, [10**9] * 3, 0)))
-    assert stats.chisquare(np.bincount(piece.strata), np.array([0.7, 0.2, 0.1]) * 40_000).pvalue > 1e-4
+    drawn = np.concatenate([piece.strata for piece in next(iter(choose_strata(rounds, [10**9] * 3, 0)))])
+    assert stats.chisquare(np.bincount(drawn), np.array([0.7, 0.2, 0.1]) * 40_000).pvalue > 1e-4
     for before, after in zip(pieces := chosen([Round(200, (0.2, 0.4, 0.4))])[0], pieces[1:], strict=False):
         assert before.probabilities is not None
         assert after.probabilities is not None
@@ -73,6 +75,25 @@ def test_probabilities_are_kept_and_pass_on_where_nothing_is_left() -> None:
         assert before.probabilities[emptied] > 0 == after.probabilities[emptied]
         assert after.probabilities.sum() == 1
     assert len(pieces) == 3
+
+
+def test_drawn_again_every_fault_is_as_likely_every_time() -> None:
+    """Where faults run over inputs of their own: no stratum is ever exhausted, and faults come back."""
+    rounds = [Round(2), Round(6_000, (0.5, 0.25, 0.25))]
+    found = injections_of_last(rounds, STRATA, FLIPS, 3, again=True)
+    assert [int(one.id) for one in found] == list(range(6, 6_006))
+    (pieces,) = list(choose_strata(rounds, SIZES, 3, again=True))[1:]
+    assert all(
+        piece.probabilities is not None and piece.probabilities.tolist() == [0.5, 0.25, 0.25] for piece in pieces
+    )
+    places = [(fault.layer, fault.index[0], fault.bit) for one in found for fault in one.faults]
+    for layer, size in zip("abc", SIZES, strict=True):
+        counts = Counter(place for place in places if place[0] == layer)
+        assert len(counts) == size
+        assert size == 1 or stats.chisquare(list(counts.values())).pvalue > 1e-4
+    assert [one.faults for one in found][:50] == [
+        one.faults for one in injections_of_last([Round(2), Round(50, (0.5, 0.25, 0.25))], STRATA, FLIPS, 3, again=True)
+    ]
 
 
 def test_pinned_draws() -> None:
