@@ -93,7 +93,7 @@ def test_the_truth_of_an_exhaustive_list_lies_within_and_all_faults_give_it(mode
 
 
 def test_interrupted_between_rounds_it_ends_as_if_it_had_not_been(model: Path, tmp_path: Path) -> None:
-    goal = Goal("critical", 0.015, 0.9)
+    goal = Goal("critical", 0.025, 0.9)
     whole = run(model, tmp_path / "whole", goal, inputs_per_injection=BATCH)
     assert len(whole.looks) > 2
     for stop in (1, len(whole.looks) - 1):
