@@ -49,8 +49,9 @@ def _spreads(ledger: Ledger) -> Values:
 def _draws_needed(weights: Values, spreads: Values, plan: Values, level: float, half_width: float) -> float:
     """Return how many draws by ``plan`` make an interval of 2 ``half_width``.
 
-    A bet b has won ln(2 / alpha) where n (b d - b^2 V / 2) = ln(2 / alpha), at a distance d from the mean; V is the
-    variance of a term, and b at most 1 over the largest of them.
+    A bet b has won ln(2 / alpha) where n (b d - b^2 V / 2) = ln(2 / alpha), at a distance d from the mean: a limit is
+    d = ln(2 / alpha) / (n b) + b V / 2 away, and both distances together are to be 2 ``half_width``. V is the variance of a
+    term, and b at most 1 over the largest of them, which is far above the mean and not below it.
     """
     known = plan > 0
     variance = float((weights[known] ** 2 * spreads[known] ** 2 / plan[known]).sum())

@@ -30,6 +30,12 @@ from bitswap_onnx.prepare import Settings, Setup, prepare
 from bitswap_onnx.run_directory import reading
 from bitswap_onnx.store import Store
 
+#: What strata are called: bits of regions that get the same name.
+_NAMES: dict[Scheme, Callable[[Region, int], str]] = {
+    "stratified": lambda region, bit: f"{region.layer} {bit_group(region.format, bit)}",
+    "iterative": lambda region, bit: "network",
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Until:
@@ -200,9 +206,3 @@ def _check_quantity(setup: Setup, quantity: str) -> None:
     known = shares_of(one, dict.fromkeys(counted(setup.tolerance, setup.dataset.labels is not None), one))
     if quantity not in known:
         raise BitswapError(f"--until: expected one of {', '.join(known)}, found {quantity!r}")
-
-
-_NAMES: dict[Scheme, Callable[[Region, int], str]] = {
-    "stratified": lambda region, bit: f"{region.layer} {bit_group(region.format, bit)}",
-    "iterative": lambda region, bit: "network",
-}

@@ -22,11 +22,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bitswap_onnx.analysis.intervals import Values
-
-Members = NDArray[np.intp]
+from bitswap_onnx.analysis.stratified import Members
 
 #: How much of the capital a bet may risk.
 _RISK = 0.95

@@ -10,7 +10,8 @@ import numpy as np
 from bitswap_onnx.analysis.allocation import allocate
 from bitswap_onnx.analysis.intervals import Values
 from bitswap_onnx.analysis.iterative import PILOT_MARGIN, next_margin, planned, wald_margin
-from bitswap_onnx.analysis.sequence import Interval, Ledger, Members
+from bitswap_onnx.analysis.sequence import Interval, Ledger
+from bitswap_onnx.analysis.stratified import Members
 from bitswap_onnx.errors import BitswapError
 from bitswap_onnx.faults.bits import FORMATS
 from bitswap_onnx.faults.rounds import Piece, Round
