@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from bitswap_onnx.errors import BitswapError, FaultListError, one_line
 from bitswap_onnx.faults.bits import FORMATS
-from bitswap_onnx.faults.fault import BIT_KINDS, Kind
+from bitswap_onnx.faults.fault import Kind
 from bitswap_onnx.faults.fault_list import fingerprint, write_fault_list
 from bitswap_onnx.faults.sampling import (
     Pattern,
@@ -77,9 +77,7 @@ class Request:
             raise BitswapError("--number: expected with --scheme per-target, and only there: injections per target")
         if self.number is not None and self.number < 1:
             raise BitswapError(f"--number: expected a positive number, found {self.number}")
-        if not self.kinds or len(set(self.kinds)) < len(self.kinds) or not BIT_KINDS.issuperset(self.kinds):
-            expected = "expected some of flip, stuck_at_0, stuck_at_1, each once"
-            raise BitswapError(f"--kinds: {expected}, found {','.join(self.kinds) or 'none'}")
+        Pattern(self.kinds)  # refuses wrong ones
         if self.multiplicity < 1:
             raise BitswapError(f"--multiplicity: expected a positive number, found {self.multiplicity}")
         if self.multiplicity > 1 and (self.scheme == "data-aware" or (self.scheme == "exhaustive" and not self.burst)):

@@ -50,8 +50,7 @@ class Until:
     bits: str | None = None
 
     def __post_init__(self) -> None:
-        if not self.kinds or len(set(self.kinds)) < len(self.kinds):
-            raise BitswapError(f"--kinds: expected kinds, each once, found {','.join(self.kinds) or 'none'}")
+        Pattern(self.kinds)  # refuses wrong ones
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ from bitswap_onnx.faults.sampling import FLOOR
 
 Scheme = Literal["stratified", "iterative"]
 
-_GOAL = re.compile(r"\s*([a-z0-9_-]+)\s*(?:±|\+/?-)\s*([0-9.]+)\s*%\s*@\s*([0-9.]+)\s*%\s*")
+_NUMBER = r"(\d+\.?\d*|\.\d+)"
+_GOAL = re.compile(rf"\s*([a-z0-9_-]+)\s*(?:±|\+/?-)\s*{_NUMBER}\s*%\s*@\s*{_NUMBER}\s*%\s*", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,16 +41,13 @@ class Goal:
 def parse_goal(text: str) -> Goal:
     """Return the goal that ``critical±0.1%@99%`` (also ``+-``, ``+/-``) says; raises BitswapError for another text."""
     match = _GOAL.fullmatch(text)
-    try:
-        assert match is not None
+    if match is not None:
         margin, level = (float(number) / 100 for number in match.groups()[1:])
-    except (AssertionError, ValueError):
-        margin = level = 0
-    if match is None or not (0 < margin < 1 and 0 < level < 1):
-        raise BitswapError(
-            f"--until: expected a share, how well it is to be known and how sure, like critical±0.1%@99%, found {text!r}"
-        )
-    return Goal(match[1].replace("-", "_"), margin, level)
+        if 0 < margin < 1 and 0 < level < 1:
+            return Goal(match[1].replace("-", "_"), margin, level)
+    raise BitswapError(
+        f"--until: expected a share, how well it is to be known and how sure, like critical±0.1%@99%, found {text!r}"
+    )
 
 
 def bit_group(element_format: str, bit: int) -> str:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitswap_onnx.errors import BitswapError
-from bitswap_onnx.faults.fault import Fault, Injection, Kind
+from bitswap_onnx.faults.fault import BIT_KINDS, Fault, Injection, Kind
 
 Rounding = Literal["nearest", "ceil"]
 Order = Literal["listed", "drawn", "again"]
@@ -59,12 +59,18 @@ class Pattern:
     """What one injection of a sample is: faults of one of ``kinds`` each, ``multiplicity`` of them.
 
     ``burst``: neighbouring bits of one element, of one kind, the lowest of which is a bit of the region. Otherwise they
-    sit on any distinct bits of the stratum, and each has a kind of its own.
+    sit on any distinct bits of the stratum, and each has a kind of its own. Raises BitswapError for other kinds than
+    those of single bits, and for one that is given twice.
     """
 
     kinds: tuple[Kind, ...] = (Kind.FLIP,)
     multiplicity: int = 1
     burst: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.kinds or len(set(self.kinds)) < len(self.kinds) or not BIT_KINDS.issuperset(self.kinds):
+            expected = "expected some of flip, stuck_at_0, stuck_at_1, each once"
+            raise BitswapError(f"--kinds: {expected}, found {','.join(self.kinds) or 'none'}")
 
     @property
     def scattered(self) -> int:

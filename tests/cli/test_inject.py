@@ -70,6 +70,10 @@ def test_faults_are_drawn_until_a_share_is_known(draw: Run) -> None:
         (["--until", "critical±1%@99%", "--layers", "nowhere"], "nowhere"),
         (["--until", "critical±1%@99%", "--kinds", "blink"], "--kinds: expected some of stuck_at, "),
         (
+            ["--until", "critical±1%@99%", "--kinds", "stuck_at,stuck_at_0"],
+            "--kinds: expected some of flip, stuck_at_0, stuck_at_1, each once, found stuck_at_0,stuck_at_1,stuck_at_0",
+        ),
+        (
             ["faults.csv", "--layers", "conv", "--scheme", "iterative"],
             "--scheme, --layers: for faults that --until draws",
         ),
