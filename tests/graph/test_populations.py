@@ -108,10 +108,12 @@ def test_filters_that_leave_nothing(filters: dict[str, Any], message: str) -> No
         find_population(from_proto(cnn()), **filters)
 
 
-@pytest.mark.parametrize("pattern", [Pattern(), Pattern((Kind.STUCK_AT_0, Kind.STUCK_AT_1), 3), Pattern((), 2, True)])
+PATTERNS = [Pattern(), Pattern((Kind.STUCK_AT_0, Kind.STUCK_AT_1), 3), Pattern((Kind.FLIP,), 2, burst=True)]
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
 def test_every_drawn_fault_hits_the_stratum_it_was_drawn_from(pattern: Pattern) -> None:
     """Names, indices and bits resolve, also where two layers share a name and a tensor's own key is needed."""
-    pattern = pattern if pattern.kinds else Pattern((Kind.FLIP,), 2, True)
     proto = cnn()
     twin = normal(4, 4, seed=9)
     proto.graph.initializer.append(onnx.numpy_helper.from_array(twin, "fc/kernel"))
