@@ -14,7 +14,7 @@ from bitswap_onnx.audit import DEFAULT_AUDIT, Audit
 from bitswap_onnx.checked_list import CheckedList, check_list
 from bitswap_onnx.dataset import Dataset
 from bitswap_onnx.errors import ControlFailedError, RunError
-from bitswap_onnx.execute import SCRATCH, Execution, OnProgress, cores, execute, free_memory
+from bitswap_onnx.execute import SCRATCH, Execution, Executor, OnProgress, cores, free_memory
 from bitswap_onnx.faults.fault import Injection
 from bitswap_onnx.graph.resolve import BitOrder
 from bitswap_onnx.growing import GROWTH_NAME, GrowingList
@@ -116,7 +116,7 @@ def run_campaign(
         _begin(store, plan, begun | (growth.settings if growth else {}), clean.golden, resume, stop)
         processes = workers or (cores() if setup.numerics.provider == "cpu" else 1)
         execution = Execution(engine, processes, memory or free_memory() // 2, audit)
-        _execute_all(store, plan, growth, clean.golden, execution, on_progress, stop)
+        _execute_all(Executor(store, setup, clean.golden, execution, on_progress, stop), plan, growth)
         _write_files(store, folder, clean.golden, save_outputs, per_input, growth)
         return Campaign(folder, summarize(store), {**store.setting("golden"), **how_it_ran(store)}, plan.notes)
 
@@ -132,24 +132,17 @@ def _begin(
     _check_golden(store, begun["golden"])
 
 
-def _execute_all(
-    store: Store,
-    plan: CheckedList,
-    growth: GrowingList | None,
-    golden: Golden,
-    execution: Execution,
-    on_progress: OnProgress | None,
-    stop: threading.Event,
-) -> None:
+def _execute_all(executor: Executor, plan: CheckedList, growth: GrowingList | None) -> None:
     """Run the list, and as long as it grows what comes next; then audit it."""
-    if growth:
-        unaudited = replace(execution, audit=Audit(0))
-        execute(store, plan.setup, golden, unaudited, on_progress, stop)
-        while (addition := growth.more(store)) is not None:
-            plan.extend(store, addition)
-            execute(store, plan.setup, golden, unaudited, on_progress, stop)
-        store.put("growing", False)
-    execute(store, plan.setup, golden, execution, on_progress, stop)
+    store = executor.store
+    with executor:
+        if growth:
+            executor.run(audited=False)
+            while (addition := growth.more(store)) is not None:
+                plan.extend(store, addition)
+                executor.run(audited=False)
+            store.put("growing", False)
+        executor.run()
     store.check_complete()
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from bitswap_onnx.errors import BitswapError, FaultListError, one_line
 from bitswap_onnx.faults.bits import FORMATS
 from bitswap_onnx.faults.fault import Kind
-from bitswap_onnx.faults.fault_list import fingerprint, write_fault_list
+from bitswap_onnx.faults.fault_list import write_fault_list
 from bitswap_onnx.faults.sampling import (
     Pattern,
     Region,
@@ -145,12 +145,9 @@ def generate_faults(model: Model, request: Request, path: Path) -> Design:
     nothing can be written.
     """
     regions, strata, sample = plan_sample(model, request)
-    digest = ""
-    for _, digest in fingerprint(sample):  # noqa: B007
-        pass
+    digest = write_fault_list(path, sample)
     totals = sum(entry.population for entry in strata), sum(sample.sizes)
     design = Design(request, request.quantile, model.name, model.sha256, regions, strata, *totals, digest)
-    write_fault_list(path, sample)
     with replacing(design_path(path)) as file:
         file.write(_text({"format": _FORMAT, "version": _VERSION, **asdict(design)}))
     return design

@@ -5,9 +5,12 @@ import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from types import TracebackType
+from typing import Any, Literal, Self, TypedDict
 
 import numpy as np
 
@@ -16,6 +19,7 @@ from bitswap_onnx.errors import ControlFailedError, InterruptedRunError, RunErro
 from bitswap_onnx.outcome import Golden, judge
 from bitswap_onnx.plan import LARGEST_UNIT, Chunk, Lot, Schedule, chunks, make_lots
 from bitswap_onnx.prepare import Setup
+from bitswap_onnx.runtime.incremental import WHOLE
 from bitswap_onnx.runtime.pool import Engine, Pool, Unit
 from bitswap_onnx.store import Store
 
@@ -42,17 +46,12 @@ OnProgress = Callable[[Progress], None]
 
 @dataclass(frozen=True)
 class Execution:
-    """How to run, which never changes a result: ``workers`` of one thread, together within ``memory`` bytes.
-
-    ``lanes``: those that were found, by faulty path, so that a campaign of several rounds looks for each once. The whole
-    model is not among them: a path with more to run may be worth another search.
-    """
+    """How to run, which never changes a result: ``workers`` of one thread, together within ``memory`` bytes."""
 
     engine: Literal["auto", "incremental", "reference"] = "auto"
     workers: int = 1
     memory: int = 1 << 32
     audit: Audit = DEFAULT_AUDIT
-    lanes: dict[int, int | None] = field(default_factory=dict)
 
 
 class Running(TypedDict, total=False):
@@ -81,129 +80,162 @@ def free_memory() -> int:
     return int(match[1]) * 1024 if match else 1 << 32
 
 
-def execute(
-    store: Store,
-    setup: Setup,
-    golden: Golden,
-    execution: Execution,
-    on_progress: OnProgress | None,
-    stop: threading.Event,
-) -> None:
-    """Run what the store still lacks, and audit it.
+@dataclass(eq=False)
+class Executor:
+    """Runs what a ``store`` lacks, as often as it is asked: what its workers know stays from one time to the next.
 
-    Raises ControlFailedError if a null control or the audit does not hold, InterruptedRunError after ``stop``.
+    Use it as a context manager; its end ends the workers. Each finished unit is committed; setting ``stop`` ends a run after
+    the units at hand.
     """
-    parts = chunks(len(golden.scores), store.setting("unit_length"))
-    report = on_progress or (lambda progress: None)
-    engine: Engine = "reference" if execution.engine == "reference" else "incremental"
-    _refuse_failed_controls(store)
-    refuse_failed(store)
-    _add_unchanged(store, parts, golden)
 
-    def left() -> list[Lot]:
-        return make_lots(parts, store.queue(), store.finished, store.controlled)
+    store: Store
+    setup: Setup
+    golden: Golden
+    execution: Execution
+    on_progress: OnProgress | None
+    stop: threading.Event
+    _ends: ExitStack = field(default_factory=ExitStack)
+    _pool: Pool | None = None
+    _lanes: dict[int, int | None] = field(default_factory=dict)
 
-    def show(done: int, total: int) -> None:
-        report(Progress("audit", done, total))
+    def __enter__(self) -> Self:
+        return self
 
-    if not all(lot.is_done for lot in left()):  # a finished run keeps the controls that it had
-        store.use_engine(engine)
-    lots = left()
-    if all(lot.is_done for lot in lots) and not is_due(store, execution.audit):
-        return
-    with Pool(_worker_settings(store, setup, golden, execution), execution.workers) as pool:
-        if not all(lot.is_done for lot in lots):
-            _run(store, pool, lots, engine, execution.lanes, report, stop)
-        if not stop.is_set() and is_due(store, execution.audit):
-            run_audit(store, pool, execution.audit, show, stop)
-    if stop.is_set() and (is_due(store, execution.audit) or not all(lot.is_done for lot in left())):
-        raise InterruptedRunError(f"stopped; everything finished is saved: continue with --resume --out {store.run}")
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ends.__exit__(kind, error, trace)
+
+    @cached_property
+    def _engine(self) -> Engine:
+        return "reference" if self.execution.engine == "reference" else "incremental"
+
+    @cached_property
+    def _chunks(self) -> tuple[Chunk, ...]:
+        return chunks(len(self.golden.scores), self.store.setting("unit_length"))
+
+    def run(self, *, audited: bool = True) -> None:
+        """Run what is left of the list and, if it is to be ``audited``, the audit.
+
+        Raises ControlFailedError if a null control or the audit does not hold, InterruptedRunError after ``stop``.
+        """
+        store, audit = self.store, self.execution.audit if audited else Audit(0)
+        _refuse_failed_controls(store)
+        refuse_failed(store)
+        _add_unchanged(store, self._chunks, self.golden)
+        lots = self._left()
+        if not _all_done(lots):  # a finished run keeps the controls that it had
+            store.use_engine(self._engine)
+            lots = self._left()
+        if not _all_done(lots):
+            self._run_lots(self._workers(), lots)
+        if not self.stop.is_set() and is_due(store, audit):
+            run_audit(store, self._workers(), audit, self._report_audit, self.stop)
+        if self.stop.is_set() and (is_due(store, audit) or not _all_done(self._left())):
+            raise InterruptedRunError(
+                f"stopped; everything finished is saved: continue with --resume --out {store.run}"
+            )
+
+    def _left(self) -> list[Lot]:
+        return make_lots(self._chunks, self.store.queue(), self.store.finished, self.store.controlled)
+
+    def _workers(self) -> Pool:
+        """Return the workers, who know how many batches every path is to run in all, now that the list is this long."""
+        paths = self._paths()
+        if self._pool is None:
+            settings = self._worker_settings() | {"paths": paths}
+            self._pool = self._ends.enter_context(Pool(settings, self.execution.workers))
+        elif self._pool.settings["paths"] != paths:
+            self._pool.tell({"paths": paths})
+            self._lanes = {
+                path: lane for path, lane in self._lanes.items() if lane != WHOLE
+            }  # may be worth a search now
+        return self._pool
+
+    def _worker_settings(self) -> dict[str, Any]:
+        """Write what all workers read into the run's scratch folder and return most of the message that starts them."""
+        setup, golden, scratch = self.setup, self.golden, self.store.run / SCRATCH
+        try:
+            scratch.mkdir(exist_ok=True)
+            setup.dataset.save(scratch / "inputs.npy")
+            np.save(scratch / "golden.npy", golden.scores)
+            if golden.labels is not None:
+                np.save(scratch / "labels.npy", golden.labels)
+        except OSError as error:
+            raise RunError(f"{scratch}: cannot write the prepared inputs: {error.strerror}; free some space") from None
+        return {
+            "model": str(setup.path.resolve()),
+            "sha256": setup.model.sha256,
+            "scratch": str(scratch.resolve()),
+            "labels": golden.labels is not None,
+            "numerics": setup.numerics.as_dict(),
+            "output": setup.output,
+            "criterion": asdict(golden.criterion),
+            "records": self.store.setting("identity")["records"],
+            "memory": self.execution.memory // self.execution.workers,
+        }
+
+    def _paths(self) -> list[tuple[tuple[str, ...], int]]:
+        """Return the faulty paths, each with the number of batches it is to run in all."""
+        inputs, batch_size = len(self.golden.scores), self.setup.numerics.batch_size
+        length = self.store.setting("unit_length")
+        batches = Counter[int]()
+        for first, paths in self.store.queue().items():
+            over = inputs if first is None else min(length, inputs - first)
+            batches.update({path: len(positions) * -(-over // batch_size) for path, positions in paths.items()})
+        return [(tensors, batches[number]) for number, tensors in self.store.paths().items()]
+
+    def _run_lots(self, pool: Pool, lots: list[Lot]) -> None:
+        """Run null controls and injections; each finished unit is committed."""
+        store = self.store
+        if self._engine == "incremental":
+            store.put("incremental", True)
+            store.put("audit", None)  # what an earlier one saw is no longer all
+        schedule = Schedule(lots, largest=_largest_unit(store, lots))
+        paths = store.paths()
+        kinds: dict[str, str] = store.setting("lanes") or {}
+
+        def take(worker: int) -> Unit | None:
+            work = schedule.take(worker)
+            if work is None:
+                return None
+            tensors = paths[work.path]
+            edits = [store.edits(position, work.chunk) for position in work.positions]
+            return Unit(
+                work, f"faults in {', '.join(tensors)}", tensors, edits, self._engine, self._lanes.get(work.path)
+            )
+
+        sums = store.totals()
+        done = store.query("SELECT COUNT(*) FROM outcome").fetchone()[0]
+        inferences, critical = sums["inputs"] or 0, sums["critical"] or 0
+        total = done + sum(len(lot.positions) for lot in lots)
+        for unit, result in pool.run(take, self.stop):
+            work = unit.work
+            self._lanes[work.path] = result.lane
+            if kinds.get(name := ", ".join(unit.path)) != result.kind:
+                kinds[name] = result.kind
+                store.put("lanes", kinds)
+            schedule.learn(work, result.seconds)
+            held = [] if result.control is None else [(work.path, result.control)]
+            outcomes = list(zip(work.positions, result.counts, result.blobs, strict=bool(result.counts)))
+            store.add(work.chunk, outcomes, held)
+            if result.control not in (None, len(work.chunk)):
+                _refuse_failed_controls(store)
+            done += len(outcomes)
+            inferences += sum(counts["inputs"] or 0 for counts in result.counts)
+            critical += sum(counts["critical"] or 0 for counts in result.counts)
+            self._report(Progress("injections", done, total, inferences, critical))
+
+    def _report(self, progress: Progress) -> None:
+        if self.on_progress is not None:
+            self.on_progress(progress)
+
+    def _report_audit(self, done: int, total: int) -> None:
+        self._report(Progress("audit", done, total))
 
 
-def _worker_settings(store: Store, setup: Setup, golden: Golden, execution: Execution) -> dict[str, Any]:
-    """Write what all workers read into the run's scratch folder and return the message that starts them."""
-    scratch = store.run / SCRATCH
-    try:
-        scratch.mkdir(exist_ok=True)
-        setup.dataset.save(scratch / "inputs.npy")
-        np.save(scratch / "golden.npy", golden.scores)
-        if golden.labels is not None:
-            np.save(scratch / "labels.npy", golden.labels)
-    except OSError as error:
-        raise RunError(f"{scratch}: cannot write the prepared inputs: {error.strerror}; free some space") from None
-    batches = _batches(store, len(golden.scores), setup.numerics.batch_size)
-    return {
-        "model": str(setup.path.resolve()),
-        "sha256": setup.model.sha256,
-        "scratch": str(scratch.resolve()),
-        "labels": golden.labels is not None,
-        "numerics": setup.numerics.as_dict(),
-        "output": setup.output,
-        "criterion": asdict(golden.criterion),
-        "records": store.setting("identity")["records"],
-        "memory": execution.memory // execution.workers,
-        "paths": [(tensors, batches[number]) for number, tensors in store.paths().items()],
-    }
-
-
-def _batches(store: Store, inputs: int, batch_size: int) -> Counter[int]:
-    """Return how many batches each faulty path is to run in all."""
-    length = store.setting("unit_length")
-    batches = Counter[int]()
-    for first, paths in store.queue().items():
-        over = inputs if first is None else min(length, inputs - first)
-        batches.update({path: len(positions) * -(-over // batch_size) for path, positions in paths.items()})
-    return batches
-
-
-def _run(
-    store: Store,
-    pool: Pool,
-    lots: list[Lot],
-    engine: Engine,
-    found: dict[int, int | None],
-    report: OnProgress,
-    stop: threading.Event,
-) -> None:
-    """Run null controls and injections; each finished unit is committed. ``found``: lanes, see `Execution`."""
-    if engine == "incremental":
-        store.put("incremental", True)
-        store.put("audit", None)  # what an earlier one saw is no longer all
-    schedule = Schedule(lots, largest=_largest_unit(store, lots))
-    paths, lanes = store.paths(), dict(found)
-    kinds: dict[str, str] = store.setting("lanes") or {}
-
-    def take(worker: int) -> Unit | None:
-        work = schedule.take(worker)
-        if work is None:
-            return None
-        edits = [store.edits(position, work.chunk) for position in work.positions]
-        return Unit(
-            work, f"faults in {', '.join(paths[work.path])}", paths[work.path], edits, engine, lanes.get(work.path)
-        )
-
-    sums = store.totals()
-    done = store.query("SELECT COUNT(*) FROM outcome").fetchone()[0]
-    inferences, critical = sums["inputs"] or 0, sums["critical"] or 0
-    total = done + sum(len(lot.positions) for lot in lots)
-    for unit, result in pool.run(take, stop):
-        work = unit.work
-        lanes[work.path] = result.lane
-        if result.kind != "whole":
-            found[work.path] = result.lane
-        if kinds.get(name := ", ".join(unit.path)) != result.kind:
-            kinds[name] = result.kind
-            store.put("lanes", kinds)
-        schedule.learn(work, result.seconds)
-        held = [] if result.control is None else [(work.path, result.control)]
-        outcomes = list(zip(work.positions, result.counts, result.blobs, strict=bool(result.counts)))
-        store.add(work.chunk, outcomes, held)
-        if result.control not in (None, len(work.chunk)):
-            _refuse_failed_controls(store)
-        done += len(outcomes)
-        inferences += sum(counts["inputs"] or 0 for counts in result.counts)
-        critical += sum(counts["critical"] or 0 for counts in result.counts)
-        report(Progress("injections", done, total, inferences, critical))
+def _all_done(lots: list[Lot]) -> bool:
+    return all(lot.is_done for lot in lots)
 
 
 def _largest_unit(store: Store, lots: list[Lot]) -> int:

@@ -71,8 +71,8 @@ def refuse_neurons(injections: Iterable[Injection], what: str) -> None:
         raise FaultListError(f"{where}{what} takes faults in stored parameters alone, found {fault}; leave neurons out")
 
 
-def write_fault_list(path: str | Path, injections: Iterable[Injection]) -> None:
-    """Write injections as a CSV list; the optional columns appear only where some fault needs them.
+def write_fault_list(path: str | Path, injections: Iterable[Injection]) -> str:
+    """Write injections as a CSV list and return its `fingerprint`; optional columns appear only where some fault needs them.
 
     ``injections`` is iterated twice, so that a list of any length fits in memory. The file appears whole or not at all;
     raises RunError where it cannot be written.
@@ -81,14 +81,16 @@ def write_fault_list(path: str | Path, injections: Iterable[Injection]) -> None:
         injections = tuple(injections)
     needed = {name for injection in injections for fault in injection.faults for name in _needed(fault)}
     columns = [*REQUIRED, *(name for name in OPTIONAL if name in needed)]
+    digest = ""
     with replacing(Path(path)) as file:
         writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
-        for injection in injections:
+        for injection, digest in fingerprint(injections):  # noqa: B007
             for fault in injection.faults:
                 if not needed.issuperset(_needed(fault)):
                     raise FaultListError(f"{fault.where}: the fault list changed while it was read; run again")
                 writer.writerow(_row(injection.id, fault))
+    return digest
 
 
 def _needed(fault: Fault) -> list[str]:

@@ -143,6 +143,17 @@ class IncrementalEngine:
         """Take for ``path`` what another worker found (`found`)."""
         self._found.setdefault(path, number)
 
+    def expect(self, paths: Mapping[Path, int]) -> None:
+        """Take in which ``paths`` will come from now on: one that was not worth a search may be worth it now."""
+        before = set(filter(self._is_worth_it, self.paths))
+        self.paths = paths
+        if before == set(filter(self._is_worth_it, paths)):
+            return
+        for path in self._found.keys() - before:
+            del self._found[path]
+            self._lanes.pop(path, None)
+        vars(self).pop("_shared", None)
+
     def _search(self, path: Path) -> int:
         candidates = enumerate(self.candidates(path) if self._is_worth_it(path) else ())
         return next((number for number, lane in candidates if self.holds(lane, path)), WHOLE)

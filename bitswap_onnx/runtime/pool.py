@@ -82,6 +82,15 @@ class Pool:
                     pipe.close()  # type: ignore[union-attr]
             process.wait()
 
+    def tell(self, news: Message) -> None:
+        """Change settings between runs: workers that have begun hear of it now, others when they start.
+
+        Only ``paths`` may change, and no neuron site may be new.
+        """
+        self.settings = {**self.settings, **news}
+        for worker in self._processes:
+            self._ask(worker, news, "start")
+
     def run(self, take: Callable[[int], Unit | None], stop: threading.Event) -> Iterator[tuple[Unit, Result]]:
         """Yield units and their results as workers finish; ``take(worker)`` gives a worker's next unit, or None.
 

@@ -1,8 +1,8 @@
 """One subprocess that runs work units on one thread: ``python -m bitswap_onnx.runtime.worker``.
 
 It reads messages from standard input and answers on standard output (`send`, `receive`): first the settings, then one
-unit at a time. It never opens the store, holds no lock, and ends when its pipe closes. A message is one line of JSON,
-followed by the bytes of its blobs.
+unit at a time, and where a list has grown, before its next unit, which paths there are. It never opens the store, holds
+no lock, and ends when its pipe closes. A message is one line of JSON, followed by the bytes of its blobs.
 """
 
 import json
@@ -62,7 +62,7 @@ class _Worker:
         scores = np.load(scratch / "golden.npy", mmap_mode="r")
         self.golden = Golden(scores, labels, Criterion(**settings["criterion"]))
         numerics, output = Numerics(**settings["numerics"]), settings["output"]
-        paths = {tuple(path): injections for path, injections in settings["paths"]}
+        paths = _batches_by_path(settings["paths"])
         wanted = {key for path in paths for key in path if is_site(key)}
         slicer = Slicer(model, output, numerics.batch_size, inputs.shape[1:])
         sites = {site.key: site for site in (find_sites(slicer) if wanted else ()) if site.key in wanted}
@@ -92,6 +92,10 @@ class _Worker:
         if engine is self.incremental:
             reply |= {"lane": engine.found(path), "kind": engine.kind(path)}
         return {**reply, "seconds": time.perf_counter() - begun}, blobs
+
+    def expect(self, paths: list[Any]) -> None:
+        """Take in which faulty paths will come, in settings' form; none goes through another neuron site than before."""
+        self.incremental.expect(_batches_by_path(paths))
 
     def _golden_part(self, first: int, inputs: int) -> Golden:
         """Return the golden scores of some inputs; the last ones are kept, with what was made of them."""
@@ -126,6 +130,10 @@ class _Tally:
         return {name: b"".join(parts[name]) for name in sorted(self.records)}
 
 
+def _batches_by_path(paths: list[Any]) -> dict[tuple[str, ...], int]:
+    return {tuple(path): batches for path, batches in paths}
+
+
 def serve(requests: BinaryIO, replies: BinaryIO) -> None:
     """Answer requests until the pipe closes; what a user can mend goes back as ``{"error": ...}``."""
     worker: _Worker | None = None
@@ -133,6 +141,9 @@ def serve(requests: BinaryIO, replies: BinaryIO) -> None:
         try:
             if worker is None:
                 worker = _Worker(request[0])
+                send(replies, {})
+            elif "paths" in request[0]:
+                worker.expect(request[0]["paths"])
                 send(replies, {})
             else:
                 send(replies, *worker.run(request[0]))

@@ -20,6 +20,8 @@ from bitswap_onnx.design import Request, generate_faults
 from bitswap_onnx.errors import BitswapError, InterruptedRunError, RunError
 from bitswap_onnx.graph.model import load_model
 from bitswap_onnx.prepare import Settings
+from bitswap_onnx.runtime.pool import Pool
+from bitswap_onnx.runtime.worker import Message
 from tests.builders import cnn, normal, save
 
 REPO = Path(__file__).parent.parent.parent
@@ -73,6 +75,25 @@ def test_it_stops_where_the_goal_is_reached_and_says_how_it_came_there(model: Pa
     by_file = estimate_rates(tmp_path / "run/results.csv")
     assert by_file.find("network", "all", "critical").mean == pytest.approx(pooled) != pytest.approx(last.mean)
     assert any("the file lies in its run directory" in note for note in by_file.notes)
+
+
+def test_one_set_of_workers_runs_all_rounds(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[Message] = []
+    told: list[Message] = []
+    ask = Pool._ask
+
+    def note(pool: Pool, worker: int, request: Message, label: str) -> tuple[Message, dict[str, bytes]]:
+        if "paths" in request:
+            (begun if "model" in request else told).append(request)
+        return ask(pool, worker, request, label)
+
+    monkeypatch.setattr(Pool, "_ask", note)
+    found = run(model, tmp_path / "run", Goal("critical", 0.025, 0.9))
+    assert len(found.looks) > 2
+    assert len(begun) == 1
+    batches = [sum(number for _, number in request["paths"]) for request in begun + told]
+    over = INPUTS // BATCH
+    assert batches == [look.injections * over for look in found.looks]
 
 
 def test_the_truth_of_an_exhaustive_list_lies_within_and_all_faults_give_it(model: Path, tmp_path: Path) -> None:

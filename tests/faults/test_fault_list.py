@@ -135,8 +135,9 @@ def test_writing_reads_back(tmp_path: Path) -> None:
         Injection("a", (Fault("bn1", (3,), None, Kind.SET, "-0.5", "bn_var"), Fault("fc", (1, 2), 5))),
         Injection("b", (Fault("pos", (), 31, Kind.STUCK_AT_1),)),
     ]
-    write_fault_list(tmp_path / "out.csv", injections)
+    digest = write_fault_list(tmp_path / "out.csv", injections)
     assert list(read_fault_list(tmp_path / "out.csv")) == injections
+    assert [running for _, running in fingerprint(injections)][-1] == digest
 
 
 def test_numbers_of_numpy_become_pythons() -> None:

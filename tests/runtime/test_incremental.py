@@ -355,6 +355,11 @@ def test_few_inferences_are_not_worth_a_search() -> None:
     path = ("conv.weight",)
     _, engine = engines(cnn(), worth=8, paths={path: 7}, count=8)
     assert engine.found(path) == WHOLE
+    engine.expect({path: 8})
+    assert engine.found(path) == 0
+    lane = engine.lane(path)
+    engine.expect({path: 9, ("conv.bias",): 9})
+    assert engine.lane(path) is lane
     _, engine = engines(cnn(), worth=8, paths={path: 8}, count=8)
     assert engine.found(path) == 0
 
