@@ -15,14 +15,11 @@ from bitswap_onnx.faults.fault_list import write_fault_list
 from bitswap_onnx.faults.sampling import (
     Pattern,
     Region,
-    Rounding,
     Sample,
     Stratum,
-    normal_quantile,
-    proportions_of,
-    sample_size,
     stratify,
 )
+from bitswap_onnx.faults.sizes import Rounding, normal_quantile, proportions_of, sample_size
 from bitswap_onnx.files import replacing
 from bitswap_onnx.graph.model import Model
 from bitswap_onnx.graph.populations import bit_distances, find_population
@@ -145,7 +142,7 @@ def generate_faults(model: Model, request: Request, path: Path) -> Design:
     nothing can be written.
     """
     regions, strata, sample = plan_sample(model, request)
-    digest = write_fault_list(path, sample)
+    digest = write_fault_list(path, sample, sample.examples)
     totals = sum(entry.population for entry in strata), sum(sample.sizes)
     design = Design(request, request.quantile, model.name, model.sha256, regions, strata, *totals, digest)
     with replacing(design_path(path)) as file:

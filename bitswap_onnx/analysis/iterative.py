@@ -8,7 +8,7 @@ every fault as a yes or no, is looked at again and again, and is 0 where nothing
 
 import math
 
-from bitswap_onnx.faults.sampling import normal_quantile, sample_size
+from bitswap_onnx.faults.sizes import normal_quantile, sample_size
 
 #: The margin and the share that the pilot is planned for.
 PILOT_MARGIN, PILOT_SHARE = 0.05, 0.5

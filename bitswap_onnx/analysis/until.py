@@ -15,7 +15,7 @@ from bitswap_onnx.analysis.stratified import Members
 from bitswap_onnx.errors import BitswapError
 from bitswap_onnx.faults.bits import FORMATS
 from bitswap_onnx.faults.rounds import Piece, Round
-from bitswap_onnx.faults.sampling import FLOOR
+from bitswap_onnx.faults.sizes import FLOOR
 
 Scheme = Literal["stratified", "iterative"]
 

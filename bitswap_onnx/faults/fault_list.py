@@ -71,25 +71,27 @@ def refuse_neurons(injections: Iterable[Injection], what: str) -> None:
         raise FaultListError(f"{where}{what} takes faults in stored parameters alone, found {fault}; leave neurons out")
 
 
-def write_fault_list(path: str | Path, injections: Iterable[Injection]) -> str:
+def write_fault_list(path: str | Path, injections: Iterable[Injection], examples: Iterable[Fault] | None = None) -> str:
     """Write injections as a CSV list and return its `fingerprint`; optional columns appear only where some fault needs them.
 
-    ``injections`` is iterated twice, so that a list of any length fits in memory. The file appears whole or not at all;
-    raises RunError where it cannot be written.
+    Without ``examples``, faults that need every column that one of the list needs, ``injections`` is iterated twice, so that
+    a list of any length fits in memory. The file appears whole or not at all; raises RunError where it cannot be written.
     """
-    if isinstance(injections, Iterator):
-        injections = tuple(injections)
-    needed = {name for injection in injections for fault in injection.faults for name in _needed(fault)}
+    if examples is None:
+        injections = tuple(injections) if isinstance(injections, Iterator) else injections
+        examples = (fault for injection in injections for fault in injection.faults)
+    needed = {name for fault in examples for name in _needed(fault)}
     columns = [*REQUIRED, *(name for name in OPTIONAL if name in needed)]
     digest = ""
     with replacing(Path(path)) as file:
-        writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
-        writer.writeheader()
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns)
         for injection, digest in fingerprint(injections):  # noqa: B007
             for fault in injection.faults:
                 if not needed.issuperset(_needed(fault)):
                     raise FaultListError(f"{fault.where}: the fault list changed while it was read; run again")
-                writer.writerow(_row(injection.id, fault))
+                row = _row(injection.id, fault)
+                writer.writerow([row.get(name, "") for name in columns])
     return digest
 
 

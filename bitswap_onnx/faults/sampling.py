@@ -1,4 +1,4 @@
-"""Statistical fault lists: how many faults a stratum needs, and which ones, drawn without replacement.
+"""Statistical fault lists: which faults of a stratum they hold, drawn without replacement.
 
 A stratum is a set of numbered faults. Which of them a sample holds is decided by a keyed permutation of the numbers: its
 first n images are a simple random sample, in random order, distinct by construction, in memory that does not grow with
@@ -11,7 +11,6 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, count, islice
-from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
@@ -20,12 +19,9 @@ from numpy.typing import NDArray
 from bitswap_onnx.errors import BitswapError
 from bitswap_onnx.faults.fault import BIT_KINDS, Fault, Injection, Kind
 
-Rounding = Literal["nearest", "ceil"]
 Order = Literal["listed", "drawn", "again"]
 Numbers = NDArray[np.uint64]
 
-#: Injections that every stratum gets at least, if it has as many: what an estimate of its variance needs.
-FLOOR = 2
 #: Rounds of the permutation. A domain of many bits needs few; small ones need more to look random.
 _ROUNDS = 24
 #: Faults that are made at a time.
@@ -114,30 +110,22 @@ class Sample:
     pattern: Pattern
     seed: int
 
+    @property
+    def examples(self) -> list[Fault]:
+        """Faults of every region and kind, one each."""
+        regions = (region for stratum in self.strata for region in stratum.regions)
+        return [
+            Fault(region.address[0], (0,) * len(region.shape), region.bits[0], kind, parameter=region.address[1])
+            for region in regions
+            for kind in self.pattern.kinds
+        ]
+
     def __iter__(self) -> Iterator[Injection]:
         number = 0
         for stratum, size in zip(self.strata, self.sizes, strict=True):
             for faults in draw(stratum, self.pattern, self.seed, size):
                 yield Injection(str(number), faults)
                 number += 1
-
-
-def normal_quantile(confidence: float) -> float:
-    """Return t: a normal variable lies within ±t with probability ``confidence`` (0.99: 2.5758)."""
-    return NormalDist().inv_cdf((1 + confidence) / 2)
-
-
-def sample_size(population: int, margin: float, t: float, p: float, rounding: Rounding = "nearest") -> int:
-    """Return n = N / (1 + e² (N - 1) / (t² p (1 - p))), rounded, at least `FLOOR` and at most N.
-
-    How many of N = ``population`` faults estimate a share of about ``p`` within e = ``margin`` (both as fractions): Leveugle
-    et al., DATE 2009, doi 10.1109/DATE.2009.5090716. A share of 0 or 1 leaves the floor.
-    """
-    share = 1 / population
-    spread = t * t * p * (1 - p)
-    exact = 1 / (share + margin * margin * (1 - share) / spread) if spread > 0 else 0.0
-    rounded = math.ceil(exact) if rounding == "ceil" else math.floor(exact + 0.5)
-    return min(population, max(FLOOR, rounded))
 
 
 def stratify(regions: Sequence[Region], name: Callable[[Region, int], str]) -> tuple[Stratum, ...]:
@@ -150,26 +138,6 @@ def stratify(regions: Sequence[Region], name: Callable[[Region, int], str]) -> t
         for key, bits in split.items():
             strata.setdefault(key, []).append(replace(region, bits=tuple(bits)))
     return tuple(Stratum(key, tuple(parts)) for key, parts in strata.items())
-
-
-def proportions_of(distances: Sequence[float]) -> tuple[float, ...]:
-    """Return p per bit for data-aware sizes, from the mean distance between a weight and itself with that bit flipped.
-
-    After Ruospo et al., DATE 2023, doi 10.23919/DATE56975.2023.10136998: distances are scaled from [least, largest] to
-    [0, 0.5]; outliers get 0.5 and take no part in the scaling. An outlier lies more than three standard deviations above
-    the mean of all bits (of float32 weights below 1: bit 30 alone), or is not finite.
-    """
-    values = np.asarray(distances, np.float64)
-    outside = ~np.isfinite(values)
-    finite = values[~outside]
-    if finite.size:
-        relative = values / (finite.max() or 1)
-        usual = relative[~outside]
-        outside |= relative > usual.mean() + 3 * usual.std()
-    inside = values[~outside]
-    least, largest = (inside.min(), inside.max()) if inside.size else (0, 0)
-    scaled = (values - least) / ((largest - least) or 1) / 2
-    return tuple(float(p) for p in np.where(outside, 0.5, scaled))
 
 
 def draw(

@@ -1,10 +1,10 @@
-"""Samples: published sizes and exact arithmetic; draws against chance, a plain-Python oracle and literals."""
+"""Draws against chance, a plain-Python oracle and literals."""
 
 import hashlib
 import math
 from collections import Counter
-from fractions import Fraction
 from itertools import combinations, permutations, product
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,22 +15,17 @@ from scipy import stats
 
 from bitswap_onnx.errors import BitswapError
 from bitswap_onnx.faults.fault import Fault, Injection, Kind
+from bitswap_onnx.faults.fault_list import write_fault_list
 from bitswap_onnx.faults.sampling import (
-    FLOOR,
     Pattern,
     Region,
     Sample,
     Stratum,
     draw,
-    normal_quantile,
     permute,
-    proportions_of,
-    sample_size,
     stratify,
 )
 
-#: Parameters of ResNet20's convolutions and its linear layer, in order (Ruospo et al., DATE 2023).
-RESNET20 = [432, *[2304] * 6, 4608, *[9216] * 5, 18432, *[36864] * 5, 640]
 STUCK = (Kind.STUCK_AT_0, Kind.STUCK_AT_1)
 #: Chance of a right sampler to fail one of the tests of chance here; seeds are fixed, so a pass stays one.
 RARE = 1e-3
@@ -43,55 +38,6 @@ SMALL = Stratum(
         Region("b", "scale", ("b", "scale"), "float32", (), (1, 2)),
     ),
 )
-
-
-def published(population: int, rounding: str) -> int:
-    return sample_size(population, 0.01, 2.58, 0.5, "ceil" if rounding == "ceil" else "nearest")
-
-
-@pytest.mark.parametrize("rounding", ["nearest", "ceil"])
-def test_published_sizes(rounding: str) -> None:
-    """Counted with 64 faults per parameter; per bit and layer that is 2 per parameter, one for each stuck value."""
-    assert sum(RESNET20) * 64 == 17_173_504
-    assert published(sum(RESNET20) * 64, rounding) == 16_625
-    assert published(sum(RESNET20) * 32, rounding) == 16_609
-    layers = sum(published(elements * 64, rounding) for elements in RESNET20)
-    assert layers == {"nearest": 307_649, "ceil": 307_660}[rounding]
-    bits = 32 * sum(published(elements * 2, rounding) for elements in RESNET20)
-    assert bits == {"nearest": 4_885_632, "ceil": 4_885_696}[rounding]
-
-
-SHARES = st.floats(0.001, 0.999)
-
-
-@given(st.integers(1, 10**12), st.floats(1e-4, 0.5), st.floats(0.5, 4), SHARES)
-def test_sizes_are_the_formula(population: int, margin: float, t: float, p: float) -> None:
-    e, z, q = Fraction(margin), Fraction(t), Fraction(p)
-    exact = population / (1 + e**2 * (population - 1) / (z**2 * q * (1 - q)))
-    for rounding, bound in (("nearest", Fraction(1, 2)), ("ceil", Fraction(1))):
-        size = sample_size(population, margin, t, p, "ceil" if rounding == "ceil" else "nearest")
-        assert min(FLOOR, population) <= size <= population
-        assert abs(size - exact) <= bound + exact / 10**9 or size == FLOOR
-
-
-@given(st.integers(1, 10**9), st.integers(1, 10**9), SHARES, SHARES)
-def test_sizes_grow(one: int, more: int, share: float, other: float) -> None:
-    assert sample_size(one, 0.01, 2.58, 0.5) <= sample_size(one + more, 0.01, 2.58, 0.5)
-    narrow, wide = sorted((share, other))
-    assert sample_size(one, narrow, 2.58, 0.5) >= sample_size(one, wide, 2.58, 0.5)
-    assert sample_size(one, 0.01, narrow, 0.5) <= sample_size(one, 0.01, wide, 0.5)
-    assert sample_size(one, 0.01, 2.58, narrow / 2) <= sample_size(one, 0.01, 2.58, wide / 2)
-
-
-def test_no_stratum_is_empty_and_none_too_large() -> None:
-    assert sample_size(10**6, 0.01, 2.58, 0.0) == FLOOR
-    assert sample_size(1, 0.01, 2.58, 0.0) == 1
-    assert sample_size(math.comb(10**9, 60), 0.01, 2.58, 0.5) == 16_641  # beyond the range of a float
-
-
-@given(st.floats(0.01, 0.9999))
-def test_quantile(confidence: float) -> None:
-    assert normal_quantile(confidence) == pytest.approx(stats.norm.ppf((1 + confidence) / 2), rel=1e-9)
 
 
 def oracle(number: int, size: int, key: str) -> int:
@@ -244,6 +190,14 @@ def test_a_sample_of_everything_hits_regions_in_proportion() -> None:
     assert stats.chisquare([hit[name] for name in shapes], expected).pvalue > RARE
 
 
+@pytest.mark.parametrize("kinds", [(Kind.FLIP,), STUCK])
+@pytest.mark.parametrize("stratum", [SMALL, Stratum("conv", SMALL.regions[:1])])
+def test_examples_need_the_columns_of_the_list(kinds: tuple[Kind, ...], stratum: Stratum, tmp_path: Path) -> None:
+    sample = Sample((stratum,), (10,), Pattern(kinds), 0)
+    assert write_fault_list(tmp_path / "a.csv", sample, sample.examples) == write_fault_list(tmp_path / "b.csv", sample)
+    assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
+
+
 def test_strata() -> None:
     strata = stratify(SMALL.regions, lambda region, bit: f"{region.layer} bit {bit}")
     assert {stratum.name: (stratum.slots, stratum.bits) for stratum in strata} == {
@@ -298,12 +252,3 @@ def test_bursts_hit_neighbouring_bits_of_one_element() -> None:
     for faults in bursts:
         assert len({(f.layer, f.parameter, f.index, f.kind) for f in faults}) == 1
         assert [f.bit for f in faults] in ([0, 1, 2], [1, 2, 3], [29, 30, 31])
-
-
-def test_proportions() -> None:
-    """Hand-made: 31 usual distances and an outlier; without one the largest gets 0.5; infinity is an outlier."""
-    usual = [float(number) for number in range(31)]
-    assert proportions_of([*usual, 1e37]) == pytest.approx([number / 60 for number in range(31)] + [0.5])
-    assert proportions_of([1, 2, 5]) == pytest.approx([0, 0.125, 0.5])
-    assert proportions_of([1, 3, math.inf]) == pytest.approx([0, 0.5, 0.5])
-    assert proportions_of([0, 0]) == (0, 0)
