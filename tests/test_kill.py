@@ -105,6 +105,31 @@ def test_ctrl_c_saves_and_says_how_to_resume(tmp_path: Path, undisturbed: bytes,
     assert (run / "results.csv").read_bytes() == undisturbed
 
 
+#: A command line whose libraries are interrupted while they load, and make another error of it, as some do.
+INTERRUPTED = """
+import os, signal, sys, time
+
+class Interrupted:
+    def find_spec(self, name, path, target=None):
+        if name == "bitswap_onnx.cli.main":
+            try:
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(60)
+            except KeyboardInterrupt:
+                raise ImportError("initialization failed")
+
+sys.meta_path.insert(0, Interrupted())
+from bitswap_onnx.__main__ import main
+main()
+"""
+
+
+@POSIX
+def test_ctrl_c_while_libraries_load_is_quiet() -> None:
+    ended = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (-signal.SIGINT, "")
+
+
 @POSIX
 def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     process = subprocess.Popen(
