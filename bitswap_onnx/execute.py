@@ -38,6 +38,9 @@ class Progress:
 #: Scores that one unit may keep, in bytes.
 _SCORE_BYTES = 1 << 26
 
+#: A list that still grows becomes this many times as long, as far as anybody knows.
+TO_COME = 4
+
 #: Where a run keeps what its workers read, while it is under way.
 SCRATCH = "campaign.scratch"
 
@@ -176,14 +179,15 @@ class Executor:
         }
 
     def _paths(self) -> list[tuple[tuple[str, ...], int]]:
-        """Return the faulty paths, each with the number of batches it is to run in all."""
+        """Return the faulty paths, each with the number of batches it is likely to run in all."""
         inputs, batch_size = len(self.golden.scores), self.setup.numerics.batch_size
         length = self.store.setting("unit_length")
         batches = Counter[int]()
         for first, paths in self.store.queue().items():
             over = inputs if first is None else min(length, inputs - first)
             batches.update({path: len(positions) * -(-over // batch_size) for path, positions in paths.items()})
-        return [(tensors, batches[number]) for number, tensors in self.store.paths().items()]
+        times = TO_COME if self.store.setting("growing") else 1
+        return [(tensors, times * batches[number]) for number, tensors in self.store.paths().items()]
 
     def _run_lots(self, pool: Pool, lots: list[Lot]) -> None:
         """Run null controls and injections; each finished unit is committed."""
