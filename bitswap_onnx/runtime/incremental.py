@@ -35,7 +35,7 @@ from bitswap_onnx.runtime.session import Numerics
 #: The tensors that an injection touches, sorted.
 Path = tuple[str, ...]
 
-#: A path with fewer batches to run than this, over all injections, is not worth the search for a faster lane, which costs
+#: A path with fewer batches to run than this, in all, is not worth the search for a faster lane, which costs
 #: some ten runs of a batch.
 WORTH_BATCHES = 24
 
@@ -56,7 +56,7 @@ _PROBED = 32
 class IncrementalEngine:
     """Runs injections over the prepared ``inputs`` (n, ...), whose golden ``scores`` (n, classes) are known.
 
-    ``paths`` are the faulty paths that will come, each with the number of batches to run there, over all injections;
+    ``paths`` are the faulty paths that will come, each with the number of batches that are likely to run there in all;
     ``sites`` are the neuron sites they hold, by key. ``memory`` bounds, in bytes, the golden values and the loaded parts of
     the model, half of it each. ``worth``: see `WORTH_BATCHES`. ``device``: where golden values stay; None: in arrays of the
     host (by default where the model computes, if that is not the CPU).

@@ -82,14 +82,14 @@ class Pool:
                     pipe.close()  # type: ignore[union-attr]
             process.wait()
 
-    def tell(self, news: Message) -> None:
-        """Change settings between runs: workers that have begun hear of it now, others when they start.
+    def expect(self, paths: list[tuple[tuple[str, ...], int]]) -> None:
+        """Say between two runs which faulty paths will come, each with its number of batches; no neuron site may be new.
 
-        Only ``paths`` may change, and no neuron site may be new.
+        Workers that have begun hear of it now, others when they start.
         """
-        self.settings = {**self.settings, **news}
+        self.settings = {**self.settings, "paths": paths}
         for worker in self._processes:
-            self._ask(worker, news, "start")
+            self._ask(worker, {"expect": paths}, "between two rounds")
 
     def run(self, take: Callable[[int], Unit | None], stop: threading.Event) -> Iterator[tuple[Unit, Result]]:
         """Yield units and their results as workers finish; ``take(worker)`` gives a worker's next unit, or None.

@@ -142,8 +142,8 @@ def serve(requests: BinaryIO, replies: BinaryIO) -> None:
             if worker is None:
                 worker = _Worker(request[0])
                 send(replies, {})
-            elif "paths" in request[0]:
-                worker.expect(request[0]["paths"])
+            elif "expect" in request[0]:
+                worker.expect(request[0]["expect"])
                 send(replies, {})
             else:
                 send(replies, *worker.run(request[0]))

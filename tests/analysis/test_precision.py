@@ -18,9 +18,9 @@ from bitswap_onnx.audit import Audit
 from bitswap_onnx.campaign import run_campaign
 from bitswap_onnx.design import Request, generate_faults
 from bitswap_onnx.errors import BitswapError, InterruptedRunError, RunError
-from bitswap_onnx.execute import TO_COME
 from bitswap_onnx.graph.model import load_model
 from bitswap_onnx.prepare import Settings
+from bitswap_onnx.run_directory import reading
 from bitswap_onnx.runtime.pool import Pool
 from bitswap_onnx.runtime.worker import Message
 from tests.builders import cnn, normal, save
@@ -40,7 +40,7 @@ def model(tmp_path: Path) -> Path:
 def run(model: Path, folder: Path, goal: Goal = GOAL, until: dict[str, Any] | None = None, **options: Any) -> Reached:
     options.setdefault("settings", Settings(batch_size=BATCH))
     drawn = Until(goal=goal, **({"bits": "20-31"} | (until or {})))
-    return run_until(model, drawn, run=folder, workers=1, audit=Audit(2), **options)
+    return run_until(model, drawn, run=folder, audit=Audit(2), **({"workers": 1} | options))
 
 
 def files(folder: Path) -> list[bytes]:
@@ -79,23 +79,34 @@ def test_it_stops_where_the_goal_is_reached_and_says_how_it_came_there(model: Pa
 
 
 def test_one_set_of_workers_runs_all_rounds(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    begun: list[Message] = []
-    told: list[Message] = []
+    """Each begins once, and hears before each later round how many batches are likely to come."""
+    begun: dict[int, list[int]] = {}
     ask = Pool._ask
 
     def note(pool: Pool, worker: int, request: Message, label: str) -> tuple[Message, dict[str, bytes]]:
-        if "paths" in request:
-            (begun if "model" in request else told).append(request)
+        paths = request.get("expect") or request.get("paths")
+        if paths is not None:
+            assert ("model" in request) == (worker not in begun)
+            begun.setdefault(worker, []).append(sum(number for _, number in paths))
         return ask(pool, worker, request, label)
 
     monkeypatch.setattr(Pool, "_ask", note)
-    found = run(model, tmp_path / "run", Goal("critical", 0.025, 0.9))
-    assert len(found.looks) > 2
-    assert len(begun) == 1
-    batches = [sum(number for _, number in request["paths"]) for request in begun + told]
-    over = INPUTS // BATCH
-    known = [look.injections * over for look in found.looks]
-    assert batches == [*(TO_COME * number for number in known), known[-1]]
+    found = run(model, tmp_path / "run", Goal("critical", 0.025, 0.9), workers=2)
+    known = [look.injections * INPUTS // BATCH for look in found.looks]
+    assert len(known) > 2
+    assert begun.keys() == {0, 1}
+    for heard in begun.values():
+        later = known[-len(heard) :]
+        assert all(likely >= number for likely, number in zip(heard, later, strict=True))
+        assert sorted(set(heard)) == heard
+
+
+def test_a_path_that_was_not_worth_a_lane_gets_one_when_more_faults_come(model: Path, tmp_path: Path) -> None:
+    """The pilot has two batches for each layer."""
+    found = run(model, tmp_path / "run", Goal("critical", 0.05, 0.9), {"bits": "30"}, inputs_per_injection=BATCH)
+    assert found.looks[0].inferences == 2 * 2 * BATCH
+    with reading(tmp_path / "run") as store:
+        assert store.setting("lanes") == {"conv.weight": "packed", "fc.weight": "packed"}
 
 
 def test_the_truth_of_an_exhaustive_list_lies_within_and_all_faults_give_it(model: Path, tmp_path: Path) -> None:

@@ -358,8 +358,11 @@ def test_few_inferences_are_not_worth_a_search() -> None:
     engine.expect({path: 8})
     assert engine.found(path) == 0
     lane = engine.lane(path)
-    engine.expect({path: 9, ("conv.bias",): 9})
+    other = ("fc.weight",)
+    assert engine._shared == lane.values
+    engine.expect({path: 9, other: 9})
     assert engine.lane(path) is lane
+    assert engine._shared == lane.values | engine.lane(other).values > lane.values
     _, engine = engines(cnn(), worth=8, paths={path: 8}, count=8)
     assert engine.found(path) == 0
 
