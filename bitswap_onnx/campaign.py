@@ -139,6 +139,7 @@ def _execute_all(executor: Executor, plan: CheckedList, growth: GrowingList | No
         if growth:
             executor.run(audited=False)
             while (addition := growth.more(store)) is not None:
+                _remove_files(store.run)  # of an earlier goal
                 plan.extend(store, addition)
                 executor.run(audited=False)
             store.put("growing", False)
@@ -257,14 +258,19 @@ def _run_directory(folder: Path) -> Iterator[Store]:
         try:
             yield store
         except ControlFailedError:  # what an earlier end of this run wrote is wrong
-            for name in ("results.csv", "golden.json", "per_input.parquet", GROWTH_NAME):
-                (folder / name).unlink(missing_ok=True)
-            shutil.rmtree(folder / "outputs", ignore_errors=True)
+            _remove_files(folder)
             raise
         finally:
             shutil.rmtree(folder / SCRATCH, ignore_errors=True)
             if made and store.is_new:
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_files(folder: Path) -> None:
+    """Remove what a finished run has beside its store."""
+    for name in ("results.csv", "golden.json", "per_input.parquet", GROWTH_NAME):
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / "outputs", ignore_errors=True)
 
 
 def _write_files(

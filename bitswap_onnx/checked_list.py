@@ -6,10 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from bitswap_onnx.design import Design, design_path, read_design
 from bitswap_onnx.errors import FaultListError
 from bitswap_onnx.faults.fault import Injection
+from bitswap_onnx.faults.fault_list import FaultList, has_neurons, read_fault_list
 from bitswap_onnx.faults.fault_list import fingerprint as list_fingerprint
-from bitswap_onnx.faults.fault_list import has_neurons, read_fault_list
 from bitswap_onnx.graph.flip_opset import at_flip_opset
 from bitswap_onnx.graph.receipts import ResolvedInjection
 from bitswap_onnx.graph.resolve import BitOrder, Resolver
@@ -26,7 +27,8 @@ from bitswap_onnx.store import Store
 class CheckedList:
     """A fault list of a model that is ready to run: resolved once to check it, and once more for the store.
 
-    ``sample`` says which inputs each injection runs over.
+    ``sample`` says which inputs each injection runs over; ``design``, once it is checked, how the list was drawn, if that
+    lies beside it.
     """
 
     def __init__(self, injections: Iterable[Injection], setup: Setup, bit_order: BitOrder, sample: InputSample) -> None:
@@ -37,18 +39,38 @@ class CheckedList:
         self.observer = Observer(setup.slicer, setup.numerics, setup.output)
         self.paths: set[tuple[str, ...]] = set()
         self.fingerprint = ""
+        self.design: Design | None = None
+        self._design_notes: tuple[str, ...] = ()
         self._cones: dict[str, frozenset[int]] = {}
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What was decided where the user said nothing, and which inputs an injection runs over."""
-        return (*self.setup.notes, *self.sample.notes)
+        return (*self.setup.notes, *self.sample.notes, *self._design_notes)
 
     def check(self) -> str:
         """Resolve the whole list, so that its last row is known to be right before anything is written; return its hash."""
         for _, digest in list_fingerprint(self._checked()):
             self.fingerprint = digest
+        self._find_design()
         return self.fingerprint
+
+    def _find_design(self) -> None:
+        """Look for the design beside the list, so that the run's estimates weight by it; one of another list is said."""
+        path = design_path(self.injections.path) if isinstance(self.injections, FaultList) else None
+        if (
+            path is None or not path.is_file() or self.resolver.bit_order != "lsb"
+        ):  # a design's bits count from the lowest
+            return
+        try:
+            found = read_design(path)
+        except FaultListError as error:
+            self._design_notes = (f"{error}; estimates do without it",)
+            return
+        if found.list_sha256 == self.fingerprint:
+            self.design = found
+        else:
+            self._design_notes = (f"{path}: not the design of this list, by its hash; estimates do without it",)
 
     def _checked(self) -> Iterator[Injection]:
         seen: set[str] = set()
@@ -70,6 +92,7 @@ class CheckedList:
         bits = self.observer.bits(self.setup.pieces(stop), golden.scores)
         resolved = self._resolved(bits)
         joined = join_paths(self.paths)
+        settings = settings | {"design": self.design and self.design.text}
         store.create(settings, resolved, self.resolver.address, self.sample.block_of, joined)
 
     def extend(self, store: Store, addition: Addition) -> None:

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal
@@ -30,6 +30,12 @@ Population = Literal["flips", "stuck_at"]
 #: What the sidecar says it is, and which form of it.
 _FORMAT = "bitswap-onnx fault list design"
 _VERSION = 1
+#: What sizes do not depend on, by scheme.
+_IDLE = {
+    "data-aware": ("proportion",),
+    "exhaustive": ("margin", "confidence", "t", "proportion", "rounding", "population"),
+    "per-target": ("margin", "confidence", "t", "proportion", "rounding", "population"),
+}
 #: Kinds that a place counts for in sizes, where the user says so.
 _KINDS_PER_BIT = {"flips": 1, "stuck_at": 2}
 
@@ -125,6 +131,15 @@ class Design:
     list_sha256: str
 
     @property
+    def text(self) -> str:
+        """What `parse_design` reads: JSON with one line per entry, and per element of a list."""
+        entries = []
+        for key, value in {"format": _FORMAT, "version": _VERSION, **asdict(self)}.items():
+            rows = ",\n".join(f"  {json.dumps(element)}" for element in value) if isinstance(value, tuple) else ""
+            entries.append(f" {json.dumps(key)}: " + (f"[\n{rows}\n ]" if rows else json.dumps(value)))
+        return "{\n" + ",\n".join(entries) + "\n}\n"
+
+    @property
     def sampled(self) -> tuple[Stratum, ...]:
         """What each of its strata was drawn from."""
         return stratify(self.regions, _STRATA[self.request.scheme])
@@ -138,16 +153,27 @@ def design_path(path: Path) -> Path:
 def generate_faults(model: Model, request: Request, path: Path) -> Design:
     """Draw a fault list from ``model``, write it to ``path`` and its design beside it, and return the design.
 
-    Raises BitswapError for filters that leave nothing and for a stratum without room for one injection, RunError where
-    nothing can be written.
+    Raises BitswapError for filters that leave nothing, for a stratum without room for one injection and for what was asked
+    for and changes nothing, RunError where nothing can be written.
     """
+    _refuse_idle(request)
     regions, strata, sample = plan_sample(model, request)
     digest = write_fault_list(path, sample, sample.examples)
     totals = sum(entry.population for entry in strata), sum(sample.sizes)
     design = Design(request, request.quantile, model.name, model.sha256, regions, strata, *totals, digest)
     with replacing(design_path(path)) as file:
-        file.write(_text({"format": _FORMAT, "version": _VERSION, **asdict(design)}))
+        file.write(design.text)
     return design
+
+
+def _refuse_idle(request: Request) -> None:
+    """Raise BitswapError for what a user set and the list would not depend on."""
+    idle = set(_IDLE.get(request.scheme, ()))
+    for field in fields(request):
+        if field.name in idle and getattr(request, field.name) != field.default:
+            raise BitswapError(f"--{field.name}: --scheme {request.scheme} does not depend on it; leave it out")
+    if request.burst and request.multiplicity == 1:
+        raise BitswapError("--burst: expected with --multiplicity, the number of neighbouring bits, 2 or more; found 1")
 
 
 def plan_sample(model: Model, request: Request) -> tuple[tuple[Region, ...], tuple[StratumDesign, ...], Sample]:
@@ -168,21 +194,33 @@ def plan_sample(model: Model, request: Request) -> tuple[tuple[Region, ...], tup
 def read_design(path: str | Path) -> Design:
     """Read a design that `generate_faults` wrote.
 
-    Raises FaultListError for a file that is missing, is none, is of another version, or does not add up.
+    Raises FaultListError for a file that is missing, and as `parse_design`.
     """
     path = Path(path)
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        text = ""
     except OSError as error:
         raise FaultListError(f"{path}: cannot read the design of the fault list: {error.strerror}") from None
+    return parse_design(text, str(path))
+
+
+def parse_design(text: str, where: str) -> Design:
+    """Return the design that a text holds; ``where`` it stands is for messages.
+
+    Raises FaultListError for one that is none, is of another version, or does not add up.
+    """
+    try:
+        record = json.loads(text)
     except (ValueError, RecursionError):
         record = None
     if not isinstance(record, dict) or record.pop("format", None) != _FORMAT:
-        raise FaultListError(f"{path}: not the design of a fault list; expected what faults generate wrote")
+        raise FaultListError(f"{where}: not the design of a fault list; expected what faults generate wrote")
     version = record.pop("version", None)
     if version != _VERSION:
         raise FaultListError(
-            f"{path}: expected a design of version {_VERSION}, found {version!r}; generate the list again"
+            f"{where}: expected a design of version {_VERSION}, found {version!r}; generate the list again"
         )
     try:
         design = _parse(record)
@@ -194,9 +232,9 @@ def read_design(path: str | Path) -> Design:
         whole = whole and populations == [(entry.name, entry.population) for entry in design.strata]
         whole = whole and all(max(one.bits) < FORMATS[one.format].width for one in design.regions)
     except (BitswapError, KeyError, TypeError, ValueError) as error:
-        raise FaultListError(f"{path}: damaged ({one_line(error)}); generate the list again") from None
+        raise FaultListError(f"{where}: damaged ({one_line(error)}); generate the list again") from None
     if not whole:
-        raise FaultListError(f"{path}: damaged: its strata do not add up to the list; generate the list again")
+        raise FaultListError(f"{where}: damaged: its strata do not add up to the list; generate the list again")
     return design
 
 
@@ -249,12 +287,3 @@ def _design(stratum: Stratum, request: Request, proportions: dict[str, tuple[flo
         first=first,
         size=min(size, population),
     )
-
-
-def _text(record: dict[str, Any]) -> str:
-    """Return JSON with one line per entry, and per element of a list."""
-    entries = []
-    for key, value in record.items():
-        rows = ",\n".join(f"  {json.dumps(element)}" for element in value) if isinstance(value, tuple) else ""
-        entries.append(f" {json.dumps(key)}: " + (f"[\n{rows}\n ]" if rows else json.dumps(value)))
-    return "{\n" + ",\n".join(entries) + "\n}\n"

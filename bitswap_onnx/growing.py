@@ -37,7 +37,10 @@ class GrowingList(Protocol):
         """The settings that a store has beside the first round."""
 
     def more(self, store: Store) -> Addition | None:
-        """Return the next round, now that all injections in ``store`` have run, or None where that was all."""
+        """Return the next round, now that all injections in ``store`` have run, or None where that was all.
+
+        The settings of a round are committed with it; what the end settles, this puts into the store itself.
+        """
 
     def write(self, store: Store, path: Path) -> None:
         """Write how the list came about."""

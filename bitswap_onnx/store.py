@@ -200,13 +200,13 @@ class Store:
         return [number for (number,) in rows]
 
     def add(self, chunk: Chunk, outcomes: Iterable[Outcome], controls: Iterable[tuple[int, int]] = ()) -> None:
-        """Commit, in one transaction, outcomes over ``chunk`` and null controls: (path, inputs left masked).
+        """Commit, in one transaction, outcomes over ``chunk`` and null controls: (path, inputs left masked), new or again.
 
         The counts of an outcome have, as ``inputs``, how many of the chunk's inputs the injection ran over.
         """
         with self._transaction() as db:
             rows = [(path, chunk.first, len(chunk), masked) for path, masked in controls]
-            db.executemany("INSERT INTO control VALUES (?, ?, ?, ?)", rows)
+            db.executemany("INSERT OR REPLACE INTO control VALUES (?, ?, ?, ?)", rows)
             db.executemany(
                 f"INSERT INTO outcome VALUES (?{', ?' * (len(COUNTS) + 4)})",
                 (

@@ -72,13 +72,19 @@ def failures(rates: Rates, operation: Operation) -> Fit:
     """Return the FIT of a network.
 
     Raises RunError for injections other than single flips of stored bits, without the number of bits they were drawn from,
-    with more upsets at a time than single injections can tell of, where there are too few faults, and for rates over more
-    than the inputs run, of which no fault's share is known.
+    with more upsets at a time than single injections can tell of, where there are too few faults, and where no fault's share
+    of all inputs is known: for rates over more than the inputs run, and for faults that ran over inputs of their own.
     """
     source = rates.recorded.source
     if rates.question.over_inputs:
         raise RunError(
             f"{source}: a FIT figure takes the share of harmful faults, which --over-inputs does not give; leave one out"
+        )
+    own = rates.recorded.own_inputs
+    if own is not None:
+        raise RunError(
+            f"{source}: a FIT figure takes the share of harmful faults over all inputs, and each ran over {own} of its own; "
+            "run the list without --inputs-per-injection"
         )
     if not rates.recorded.single_flips:
         raise RunError(f"{source}: a FIT figure takes injections of one flip of a stored bit each, found others")

@@ -16,17 +16,15 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bitswap_onnx.analysis.cells import parts_of
 from bitswap_onnx.analysis.crossed import Crossed, crossed
 from bitswap_onnx.analysis.groups import ALL, SCOPES, Scope, groups
 from bitswap_onnx.analysis.input_design import InputDesign, input_design
 from bitswap_onnx.analysis.intervals import Values, bonferroni, fewest_faults
-from bitswap_onnx.analysis.recorded import Recorded, list_fingerprints, read_recorded
+from bitswap_onnx.analysis.listed import listed_strata
+from bitswap_onnx.analysis.recorded import Recorded, read_recorded
 from bitswap_onnx.analysis.stratified import Bounded, Estimate, Frame, Strata, Weights, frame_of, weigh, weighted_mean
 from bitswap_onnx.analysis.two_way import over_inputs
-from bitswap_onnx.design import design_path, read_design
 from bitswap_onnx.errors import BitswapError, RunError
-from bitswap_onnx.faults.fault import Kind
 from bitswap_onnx.store import STORE_NAME
 
 Nonfinite = Literal["as-is", "critical", "detected"]
@@ -166,12 +164,12 @@ def estimate_rates(
 ) -> Rates:
     """Estimate the rates of a finished run directory or a results file; `read_recorded` says what is refused.
 
-    ``design``: how its list was drawn, or the file that `generate_faults` wrote about that; None: for a file the one beside
-    it, if there is one. Raises RunError where that is another list's, and for a treatment of nonfinite scores that nothing
-    was counted for; if the inputs shall count as a sample, also where `crossed` refuses.
+    ``design``: how its list was drawn, or the file that `generate_faults` wrote about that; None: what lay beside the list
+    when it ran, or lies beside the file, if anything. Raises RunError where that is another list's, and for a treatment of
+    nonfinite scores that nothing was counted for; if the inputs shall count as a sample, also where `crossed` refuses.
     """
     recorded = read_recorded(Path(source))
-    strata = _strata(Path(source), design) or recorded.strata
+    strata = listed_strata(Path(source), design) or recorded.strata
     frame = frame_of(recorded.source, len(recorded), strata, recorded.own_inputs is not None)
     with crossed(Path(source)) if question.over_inputs else nullcontext() as matrix:
         sample = _Sample(_quantities(recorded, matrix), matrix, question)
@@ -218,24 +216,6 @@ def _remarks(sample: _Sample, recorded: Recorded, asked: list[_Asked]) -> Iterat
         yield _TOO_FEW_INPUTS
     if sample.matrix is not None and recorded.accuracy is not None and "accuracy_drop" not in sample.quantities:
         yield _UNKNOWN_GOLDEN
-
-
-def _strata(source: Path, design: str | Path | Strata | None) -> Strata | None:
-    """Return how the list was drawn; raises RunError for the design of another list."""
-    if isinstance(design, Strata):
-        return design
-    if design is None:
-        beside = design_path(source)
-        if not source.is_file() or not beside.is_file():
-            return None
-        design = beside
-    found = read_design(design)
-    if found.list_sha256 not in list_fingerprints(source):
-        raise RunError(f"{design}: the design of another list than that of {source}, by its hash; give that list's own")
-    flips = found.request.kinds == (Kind.FLIP,) and found.request.multiplicity == 1
-    names, sizes, populations = zip(*((one.name, one.size, one.population) for one in found.strata), strict=True)
-    parts = parts_of(found.sampled, found.request.pattern)
-    return Strata(names, sizes, populations, found.population if flips else None, parts=parts)
 
 
 def shares_of(inputs: Counts, counts: Mapping[str, Counts]) -> dict[str, Values]:

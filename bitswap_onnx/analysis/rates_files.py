@@ -7,6 +7,7 @@ from typing import Any
 
 from bitswap_onnx.analysis.fit import Fit
 from bitswap_onnx.analysis.rates import CURVE, Rate, Rates
+from bitswap_onnx.design import design_path
 from bitswap_onnx.files import check_output, replacing
 
 _METHOD = (
@@ -49,10 +50,14 @@ def as_record(rates: Rates, fit: Fit | None = None) -> dict[str, Any]:
     }
 
 
-def write_csv(rates: Rates, path: Path) -> None:
-    """Write one row per `Rate`, with the input design, whole or not at all; raises RunError where it cannot be written."""
+def write_csv(rates: Rates, path: Path, design: Path | None = None) -> None:
+    """Write one row per `Rate`, with the input design, whole or not at all.
+
+    Raises RunError where it cannot be written, or where ``path`` is the source, a file of it, or the ``design`` that was
+    given or lies beside it.
+    """
     source = Path(rates.recorded.source)
-    check_output(path, [source])
+    check_output(path, [source, *(source.rglob("*") if source.is_dir() else ()), design or design_path(source)])
     with replacing(path) as file:
         writer = csv.DictWriter(file, [*(field.name for field in fields(Rate)), "input_design"], lineterminator="\n")
         writer.writeheader()

@@ -149,7 +149,8 @@ def take(planner: Planner, pieces: Sequence[Piece], values: Values, hoped: float
 def look(planner: Planner, goal: Goal, number: int, inferences: int) -> Look:
     """Return what is known after round ``number``, when so many inferences have run."""
     found, population = planner.interval(), int(planner.ledger.populations.sum())
-    iterative = planned(population, goal.margin, goal.level, found.mean)
+    pilot = planned(population, PILOT_MARGIN, goal.level)
+    iterative = max(pilot, planned(population, goal.margin, goal.level, found.mean))
     return Look(number, len(planner.ledger), inferences, found.mean, found.low, found.high, str(goal), iterative)
 
 

@@ -87,7 +87,7 @@ def command(
     rates = estimate_rates(source, question, design)
     fit = None if operation is None else failures(rates, operation)
     if csv_file is not None:
-        write_csv(rates, csv_file)
+        write_csv(rates, csv_file, design)
     if as_json:
         typer.echo(json.dumps(as_record(rates, fit), indent=2, allow_nan=False))
         return

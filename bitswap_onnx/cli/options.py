@@ -164,8 +164,8 @@ def _until(
         "parameters": parameters,
         "bits": bits,
     }
-    defaults = {"scheme": "stratified", "kinds": "flip", "parameters": "weight"}
-    needless = [f"--{name}" for name, value in given.items() if value != defaults.get(name)]
+    options = inspect.signature(_until).parameters
+    needless = [f"--{name}" for name, value in given.items() if value != options[name].default]
     if needless:
         raise BitswapError(
             f"{', '.join(needless)}: for faults that --until draws; give a goal with it, or leave it out"

@@ -72,10 +72,11 @@ def refuse_neurons(injections: Iterable[Injection], what: str) -> None:
 
 
 def write_fault_list(path: str | Path, injections: Iterable[Injection], examples: Iterable[Fault] | None = None) -> str:
-    """Write injections as a CSV list and return its `fingerprint`; optional columns appear only where some fault needs them.
+    """Write injections as a CSV list and return its `fingerprint`; there are those optional columns that faults need.
 
-    Without ``examples``, faults that need every column that one of the list needs, ``injections`` is iterated twice, so that
-    a list of any length fits in memory. The file appears whole or not at all; raises RunError where it cannot be written.
+    Which these are, ``examples`` show: faults that together need all of them. Without, the whole list is looked at first:
+    ``injections`` is iterated twice, so that a list of any length fits in memory. The file appears whole or not at all;
+    raises RunError where it cannot be written.
     """
     if examples is None:
         injections = tuple(injections) if isinstance(injections, Iterator) else injections

@@ -146,8 +146,8 @@ def draw(
     """Yield the faults of injections ``start`` to ``stop`` - 1 of the sample that ``seed`` draws from ``stratum``.
 
     A larger ``stop`` leaves those before it as they are, except that all there are come in order if they are ``listed``.
-    Any two injections differ, unless they are drawn ``again`` and again from all. Scattered faults take the drawn places K
-    at a time; memory grows by some 100 bytes per injection there.
+    Any two injections differ, unless they are drawn ``again`` and again from all, for which they must be of one place each.
+    Scattered faults take the drawn places K at a time; memory grows by some 100 bytes per injection there.
     Raises BitswapError where the stratum has no ``stop`` injections.
     """
     population = pattern.population(stratum.slots)
@@ -156,6 +156,7 @@ def draw(
             f"{stratum.name}: expected at most {population:,} injections, as many as it has, found {stop:,}"
         )
     key, width = f"{seed}/{stratum.name}", pattern.scattered
+    assert width == 1 or order != "again", "sets are drawn once"
     if (start, stop) != (0, population) and order == "listed":
         order = "drawn"
     drawn = _singles(population, key, start, stop, order) if width == 1 else _sets(stratum.slots, pattern, key, stop)

@@ -15,7 +15,7 @@ FLOOR = 2
 
 def normal_quantile(confidence: float) -> float:
     """Return t: a normal variable lies within ±t with probability ``confidence`` (0.99: 2.5758)."""
-    return NormalDist().inv_cdf((1 + confidence) / 2)
+    return -NormalDist().inv_cdf((1 - confidence) / 2)  # the upper tail would round to 1
 
 
 def sample_size(population: int, margin: float, t: float, p: float, rounding: Rounding = "nearest") -> int:

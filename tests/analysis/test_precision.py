@@ -101,12 +101,30 @@ def test_one_set_of_workers_runs_all_rounds(model: Path, tmp_path: Path, monkeyp
         assert sorted(set(heard)) == heard
 
 
-def test_a_path_that_was_not_worth_a_lane_gets_one_when_more_faults_come(model: Path, tmp_path: Path) -> None:
-    """The pilot has two batches for each layer."""
+def test_a_path_that_was_not_worth_a_lane_gets_one_when_more_faults_come(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pilot has two batches for each layer. What runs on a lane comes behind a null control on that lane."""
+    units: list[tuple[Message, str]] = []
+    ask = Pool._ask
+
+    def note(pool: Pool, worker: int, request: Message, label: str) -> tuple[Message, dict[str, bytes]]:
+        reply, blobs = ask(pool, worker, request, label)
+        if request.get("engine") == "incremental":
+            units.append((request, reply["kind"]))
+        return reply, blobs
+
+    monkeypatch.setattr(Pool, "_ask", note)
     found = run(model, tmp_path / "run", Goal("critical", 0.05, 0.9), {"bits": "30"}, inputs_per_injection=BATCH)
     assert found.looks[0].inferences == 2 * 2 * BATCH
     with reading(tmp_path / "run") as store:
         assert store.setting("lanes") == {"conv.weight": "packed", "fc.weight": "packed"}
+    held: set[tuple[str, int, str]] = set()
+    for unit, kind in units:
+        key = unit["path"][0], unit["first"], kind
+        held |= {key} if unit["control"] else set()
+        assert key in held
+    assert {kind for _, kind in units} == {"whole", "packed"}
 
 
 def test_the_truth_of_an_exhaustive_list_lies_within_and_all_faults_give_it(model: Path, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from bitswap_onnx.campaign import run_campaign
 from bitswap_onnx.design import Request, generate_faults
 from bitswap_onnx.errors import BitswapError, FaultListError, RunError
 from bitswap_onnx.faults.fault import Fault, Injection, Kind
-from bitswap_onnx.faults.fault_list import write_fault_list
+from bitswap_onnx.faults.fault_list import read_fault_list, write_fault_list
 from bitswap_onnx.graph.model import load_model
 from bitswap_onnx.prepare import Settings
 from bitswap_onnx.results import export_dialect
@@ -40,12 +40,13 @@ def results(folder: Path, *rows: str, header: str = CLASSIC) -> Path:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of drawn faults of a small model over 20 labelled inputs; list and design beside it."""
+    """A run of drawn faults of a small model over 20 labelled inputs, begun without the design; that lies beside it."""
     folder = tmp_path_factory.mktemp("estimate")
     save(cnn(), folder / "cnn.onnx")
     np.savez(folder / "cnn.npz", x=normal(20, 1, 6, 6, seed=3), y=np.arange(20) % 4)
     generate_faults(load_model(folder / "cnn.onnx"), Request(scheme="layer", margin=0.1), folder / "f.csv")
-    run_campaign(folder / "cnn.onnx", folder / "f.csv", settings=Settings(seed=1), run=folder / "run", workers=1)
+    listed = list(read_fault_list(folder / "f.csv"))
+    run_campaign(folder / "cnn.onnx", listed, settings=Settings(seed=1), run=folder / "run", workers=1)
     return folder / "run"
 
 

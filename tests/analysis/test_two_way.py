@@ -25,6 +25,7 @@ from bitswap_onnx.campaign import run_campaign
 from bitswap_onnx.design import Request, generate_faults
 from bitswap_onnx.errors import RunError
 from bitswap_onnx.faults.fault import Fault, Injection, Site
+from bitswap_onnx.faults.fault_list import read_fault_list
 from bitswap_onnx.graph.model import load_model
 from bitswap_onnx.prepare import Settings
 from tests.builders import cnn, normal, save
@@ -197,8 +198,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def nested(folder: Path) -> Path:
-    """A run of the list in which each fault has 16 inputs of its own, or the last 8."""
-    return run(folder, "nested", inputs_per_injection=16)
+    """A run of the list, without its design, in which each fault has 16 inputs of its own, or the last 8."""
+    return run(folder, "nested", list(read_fault_list(folder / "f.csv")), inputs_per_injection=16)
 
 
 def run(folder: Path, name: str, faults: Any = None, **options: Any) -> Path:

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -112,12 +114,41 @@ def test_wrong_input(run: Run) -> None:
         assert err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: text.replace('"size": ', '"size": 1'), "f.design.json: damaged: its strata do not add up"),
+        (lambda text: text.replace("bitswap-onnx", "other"), "f.design.json: not the design of a fault list"),
+        (
+            lambda text: re.sub('"list_sha256": "....', '"list_sha256": "0123', text),
+            "f.design.json: not the design of this",
+        ),
+    ],
+)
+def test_a_design_that_is_not_the_lists_is_said_and_left(run: Run, change: Callable[[str], str], message: str) -> None:
+    save(cnn(), Path("cnn.onnx"))
+    assert run("faults", "generate", "cnn.onnx", "-o", "f.csv", "--scheme", "per-target", "--number", 4)[0] == 0
+    design = Path("f.design.json")
+    design.write_text(change(design.read_text()))
+    code, _, err = run("inject", "cnn.onnx", "f.csv", "--out", "run", "--workers", 1, "--limit", 4)
+    assert code == 0
+    assert message in err
+    assert "estimates do without it" in err
+    code, out, _ = run("estimate", "run", "--by", "network")
+    assert code == 0
+    assert "no design of the list is known" in out
+
+
 def test_from_a_drawn_list_to_its_rates(run: Run) -> None:
     save(cnn(), Path("cnn.onnx"))
     np.savez("cnn.npz", x=normal(10, 1, 6, 6, seed=3), y=np.arange(10) % 4)
     assert run("faults", "generate", "cnn.onnx", "-o", "f.csv", "--margin", 0.1)[0] == 0
     assert run("inject", "cnn.onnx", "f.csv", "--out", "run", "--workers", 1)[0] == 0
-    code, out, _ = run("estimate", "run", "--design", "f.design.json", "--nonfinite", "detected")
+    for path in ("run/campaign.sqlite", "run/results.csv", "f.design.json"):
+        code, _, err = run("estimate", "run", "--csv", path, "--design", "f.design.json")
+        assert (code, err) == (1, f"error: {path}: would overwrite what it is made from; choose another output\n")
+    Path("f.design.json").unlink()  # the run was begun with it
+    code, out, _ = run("estimate", "run", "--nonfinite", "detected")
     assert code == 0
     assert "injections, drawn from 7,008; strata: 1; " in out
     assert "inferences critical, nonfinite detected" in out

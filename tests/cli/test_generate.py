@@ -57,7 +57,8 @@ def generate(run: Run, *options: object) -> tuple[list[Injection], Design, str]:
     ],
 )
 def test_schemes(run: Run, scheme: str, populations: dict[str, int]) -> None:
-    injections, design, out = generate(run, "--scheme", scheme, "--margin", 0.1, "--seed", 7)
+    margin = () if scheme == "exhaustive" else ("--margin", 0.1)
+    injections, design, out = generate(run, "--scheme", scheme, *margin, "--seed", 7)
     assert {entry.name: entry.population for entry in design.strata} == populations
     assert design.population == sum(populations.values())
     assert f"scheme {scheme}, seed 7: {len(injections):,} of {design.population:,} in cnn" in out
@@ -155,6 +156,9 @@ def test_same_seed_same_file(run: Run) -> None:
             ("--multiplicity", 2, "--scheme", "exhaustive"),
             "--multiplicity: expected 1 with --scheme exhaustive, found 2",
         ),
+        (("--scheme", "exhaustive", "--t", 2.58), "--t: --scheme exhaustive does not depend on it; leave it out"),
+        (("--scheme", "data-aware", "-p", 0.1), "--proportion: --scheme data-aware does not depend on it"),
+        (("--burst",), "--burst: expected with --multiplicity, the number of neighbouring bits, 2 or more; found 1"),
         (("--multiplicity", 40, "--burst"), "cnn: expected 40 neighbouring bits to draw faults from, found none"),
         (
             ("--multiplicity", 28, "--scheme", "bit-layer"),
