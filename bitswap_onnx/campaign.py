@@ -41,6 +41,7 @@ from bitswap_onnx.store import Store
 _IDENTITY_WORDS = {
     "records": "--save-outputs, --per-input or --detailed-log",
     "tolerance": "--criterion",
+    "numerics": "--batch-size, --fusion, --layout or --provider",
     "inputs": "--inputs-per-injection or its --seed",
 }
 

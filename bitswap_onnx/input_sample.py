@@ -79,7 +79,8 @@ def sample_inputs(per_injection: PerInjection, inputs: int, batch_size: int, see
     if length >= inputs:
         note = f"inputs: each injection runs over all {inputs}; --inputs-per-injection {length}{rounded} is not fewer"
         return InputSample(inputs, None, seed, (note,))
-    note = f"inputs: each injection runs over {length} inputs of its own{rounded}, drawn with seed {seed} (nested)"
+    number = "1 input" if length == 1 else f"{length} inputs"
+    note = f"inputs: each injection runs over {number} of its own{rounded}, drawn with seed {seed} (nested)"
     return InputSample(inputs, length, seed, (note,))
 
 

@@ -207,9 +207,12 @@ def test_a_finished_run_is_not_touched_and_resuming_it_rewrites_its_files(model:
     ("change", "message"),
     [
         ({"injections": faults()[:5]}, "with other faults;"),
-        ({"settings": Settings(batch_size=4)}, "with other numerics;"),
+        ({"settings": Settings(batch_size=4)}, "with other --batch-size, --fusion, --layout or --provider;"),
         ({"settings": Settings(batch_size=BATCH, first=5)}, "with other data;"),
-        ({"settings": Settings(batch_size=BATCH, fusion="deployed")}, "with other numerics;"),
+        (
+            {"settings": Settings(batch_size=BATCH, fusion="deployed")},
+            "with other --batch-size, --fusion, --layout or --provider;",
+        ),
         ({"bit_order": "msb", "injections": faults()[:32]}, "with other faults, bit_order;"),
         ({"save_outputs": True}, "with other --save-outputs, --per-input or --detailed-log;"),
     ],

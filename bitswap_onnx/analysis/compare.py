@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bitswap_onnx.analysis.estimate import DRAWS, bootstrap_interval, clustered_mean, upper_share
+from bitswap_onnx.analysis.clustered import DRAWS, bootstrap_interval, clustered_mean, upper_share
 from bitswap_onnx.analysis.paired import equivalence, kappa, mcnemar, positive_agreement
 from bitswap_onnx.analysis.run_pair import READ_COUNTS, RunPair, Table, read_pair
 from bitswap_onnx.errors import BitswapError

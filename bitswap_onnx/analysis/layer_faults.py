@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from bitswap_onnx.analysis.intervals import Values
 from bitswap_onnx.errors import ModelError
 from bitswap_onnx.faults.bits import FORMATS
 from bitswap_onnx.faults.fault import Fault, Injection, Site
@@ -20,7 +21,6 @@ from bitswap_onnx.prepare import Setup
 from bitswap_onnx.run_directory import reading
 
 Where = Literal["neurons", "weights"]
-Values = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)

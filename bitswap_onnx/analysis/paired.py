@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from bitswap_onnx.analysis.estimate import Mean
+from bitswap_onnx.analysis.clustered import Mean
 
 Flags = NDArray[np.bool_]
 Counts = NDArray[np.integer[Any]]

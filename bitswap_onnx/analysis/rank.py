@@ -8,11 +8,11 @@ from typing import Unpack
 
 import numpy as np
 
+from bitswap_onnx.analysis.intervals import Values
 from bitswap_onnx.analysis.layer_faults import LayerOutcomes, Where, draw_injections, read_outcomes
 from bitswap_onnx.analysis.ranking import (
     FromInputs,
     Order,
-    Values,
     agreement,
     distinguish,
     s_curve,

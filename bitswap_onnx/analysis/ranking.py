@@ -20,10 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import hadamard
 
-from bitswap_onnx.analysis.estimate import DRAWS
+from bitswap_onnx.analysis.clustered import DRAWS
+from bitswap_onnx.analysis.intervals import Values
 from bitswap_onnx.errors import BitswapError
 
-Values = NDArray[np.float64]
 Order = NDArray[np.intp]
 """Indices of layers, (m,), all different, the most critical first; m may be less than the model's layers."""
 

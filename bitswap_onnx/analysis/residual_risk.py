@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bitswap_onnx.analysis.ranking import Order, Values
+from bitswap_onnx.analysis.intervals import Values
+from bitswap_onnx.analysis.ranking import Order
 
 
 @dataclass(frozen=True, eq=False)

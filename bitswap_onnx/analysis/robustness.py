@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from bitswap_onnx.analysis.intervals import Values
 from bitswap_onnx.analysis.layer_faults import Where
-from bitswap_onnx.analysis.ranking import Agreement, Difference, Order, RankingScore, Values
+from bitswap_onnx.analysis.ranking import Agreement, Difference, Order, RankingScore
 from bitswap_onnx.analysis.residual_risk import ResidualRisk
 from bitswap_onnx.graph.costs import LayerCost
 

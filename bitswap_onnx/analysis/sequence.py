@@ -43,11 +43,6 @@ class Interval(NamedTuple):
     low: float
     high: float
 
-    @property
-    def half_width(self) -> float:
-        """Half of what is between the limits."""
-        return (self.high - self.low) / 2
-
 
 class Ledger:
     """What was drawn so far, in order, from strata of ``populations`` (strata,) faults.

@@ -16,7 +16,7 @@ from typing import Unpack
 import numpy as np
 
 from bitswap_onnx.analysis.bit_errors import Plan, Point, Where, check_rates, find_regions, plan_sweep
-from bitswap_onnx.analysis.estimate import Mean, clustered_mean, upper_share
+from bitswap_onnx.analysis.clustered import Mean, clustered_mean, upper_share
 from bitswap_onnx.analysis.plots import Curve, Panel, save_figure
 from bitswap_onnx.campaign import as_begun, default_run, run_campaign
 from bitswap_onnx.errors import ControlFailedError, RunError

@@ -46,7 +46,8 @@ def parse_goal(text: str) -> Goal:
         if 0 < margin < 1 and 0 < level < 1:
             return Goal(match[1].replace("-", "_"), margin, level)
     raise BitswapError(
-        f"--until: expected a share, how well it is to be known and how sure, like critical±0.1%@99%, found {text!r}"
+        "--until: expected a share, how well it is to be known and how sure (both above 0 and below 100 %), like "
+        f"critical±0.1%@99%, found {text!r}"
     )
 
 
@@ -71,6 +72,11 @@ class Look(NamedTuple):
     high: float
     goal: str
     iterative: int
+
+    @property
+    def half_width(self) -> float:
+        """Half of what is between the limits."""
+        return (self.high - self.low) / 2
 
 
 class Planner(Protocol):
@@ -156,4 +162,4 @@ def look(planner: Planner, goal: Goal, number: int, inferences: int) -> Look:
 
 def is_reached(found: Look, goal: Goal) -> bool:
     """Whether what is known is enough."""
-    return (found.high - found.low) / 2 <= goal.margin
+    return found.half_width <= goal.margin

@@ -60,7 +60,10 @@ def command(
     ] = None,
     design: Annotated[
         Path | None,
-        typer.Option(metavar="F.design.json", help="How the list was drawn. Default: the one beside FILE.csv, if any."),
+        typer.Option(
+            metavar="F.design.json",
+            help="How the list was drawn. Default: the one a run was begun with, or beside FILE.csv.",
+        ),
     ] = None,
     over_inputs: Annotated[
         bool,

@@ -105,7 +105,7 @@ def print_reached(reached: Reached) -> None:
 
 def _known(found: Look) -> str:
     low, mean, high = (f"{100 * share:.4g}" for share in (found.low, found.mean, found.high))
-    half = f"{50 * (found.high - found.low):.3g}"
+    half = f"{100 * found.half_width:.3g}"
     return (
         f"{mean} %, between {low} and {high} (half width {half}), from {found.injections:,} injections, "
         f"{found.inferences:,} inferences"

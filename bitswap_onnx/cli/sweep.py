@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from bitswap_onnx.analysis.bit_errors import parse_rates
-from bitswap_onnx.analysis.estimate import Mean
+from bitswap_onnx.analysis.clustered import Mean
 from bitswap_onnx.analysis.plots import require_matplotlib
 from bitswap_onnx.analysis.sweep import LEVEL, REPEATS, Sweep, interval, plot_sweep, sweep_errors
 from bitswap_onnx.cli import console

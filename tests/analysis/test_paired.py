@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bitswap_onnx.analysis.estimate import Mean, clustered_mean
+from bitswap_onnx.analysis.clustered import Mean, clustered_mean
 from bitswap_onnx.analysis.paired import (
     DIFFERENT,
     EQUIVALENT,

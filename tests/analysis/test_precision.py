@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import pytest
 
+from bitswap_onnx.analysis.drawn import RECORD
 from bitswap_onnx.analysis.precision import Reached, Until, run_until
 from bitswap_onnx.analysis.rates import Question, estimate_rates
 from bitswap_onnx.analysis.until import Goal, Look, parse_goal
@@ -175,12 +176,15 @@ def test_killed_and_resumed_it_is_the_undisturbed_run(tmp_path: Path) -> None:
         return files(folder)
 
     expected = finish(tmp_path / "whole", resume=False)
-    for point in (36,):
-        folder = tmp_path / f"run{point}"
-        arguments = [REPO / "tests/kill_at.py", model, goal, folder, point]
-        ended = subprocess.run([sys.executable, *map(str, arguments)], capture_output=True, check=False)
-        assert ended.returncode == 9, ended.stderr
-        assert finish(folder, resume=True) == expected
+    folder = tmp_path / "killed"
+    arguments = [REPO / "tests/kill_at.py", model, goal, folder, 36]
+    ended = subprocess.run([sys.executable, *map(str, arguments)], capture_output=True, check=False)
+    assert ended.returncode == 9, ended.stderr
+    with reading(folder) as store:
+        done = store.query("SELECT COUNT(*) FROM outcome").fetchone()[0]
+        assert len(store.setting(RECORD)["rounds"]) == 2
+        assert 0 < done < store.injections
+    assert finish(folder, resume=True) == expected
 
 
 def test_a_finished_run_goes_on_towards_another_goal(model: Path, tmp_path: Path) -> None:

@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from bitswap_onnx.analysis.intervals import Values
 from bitswap_onnx.analysis.ranking import (
     ALIKE,
     FIRST_BETTER,
     SECOND_BETTER,
     FromInputs,
     Order,
-    Values,
     agreement,
     bounds,
     distinguish,

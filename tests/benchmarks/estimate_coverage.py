@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from bitswap_onnx.analysis.estimate import bootstrap_interval
+from bitswap_onnx.analysis.clustered import bootstrap_interval
 from bitswap_onnx.analysis.intervals import Values, share_interval
 from bitswap_onnx.analysis.recorded import Recorded, read_recorded
 from bitswap_onnx.analysis.stratified import Bounded, Strata, estimate_mean, frame_of

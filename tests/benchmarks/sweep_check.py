@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from bitswap_onnx.analysis.bit_errors import faults_at, find_regions
-from bitswap_onnx.analysis.estimate import Mean, clustered_mean
+from bitswap_onnx.analysis.clustered import Mean, clustered_mean
 from bitswap_onnx.analysis.sweep import LEVEL, Row, sweep_errors
 from bitswap_onnx.faults.fault import Injection
 from bitswap_onnx.prepare import Settings, prepare

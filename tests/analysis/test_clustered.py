@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bitswap_onnx.analysis.estimate import Mean, bootstrap_interval, clustered_mean, upper_share
+from bitswap_onnx.analysis.clustered import Mean, bootstrap_interval, clustered_mean, upper_share
 from tests import reference
 
 

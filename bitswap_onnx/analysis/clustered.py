@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-Values = NDArray[np.float64]
+from bitswap_onnx.analysis.intervals import Values
 
 DRAWS = 2000
 
