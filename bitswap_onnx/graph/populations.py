@@ -69,22 +69,36 @@ def bit_distances(model: Model, regions: Iterable[Region]) -> dict[str, NDArray[
         elements = to_bits(model.tensor(region.tensor)).reshape(-1)
         total = totals.setdefault(fmt.name, np.zeros(fmt.width))
         for first in range(0, len(elements), _PIECE):
-            total += _distances(np.array(elements[first : first + _PIECE]), fmt)
+            with np.errstate(all="ignore"):
+                total += _distances(np.array(elements[first : first + _PIECE]), fmt)
         counts[fmt.name] = counts.get(fmt.name, 0) + len(elements)
     return {name: total / counts[name] for name, total in totals.items()}
 
 
 def _distances(bits: Bits, fmt: BitFormat) -> NDArray[np.float64]:
-    """Return the sum of the distances of every bit's flips, (width,)."""
-    largest = _largest(fmt)
-    with np.errstate(all="ignore"):
-        clean = from_bits(bits, fmt).astype(np.float64)
-        sums = np.empty(fmt.width)
-        for bit in range(fmt.width):
-            flipped = from_bits(bits ^ bits.dtype.type(1 << bit), fmt).astype(np.float64)
-            distance = np.abs(flipped - clean)
-            sums[bit] = np.where(np.isfinite(distance), distance, largest).sum()
-    return sums
+    """Return the sum of the distances of every bit's flips, (width,).
+
+    Among floats with one exponent, a distance grows evenly with the mantissa, if at all: what two of them show, and the sum
+    of all mantissas, tell the sum.
+    """
+    every = range(fmt.width)
+    if not fmt.is_float:
+        return np.array([_distance(bits, bit, fmt).sum() for bit in every])
+    kind, start = bits.dtype.type, fmt.exponent.start
+    exponents = np.arange(1 << len(fmt.exponent), dtype=bits.dtype)
+    half, least = kind(1 << start - 1), exponents << kind(start)
+    own = ((bits >> kind(start)) & exponents[-1]).astype(np.intp)
+    counts = np.bincount(own, minlength=len(exponents))
+    halves = np.bincount(own, (bits & kind((1 << start) - 1)) / half, len(exponents))
+    at_least, at_half = ([_distance(ones, bit, fmt) for bit in every] for ones in (least, least | half))
+    return np.array([counts @ one + halves @ (other - one) for one, other in zip(at_least, at_half, strict=True)])
+
+
+def _distance(bits: Bits, bit: int, fmt: BitFormat) -> NDArray[np.float64]:
+    """Return how far a flip of ``bit`` moves each number, (numbers,)."""
+    clean = from_bits(bits, fmt).astype(np.float64)
+    distance = np.abs(from_bits(bits ^ bits.dtype.type(1 << bit), fmt).astype(np.float64) - clean)
+    return np.where(np.isfinite(distance), distance, _largest(fmt))
 
 
 def _largest(fmt: BitFormat) -> float:

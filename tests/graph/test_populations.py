@@ -151,7 +151,7 @@ def test_distances_worked_out_by_hand() -> None:
 )
 def test_distances_of_every_format(dtype: Any, largest: float) -> None:
     """Element by element in Python, against the vectorised sums over pieces of three."""
-    weights = np.array([0.3, -1.7, 0.0, 1e-7, 2.5, -0.01, 1.0], np.float32).astype(dtype)
+    weights = np.array([0.3, -1.7, 0.0, 1e-7, 2.5, -0.01, 1.0, -1e-45, np.inf, np.nan], np.float32).astype(dtype)
     model, width = one_layer(weights), weights.dtype.itemsize * 8
     expected = []
     for bit in range(width):
