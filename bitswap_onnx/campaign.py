@@ -130,6 +130,8 @@ def _begin(
         plan.write(store, begun, golden, stop)
     else:
         _check_identity(store, begun["identity"], resume)
+        if plan.design and store.setting("design") is None:
+            store.put("design", plan.design.text)
     _check_golden(store, begun["golden"])
 
 

@@ -56,21 +56,27 @@ class CheckedList:
         return self.fingerprint
 
     def _find_design(self) -> None:
-        """Look for the design beside the list, so that the run's estimates weight by it; one of another list is said."""
+        """Look for the design beside the list, so that the run's estimates weight by it; one that does not fit is said."""
         path = design_path(self.injections.path) if isinstance(self.injections, FaultList) else None
-        if (
-            path is None or not path.is_file() or self.resolver.bit_order != "lsb"
-        ):  # a design's bits count from the lowest
+        if path is None or not path.is_file():
             return
         try:
             found = read_design(path)
         except FaultListError as error:
-            self._design_notes = (f"{error}; estimates do without it",)
+            self._design_notes = (f"{error}; the run does not keep it",)
             return
-        if found.list_sha256 == self.fingerprint:
+        stored = {target.tensor: (target.dtype, target.shape) for target in self.resolver.targets}
+        why = None
+        if found.list_sha256 != self.fingerprint:
+            why = "not the design of this list, by its hash"
+        elif any(stored.get(region.tensor) != (region.format, region.shape) for region in found.regions):
+            why = "drawn from a model that has other parameters"
+        elif self.resolver.bit_order != "lsb":
+            why = "counts bits from the lowest"
+        if why is None:
             self.design = found
         else:
-            self._design_notes = (f"{path}: not the design of this list, by its hash; estimates do without it",)
+            self._design_notes = (f"{path}: {why}; the run does not keep it",)
 
     def _checked(self) -> Iterator[Injection]:
         seen: set[str] = set()

@@ -168,10 +168,12 @@ def generate_faults(model: Model, request: Request, path: Path) -> Design:
 
 def _refuse_idle(request: Request) -> None:
     """Raise BitswapError for what a user set and the list would not depend on."""
-    idle = set(_IDLE.get(request.scheme, ()))
+    idle = dict.fromkeys(_IDLE.get(request.scheme, ()), f"--scheme {request.scheme}")
+    if request.t is not None:
+        idle = {"confidence": "--t"} | idle
     for field in fields(request):
         if field.name in idle and getattr(request, field.name) != field.default:
-            raise BitswapError(f"--{field.name}: --scheme {request.scheme} does not depend on it; leave it out")
+            raise BitswapError(f"--{field.name}: with {idle[field.name]} nothing depends on it; leave it out")
     if request.burst and request.multiplicity == 1:
         raise BitswapError("--burst: expected with --multiplicity, the number of neighbouring bits, 2 or more; found 1")
 

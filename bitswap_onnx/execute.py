@@ -134,11 +134,7 @@ class Executor:
             )
 
     def _left(self, queue: Queue) -> list[Lot]:
-        """Return what is left. A null control is one of the lane it took: a path that had none may have one now."""
-        kinds = self.store.setting("lanes") or {}
-        lanes = {number for number, path in self.store.paths().items() if kinds.get(_name(path)) not in (None, "whole")}
-        held = lanes if self._engine == "incremental" else set(self.store.paths())
-        return make_lots(self._chunks, queue, self.store.finished, lambda chunk: self.store.controlled(chunk) & held)
+        return make_lots(self._chunks, queue, self.store.finished, self.store.controlled)
 
     def _workers(self, queue: Queue) -> Pool:
         """Return the workers, who know which paths are likely to have how many batches, now that this is the list."""
@@ -201,7 +197,8 @@ class Executor:
                 return None
             tensors = paths[work.path]
             edits = [store.edits(position, work.chunk) for position in work.positions]
-            return Unit(work, f"faults in {_name(tensors)}", tensors, edits, self._engine, self._lanes.get(work.path))
+            label = f"faults in {', '.join(tensors)}"
+            return Unit(work, label, tensors, edits, self._engine, self._lanes.get(work.path))
 
         sums = store.totals()
         done = store.query("SELECT COUNT(*) FROM outcome").fetchone()[0]
@@ -210,11 +207,11 @@ class Executor:
         for unit, result in pool.run(take, self.stop):
             work = unit.work
             self._lanes[work.path] = result.lane
-            if kinds.get(name := _name(unit.path)) != result.kind:
+            if kinds.get(name := ", ".join(unit.path)) != result.kind:
                 kinds[name] = result.kind
                 store.put("lanes", kinds)
             schedule.learn(work, result.seconds)
-            held = [] if result.control is None else [(work.path, result.control)]
+            held = [] if result.control is None else [(work.path, result.control, result.kind)]
             outcomes = list(zip(work.positions, result.counts, result.blobs, strict=bool(result.counts)))
             store.add(work.chunk, outcomes, held)
             if result.control not in (None, len(work.chunk)):
@@ -227,10 +224,6 @@ class Executor:
     def _report(self, progress: Progress) -> None:
         if self.on_progress is not None:
             self.on_progress(progress)
-
-
-def _name(path: tuple[str, ...]) -> str:
-    return ", ".join(path)
 
 
 def _all_done(lots: list[Lot]) -> bool:

@@ -1,7 +1,7 @@
 """Work units: which injections run over which inputs in one go, and which worker takes them."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -55,12 +55,16 @@ def chunks(inputs: int, length: int) -> tuple[Chunk, ...]:
 
 @dataclass(eq=False)
 class Lot:
-    """What is left to do for one faulty path over one chunk: injections by position, and perhaps its null control."""
+    """What is left to do for one faulty path over one chunk: injections by position, and first of all its null control.
+
+    ``held``: the lane on which one has run already; only on another one it runs again.
+    """
 
     chunk: Chunk
     path: int
     positions: NDArray[np.int64]
     control: bool
+    held: str | None = None
 
     @property
     def is_done(self) -> bool:
@@ -70,12 +74,13 @@ class Lot:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """A part of a lot: ``positions`` of injections, after the null control if that has not run."""
+    """A part of a lot: ``positions`` of injections, after the ``control`` if this is the first; ``held`` as there."""
 
     chunk: Chunk
     path: int
     positions: tuple[int, ...]
     control: bool
+    held: str | None = None
 
 
 @dataclass
@@ -114,7 +119,7 @@ class Schedule:
         size = self._size(lot)
         positions, lot.positions = lot.positions[:size], lot.positions[size:]
         control, lot.control = lot.control, False
-        return Work(lot.chunk, lot.path, tuple(positions.tolist()), control)
+        return Work(lot.chunk, lot.path, tuple(positions.tolist()), control, lot.held)
 
     def learn(self, work: Work, seconds: float) -> None:
         """Take in how long some work took: the next units of its path are cut by it."""
@@ -161,13 +166,16 @@ def make_lots(
     parts: Sequence[Chunk],
     queue: Queue,
     finished: Callable[[Chunk], NDArray[np.int64]],
-    controlled: Callable[[Chunk], set[int]],
+    controlled: Callable[[Chunk], Mapping[int, str]],
 ) -> list[Lot]:
-    """Return what is left of a campaign: per chunk and path what is in the ``queue`` and not ``finished``."""
+    """Return what is left of a campaign: per chunk and path what is in the ``queue`` and not ``finished``.
+
+    ``controlled``: the lane of each path whose null control has run over a chunk.
+    """
     lots = []
     for chunk in parts:
         done, held = finished(chunk), controlled(chunk)
         for path, positions in (queue.get(None) or queue.get(chunk.first, {})).items():
             left = positions if not len(done) else positions[~np.isin(positions, done)]
-            lots.append(Lot(chunk, path, left, len(left) > 0 and path not in held))
+            lots.append(Lot(chunk, path, left, len(left) > 0, held.get(path)))
     return lots

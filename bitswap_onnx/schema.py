@@ -45,13 +45,16 @@ CREATE TABLE receipt (
 CREATE INDEX receipt_input ON receipt (position, input) WHERE input IS NOT NULL;
 CREATE TABLE control (
     path INTEGER NOT NULL REFERENCES path, first INTEGER NOT NULL, inputs INTEGER NOT NULL, masked INTEGER NOT NULL,
-    PRIMARY KEY (path, first)) WITHOUT ROWID;
+    lane TEXT NOT NULL, PRIMARY KEY (path, first)) WITHOUT ROWID;
 CREATE TABLE outcome (
     position INTEGER NOT NULL REFERENCES injection, first INTEGER NOT NULL, inputs INTEGER NOT NULL,
     {", ".join(f"{name} INTEGER" for name in COUNTS)}, per_input BLOB, scores BLOB,
     PRIMARY KEY (position, first)) WITHOUT ROWID;
 CREATE INDEX outcome_first ON outcome (first);
 """
+
+#: The first version whose null controls say which lane they took.
+CONTROLS_HAVE_LANES = 3
 
 #: What stores of older versions lack, as views: version 1 had no neuron faults, version 2 no blocks of inputs.
 OLDER_AS_TODAY = {

@@ -21,7 +21,15 @@ from bitswap_onnx.graph.receipts import InjectionEdits, ResolvedInjection
 from bitswap_onnx.graph.sites import is_site
 from bitswap_onnx.outcome import COUNTS, Counts
 from bitswap_onnx.plan import Chunk, Queue
-from bitswap_onnx.schema import OLDER_AS_TODAY, RECEIPT_COLUMNS, SCHEMA, SCHEMA_VERSION, Address, receipt_row
+from bitswap_onnx.schema import (
+    CONTROLS_HAVE_LANES,
+    OLDER_AS_TODAY,
+    RECEIPT_COLUMNS,
+    SCHEMA,
+    SCHEMA_VERSION,
+    Address,
+    receipt_row,
+)
 
 STORE_NAME = "campaign.sqlite"
 
@@ -167,9 +175,14 @@ class Store:
         )
         return np.fromiter((position for (position,) in rows), np.int64)
 
-    def controlled(self, chunk: Chunk) -> set[int]:
-        """Return the paths whose null control has run over ``chunk``."""
-        return {path for (path,) in self._db.execute("SELECT path FROM control WHERE first = ?", (chunk.first,))}
+    def controlled(self, chunk: Chunk) -> dict[int, str]:
+        """Return the paths whose null control has run over ``chunk``, and on which lane, as far as the store tells."""
+        lane = "lane" if self._has_lanes else "''"
+        return dict(self._db.execute(f"SELECT path, {lane} FROM control WHERE first = ?", (chunk.first,)))
+
+    @property
+    def _has_lanes(self) -> bool:
+        return self._number("PRAGMA user_version") >= CONTROLS_HAVE_LANES
 
     def edits(self, position: int, chunk: Chunk) -> InjectionEdits:
         """Return what an injection changes over ``chunk``."""
@@ -199,14 +212,15 @@ class Store:
         rows = self._db.execute("SELECT DISTINCT input FROM receipt WHERE position = ? ORDER BY input", (position,))
         return [number for (number,) in rows]
 
-    def add(self, chunk: Chunk, outcomes: Iterable[Outcome], controls: Iterable[tuple[int, int]] = ()) -> None:
-        """Commit, in one transaction, outcomes over ``chunk`` and null controls: (path, inputs left masked), new or again.
+    def add(self, chunk: Chunk, outcomes: Iterable[Outcome], controls: Iterable[tuple[int, int, str]] = ()) -> None:
+        """Commit, in one transaction, outcomes over ``chunk`` and null controls: (path, inputs left masked, lane).
 
         The counts of an outcome have, as ``inputs``, how many of the chunk's inputs the injection ran over.
         """
         with self._transaction() as db:
-            rows = [(path, chunk.first, len(chunk), masked) for path, masked in controls]
-            db.executemany("INSERT OR REPLACE INTO control VALUES (?, ?, ?, ?)", rows)
+            columns = 5 if self._has_lanes else 4
+            rows = [(path, chunk.first, len(chunk), masked, lane)[:columns] for path, masked, lane in controls]
+            db.executemany(f"INSERT OR REPLACE INTO control VALUES (?{', ?' * (columns - 1)})", rows)
             db.executemany(
                 f"INSERT INTO outcome VALUES (?{', ?' * (len(COUNTS) + 4)})",
                 (

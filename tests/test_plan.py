@@ -20,12 +20,11 @@ from bitswap_onnx.plan import (
 )
 
 
-def lots(*sizes: int, parts: int = 2, control: bool = True) -> list[Lot]:
+def lots(*sizes: int, parts: int = 2) -> list[Lot]:
     """Lots of paths with so many injections each, over ``parts`` chunks of 8 inputs."""
     starts = np.cumsum([0, *sizes])
     queue = {path: np.arange(starts[path], starts[path + 1]) for path in range(len(sizes))}
-    held = set() if control else set(queue)
-    return make_lots(chunks(8 * parts, 8), {None: queue}, lambda chunk: np.array([], np.int64), lambda chunk: held)
+    return make_lots(chunks(8 * parts, 8), {None: queue}, lambda chunk: np.array([], np.int64), lambda chunk: {})
 
 
 @given(st.integers(1, 20_000), st.integers(1, 256), st.floats(0, 10))
@@ -74,8 +73,8 @@ def test_a_worker_stays_with_its_chunk_and_others_walk_backwards() -> None:
 
 
 def test_who_has_nothing_left_helps() -> None:
-    schedule = Schedule(lots(1, 200, parts=1, control=False))
-    assert schedule.take(0) == Work(Chunk(0, 8), 0, (0,), control=False)
+    schedule = Schedule(lots(1, 200, parts=1))
+    assert schedule.take(0) == Work(Chunk(0, 8), 0, (0,), control=True)
     first, helped = schedule.take(0), schedule.take(1)
     assert first is not None
     assert helped is not None
@@ -99,7 +98,7 @@ def test_units_grow_and_shrink_with_the_time_they_take() -> None:
 def test_what_is_done_is_not_handed_out_again() -> None:
     part = chunks(8, 8)
     queue: Queue = {None: {0: np.arange(5), 1: np.arange(5, 7)}}
-    left = make_lots(part, queue, lambda chunk: np.array([1, 3, 5, 6]), lambda chunk: {1})
+    left = make_lots(part, queue, lambda chunk: np.array([1, 3, 5, 6]), lambda chunk: {1: "packed"})
     assert [(lot.positions.tolist(), lot.control, lot.is_done) for lot in left] == [
         ([0, 2, 4], True, False),
         ([], False, True),
@@ -107,11 +106,13 @@ def test_what_is_done_is_not_handed_out_again() -> None:
 
 
 def test_an_injection_is_run_over_its_block_alone() -> None:
-    """And so is the null control of its path: (chunk, path, positions, control)."""
+    """And so is the null control of its path: (chunk, path, positions, control, the lane that one held on)."""
     queue: Queue = {0: {0: np.array([4]), 2: np.array([0])}, 16: {0: np.array([1, 3])}}
-    left = make_lots(chunks(20, 8), queue, lambda chunk: np.array([0, 3]), lambda chunk: {0} & {chunk.first})
-    assert [(lot.chunk.first, lot.path, lot.positions.tolist(), lot.control) for lot in left] == [
-        (0, 0, [4], False),
-        (0, 2, [], False),
-        (16, 0, [1], True),
+    left = make_lots(chunks(20, 8), queue, lambda chunk: np.array([0, 3]), lambda chunk: {chunk.first: "cone"})
+    assert [(lot.chunk.first, lot.path, lot.positions.tolist(), lot.control, lot.held) for lot in left] == [
+        (0, 0, [4], True, "cone"),
+        (0, 2, [], False, None),
+        (16, 0, [1], True, None),
     ]
+    (_, work) = (Schedule(left).take(worker) for worker in (1, 0))
+    assert work == Work(Chunk(16, 20), 0, (1,), control=True)

@@ -7,10 +7,12 @@ inferences in operation is critical. One fault at a time was injected, so more t
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from bitswap_onnx.analysis.groups import ALL
 from bitswap_onnx.analysis.rates import HARMFUL, Rates
 from bitswap_onnx.errors import BitswapError, RunError
+from bitswap_onnx.store import STORE_NAME
 
 #: What a Mbit is, in bits: memory vendors and radiation reports differ.
 MBITS = {"1e6": 1_000_000, "2^20": 1 << 20}
@@ -80,6 +82,8 @@ def failures(rates: Rates, operation: Operation) -> Fit:
         raise RunError(
             f"{source}: a FIT figure takes the share of harmful faults, which --over-inputs does not give; leave one out"
         )
+    if rates.recorded.from_file and (Path(source).parent / STORE_NAME).is_file():
+        raise RunError(f"{source}: for a FIT figure, estimate the run directory; it knows which inputs ran")
     own = rates.recorded.own_inputs
     if own is not None:
         raise RunError(

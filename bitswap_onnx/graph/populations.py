@@ -91,7 +91,9 @@ def _distances(bits: Bits, fmt: BitFormat) -> NDArray[np.float64]:
     counts = np.bincount(own, minlength=len(exponents))
     halves = np.bincount(own, (bits & kind((1 << start) - 1)) / half, len(exponents))
     at_least, at_half = ([_distance(ones, bit, fmt) for bit in every] for ones in (least, least | half))
-    return np.array([counts @ one + halves @ (other - one) for one, other in zip(at_least, at_half, strict=True)])
+    return np.array(
+        [(counts * one + halves * (other - one)).sum() for one, other in zip(at_least, at_half, strict=True)]
+    )
 
 
 def _distance(bits: Bits, bit: int, fmt: BitFormat) -> NDArray[np.float64]:

@@ -43,9 +43,9 @@ class Unit:
 class Result:
     """What a worker made of a unit.
 
-    ``control``: inputs that the null control left masked, or None; if it did not hold, nothing else was run. Per
-    injection: counts, and the recorded blobs (``per_input``, ``scores``) by name. ``lane`` and ``kind`` are what the
-    incremental engine found out about the path.
+    ``control``: inputs that the null control left masked, None if none ran; if it did not hold, nothing else was run. Per
+    injection: counts, and the recorded blobs (``per_input``, ``scores``) by name. ``kind``: what the path ran on; ``lane``
+    is what the incremental engine found out about it.
     """
 
     control: int | None
@@ -134,7 +134,7 @@ class Pool:
             self._start(worker)
         work = unit.work
         distinct = {json.dumps(edits): edits for edits in unit.edits}  # the same faults need to run but once
-        request = {"path": unit.path, "edits": list(distinct.values()), "control": work.control}
+        request = {"path": unit.path, "edits": list(distinct.values()), "control": work.control, "held": work.held}
         request |= {"first": work.chunk.first, "stop": work.chunk.stop, "engine": unit.engine, "lane": unit.lane}
         reply, blobs = self._ask(worker, request, unit.label)
         found: list[dict[str, bytes]] = [{} for _ in reply["counts"]]

@@ -77,7 +77,9 @@ class _Worker:
         engine = self.reference if unit["engine"] == "reference" else self.incremental
         if unit["lane"] is not None:
             self.incremental.trust(path, unit["lane"])
-        reply: Message = {"control": engine.control(path, first, stop) if unit["control"] else None, "counts": []}
+        kind = self.incremental.kind(path) if engine is self.incremental else "whole"
+        is_due = unit["control"] and unit["held"] != kind
+        reply: Message = {"control": engine.control(path, first, stop) if is_due else None, "counts": [], "kind": kind}
         blobs: dict[str, bytes] = {}
         if reply["control"] in (None, stop - first):
             tallies = [_Tally(self.records) for _ in unit["edits"]]
@@ -90,7 +92,7 @@ class _Worker:
             reply["counts"] = [tally.counts for tally in tallies]
             blobs = {f"{i} {name}": blob for i, tally in enumerate(tallies) for name, blob in tally.blobs().items()}
         if engine is self.incremental:
-            reply |= {"lane": engine.found(path), "kind": engine.kind(path)}
+            reply["lane"] = self.incremental.found(path)
         return {**reply, "seconds": time.perf_counter() - begun}, blobs
 
     def expect(self, paths: list[Any]) -> None:

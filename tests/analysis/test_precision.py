@@ -102,30 +102,44 @@ def test_one_set_of_workers_runs_all_rounds(model: Path, tmp_path: Path, monkeyp
         assert sorted(set(heard)) == heard
 
 
+@pytest.mark.parametrize("stop", [None, 2])
 def test_a_path_that_was_not_worth_a_lane_gets_one_when_more_faults_come(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int | None
 ) -> None:
-    """The pilot has two batches for each layer. What runs on a lane comes behind a null control on that lane."""
-    units: list[tuple[Message, str]] = []
+    """The pilot has two batches for each layer. Whatever runs comes behind one null control of its block on its lane."""
+    np.savez(tmp_path / "many.npz", x=normal(80, 1, 6, 6, seed=3), y=np.arange(80) % 4)
+    units: list[tuple[Message, Message]] = []
     ask = Pool._ask
 
     def note(pool: Pool, worker: int, request: Message, label: str) -> tuple[Message, dict[str, bytes]]:
         reply, blobs = ask(pool, worker, request, label)
         if request.get("engine") == "incremental":
-            units.append((request, reply["kind"]))
+            units.append((request, reply))
         return reply, blobs
 
+    def interrupt(found: Look) -> None:
+        if found.round == stop:
+            raise InterruptedRunError("between two rounds")
+
+    def go(resume: bool = False, **options: Any) -> Reached:
+        settings = Settings(data=tmp_path / "many.npz", batch_size=BATCH)
+        options |= {"settings": settings, "inputs_per_injection": BATCH, "resume": resume}
+        return run(model, tmp_path / "run", Goal("critical", 0.03, 0.9), {"bits": "30"}, **options)
+
     monkeypatch.setattr(Pool, "_ask", note)
-    found = run(model, tmp_path / "run", Goal("critical", 0.05, 0.9), {"bits": "30"}, inputs_per_injection=BATCH)
+    if stop is not None:
+        with pytest.raises(InterruptedRunError):
+            go(on_look=interrupt)
+    found = go(resume=stop is not None)
     assert found.looks[0].inferences == 2 * 2 * BATCH
     with reading(tmp_path / "run") as store:
         assert store.setting("lanes") == {"conv.weight": "packed", "fc.weight": "packed"}
     held: set[tuple[str, int, str]] = set()
-    for unit, kind in units:
-        key = unit["path"][0], unit["first"], kind
-        held |= {key} if unit["control"] else set()
-        assert key in held
-    assert {kind for _, kind in units} == {"whole", "packed"}
+    for unit, reply in units:
+        key = unit["path"][0], unit["first"], reply["kind"]
+        assert (reply["control"] is None) == (key in held)
+        held.add(key)
+    assert {kind for *_, kind in held} == {"whole", "packed"}
 
 
 def test_the_truth_of_an_exhaustive_list_lies_within_and_all_faults_give_it(model: Path, tmp_path: Path) -> None:
@@ -191,7 +205,16 @@ def test_a_finished_run_goes_on_towards_another_goal(model: Path, tmp_path: Path
     first = run(model, tmp_path / "run")
     again = run(model, tmp_path / "run", resume=True)
     assert again.looks == first.looks
-    nearer = run(model, tmp_path / "run", Goal("critical", 0.03, 0.9), resume=True)
+    goal = Goal("critical", 0.03, 0.9)
+
+    def interrupt(found: Look) -> None:
+        if found.round == len(first.looks) + 1:
+            raise InterruptedRunError("on the way")
+
+    with pytest.raises(InterruptedRunError):
+        run(model, tmp_path / "run", goal, resume=True, on_look=interrupt)
+    assert not {"results.csv", "until.csv", "golden.json"} & {path.name for path in (tmp_path / "run").iterdir()}
+    nearer = run(model, tmp_path / "run", goal, resume=True)
     assert nearer.looks[: len(first.looks)] == first.looks
     assert nearer.looks[-1].injections > first.looks[-1].injections
     other = run(model, tmp_path / "run", Goal("masked", 0.2, 0.9), resume=True)

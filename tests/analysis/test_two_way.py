@@ -332,6 +332,14 @@ def test_what_is_refused(folder: Path, nested: Path, tmp_path: Path) -> None:
         failures(rates, Operation(fit_per_mbit=1, mbit="1e6", residency=1, bits=32))
 
 
+def test_no_failures_in_time_from_inputs_of_their_own(nested: Path) -> None:
+    """Of a fault's few inputs, no share tells whether it is harmful over all of them."""
+    operation = Operation(fit_per_mbit=1, mbit="1e6", residency=1, bits=32)
+    for source, message in ((nested, "each ran over 16 of its own"), (nested / "results.csv", "estimate the run")):
+        with pytest.raises(RunError, match=message):
+            failures(estimate_rates(source, Question(theta=0.1)), operation)
+
+
 def test_nested_runs_have_no_population_correction(nested: Path) -> None:
     """Even the whole population leaves the noise of inputs; shares are of a fault's own inputs."""
     with (nested / "results.csv").open() as file:

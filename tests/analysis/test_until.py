@@ -104,6 +104,12 @@ def test_a_goal_that_takes_all_ends_with_the_truth() -> None:
     assert last.low == last.mean == last.high == pytest.approx((15 + 3.5 + 1) / 38)
 
 
+def test_the_iterative_method_plans_its_pilot_at_least() -> None:
+    last = run("stratified", Goal("critical", 0.1, 0.9), [np.zeros(20_000)])[-1]
+    assert last.mean == 0
+    assert last.iterative == planned(20_000, 0.05, 0.9) > 200
+
+
 def test_the_iterative_method_stops_at_once_where_it_hit_nothing() -> None:
     """Its margin is 0 then: one in 2,000 faults does harm, the method sees none and is sure."""
     values = np.zeros(20_000)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from tests.builders import cnn, normal, save
@@ -133,10 +134,29 @@ def test_a_design_that_is_not_the_lists_is_said_and_left(run: Run, change: Calla
     code, _, err = run("inject", "cnn.onnx", "f.csv", "--out", "run", "--workers", 1, "--limit", 4)
     assert code == 0
     assert message in err
-    assert "estimates do without it" in err
+    assert "the run does not keep it" in err
     code, out, _ = run("estimate", "run", "--by", "network")
     assert code == 0
     assert "no design of the list is known" in out
+    assert run("faults", "generate", "cnn.onnx", "-o", "f.csv", "--scheme", "per-target", "--number", 4)[0] == 0
+    assert run("inject", "cnn.onnx", "f.csv", "--out", "run", "--workers", 1, "--limit", 4, "--resume")[0] == 0
+    code, out, _ = run("estimate", "run", "--by", "network")
+    assert "8 injections, drawn from 7,008; strata: 2;" in out
+
+
+def test_the_design_of_a_list_from_another_model_is_not_kept(run: Run) -> None:
+    """Its strata would have other sizes."""
+    save(cnn(), Path("cnn.onnx"))
+    assert run("faults", "generate", "cnn.onnx", "-o", "f.csv", "--layers", "conv", "--margin", 0.2)[0] == 0
+    proto = cnn()
+    (kernel,) = (tensor for tensor in proto.graph.initializer if tensor.name == "conv.weight")
+    kernel.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(kernel).astype(np.float32), "conv.other"))
+    for node in proto.graph.node:
+        node.input[:] = ["conv.other" if name == "conv.weight" else name for name in node.input]
+    save(proto, Path("other.onnx"))
+    code, _, err = run("inject", "other.onnx", "f.csv", "--out", "run", "--workers", 1, "--limit", 4)
+    assert code == 0
+    assert "f.design.json: drawn from a model that has other parameters; the run does not keep it" in err
 
 
 def test_from_a_drawn_list_to_its_rates(run: Run) -> None:

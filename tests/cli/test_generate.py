@@ -156,8 +156,9 @@ def test_same_seed_same_file(run: Run) -> None:
             ("--multiplicity", 2, "--scheme", "exhaustive"),
             "--multiplicity: expected 1 with --scheme exhaustive, found 2",
         ),
-        (("--scheme", "exhaustive", "--t", 2.58), "--t: --scheme exhaustive does not depend on it; leave it out"),
-        (("--scheme", "data-aware", "-p", 0.1), "--proportion: --scheme data-aware does not depend on it"),
+        (("--scheme", "exhaustive", "--t", 2.58), "--t: with --scheme exhaustive nothing depends on it; leave it out"),
+        (("--scheme", "data-aware", "-p", 0.1), "--proportion: with --scheme data-aware nothing depends on it"),
+        (("--t", 2.58, "--confidence", 0.9), "--confidence: with --t nothing depends on it; leave it out"),
         (("--burst",), "--burst: expected with --multiplicity, the number of neighbouring bits, 2 or more; found 1"),
         (("--multiplicity", 40, "--burst"), "cnn: expected 40 neighbouring bits to draw faults from, found none"),
         (

@@ -63,6 +63,10 @@ def test_quantile(confidence: float) -> None:
     assert normal_quantile(confidence) == pytest.approx(stats.norm.ppf((1 + confidence) / 2), rel=1e-9)
 
 
+def test_quantile_of_the_largest_confidence_there_is() -> None:
+    assert normal_quantile(1 - 2**-53) == pytest.approx(-stats.norm.ppf(2**-54))
+
+
 def test_proportions() -> None:
     """Hand-made: 31 usual distances and an outlier; without one the largest gets 0.5; infinity is an outlier."""
     usual = [float(number) for number in range(31)]
