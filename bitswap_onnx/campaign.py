@@ -85,8 +85,8 @@ def run_campaign(
 
     A model that is prepared already (a Setup) brings its own ``settings``. ``run`` is the run directory (default:
     ``reports/<dataset>/<model>/<yymmdd_HHMMSS>``); ``resume`` continues what is there. ``workers`` processes of one thread
-    each (default: one per core; one on a GPU) with ``memory`` bytes for golden values (default: half of what is free), the
-    ``engine`` and how much is audited never change a result. ``save_outputs`` and ``per_input`` write files of what the
+    each (0: none, all runs in this process; default: one per core; one on a GPU) with ``memory`` bytes for golden values
+    (default: half of what is free), the ``engine`` and how much is audited never change a result. ``save_outputs`` and ``per_input`` write files of what the
     store keeps of every inference; ``records`` keeps it without a file. ``inputs_per_injection``: every injection runs over
     so many inputs of its own, whole batches (``"auto"``: one), drawn with the settings' seed (`input_sample`); None, or as
     many as there are: over all. ``growth``: where the list goes on behind ``faults``, which it began with. Setting ``stop``
@@ -115,7 +115,7 @@ def run_campaign(
     begun = {"identity": identity, "golden": described, "notes": plan.notes, "unit_length": unit}
     with _run_directory(folder) as store:
         _begin(store, plan, begun | (growth.settings if growth else {}), clean.golden, resume, stop)
-        processes = workers or (cores() if setup.numerics.provider == "cpu" else 1)
+        processes = (cores() if setup.numerics.provider == "cpu" else 1) if workers is None else workers
         execution = Execution(engine, processes, memory or free_memory() // 2, audit)
         _execute_all(Executor(store, setup, clean.golden, execution, on_progress, stop), plan, growth)
         _write_files(store, folder, clean.golden, save_outputs, per_input, growth)

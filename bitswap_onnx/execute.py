@@ -48,7 +48,10 @@ OnProgress = Callable[[Progress], None]
 
 @dataclass(frozen=True)
 class Execution:
-    """How to run, which never changes a result: ``workers`` of one thread, together within ``memory`` bytes."""
+    """How to run, which never changes a result: ``workers`` of one thread, together within ``memory`` bytes.
+
+    ``workers`` 0: in this process.
+    """
 
     engine: Literal["auto", "incremental", "reference"] = "auto"
     workers: int = 1
@@ -167,7 +170,7 @@ class Executor:
             "output": setup.output,
             "criterion": asdict(golden.criterion),
             "records": self.store.setting("identity")["records"],
-            "memory": self.execution.memory // self.execution.workers,
+            "memory": self.execution.memory // max(self.execution.workers, 1),
         }
 
     def _paths(self, queue: Queue) -> list[tuple[tuple[str, ...], int]]:

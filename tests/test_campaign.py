@@ -142,13 +142,14 @@ def test_results_do_not_depend_on_workers_units_engine_or_memory(
 ) -> None:
     run(model, tmp_path / "one")
     run(model, tmp_path / "three", workers=3)
+    run(model, tmp_path / "none", workers=0)
     monkeypatch.setattr(plan, "BATCHES_PER_CHUNK", 1)
     monkeypatch.setattr(plan, "FIRST_UNIT", 1)
     run(model, tmp_path / "chunks", workers=2)
     run(model, tmp_path / "reference", engine="reference")
     run(model, tmp_path / "tight", memory=1)
     expected = (tmp_path / "one/results.csv").read_bytes()
-    for other in ("three", "chunks", "reference", "tight"):
+    for other in ("three", "none", "chunks", "reference", "tight"):
         assert (tmp_path / other / "results.csv").read_bytes() == expected
 
 

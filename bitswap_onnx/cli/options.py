@@ -104,7 +104,7 @@ def _running(
     out: Annotated[Path | None, typer.Option(help="Run directory. Default: reports/DATASET/NETWORK/TIME.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue what is in --out.")] = False,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes of one thread each. Default: one per core.")
+        int | None, typer.Option(min=0, help="Processes of one thread each; 0: all in this one. Default: one per core.")
     ] = None,
     engine: Annotated[
         Literal["auto", "incremental", "reference"],

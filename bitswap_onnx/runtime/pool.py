@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from bitswap_onnx.errors import ModelError, RunError
+from bitswap_onnx.errors import BitswapError, ModelError, RunError
 from bitswap_onnx.graph.receipts import InjectionEdits
 from bitswap_onnx.outcome import Counts
 from bitswap_onnx.plan import Work
-from bitswap_onnx.runtime.worker import Message, receive, send
+from bitswap_onnx.runtime.worker import Message, Worker, receive, send
 
 Engine = Literal["incremental", "reference"]
 
@@ -58,11 +58,15 @@ class Result:
 
 @dataclass
 class Pool:
-    """``size`` worker processes that all got ``settings``; use it as a context manager, its end ends them."""
+    """``size`` worker processes that all got ``settings``; use it as a context manager, its end ends them.
+
+    ``size`` 0: no process is started, units run in this one, one after the other.
+    """
 
     settings: Message
     size: int
     _processes: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)
+    _own: Worker | None = None
 
     def __enter__(self) -> Self:
         self._threads = [ThreadPoolExecutor(1) for _ in range(self.size)]
@@ -88,6 +92,8 @@ class Pool:
         Workers that have begun hear of it now, others when they start.
         """
         self.settings = {**self.settings, "paths": paths}
+        if self._own is not None:
+            self._own.expect(paths)
         for worker in self._processes:
             self._ask(worker, {"expect": paths}, "between two rounds")
 
@@ -96,6 +102,10 @@ class Pool:
 
         Each worker has one unit at hand and one waiting. Once ``stop`` is set, only units that had begun come.
         """
+        if not self.size:
+            while not stop.is_set() and (unit := take(0)) is not None:
+                yield unit, self._run(0, unit)
+            return
         running: dict[Future[Result], tuple[int, Unit]] = {}
         while True:
             if stop.is_set():
@@ -130,7 +140,7 @@ class Pool:
         self._ask(worker, self.settings, "start")
 
     def _run(self, worker: int, unit: Unit) -> Result:
-        if worker not in self._processes:
+        if self.size and worker not in self._processes:
             self._start(worker)
         work = unit.work
         distinct = {json.dumps(edits): edits for edits in unit.edits}  # the same faults need to run but once
@@ -147,7 +157,18 @@ class Pool:
         found_out = {name: reply[name] for name in ("lane", "kind") if name in reply}
         return Result(reply["control"], counts, records, reply["seconds"], **found_out)
 
+    def _answer(self, request: Message, label: str) -> tuple[Message, dict[str, bytes]]:
+        """Answer a request in this process."""
+        try:
+            if self._own is None:
+                self._own = Worker(self.settings)
+            return self._own.run(request)
+        except BitswapError as error:
+            raise ModelError(f"{label}: {error}") from None
+
     def _ask(self, worker: int, request: Message, label: str) -> tuple[Message, dict[str, bytes]]:
+        if not self.size:
+            return self._answer(request, label)
         process = self._processes[worker]
         assert process.stdin is not None
         assert process.stdout is not None

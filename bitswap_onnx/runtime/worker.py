@@ -49,7 +49,7 @@ def receive(pipe: BinaryIO) -> tuple[Message, dict[str, bytes]] | None:
     return (message, blobs) if all(len(blobs[name]) == size for name, size in sizes.items()) else None
 
 
-class _Worker:
+class Worker:
     """What a worker keeps between units: the engines, the inputs and the golden scores, all mapped from files."""
 
     def __init__(self, settings: Message) -> None:
@@ -72,6 +72,7 @@ class _Worker:
         self.part: tuple[tuple[int, int], Golden] | None = None
 
     def run(self, unit: Message) -> tuple[Message, dict[str, bytes]]:
+        """Run one unit; return the reply and the recorded blobs, by injection's number and name."""
         begun = time.perf_counter()
         path, first, stop = tuple(unit["path"]), unit["first"], unit["stop"]
         engine = self.reference if unit["engine"] == "reference" else self.incremental
@@ -138,11 +139,11 @@ def _batches_by_path(paths: list[Any]) -> dict[tuple[str, ...], int]:
 
 def serve(requests: BinaryIO, replies: BinaryIO) -> None:
     """Answer requests until the pipe closes; what a user can mend goes back as ``{"error": ...}``."""
-    worker: _Worker | None = None
+    worker: Worker | None = None
     while (request := receive(requests)) is not None:
         try:
             if worker is None:
-                worker = _Worker(request[0])
+                worker = Worker(request[0])
                 send(replies, {})
             elif "expect" in request[0]:
                 worker.expect(request[0]["expect"])
