@@ -41,7 +41,7 @@ from bitswap_onnx.runtime.lanes import Block
 from bitswap_onnx.runtime.packed import PackedLane
 from bitswap_onnx.runtime.pool import Pool
 from bitswap_onnx.runtime.session import Numerics, open_session
-from bitswap_onnx.runtime.worker import _Worker
+from bitswap_onnx.runtime.worker import Worker
 from tests.builders import build, cnn, normal, save
 
 INPUTS, BATCH = 23, 4
@@ -273,7 +273,7 @@ class _Here(Pool):
     """Workers of this process, which a patch reaches."""
 
     def _start(self, worker: int) -> None:
-        self._worker = getattr(self, "_worker", None) or _Worker(self.settings)
+        self._worker = getattr(self, "_worker", None) or Worker(self.settings)
 
     def _ask(self, worker: int, request: dict[str, Any], label: str) -> tuple[dict[str, Any], dict[str, bytes]]:
         return self._worker.run(json.loads(json.dumps(request)))
