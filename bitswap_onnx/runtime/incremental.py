@@ -81,6 +81,7 @@ class IncrementalEngine:
     _lanes: dict[Path, Lane] = field(default_factory=dict)
     _last_whole: WholeLane | None = None
     _tried: dict[int, bool] = field(default_factory=dict)
+    _given_up: set[Path] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         if self.numerics.provider != "cpu":
@@ -149,6 +150,13 @@ class IncrementalEngine:
         """Take for ``path`` what another worker found (`found`)."""
         self._found.setdefault(path, number)
 
+    def give_up(self, path: Path) -> None:
+        """Run a path as whole models from now on: what lane it had has failed its null control."""
+        self._given_up.add(path)
+        if self._found.get(path) != WHOLE:
+            self._found[path] = WHOLE
+            self._lanes.pop(path, None)
+
     def expect(self, paths: Mapping[Path, int]) -> None:
         """Take in which ``paths`` will come from now on: one that was not worth a search may be worth it now."""
         before = set(filter(self._is_worth_it, self.paths))
@@ -165,7 +173,7 @@ class IncrementalEngine:
         return next((number for number, lane in candidates if self.holds(lane, path)), WHOLE)
 
     def _is_worth_it(self, path: Path) -> bool:
-        return self.paths.get(path, 0) >= self.worth
+        return self.paths.get(path, 0) >= self.worth and path not in self._given_up
 
     def _make(self, path: Path, number: int) -> Lane:
         return self._whole(path) if number == WHOLE else next(islice(self.candidates(path), number, None))
