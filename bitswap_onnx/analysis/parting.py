@@ -231,13 +231,20 @@ def _gap(run: _Run, agreed: Mapping[str, Array], theirs: Mapping[str, Array]) ->
 
 
 def _entrance(setup: Setup, run: _Run, gap: _Gap, layer: _Layer) -> dict[str, Array]:
-    """Return the value within a gap that enters the layer, known by its clean numbers, and what the native run has there."""
-    clean = layer.clean[0]
-    if clean is None or layer.entered is None:
+    """Return the value within a gap that enters the layer, known by its clean numbers, and what the native run has there.
+
+    Keras's channels, which are last, may be first in the file.
+    """
+    clean, faulty = layer.clean[0], layer.entered
+    if clean is None or faulty is None:
         return {}
     values = _Run(setup.slicer, setup.numerics, run.row).values(set(run.made(gap)) - {gap.value})
-    same = [name for name, ours in values.items() if ours.shape == clean.shape and not differing(ours, clean).any()]
-    return {same[-1]: layer.entered} if same else {}
+    for name, ours in reversed(values.items()):
+        for first in (0, -1) if clean.ndim > 1 else (0,):
+            turned = np.moveaxis(clean, first, 0)
+            if ours.shape == turned.shape and not differing(ours, turned).any():
+                return {name: np.moveaxis(faulty, first, 0)}
+    return {}
 
 
 def _layers(

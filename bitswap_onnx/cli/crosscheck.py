@@ -120,7 +120,7 @@ def _print_totals(verdict: Verdict) -> None:
         f"masked: ORT {masked[0]}, {verdict.native} {masked[1]} (rounding)"
     )
     for parting in verdict.partings:
-        console.out.print(f"  {verdict.native}, {parting.text}")
+        console.out.print(f"  {verdict.native}, {parting.text}", markup=False)
 
 
 def _total(counts: Iterable[int | None]) -> int:

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,8 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from bitswap_onnx.analysis.crosscheck import Verdict, crosscheck
+from bitswap_onnx.analysis.crosscheck import Verdict, agree, crosscheck
 from bitswap_onnx.analysis.parting import Parting, differing, find_parting
+from bitswap_onnx.cli.crosscheck import _print
 from bitswap_onnx.converters.native import torch_native
 from bitswap_onnx.converters.torch_to_onnx import export_torch
 from bitswap_onnx.faults.fault import Fault, Injection, Kind
@@ -175,3 +177,43 @@ def test_what_the_input_alone_does_not_show(tmp_path: Path) -> None:
     found = find_parting(setup, injection, torch_native(network), 2, scores)
     assert found == Parting("mantissa", 2, note="not seen when this input runs alone")
     assert found.text == "injection mantissa, input 2: not seen when this input runs alone"
+
+
+def test_keras_layers_are_compared_in_the_layout_of_the_file(tmp_path: Path) -> None:
+    """TensorFlow and ONNX Runtime agree on the usual layers, so this network's activation makes 0 of what is huge."""
+    keras = pytest.importorskip("keras", reason="needs the extra [keras]")
+    from bitswap_onnx.converters.keras_to_onnx import export_keras
+    from bitswap_onnx.converters.native import keras_native
+
+    class Saturating(keras.layers.ReLU):  # type: ignore[misc, name-defined]
+        def call(self, x: Any) -> Any:
+            return keras.ops.where(x > 1e30, 0.0, super().call(x))
+
+    def build(activation: type) -> Any:
+        keras.utils.set_random_seed(1)
+        layers = keras.layers
+        front = layers.Conv2D(3, 3, name="conv"), activation(name="relu"), layers.Conv2D(2, 3, name="conv2")
+        return keras.Sequential([keras.Input((8, 8, 1)), *front, layers.Flatten(), layers.Dense(3, name="dense")])
+
+    network = build(Saturating)
+    export_keras(build(keras.layers.ReLU), tmp_path / "net.onnx")
+    setup = prepare(tmp_path / "net.onnx", Settings(first=2))
+    fault = Fault("conv", (1,), None, Kind.SET, "inf", "bias")
+    (injection,) = resolve(setup.model, [Injection("inf", (fault,))])
+    native = keras_native(setup.model, network)
+    inputs = setup.dataset.batch(0, 2)
+    scores = np.full(3, NAN, np.float32), native.faulty(injection, inputs)[1]
+    found = find_parting(setup, injection, native, 1, scores)
+    assert (found.layer, [operator for operator, _ in found.nodes]) == ("relu", ["Relu", "Transpose"])
+    assert found.sides == (("ONNX Runtime", INF), ("keras", 0.0), ("ONNX reference", INF))
+
+
+def test_the_report_has_a_line_for_each(capsys: pytest.CaptureFixture[str]) -> None:
+    clean = agree("clean", (np.eye(2), np.eye(2)), (np.eye(2), np.eye(2)))
+    parting = Parting("7", 3, (("Softmax", "node[1]"),), "attention", (("ONNX Runtime", NAN), ("torch", 0.5)))
+    verdict = Verdict("torch", clean, (replace(clean, id="7"),), 0.01, has_max_pool=True, partings=(parting,))
+    _print([verdict])
+    printed = " ".join(capsys.readouterr().out.split())
+    line = "torch, injection 7, input 3: Softmax node[1] (layer attention): ONNX Runtime NaN, torch 0.5"
+    assert line in printed
+    assert "(the runs part at Softmax)" in printed
