@@ -41,7 +41,7 @@ class Parameter:
 class Place:
     """Neurons of a node: ``site`` output or input, ``value`` that holds them, ``shape`` without the batch.
 
-    ``node`` is the number of the node, ``slot`` the input that its data come in by.
+    ``node`` is the number of the node, ``slot`` the input that its data come in by, ``made`` its first output.
     """
 
     layer: str
@@ -50,6 +50,12 @@ class Place:
     slot: int
     value: str
     shape: tuple[int, ...]
+    made: str
+
+    @property
+    def key(self) -> str:
+        """How golden.json names the place in a faulty path."""
+        return f"@input:{self.made}" if self.site == "input" and self.node >= 0 else f"@output:{self.value}"
 
 
 @dataclass(eq=False)
@@ -140,8 +146,8 @@ class Builder:
     def _add_places(self, layer: str, inputs: Sequence[Value | str], made: Value) -> None:
         number = len(self.nodes) - 1
         slot, data = next((slot, value) for slot, value in enumerate(inputs) if isinstance(value, Value))
-        self.places.append(Place(layer, "output", number, slot, made.name, made.shape))
-        self.places.append(Place(layer, "input", number, slot, data.name, data.shape))
+        self.places.append(Place(layer, "output", number, slot, made.name, made.shape, made.name))
+        self.places.append(Place(layer, "input", number, slot, data.name, data.shape, made.name))
 
     def model(self, x: Value, scores: Value, batch: int | str) -> onnx.ModelProto:
         """Return the finished model."""

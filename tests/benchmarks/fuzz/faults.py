@@ -105,7 +105,7 @@ def draw_faults(network: Network, seed: int, count: int) -> list[Injection]:
     drawer = _Drawer(rng, network, stored)
     hot = [drawer.parameter() for _ in range(int(rng.integers(1, 3)))]
     hot_places = [drawer.place() for _ in range(int(rng.integers(1, 3)))]
-    many = int(count * rng.uniform(0.5, 0.8))
+    many = int(count * rng.uniform(0.6, 0.9))
     share = float(rng.choice((0.1, 0.3, 0.85))) if network.takes_neurons else 0.0
     injections = []
     for number in range(count):

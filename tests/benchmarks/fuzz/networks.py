@@ -54,7 +54,7 @@ def make_network(seed: int, number: int, mixing: bool = False) -> Network:
     if b.chance(0.25):
         fusion = "deployed"
     memory = 200_000 if b.chance(0.15) else 256 << 20
-    places = [Place("x", b.one_of("output", "input"), -1, 0, "x", x.shape), *b.places]
+    places = [Place("x", b.one_of("output", "input"), -1, 0, "x", x.shape, "x"), *b.places]
     settings: dict[str, Any] = {"layout": layout, "fusion": fusion, "memory": memory}
     return Network(
         number, model, inputs, batch_size, mixing=b.has_mixing, parameters=b.parameters, places=places, **settings

@@ -5,7 +5,7 @@ one takes.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -29,18 +29,15 @@ class Oracle:
     batch_size: int
     disabled: tuple[str, ...]
     seed: int
-    _steps: dict[Any, Any] = field(default_factory=dict)
 
     def clean(self) -> Array:
-        return self._run(self.model, list(self.batches()))
+        return self._run(self.model, list(self.batches()))[0]
 
-    def stored(self, injection: Injection) -> Array:
-        """Return the scores under faults in parameters, in the batches that the inputs come in."""
-        return self._run(edited_model(self.model, injection.stored), list(self.batches()))
-
-    def permuted(self, injection: Injection) -> Array:
-        """Return the same from batches of other inputs in another order."""
-        return self._run(edited_model(self.model, injection.stored), self.mixed_batches())
+    def stored(self, injection: Injection) -> tuple[Array, Array]:
+        """Return the scores under faults in parameters, in the batches that the inputs come in and in mixed ones."""
+        straight, mixed = list(self.batches()), self.mixed_batches()
+        scores = self._run(edited_model(self.model, injection.stored), straight, mixed)
+        return scores[0], scores[1]
 
     def batches(self) -> Iterator[Array]:
         """Yield the numbers of the inputs of each batch; the last one is filled up with its last input."""
@@ -49,6 +46,7 @@ class Oracle:
             yield np.minimum(rows, len(self.inputs) - 1)
 
     def mixed_batches(self) -> list[Array]:
+        """Return batches in another order, the last one filled up with others."""
         rng = np.random.default_rng(self.seed)
         count = len(self.inputs)
         order = rng.permutation(count)
@@ -56,11 +54,12 @@ class Oracle:
         order = np.concatenate([order, rng.integers(0, count, missing)])
         return list(order.reshape(-1, self.batch_size))
 
-    def _run(self, model: onnx.ModelProto, batches: Sequence[Array]) -> Array:
+    def _run(self, model: onnx.ModelProto, *orders: list[Array]) -> tuple[Array, ...]:
         session = open_session(model, self.disabled)
-        (output,) = (value.name for value in model.graph.output)
-        parts = [session.run([output], {"x": self.inputs[rows]})[0] for rows in batches]
-        return arrange(parts, batches, len(self.inputs))
+        return tuple(
+            arrange([session.run(None, {"x": self.inputs[rows]})[0] for rows in batches], batches, len(self.inputs))
+            for batches in orders
+        )
 
     def neurons(self, injection: Injection, faulty: bool = True) -> Array:
         """Return the scores under an injection with neuron faults; without being ``faulty``, cut but not changed."""
