@@ -33,6 +33,13 @@ def activation(b: Builder, x: Value) -> Value:
     return b.node(operator, [x], x.shape)
 
 
+def placed(b: Builder, x: Value) -> Value:
+    """An activation that the runtime computes in vectors, with the scalar rest apart."""
+    choices = ["Elu", "Selu", "Softplus", "Sin", "Cos"] + ([] if _is_half(b) else ["Celu"])
+    choices += ["Mish"] if b.opset >= 18 else []
+    return log_of_abs(b, x) if b.chance(0.15) else b.node(b.one_of(*choices), [x], x.shape)
+
+
 def elu_of_any_alpha(b: Builder, x: Value) -> Value:
     choices = ("Elu", "LeakyRelu") if _is_half(b) else ("Elu", "LeakyRelu", "Celu")
     return b.node(b.one_of(*choices), [x], x.shape, alpha=float(b.rng.uniform(0.05, 1.5)))

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from tests.benchmarks.fuzz.builder import Array, Builder, Value
-from tests.benchmarks.fuzz.elementwise import ELEMENTWISE, Block, activation
+from tests.benchmarks.fuzz.elementwise import ELEMENTWISE, Block, activation, placed
 
 
 def _out(size: int, kernel: int, pads: int, stride: int, dilation: int = 1) -> int:
@@ -105,6 +105,11 @@ def conv_norm_act(b: Builder, x: Value) -> Value:
     return b.node("Relu", [made], made.shape) if b.chance(0.6) else activation(b, made)
 
 
+def conv_placed(b: Builder, x: Value) -> Value:
+    """A convolution and an activation whose kernel may round otherwise in the last few elements of an array."""
+    return placed(b, same_conv(b, x, int(b.rng.integers(1, 6)), bias=b.chance(0.5)))
+
+
 def residual(b: Builder, x: Value) -> Value:
     """Convolution, with bias or without, batch norm or not, added to what went in."""
     inner = same_conv(b, x, x.shape[0], bias=b.chance(0.7))
@@ -191,7 +196,19 @@ def instance_norm(b: Builder, x: Value) -> Value:
 
 
 IMAGE: tuple[Block, ...] = (
-    *(conv, conv, conv, conv_norm_act, conv_norm_act, depthwise, auto_padded, transposed, batch_norm, residual),
+    *(
+        conv,
+        conv,
+        conv_placed,
+        conv_placed,
+        conv_norm_act,
+        conv_norm_act,
+        depthwise,
+        auto_padded,
+        transposed,
+        batch_norm,
+        residual,
+    ),
     *(residual, dense, squeeze_and_excite, branches, with_two_readers, tied, pool, pool, minus_mean, shuffle),
     *(instance_norm, *ELEMENTWISE),
 )

@@ -9,6 +9,7 @@ import onnx
 from tests.benchmarks.fuzz.builder import Array, Builder, Parameter, Place, Value
 from tests.benchmarks.fuzz.elementwise import MIXING, Block, activation
 from tests.benchmarks.fuzz.images import IMAGE, trained_batch_norm
+from tests.benchmarks.fuzz.reshaping import RESHAPING
 from tests.benchmarks.fuzz.sequences import SEQUENCE, VECTOR, gemm, image_to_sequence, linear
 
 #: Values of a network have this many elements at most, so that a run of it costs milliseconds.
@@ -99,6 +100,7 @@ def _block(b: Builder, value: Value, mixing: bool) -> Value:
         choices = (*MIXING, trained_batch_norm) if len(value.shape) == 3 else MIXING
     else:
         choices = blocks[len(value.shape)] if value.elements <= _LARGEST else (activation,)
+        choices = RESHAPING if b.chance(0.12) else choices
     block: Block = b.one_of(*choices)
     return block(b, value)
 
