@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from tests.benchmarks.fuzz.__main__ import in_memory
-from tests.benchmarks.fuzz.check import Options, Outcome, check_network
+from tests.benchmarks.fuzz.outcome import Outcome
 from tests.benchmarks.fuzz.report import summary
+from tests.benchmarks.fuzz.run import Options, check_network
 
 SEED, NETWORKS, INJECTIONS = 2026, 48, 36
 

@@ -10,8 +10,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.benchmarks.fuzz.check import Options, Outcome, check_network
+from tests.benchmarks.fuzz.outcome import Outcome
 from tests.benchmarks.fuzz.report import summary
+from tests.benchmarks.fuzz.run import Options, check_network
 
 
 def parse() -> argparse.Namespace:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from tests.benchmarks.fuzz.check import Outcome
+from tests.benchmarks.fuzz.outcome import Outcome
 
 _TOPICS = (
     *("operator", "fault", "injection", "lane", "layout", "fusion", "batch size", "dtype", "opset", "mixing"),
