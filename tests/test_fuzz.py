@@ -10,25 +10,26 @@ from tests.benchmarks.fuzz.outcome import Outcome
 from tests.benchmarks.fuzz.report import summary
 from tests.benchmarks.fuzz.run import Options, check_network
 
-SEED, NETWORKS, INJECTIONS = 2026, 48, 36
+SEED, NETWORKS, INJECTIONS = 1, 64, 40
 
 OPERATORS = {
-    *("Conv", "ConvTranspose", "BatchNormalization", "LayerNormalization", "Gemm", "MatMul", "Softmax", "Relu", "Add"),
+    *("Conv", "ConvTranspose", "BatchNormalization", "LayerNormalization", "InstanceNormalization", "Gemm", "MatMul"),
     *(
-        "Mul",
-        "Sub",
-        "Concat",
-        "Split",
-        "Reshape",
-        "Transpose",
-        "Flatten",
-        "If",
-        "MaxPool",
-        "AveragePool",
+        "Relu",
+        "LeakyRelu",
         "Elu",
+        "Selu",
+        "Celu",
+        "Sigmoid",
         "Tanh",
+        "HardSigmoid",
+        "HardSwish",
+        "Softplus",
+        "Softsign",
     ),
-    *("GlobalAveragePool", "Sigmoid", "Log", "Clip", "PRelu"),
+    *("Mish", "Gelu", "Erf", "Clip", "PRelu", "ThresholdedRelu", "Sin", "Cos", "Log", "Exp", "Softmax", "If"),
+    *("Add", "Mul", "Sub", "Concat", "Split", "Reshape", "Transpose", "Flatten", "ReduceMean"),
+    *("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool"),
 }
 LANES = {f"weights: {lane}" for lane in ("packed", "cone", "whole")} | {"neurons: neuron", "mixed: cone"}
 FAULTS = {f"{site}{kind}" for site in ("", "neuron ") for kind in ("flip", "stuck_at_0", "stuck_at_1", "mask", "set")}
