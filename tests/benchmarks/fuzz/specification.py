@@ -22,5 +22,5 @@ def agrees(scores: Array, specified: Array, half: bool) -> bool:
     finite = np.isfinite(scores).all() and np.isfinite(specified).all()
     if not finite or scores.shape != specified.shape:
         return not finite
-    size = max(float(np.abs(specified).max()), 1e-3)
+    size = max(float(np.abs(specified).max()), 0.1 if half else 1e-3)
     return bool(np.abs(scores.astype(np.float64) - specified).max() <= (5e-2 if half else 1e-3) * size)
