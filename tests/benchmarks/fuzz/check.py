@@ -218,9 +218,12 @@ def is_blamed(injection: Injection, refusal: str) -> bool:
     return any((named and named.groups() == (p.site, p.layer)) or f'"{p.key}"' in refusal for p in places)
 
 
-#: Operators whose kernels may round otherwise in the last few elements of an array.
+#: Operators whose kernels may round otherwise in the last few elements of an array, or by where rows lie in memory.
 PLACED = frozenset(
-    ("Elu", "Selu", "Celu", "Softplus", "Mish", "Log", "Sin", "Cos", "Exp", "Erf", "Gelu", "Tanh", "Sigmoid", "Softmax")
+    (
+        *("Elu", "Selu", "Celu", "Softplus", "Mish", "Log", "Sin", "Cos", "Exp", "Erf", "Gelu", "Tanh", "Sigmoid"),
+        *("Softmax", "InstanceNormalization", "ReduceMean", "ReduceSum"),
+    )
 )
 
 

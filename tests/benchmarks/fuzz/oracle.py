@@ -57,7 +57,9 @@ class Oracle:
     def _run(self, model: onnx.ModelProto, *orders: list[Array]) -> tuple[Array, ...]:
         session = open_session(model, self.disabled)
         return tuple(
-            arrange([session.run(None, {"x": self.inputs[rows]})[0] for rows in batches], batches, len(self.inputs))
+            arrange(
+                [session.run(None, {"x": aligned(self.inputs[rows])})[0] for rows in batches], batches, len(self.inputs)
+            )
             for batches in orders
         )
 
@@ -70,9 +72,9 @@ class Oracle:
         names = {entry.name for entry in behind.get_inputs()}
         parts, batches = [], list(self.batches())
         for rows in batches:
-            feeds: dict[str, Array] = {"x": self.inputs[rows]}
+            feeds: dict[str, Array] = {"x": aligned(self.inputs[rows])}
             held = feeds["x"] if value.source == "x" else before.run([value.source], feeds)[0]
-            feeds[value.cut] = flipped(held, injection.neurons, rows) if faulty else held
+            feeds[value.cut] = aligned(flipped(held, injection.neurons, rows) if faulty else held)
             parts.append(behind.run(None, {name: feeds[name] for name in names})[0])
         return arrange(parts, batches, len(self.inputs))
 
@@ -93,6 +95,16 @@ def arrange(parts: Sequence[Array], batches: Sequence[Array], count: int) -> Arr
     _, first = np.unique(rows, return_index=True)
     assert len(first) == count
     return np.asarray(scores[first].astype(np.float32))
+
+
+def aligned(values: Array) -> Array:
+    """Return a copy that begins at a multiple of 64 bytes: some kernels round by the address of what they are fed."""
+    values = np.ascontiguousarray(values)
+    buffer = np.empty(values.nbytes + 64, np.uint8)
+    first = -buffer.ctypes.data % 64
+    copy = buffer[first : first + values.nbytes].view(values.dtype).reshape(values.shape)
+    copy[...] = values
+    return np.asarray(copy)
 
 
 def open_session(model: onnx.ModelProto, disabled: Sequence[str]) -> Any:

@@ -57,8 +57,10 @@ def _settings(network: Network) -> dict[str, Any]:
 
 
 def usable(network: Network) -> bool:
-    """Whether the runtime takes a network, and its clean scores are finite; raises what the checker says."""
+    """Whether a network has parameters, the runtime takes it, and its clean scores are finite; raises what the checker says."""
     onnx.checker.check_model(network.model, full_check=True)
+    if not network.parameters:
+        return False
     try:
         session = open_session(network.model, PLAIN)
         scores = [session.run(None, {"x": rows})[0] for rows in _batches(network)]

@@ -7,8 +7,14 @@ from onnx.reference import ReferenceEvaluator
 from tests.benchmarks.fuzz.builder import Array
 
 
+#: Operators that the reference implementation of the specification computes otherwise than it says.
+_WRONG = frozenset({"LRN"})
+
+
 def specified_scores(model: onnx.ModelProto, inputs: Array, batch: int) -> Array | None:
     """Return the scores of the first ``batch`` inputs as the specification gives them; None where it has no answer."""
+    if any(node.op_type in _WRONG for node in model.graph.node):
+        return None
     with np.errstate(all="ignore"):
         try:
             (scores,) = ReferenceEvaluator(model).run(None, {"x": inputs[:batch]})
