@@ -57,7 +57,7 @@ def _settings(network: Network) -> dict[str, Any]:
 
 
 def usable(network: Network) -> bool:
-    """Whether a network has parameters, the runtime takes it, and its clean scores are finite; raises what the checker says."""
+    """Whether a network has parameters, runs, and has finite clean scores; raises what the checker says."""
     onnx.checker.check_model(network.model, full_check=True)
     if not network.parameters:
         return False

@@ -6,7 +6,6 @@ from onnx.reference import ReferenceEvaluator
 
 from tests.benchmarks.fuzz.builder import Array
 
-
 #: Operators that the reference implementation of the specification computes otherwise than it says.
 _WRONG = frozenset({"LRN"})
 
