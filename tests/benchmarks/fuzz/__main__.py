@@ -25,7 +25,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--keep", type=Path, help="folder for networks with findings")
     parser.add_argument("--injections", type=int, default=50, help="per network")
     parser.add_argument("--reference-every", type=int, default=4, help="run the reference engine on every n-th network")
-    parser.add_argument("--mixing", action=argparse.BooleanOptionalAction, default=False)
+    parser.add_argument(
+        "--mixing", action=argparse.BooleanOptionalAction, default=True, help="networks whose inputs see each other too"
+    )
     parser.add_argument("--quiet", action="store_true", help="print one finding per network")
     return parser.parse_args()
 

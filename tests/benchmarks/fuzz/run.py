@@ -23,7 +23,7 @@ class Options:
 
     seed: int
     count: int = 50
-    mixing: bool = False
+    mixing: bool = True
     reference_every: int = 4
     keep: Path | None = None
 
