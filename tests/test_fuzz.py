@@ -10,7 +10,7 @@ from tests.benchmarks.fuzz.outcome import Outcome
 from tests.benchmarks.fuzz.report import summary
 from tests.benchmarks.fuzz.run import Options, check_network
 
-SEED, NETWORKS, INJECTIONS = 1, 64, 40
+SEED, NETWORKS, INJECTIONS = 2, 56, 40
 
 OPERATORS = {
     *("Conv", "ConvTranspose", "BatchNormalization", "LayerNormalization", "InstanceNormalization", "Gemm", "MatMul"),
@@ -29,7 +29,7 @@ OPERATORS = {
     ),
     *("Mish", "Gelu", "Erf", "Clip", "PRelu", "ThresholdedRelu", "Sin", "Cos", "Log", "Exp", "Softmax", "If"),
     *("Add", "Mul", "Sub", "Concat", "Split", "Reshape", "Transpose", "Flatten", "ReduceMean"),
-    *("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool"),
+    *("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "DynamicQuantizeLinear"),
 }
 LANES = {f"weights: {lane}" for lane in ("packed", "cone", "whole")} | {"neurons: neuron", "mixed: cone"}
 FAULTS = {f"{site}{kind}" for site in ("", "neuron ") for kind in ("flip", "stuck_at_0", "stuck_at_1", "mask", "set")}
@@ -65,6 +65,7 @@ def test_every_score_has_the_bits_of_a_plain_session(outcome: Outcome) -> None:
         ("fusion", {"framework", "deployed"}),
         ("dtype", {"float32", "float16"}),
         ("batch size", {"1", "7", "32"}),
+        ("mixing", {"True", "False"}),
         ("opset", {"17", "18", "19", "20"}),
     ],
 )
