@@ -216,6 +216,8 @@ def test_other_tools_files(run: Path, tmp_path: Path, dialect: str) -> None:
         (("a,fc,(0),1,10,9,0,0", "a,fc,(1),1,10,8,1,0"), "r.csv:2: the counts of injection a differ between its rows"),
         (("a,fc,(0),1,10,0,0,0",), "r.csv:2: masked, non_critical and critical are all 0"),
         (("a,fc,(0),1,10,x,0,0",), "r.csv:2: masked: expected a whole number of inputs, found 'x'"),
+        (("a,fc,(0),1,10,\u0663,0,0",), "r.csv:2: masked: expected a whole number of inputs, found '\u0663'"),
+        (("a,fc,(0),1,1_0,1_0,0,0",), "r.csv:2: n_injections: expected a whole number of inputs, found '1_0'"),
         (("a,fc,(0),1,10,9.5,0.5,0",), "r.csv:2: masked: expected a whole number of inputs, found '9.5'"),
         (("a,fc,(0),1,10,,10,0",), "r.csv:2: masked: expected a whole number of inputs, found ''"),
         (("a,fc,(0),1,10,-1,11,0",), "r.csv:2: masked: expected a whole number of inputs, found '-1'"),
