@@ -24,13 +24,17 @@ from bitswap_onnx.store import Store
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a campaign is: ``done`` of ``total`` steps of a ``stage``; sums over the inferences so far."""
+    """How far a campaign is: ``done`` of ``total`` steps of a ``stage``; sums over the inferences so far.
+
+    Of injections, ``exactly`` is how many the chunks of inputs that have run amount to, and ``done`` is that rounded down.
+    """
 
     stage: str
     done: int
     total: int
     inferences: int = 0
     critical: int = 0
+    exactly: float | None = None
 
 
 #: Scores that one unit may keep, in bytes.
@@ -206,7 +210,7 @@ class Executor:
         sums = store.totals()
         done = store.query("SELECT COUNT(*) FROM outcome").fetchone()[0]
         inferences, critical = sums["inputs"] or 0, sums["critical"] or 0
-        total = done + sum(len(lot.positions) for lot in lots)
+        total, injections = done + sum(len(lot.positions) for lot in lots), store.injections
         for unit, result in pool.run(take, self.stop):
             work = unit.work
             self._lanes[work.path] = result.lane
@@ -222,7 +226,8 @@ class Executor:
             done += len(outcomes)
             inferences += sum(counts["inputs"] or 0 for counts in result.counts)
             critical += sum(counts["critical"] or 0 for counts in result.counts)
-            self._report(Progress("injections", done, total, inferences, critical))
+            exactly = done * injections / total
+            self._report(Progress("injections", int(exactly), injections, inferences, critical, exactly))
 
     def _report(self, progress: Progress) -> None:
         if self.on_progress is not None:

@@ -16,6 +16,7 @@ from onnx import numpy_helper
 
 from bitswap_onnx import campaign as campaign_module
 from bitswap_onnx import execute, plan
+from bitswap_onnx.audit import Audit
 from bitswap_onnx.campaign import run_campaign
 from bitswap_onnx.errors import BitswapError, ControlFailedError, InterruptedRunError, ModelError, RunError
 from bitswap_onnx.execute import Progress
@@ -421,10 +422,22 @@ def test_progress_counts(model: Path, tmp_path: Path) -> None:
     seen: list[Progress] = []
     finished = run(model, tmp_path / "run", on_progress=seen.append)
     last = [progress for progress in seen if progress.stage == "injections"][-1]
-    assert last.done == last.total == len(faults()) * -(-INPUTS // BATCH)
+    assert last.done == last.exactly == last.total == len(faults())
     assert last.inferences == len(faults()) * INPUTS == finished.summary.totals["inputs"]
     assert last.critical == finished.summary.totals["critical"]
     assert [(p.done, p.total) for p in seen if p.stage == "audit"] == [(i, 10) for i in range(1, 11)]
+
+
+def test_progress_of_an_injection_is_that_of_its_chunks(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two injections over three chunks, one chunk of one injection at a time: 1/3, 2/3, ... of an injection."""
+    monkeypatch.setattr(plan, "FIRST_UNIT", 1)
+    monkeypatch.setattr(execute, "LARGEST_UNIT", 1)
+    seen: list[Progress] = []
+    run(model, tmp_path / "run", faults()[:2], on_progress=seen.append, audit=Audit(0))
+    assert [(p.done, p.total) for p in seen] == [(0, 2), (0, 2), (1, 2), (1, 2), (1, 2), (2, 2)]
+    assert [p.exactly for p in seen] == pytest.approx([1 / 3, 2 / 3, 1, 4 / 3, 5 / 3, 2])
 
 
 def test_per_input_outcomes_add_up(model: Path, tmp_path: Path) -> None:
