@@ -1,7 +1,7 @@
 """What a finished campaign recorded of every injection: read from a run directory, or from a results file.
 
-Results files are our results.csv, and those of dnn-benchmarks and tf_injector. An injection's counts repeat on the rows of
-its faults and count once.
+Results files are our results.csv, and those of dnn-benchmarks and tf_injector. An injection's counts stand on the first row
+of its faults, or on all of them, as other tools and older files of ours have it, and count once.
 """
 
 import math
@@ -148,7 +148,7 @@ def _read_file(path: Path) -> Recorded:
     for injection in injections:
         own = [next(following) for _ in injection.faults]
         places.append([_place(fault, row) for fault, row in zip(injection.faults, own, strict=True)])
-        counts = [_counts(row) for row in own]
+        counts = [_counts(row) for row in own if _is_counted(row)] or [_counts(own[0])]
         if any(other != counts[0] for other in counts):
             raise FaultListError(f"{own[0].where}: the counts of injection {injection.id} differ between its rows")
         counted.append(counts[0])
@@ -213,6 +213,10 @@ def _read_rows(path: Path) -> tuple[list[_Row], _Row | None]:
         ]
     golden = rows.pop(0) if rows[0].cells.get(TF_INJECTOR[0]) == "GOLDEN" else None
     return rows, golden
+
+
+def _is_counted(row: _Row) -> bool:
+    return any(row.cells.get(name) for name in ("n_injections", *COUNTS))
 
 
 def _counts(row: _Row) -> dict[str, int]:
