@@ -86,11 +86,12 @@ def run_campaign(
     A model that is prepared already (a Setup) brings its own ``settings``. ``run`` is the run directory (default:
     ``reports/<dataset>/<model>/<yymmdd_HHMMSS>``); ``resume`` continues what is there. ``workers`` processes of one thread
     each (0: none, all runs in this process; default: one per core; one on a GPU) with ``memory`` bytes for golden values
-    (default: half of what is free), the ``engine`` and how much is audited never change a result. ``save_outputs`` and ``per_input`` write files of what the
-    store keeps of every inference; ``records`` keeps it without a file. ``inputs_per_injection``: every injection runs over
-    so many inputs of its own, whole batches (``"auto"``: one), drawn with the settings' seed (`input_sample`); None, or as
-    many as there are: over all. ``growth``: where the list goes on behind ``faults``, which it began with. Setting ``stop``
-    from another thread or a signal handler ends the campaign after the units at hand.
+    (default: half of what is free), the ``engine`` and how much is audited never change a result.
+    ``save_outputs`` and ``per_input`` write files of what the store keeps of every inference; ``records`` keeps it without
+    a file. ``inputs_per_injection``: every injection runs over so many inputs of its own, whole batches (``"auto"``: one),
+    drawn with the settings' seed (`input_sample`); None, or as many as there are: over all. ``growth``: where the list goes
+    on behind ``faults``, which it began with. Setting ``stop`` from another thread or a signal handler ends the campaign
+    after the units at hand.
 
     Raises BitswapError for wrong input (nothing is written then), ControlFailedError if a null control or the audit does
     not hold, InterruptedRunError after ``stop``. Whatever happens, finished units are kept.

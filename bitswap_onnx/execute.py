@@ -205,7 +205,8 @@ class Executor:
             tensors = paths[work.path]
             edits = [store.edits(position, work.chunk) for position in work.positions]
             label = f"faults in {', '.join(tensors)}"
-            return Unit(work, label, tensors, edits, self._engine, self._lanes.get(work.path))
+            lane, whole = self._lanes.get(work.path), work.path in self._given_up
+            return Unit(work, label, tensors, edits, self._engine, lane, whole)
 
         sums = store.totals()
         done = store.query("SELECT COUNT(*) FROM outcome").fetchone()[0]
@@ -213,6 +214,14 @@ class Executor:
         total, injections = done + sum(len(lot.positions) for lot in lots), store.injections
         for unit, result in pool.run(take, self.stop):
             work = unit.work
+            if work.path in self._given_up and not unit.whole:
+                continue  # begun before its lane was given up
+            if result.kind != "whole" and result.control not in (None, len(work.chunk)):
+                schedule.again(work.path, self._give_up(work.path))
+                sums = store.totals()
+                done = store.query("SELECT COUNT(*) FROM outcome").fetchone()[0]
+                inferences, critical = sums["inputs"] or 0, sums["critical"] or 0
+                continue
             self._lanes[work.path] = result.lane
             if kinds.get(name := ", ".join(unit.path)) != result.kind:
                 kinds[name] = result.kind
@@ -228,6 +237,17 @@ class Executor:
             critical += sum(counts["critical"] or 0 for counts in result.counts)
             exactly = done * injections / total
             self._report(Progress("injections", int(exactly), injections, inferences, critical, exactly))
+
+    def _give_up(self, path: int) -> list[Lot]:
+        """Give up the lane of a path, whose null control failed, and what it committed; return what is to run instead."""
+        self.store.give_up(path)
+        self._lanes.pop(path, None)
+        queue = {block: {path: paths[path]} for block, paths in self.store.queue().items() if path in paths}
+        return self._left(queue)
+
+    @property
+    def _given_up(self) -> frozenset[int]:
+        return self.store.given_up
 
     def _report(self, progress: Progress) -> None:
         if self.on_progress is not None:

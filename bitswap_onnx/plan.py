@@ -121,6 +121,19 @@ class Schedule:
         control, lot.control = lot.control, False
         return Work(lot.chunk, lot.path, tuple(positions.tolist()), control, lot.held)
 
+    def again(self, path: int, lots: Iterable[Lot]) -> None:
+        """Hand out ``lots`` in place of what is left of a path."""
+        for lot in (*self._begun, *self._of.values()):
+            if lot.path == path:
+                lot.positions, lot.control = lot.positions[:0], False
+        for queue in self._queues.values():
+            kept = [lot for lot in queue if lot.path != path]
+            queue.clear()
+            queue.extend(kept)
+        for lot in lots:
+            self._queues.setdefault(lot.chunk, deque()).append(lot)
+        self._seconds.pop(path, None)
+
     def learn(self, work: Work, seconds: float) -> None:
         """Take in how long some work took: the next units of its path are cut by it."""
         if work.positions:

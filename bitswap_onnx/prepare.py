@@ -12,14 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitswap_onnx.dataset import Dataset, load_dataset, synthetic_dataset
-from bitswap_onnx.errors import BitswapError, DataError, InterruptedRunError
+from bitswap_onnx.errors import BitswapError, DataError, InterruptedRunError, ModelError
 from bitswap_onnx.graph.model import Model, load_model
+from bitswap_onnx.graph.rows import refuse_random
 from bitswap_onnx.graph.signature import ModelInput, ends_in_softmax, model_input, score_output
 from bitswap_onnx.graph.slices import Slicer
 from bitswap_onnx.outcome import Criterion, Golden, parse_criterion
 from bitswap_onnx.preprocessing import Preprocessing
 from bitswap_onnx.runtime.golden import golden_run
 from bitswap_onnx.runtime.layout import choose_layout
+from bitswap_onnx.runtime.measure import why_one_at_a_time
 from bitswap_onnx.runtime.session import Numerics, choose_provider, open_session, runtime_conflict
 
 DEFAULT_BATCH_SIZE = 32
@@ -145,8 +147,9 @@ def prepare(path: Path, settings: Settings) -> Setup:
     spec = model_input(model, settings.input_shape)
     output = score_output(model, settings.output, classes=tolerance is None)
     dataset = _dataset(path, spec, settings)
-    numerics = _numerics(model, settings, output, spec)
-    notes = [f"data: {dataset.source}", *([f"seed: {settings.seed}"] if settings.seed else [])]
+    batch_size, mixing_notes = _batch_size(model, settings, output, spec, dataset)
+    numerics = _numerics(model, settings, output, spec, batch_size)
+    notes = [f"data: {dataset.source}", *([f"seed: {settings.seed}"] if settings.seed else []), *mixing_notes]
     if settings.layout == "auto" and numerics.provider == "cpu":
         notes.append(f"kernels: {numerics.layout} layout")
     if dataset.labels is None and tolerance is None:
@@ -156,7 +159,13 @@ def prepare(path: Path, settings: Settings) -> Setup:
     return Setup(path, model, output, numerics, dataset, tolerance, settings.seed, tuple(notes))
 
 
-def _numerics(model: Model, settings: Settings, output: str, spec: ModelInput) -> Numerics:
+def _batch_size(
+    model: Model, settings: Settings, output: str, spec: ModelInput, dataset: Dataset
+) -> tuple[int, list[str]]:
+    """Return the one batch size of all runs, 1 where inputs of a batch see each other, and what to say of it.
+
+    Raises ModelError for a model whose inputs see each other in batches of a fixed size, or that draws at random.
+    """
     batch_size = settings.batch_size or spec.batch or DEFAULT_BATCH_SIZE
     if batch_size < 1:
         raise BitswapError(f"--batch-size: expected a positive number, found {batch_size}")
@@ -164,6 +173,21 @@ def _numerics(model: Model, settings: Settings, output: str, spec: ModelInput) -
         raise BitswapError(
             f"--batch-size {batch_size}: the model's batch dimension is fixed at {spec.batch}; leave it out"
         )
+    refuse_random(Slicer(model, output, batch_size, spec.shape))
+    if batch_size == 1:
+        return 1, []
+    why = why_one_at_a_time(model, output, dataset.batch(0, min(len(dataset), 3)), spec.batch)
+    if why is None:
+        return batch_size, []
+    if spec.batch is not None:
+        raise ModelError(
+            f"{model.name}: inputs have to run one at a time ({why}), and its batch is fixed at {spec.batch}; export it "
+            "again with an open batch or one of 1"
+        )
+    return 1, [f"inputs run one at a time: {why}"]
+
+
+def _numerics(model: Model, settings: Settings, output: str, spec: ModelInput, batch_size: int) -> Numerics:
     numerics = Numerics(
         provider=choose_provider(settings.provider),
         fusion=settings.fusion,

@@ -66,8 +66,13 @@ def write_results(store: Store, path: Path) -> None:
 
 
 def how_it_ran(store: Store) -> dict[str, Any]:
-    """Return which way each faulty path ran (``lanes``), and what the ``audit`` ran again; None where nothing did."""
-    return {name: store.setting(name) for name in ("lanes", "audit")}
+    """Return which way each faulty path ran (``lanes``), and what the ``audit`` ran again; None where nothing did.
+
+    ``given_up``: the paths whose lane failed its null control, so that they ran again as whole models.
+    """
+    paths = store.paths()
+    given_up = [", ".join(paths[number]) for number in sorted(store.given_up)]
+    return {**{name: store.setting(name) for name in ("lanes", "audit")}, "given_up": given_up}
 
 
 def write_golden(store: Store, path: Path) -> None:

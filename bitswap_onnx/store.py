@@ -243,6 +243,20 @@ class Store:
                 db.execute("DELETE FROM control")
                 db.execute("INSERT OR REPLACE INTO setting VALUES ('engine', ?)", (json.dumps(engine),))
 
+    @property
+    def given_up(self) -> frozenset[int]:
+        """The paths whose lane failed its null control: they run as whole models."""
+        return frozenset(self.setting("given_up") or ())
+
+    def give_up(self, path: int) -> None:
+        """Throw away, in one transaction, what a path has committed; it runs as whole models from now on."""
+        with self._transaction() as db:
+            of_path = "IN (SELECT position FROM injection WHERE path = ? AND changes)"
+            db.execute(f"DELETE FROM outcome WHERE position {of_path}", (path,))
+            db.execute("DELETE FROM control WHERE path = ?", (path,))
+            given_up = json.dumps(sorted(self.given_up | {path}))
+            db.execute("INSERT OR REPLACE INTO setting VALUES ('given_up', ?)", (given_up,))
+
     def put(self, key: str, value: Any) -> None:
         """Commit one more setting, or another value of one."""
         with self._transaction() as db:

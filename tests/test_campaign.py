@@ -27,6 +27,7 @@ from bitswap_onnx.outcome import COUNTS
 from bitswap_onnx.prepare import Settings
 from bitswap_onnx.results import RESULT_COLUMNS, export_dialect
 from bitswap_onnx.run_directory import reading
+from bitswap_onnx.runtime.lanes import WholeLane
 from bitswap_onnx.store import Store
 from tests.builders import build, cnn, normal, save
 
@@ -180,12 +181,19 @@ NOISY = """net (float[N, 2] x) => (float[N, 2] y) {
 }"""
 
 
-def test_a_control_that_fails_ends_the_campaign_without_results(tmp_path: Path) -> None:
-    """A model that answers anew each time is what a broken path would look like."""
+def test_a_model_that_draws_at_random_is_refused(tmp_path: Path) -> None:
     path = save(build(NOISY, W=np.eye(2, dtype=np.float32)), tmp_path / "noisy.onnx")
-    injections = [Injection("a", (Fault("W", (0, 0), 3),))]
-    with pytest.raises(ControlFailedError, match=r"null control failed: .*W.* changed \d+ outputs"):
-        run(path, tmp_path / "run", injections)
+    with pytest.raises(ModelError, match="RandomNormalLike noise draws at random in every run"):
+        run(path, tmp_path / "run", [Injection("a", (Fault("W", (0, 0), 3),))])
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_control_of_the_whole_model_that_fails_ends_the_campaign_without_results(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(WholeLane, "control", lambda self, block, rows: rows < 0)
+    with pytest.raises(ControlFailedError, match=r"null control failed: .* changed \d+ outputs"):
+        run(model, tmp_path / "run", workers=0)
     assert not (tmp_path / "run/results.csv").exists()
 
 

@@ -150,8 +150,11 @@ def _how(golden: dict[str, Any]) -> str:
     }
     ways = ", ".join(f"{kinds[kind]} {name}" for kind, name in names.items() if kinds[kind])
     audited = len((golden["audit"] or {"checked": []})["checked"])
-    return f"faulty layers and parameters: {ways}" + (
-        f"; audit: {audited} injections as whole models, all equal" if audited else ""
+    given_up = len(golden["given_up"])
+    return (
+        f"faulty layers and parameters: {ways}"
+        + (f", {given_up} of these after a null control had failed on a faster way" if given_up else "")
+        + (f"; audit: {audited} injections as whole models, all equal" if audited else "")
     )
 
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx.reference import ReferenceEvaluator
 
-from bitswap_onnx.graph.model import constant_tensor, read_tensor, stored_tensors, write_tensor
+from bitswap_onnx.graph.constants import NotEvaluatedError, constant_value
+from bitswap_onnx.graph.model import attribute
 from bitswap_onnx.graph.slices import Slicer
 
 
@@ -59,13 +59,6 @@ _UNARY = frozenset(
 )  # fmt: skip
 _BINARY = frozenset(("Add", "Sub", "Mul", "Div", "Max", "Min", "PRelu"))
 _POOLS = frozenset(("MaxPool", "AveragePool", "LpPool", "GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool"))
-_COPIES = frozenset(("Transpose", "Reshape", "Identity", "Squeeze", "Unsqueeze", "Flatten"))
-
-
-def attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
-    """Return an attribute's value."""
-    found = [onnx.helper.get_attribute_value(a) for a in node.attribute if a.name == name]
-    return found[0] if found else default
 
 
 def dense_step(slicer: Slicer, index: int) -> Step | None:
@@ -74,7 +67,10 @@ def dense_step(slicer: Slicer, index: int) -> Step | None:
     make = _DENSE.get(node.op_type)
     if make is None or node.domain or not node.input[0] or node.input[0] in slicer.constants:
         return None
-    return make(slicer, node)
+    try:
+        return make(slicer, node)
+    except NotEvaluatedError:
+        return None
 
 
 def channel_step(slicer: Slicer, index: int, value: str, axis: int, golden: Callable[[str], bool]) -> Step | None:
@@ -82,6 +78,13 @@ def channel_step(slicer: Slicer, index: int, value: str, axis: int, golden: Call
 
     ``golden`` says whether another value cannot see the fault.
     """
+    try:
+        return _channel_step(slicer, index, value, axis, golden)
+    except NotEvaluatedError:
+        return None
+
+
+def _channel_step(slicer: Slicer, index: int, value: str, axis: int, golden: Callable[[str], bool]) -> Step | None:
     node = slicer.nodes[index]
     used = [name for name in node.output if name in slicer.readers or name == slicer.output]
     if node.domain or list(node.input).count(value) != 1 or used != [node.output[0]]:
@@ -178,7 +181,7 @@ def _binary(slicer: Slicer, node: onnx.NodeProto, data: int, axis: int, golden: 
     if varies:
         operands = _operands(slicer, node, {slot: position})
         return Step(node, data, axis, operands=operands) if operands else None
-    array = _constant(slicer, name)[0]
+    array = constant_value(slicer, name).array
     return Step(node, data, axis, fixed={slot: array})
 
 
@@ -193,7 +196,7 @@ def _transposed(slicer: Slicer, node: onnx.NodeProto, axis: int) -> Step | None:
 def _padded(slicer: Slicer, node: onnx.NodeProto, axis: int) -> Step | None:
     if len(node.input) < 2 or node.input[1] not in slicer.constants or (len(node.input) > 3 and node.input[3]):
         return None
-    pads = _constant(slicer, node.input[1])[0].tolist()
+    pads = constant_value(slicer, node.input[1]).array.tolist()
     rank = len(pads) // 2
     if any(pads[place] for place in (0, axis, rank, rank + axis)):
         return None
@@ -204,7 +207,7 @@ def _fixed_rest(slicer: Slicer, node: onnx.NodeProto, axis: int) -> Step | None:
     rest = {slot: name for slot, name in enumerate(node.input) if slot > 0 and name}
     if not slicer.constants.issuperset(rest.values()):
         return None
-    return Step(node, 0, axis, fixed={slot: _constant(slicer, name)[0] for slot, name in rest.items()})
+    return Step(node, 0, axis, fixed={slot: constant_value(slicer, name).array for slot, name in rest.items()})
 
 
 def _operands(slicer: Slicer, node: onnx.NodeProto, axes: dict[int, int]) -> tuple[Operand, ...] | None:
@@ -212,39 +215,7 @@ def _operands(slicer: Slicer, node: onnx.NodeProto, axes: dict[int, int]) -> tup
     present = {slot: axis for slot, axis in axes.items() if slot < len(node.input) and node.input[slot]}
     if not slicer.constants.issuperset(node.input[slot] for slot in present):
         return None
-    return tuple(Operand(slot, axis, *_constant(slicer, node.input[slot])) for slot, axis in present.items())
-
-
-def _constant(slicer: Slicer, name: str) -> tuple[NDArray[Any], str | None, NDArray[np.int32] | None]:
-    """Return a constant value, the stored tensor that it is (behind copies alone), and where its elements are."""
-    copies: list[onnx.NodeProto] = []
-    tensor, source = slicer.stored.get(name), name
-    while tensor is None:
-        node = slicer.nodes[slicer.producer[source]]
-        tensor = constant_tensor(node)
-        if tensor is None and (node.op_type not in _COPIES or slicer.dims(source) is None):
-            proto = slicer.extract((), (name,)).proto
-            for inner in stored_tensors(proto).values():  # the evaluator does not know the model's folder
-                if inner.data_location == onnx.TensorProto.EXTERNAL:
-                    write_tensor(inner, read_tensor(inner, slicer.model.folder))
-            (array,) = ReferenceEvaluator(proto).run(None, {})
-            return np.asarray(array), None, None
-        if tensor is None:
-            copies.append(node)
-            source = node.input[0]
-            tensor = slicer.stored.get(source)
-    array = read_tensor(tensor, slicer.model.folder)
-    if not copies:
-        return array, source, None
-    positions = np.arange(array.size, dtype=np.int32).reshape(array.shape)
-    for node in reversed(copies):
-        array, positions = (_copied(slicer, node, part) for part in (array, positions))
-    place = np.empty(positions.size, np.int32)
-    place[positions.reshape(-1)] = np.arange(positions.size, dtype=np.int32)
-    return array, source, place
-
-
-def _copied(slicer: Slicer, node: onnx.NodeProto, array: NDArray[Any]) -> NDArray[Any]:
-    if node.op_type == "Transpose":
-        return array.transpose(attribute(node, "perm", range(array.ndim)[::-1]))
-    return array.reshape(slicer.dims(node.output[0]) or array.shape)
+    found = {slot: constant_value(slicer, node.input[slot]) for slot in present}
+    return tuple(
+        Operand(slot, axis, found[slot].array, found[slot].key, found[slot].place) for slot, axis in present.items()
+    )

@@ -16,10 +16,14 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from bitswap_onnx.faults.bits import to_bits
-from bitswap_onnx.graph.channels import Operand, Step, attribute, channel_step, dense_step, parameter_axis
-from bitswap_onnx.graph.model import Model
+from bitswap_onnx.graph.channels import Operand, Step, channel_step, dense_step, parameter_axis
+from bitswap_onnx.graph.model import Model, attribute
+from bitswap_onnx.graph.places import may_repack_channels
 from bitswap_onnx.graph.slices import Slicer
 from bitswap_onnx.graph.weights import Edits
+
+#: Rows of a head: as many faults, one per row, share one run of a faulty layer.
+ROWS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +172,7 @@ def _starts(slicer: Slicer, user: int, tensor: str) -> list[tuple[int, Step]]:
     while place is not None:
         value, axis = place
         step = channel_step(slicer, index, value, axis, lambda name: True)
-        if step is None or not _splits(slicer, value, axis):
+        if step is None or not _splits(slicer, value, axis) or not may_repack_channels(slicer, index, step.axis, ROWS):
             break
         found.append((index, step))
         maker = slicer.producer.get(value)
@@ -222,6 +226,8 @@ def _grow(slicer: Slicer, begin: tuple[int, Step]) -> Head | None:
     while value != slicer.output and len(readers := slicer.readers.get(value, ())) == 1:
         following = channel_step(slicer, readers[0], value, axis, golden)
         if following is None or not _splits(slicer, following.node.output[0], following.axis):
+            break
+        if not may_repack_channels(slicer, readers[0], following.axis, ROWS):
             break
         steps.append(following)
         value, axis = following.node.output[0], following.axis

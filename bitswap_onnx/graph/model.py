@@ -168,6 +168,12 @@ def node_label(node: onnx.NodeProto) -> str:
     return node.name or next(iter(node.output), node.op_type)
 
 
+def attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
+    """Return an attribute's value."""
+    found = [onnx.helper.get_attribute_value(a) for a in node.attribute if a.name == name]
+    return found[0] if found else default
+
+
 def constant_tensor(node: onnx.NodeProto) -> onnx.TensorProto | None:
     """Return the tensor a Constant node stores, if it is one of that kind."""
     if node.op_type != "Constant" or node.domain not in ("", "ai.onnx"):

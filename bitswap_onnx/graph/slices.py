@@ -167,7 +167,7 @@ class Slicer:
 
     def extract(self, inputs: Collection[str], outputs: Collection[str]) -> Model:
         """Return the sub-model that computes ``outputs`` from ``inputs``, all of them values of this model."""
-        needed = self._between(inputs, outputs)
+        needed = self.between(inputs, outputs)
         proto = onnx.ModelProto()
         proto.CopyFrom(_without_graph(self.model.proto))
         graph = proto.graph
@@ -181,10 +181,10 @@ class Slicer:
 
     def weight_bytes(self, inputs: Collection[str], outputs: Collection[str]) -> int:
         """Return the bytes that the sub-model of `extract` stores."""
-        read = {name for i in self._between(inputs, outputs) for name in self.reads[i]}
+        read = {name for i in self.between(inputs, outputs) for name in self.reads[i]}
         return sum(math.prod(t.dims) * _item_bytes(t.data_type) for name, t in self.stored.items() if name in read)
 
-    def _between(self, inputs: Collection[str], outputs: Collection[str]) -> set[int]:
+    def between(self, inputs: Collection[str], outputs: Collection[str]) -> set[int]:
         """Return the nodes that make ``outputs`` of ``inputs``."""
         needed: set[int] = set()
         seen = set(inputs)

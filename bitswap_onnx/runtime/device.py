@@ -15,11 +15,11 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from bitswap_onnx.graph.heads import Row
+from bitswap_onnx.graph.heads import ROWS, Row
 from bitswap_onnx.graph.model import Model
 from bitswap_onnx.outcome import Scores
 from bitswap_onnx.runtime.lanes import Block, Faulty, flat, same
-from bitswap_onnx.runtime.packed import ROWS, Pack, PackedLane, padded_batches
+from bitswap_onnx.runtime.packed import Pack, PackedLane, padded_batches
 from bitswap_onnx.runtime.part import Part, open_part, to_device
 
 _OPSET = 17  # ReduceMax still has its axes as an attribute
@@ -38,7 +38,7 @@ class DeviceLane(PackedLane):
         places = np.arange(len(clean))
         channels = np.array([row.channel for row in clean])
         held = np.zeros(block.count, np.bool_)
-        for start, value, changed in self._device_head(clean, block):
+        for start, value, changed in self._head(clean, block):
             own = rows[(rows >= start) & (rows < start + block.size)]
             inputs = own - start
             shape = (len(own), len(clean))
@@ -51,7 +51,7 @@ class DeviceLane(PackedLane):
     def _run_packs(self, packs: Iterator[Pack], block: Block) -> Iterator[Faulty]:
         for pack in packs:
             found, scores = [], []
-            for start, value, changed in self._device_head(pack.rows, block):
+            for start, value, changed in self._head(pack.rows, block):
                 inputs, owner, places, channels = pack.pairs(changed[: block.count - start])
                 scores.append(self._batch_scores(block, start, value, inputs, places, channels))
                 found.append((inputs + start, owner))
@@ -60,8 +60,8 @@ class DeviceLane(PackedLane):
             bounds = np.searchsorted(owners[order], np.arange(len(pack.numbers) + 1)).tolist()
             yield Faulty(block.count, pack.numbers, rows[order], bounds, np.concatenate(scores)[order])
 
-    def _device_head(self, rows: Sequence[Row], block: Block) -> Iterator[tuple[int, Any, NDArray[np.bool_]]]:
-        """As `PackedLane._head`, the value on the device."""
+    def _head(self, rows: Sequence[Row], block: Block) -> Iterator[tuple[int, Any, NDArray[np.bool_]]]:
+        """As in `PackedLane`, the value on the device."""
         padded = [*rows, *[Row(rows[-1].channel, {})] * (ROWS - len(rows))]
         part = open_part(self.head.build(padded), self.numerics, self.blocked[0])
         chosen = {

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from bitswap_onnx.dataset import batches
 from bitswap_onnx.errors import ModelError
+from bitswap_onnx.graph.heads import ROWS
 from bitswap_onnx.graph.slices import Slicer
 from bitswap_onnx.outcome import Scores
 from bitswap_onnx.runtime.lanes import Block
-from bitswap_onnx.runtime.packed import ROWS
 from bitswap_onnx.runtime.part import Part, open_part, to_device
 from bitswap_onnx.runtime.session import Numerics
 
@@ -31,8 +31,8 @@ class GoldenValues:
     scores: Scores
     memory: int
     device: str | None = None
-    _prefix: tuple[frozenset[str], Part] | None = None
-    _last: tuple[tuple[int, int, frozenset[str]], Block] | None = None
+    _prefix: tuple[frozenset[str], Part] | None = field(default=None, init=False)
+    _last: tuple[tuple[int, int, frozenset[str]], Block] | None = field(default=None, init=False)
 
     def blocks(self, names: frozenset[str], first: int, stop: int) -> Iterator[tuple[int, Block]]:
         """Yield the inputs ``first`` to ``stop`` with their values ``names``, block by block, each with where it begins."""

@@ -7,8 +7,8 @@ numbers. The whole model is the lane that is left when nothing else is exact.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
 from typing import Any
@@ -20,6 +20,7 @@ from bitswap_onnx.errors import ModelError
 from bitswap_onnx.graph.heads import Head, find_head
 from bitswap_onnx.graph.model import Model
 from bitswap_onnx.graph.neurons import instrument, tap, tapped_value
+from bitswap_onnx.graph.places import is_known, unsettled
 from bitswap_onnx.graph.receipts import InjectionEdits
 from bitswap_onnx.graph.sites import NeuronSite, is_site
 from bitswap_onnx.graph.slices import Slicer
@@ -29,8 +30,9 @@ from bitswap_onnx.runtime.golden_values import GoldenValues
 from bitswap_onnx.runtime.lanes import Block, ConeLane, Faulty, Lane, WholeLane
 from bitswap_onnx.runtime.neuron_lane import NeuronLane
 from bitswap_onnx.runtime.packed import PackedLane
-from bitswap_onnx.runtime.plants import plant
-from bitswap_onnx.runtime.session import Numerics
+from bitswap_onnx.runtime.place_check import keeps_rows
+from bitswap_onnx.runtime.plants import alike, plant
+from bitswap_onnx.runtime.session import Numerics, open_session
 
 #: The tensors that an injection touches, sorted.
 Path = tuple[str, ...]
@@ -48,8 +50,11 @@ DEVICE_MEMORY = 4 << 30
 #: How images may enter head and suffix under blocked kernels.
 _LAYOUTS = ((False, False), (True, True), (False, True), (True, False))
 
-#: Inputs that a lane is tried with, at least, where there are as many.
+#: Inputs that a lane is tried with, at least; where there are fewer, random ones like them are added.
 _PROBED = 32
+
+#: What fusion ``deployed`` folds into the layer before it; blocked kernels do so with the first one.
+_FOLDED = ("BatchNormalization", "Mul", "Add", "Sub", "Div")
 
 
 @dataclass(eq=False)
@@ -75,6 +80,8 @@ class IncrementalEngine:
     _found: dict[Path, int] = field(default_factory=dict)
     _lanes: dict[Path, Lane] = field(default_factory=dict)
     _last_whole: WholeLane | None = None
+    _tried: dict[int, bool] = field(default_factory=dict)
+    _given_up: set[Path] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         if self.numerics.provider != "cpu":
@@ -143,6 +150,13 @@ class IncrementalEngine:
         """Take for ``path`` what another worker found (`found`)."""
         self._found.setdefault(path, number)
 
+    def give_up(self, path: Path) -> None:
+        """Run a path as whole models from now on: what lane it had has failed its null control."""
+        self._given_up.add(path)
+        if self._found.get(path) != WHOLE:
+            self._found[path] = WHOLE
+            self._lanes.pop(path, None)
+
     def expect(self, paths: Mapping[Path, int]) -> None:
         """Take in which ``paths`` will come from now on: one that was not worth a search may be worth it now."""
         before = set(filter(self._is_worth_it, self.paths))
@@ -159,7 +173,7 @@ class IncrementalEngine:
         return next((number for number, lane in candidates if self.holds(lane, path)), WHOLE)
 
     def _is_worth_it(self, path: Path) -> bool:
-        return self.paths.get(path, 0) >= self.worth
+        return self.paths.get(path, 0) >= self.worth and path not in self._given_up
 
     def _make(self, path: Path, number: int) -> Lane:
         return self._whole(path) if number == WHOLE else next(islice(self.candidates(path), number, None))
@@ -187,12 +201,13 @@ class IncrementalEngine:
         longest = find_head(self.slicer, path[0]) if len(path) == 1 else None
         for head in filter(None, (longest, longest and longest.trimmed)):
             cuts = self.slicer.cuts(self.slicer.cone([head.start]), head.value)
+            if cuts is None or self._prepared_apart([head.start]) or not self._rows_may_move({*cuts, head.value}):
+                continue
             for blocked in _LAYOUTS if self.numerics.layout == "blocked" else _LAYOUTS[:1]:
-                if cuts is not None and not self._prepared_apart([head.start]):
-                    yield self._packed(head, cuts, path, blocked)
+                yield self._packed(head, cuts, path, blocked)
         starts = [user for tensor in path for user in self.slicer.users(tensor)]
         cuts = self.slicer.cuts(self.slicer.cone(starts))
-        if cuts is not None and not self._prepared_apart(starts):
+        if cuts is not None and not self._prepared_apart(starts) and self._all_known(cuts):
             yield ConeLane(self.slicer, self.numerics, path, cuts)
 
     def _neuron_candidates(self, path: Path) -> Iterator[NeuronLane | ConeLane]:
@@ -203,11 +218,11 @@ class IncrementalEngine:
         apart = all(self.slicer.producer.get(value) not in behind for value in values)
         if sites and all(map(is_site, path)) and apart:
             cuts = values if values == [self.output] else self.slicer.cuts(behind)
-            if cuts is not None:
+            if cuts is not None and self._rows_may_move(set(cuts)):
                 yield NeuronLane(self.slicer, self.numerics, tuple(sites), tuple(cuts))
         starts = [user for tensor in path if not is_site(tensor) for user in self.slicer.users(tensor)]
         cuts = self.slicer.cuts(behind | self.slicer.cone(starts))
-        if cuts is not None:
+        if cuts is not None and self._all_known(cuts):
             yield ConeLane(self.slicer, self.numerics, path, cuts, {site.key: site for site in sites})
 
     def _reaches_scores(self, site: NeuronSite) -> bool:
@@ -218,37 +233,51 @@ class IncrementalEngine:
         )
 
     def _prepared_apart(self, starts: Iterable[int]) -> bool:
-        """Whether a part that starts there may compute a batch norm otherwise than the whole model does.
+        """Whether a part that starts there may compute a parameter otherwise than the whole model does.
 
-        Blocked kernels make a convolution of one whose input is blocked, and round its parameters when it is loaded: a
-        difference that shows for some parameters only, so that no probe is sure to find it.
+        Blocked kernels make a convolution of a batch norm whose input is blocked, and round its parameters when it is
+        loaded. Fusion ``deployed`` folds a batch norm, and what else scales and shifts channels, into the layer before. Such
+        a difference shows for some parameters only, so that no probe is sure to find it.
         """
-        blocked = self.numerics.layout == "blocked"
-        return blocked and any(self.slicer.nodes[start].op_type == "BatchNormalization" for start in starts)
+        numerics = self.numerics
+        folded = _FOLDED if numerics.fusion == "deployed" else _FOLDED[:1] if numerics.layout == "blocked" else ()
+        return any(self.slicer.nodes[start].op_type in folded for start in starts)
+
+    def _rows_may_move(self, cuts: Collection[str]) -> bool:
+        """Whether rows of the part behind ``cuts`` keep their bits in any place of a batch."""
+        if not self._all_known(cuts):
+            return False
+        behind = self.slicer.between(cuts, (self.slicer.output,))
+        return all(self._keeps_rows(index) for index in unsettled(self.slicer, behind))
+
+    def _all_known(self, cuts: Collection[str]) -> bool:
+        """Whether the table of operators has all of the part behind ``cuts``."""
+        return all(is_known(self.slicer.nodes[i]) for i in self.slicer.between(cuts, (self.slicer.output,)))
+
+    def _keeps_rows(self, index: int) -> bool:
+        if index not in self._tried:
+            self._tried[index] = keeps_rows(self.slicer, self.numerics, index)
+        return self._tried[index]
 
     def _packed(self, head: Head, cuts: tuple[str, ...], path: Path, blocked: tuple[bool, bool]) -> PackedLane:
         if self.device is None:
             return PackedLane(self.slicer, self.numerics, head, cuts, self._whole(path), blocked)
         return DeviceLane(self.slicer, self.numerics, head, cuts, self._whole(path), blocked, device=self.device)
 
-    @property
-    def _probed(self) -> int:
-        """How many inputs are tried: whole batches, more than a few."""
-        size = self.numerics.batch_size
-        return min(math.ceil(_PROBED / size) * size, len(self.inputs))
-
     def is_exact(self, lane: Lane) -> bool:
         """Whether the first inputs keep the golden bits on a lane, rotated by one row and each of one half twice.
 
         An operator that mixes the inputs of a batch may not mind their order, but it minds which ones there are.
         """
-        _, block = next(self._blocks(lane, 0, self._probed))
+        block = self._probe(lane)
         order = np.arange(block.count)
+        if isinstance(lane, PackedLane) and not lane.keeps_places(block):
+            return False
         return all(bool(lane.control(block, rows).all()) for rows in (np.roll(order, 1), order // 2))
 
     def bears_plants(self, lane: Lane, path: Path) -> bool:
         """Whether planted faults give on a lane what they give in the whole model, over the first inputs."""
-        _, block = next(self._blocks(lane, 0, self._probed))
+        block = self._probe(lane)
         plants = plant(self.model, path, self.sites)
         expected = np.stack([block.scores] * len(plants))
         found = expected.copy()
@@ -260,11 +289,36 @@ class IncrementalEngine:
 
     def _blocks(self, lane: Lane, first: int, stop: int) -> Iterator[tuple[int, Block]]:
         """Yield the inputs ``first`` to ``stop`` in blocks whose golden values fit the memory, each with where it begins."""
+        return self._blocks_of(self.golden, lane, first, stop)
+
+    def _probe(self, lane: Lane) -> Block:
+        """Return the block of inputs that a lane is tried with."""
+        return next(self._blocks_of(self._probed, lane, 0, len(self._probed.inputs)))[1]
+
+    def _blocks_of(self, golden: GoldenValues, lane: Lane, first: int, stop: int) -> Iterator[tuple[int, Block]]:
         if not lane.values:
-            yield first, Block(self.inputs[first:stop], {}, self.scores[first:stop], self.numerics.batch_size, first)
+            yield (
+                first,
+                Block(golden.inputs[first:stop], {}, golden.scores[first:stop], self.numerics.batch_size, first),
+            )
             return
         names = self._shared if lane.values <= self._shared else lane.values
-        yield from self.golden.blocks(names, first, stop)
+        yield from golden.blocks(names, first, stop)
+
+    @cached_property
+    def _probed(self) -> GoldenValues:
+        """The inputs that lanes are tried with: whole batches of the first ones, and of random ones where those are few."""
+        size = self.numerics.batch_size
+        count = math.ceil(_PROBED / size) * size
+        if len(self.inputs) >= count:
+            return replace(self.golden, inputs=self.inputs[:count], scores=self.scores[:count])
+        inputs = np.concatenate([self.inputs, alike(self.inputs, count - len(self.inputs))])
+        scores = open_session(self._clean, self.numerics, self.output).run(inputs)
+        return replace(self.golden, inputs=inputs, scores=scores)
+
+    @property
+    def _clean(self) -> Model:
+        return self._flippable if self.sites else self.model
 
     @cached_property
     def _shared(self) -> frozenset[str]:

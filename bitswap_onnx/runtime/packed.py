@@ -9,16 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bitswap_onnx.graph.heads import Feed, Head, Row
+from bitswap_onnx.graph.heads import ROWS, Feed, Head, Row
 from bitswap_onnx.graph.receipts import InjectionEdits
 from bitswap_onnx.graph.slices import Slicer
 from bitswap_onnx.outcome import Scores
 from bitswap_onnx.runtime.lanes import Block, Faulty, WholeLane, flat, same
 from bitswap_onnx.runtime.part import Part, open_part
 from bitswap_onnx.runtime.session import Numerics
-
-#: Rows of a head: as many faults, one per row, share one run of a faulty layer.
-ROWS = 16
 
 #: Changed values that wait for the suffix, and their scores, in bytes; the more wait, the fuller its batches are.
 _HELD_BYTES = 1 << 26
@@ -134,6 +131,14 @@ class PackedLane:
         scores = self._scores(block, _Pairs(rows, rows, values[rows], channels))
         return same(scores, block.scores[rows]) & ~changed[rows].any(axis=1)
 
+    def keeps_places(self, block: Block) -> bool:
+        """Whether a clean channel keeps its bits in every row of the head: the first, a middle and the last one."""
+        last = self.head.channels - 1
+        for channel in sorted({0, last // 2, last}):
+            if any(changed[: block.count - start].any() for start, _, changed in self._head([Row(channel, {})], block)):
+                return False
+        return True
+
     def _sample(self) -> list[Row]:
         """Return clean rows of channels all over the layer, not in their order."""
         channels = np.unique(np.linspace(0, self.head.channels - 1, ROWS).astype(int))[::-1]
@@ -148,7 +153,7 @@ class PackedLane:
                 own.setdefault(tensor, []).append((element, mask))
         return [Row(channel, own) for channel, own in found.items()]
 
-    def _head(self, rows: Sequence[Row], block: Block) -> Iterator[tuple[int, NDArray[Any], NDArray[np.bool_]]]:
+    def _head(self, rows: Sequence[Row], block: Block) -> Iterator[tuple[int, Any, NDArray[np.bool_]]]:
         """Run the faulty layer batch by batch.
 
         Yield where a batch begins, its value, and (inputs, rows) whether a row lost the golden bits.

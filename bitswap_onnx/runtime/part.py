@@ -1,6 +1,6 @@
 """Sub-models as sessions: golden values in, values out, as arrays or on a device."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,10 @@ class Part:
 
     handle: Any = field(repr=False)
     outputs: tuple[str, ...]
+
+    def values(self, names: Sequence[str], feeds: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        """Return some of the outputs for one batch of arrays; errors as `run`."""
+        return list(self._checked(self.handle.run, names, feeds))
 
     def run(self, feeds: dict[str, Any]) -> list[NDArray[Any]]:
         """Return the outputs for one batch of arrays or device values; raises ModelError if the runtime fails."""

@@ -1,4 +1,4 @@
-"""Faults that make every kind of number, to try a lane with before it is used."""
+"""Faults that make every kind of number, and inputs, to try a lane with before it is used."""
 
 import math
 from collections.abc import Mapping
@@ -45,6 +45,15 @@ def plant(model: Model, path: tuple[str, ...], sites: Mapping[str, NeuronSite]) 
             else:
                 noise[key] = list(zip(spread, masks, strict=True))
     return list(plants)
+
+
+def alike(inputs: NDArray[Any], count: int) -> NDArray[Any]:
+    """Return ``count`` random inputs of the kind of ``inputs`` (n, ...): their numbers, shuffled; floats shrunk."""
+    draw = np.random.default_rng(0)
+    rows = np.stack([draw.permutation(inputs[i % len(inputs)].reshape(-1)) for i in range(count)])
+    if inputs.dtype.kind == "f":
+        rows = (rows * draw.uniform(0.1, 1.0, rows.shape)).astype(inputs.dtype)
+    return rows.reshape(count, *inputs.shape[1:])
 
 
 def _set_neuron(element: int, pattern: int, fmt: BitFormat) -> tuple[int, ...]:

@@ -28,7 +28,8 @@ _AT_HAND = 2
 class Unit:
     """Some ``work`` on the faulty ``path``: ``edits`` to run, one entry per injection.
 
-    ``label`` names it in messages. ``lane`` is what another worker found out about the path, if one did.
+    ``label`` names it in messages. ``lane`` is what another worker found out about the path, if one did. ``whole``: its lane
+    was given up, so it runs as whole models.
     """
 
     work: Work
@@ -37,6 +38,7 @@ class Unit:
     edits: list[InjectionEdits]
     engine: Engine
     lane: int | None = None
+    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +148,7 @@ class Pool:
         distinct = {json.dumps(edits): edits for edits in unit.edits}  # the same faults need to run but once
         request = {"path": unit.path, "edits": list(distinct.values()), "control": work.control, "held": work.held}
         request |= {"first": work.chunk.first, "stop": work.chunk.stop, "engine": unit.engine, "lane": unit.lane}
+        request["whole"] = unit.whole
         reply, blobs = self._ask(worker, request, unit.label)
         found: list[dict[str, bytes]] = [{} for _ in reply["counts"]]
         for name, blob in blobs.items():

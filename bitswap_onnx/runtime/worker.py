@@ -76,7 +76,9 @@ class Worker:
         begun = time.perf_counter()
         path, first, stop = tuple(unit["path"]), unit["first"], unit["stop"]
         engine = self.reference if unit["engine"] == "reference" else self.incremental
-        if unit["lane"] is not None:
+        if unit["whole"]:
+            self.incremental.give_up(path)
+        elif unit["lane"] is not None:
             self.incremental.trust(path, unit["lane"])
         kind = self.incremental.kind(path) if engine is self.incremental else "whole"
         is_due = unit["control"] and unit["held"] != kind

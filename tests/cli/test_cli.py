@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from bitswap_onnx.faults.fault_list import read_fault_list
 from bitswap_onnx.graph.model import load_model
+from bitswap_onnx.runtime.lanes import WholeLane
 from tests.builders import build, cnn, normal, save
 from tests.command_line import Run, runner
 
@@ -320,7 +321,7 @@ def test_wrong_input_gets_one_line_and_writes_nothing(
     "arguments",
     [
         ("inject",),
-        ("inject", "cnn.onnx", "faults.csv", "--workers", "0"),
+        ("inject", "cnn.onnx", "faults.csv", "--workers", "-1"),
         ("inject", "cnn.onnx", "faults.csv", "--fusion", "none"),
         ("unknown",),
         ("rewrite", "cnn.onnx", "faults.csv"),
@@ -330,11 +331,9 @@ def test_usage_errors(run: Run, arguments: tuple[str, ...]) -> None:
     assert run(*arguments)[0] == 2
 
 
-def test_a_control_that_fails_exits_with_3(run: Run) -> None:
-    text = "net (float[N, 2] x) => (float[N, 2] y) {\n n = RandomNormalLike (x)\n a = Add (x, n)\n y = MatMul (a, W)\n}"
-    save(build(text, W=normal(2, 2)), Path("noisy.onnx"))
-    Path("noisy.csv").write_text(HEADER + '0,W,"(0, 0)",3\n')
-    code, _, err = run("inject", "noisy.onnx", "noisy.csv", "--out", "run", "--workers", 1)
+def test_a_control_that_fails_exits_with_3(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(WholeLane, "control", lambda self, block, rows: rows < 0)
+    code, _, err = run("inject", "cnn.onnx", "faults.csv", "--out", "run", "--workers", 0)
     assert code == 3
     assert err.splitlines()[-1].startswith("error: null control failed")
     assert not Path("run/results.csv").exists()

@@ -14,7 +14,7 @@ from bitswap_onnx.graph.slices import Slicer
 from bitswap_onnx.graph.weights import rewrite
 from tests.builders import build, normal
 
-BATCH = 2
+BATCH = 16  # rows that fill vectors, so that every operator may be part of a head
 
 
 def slicer(proto: onnx.ModelProto) -> Slicer:

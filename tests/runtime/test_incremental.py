@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from bitswap_onnx.faults.bits import FORMATS, to_bits
+from bitswap_onnx.graph.heads import ROWS
 from bitswap_onnx.graph.model import from_proto, load_model
 from bitswap_onnx.graph.receipts import InjectionEdits
 from bitswap_onnx.graph.signature import ModelInput
@@ -23,7 +24,7 @@ from bitswap_onnx.runtime.device import DeviceLane
 from bitswap_onnx.runtime.incremental import WHOLE, IncrementalEngine
 from bitswap_onnx.runtime.lanes import ConeLane, Lane, WholeLane
 from bitswap_onnx.runtime.layout import choose_layout
-from bitswap_onnx.runtime.packed import ROWS, PackedLane
+from bitswap_onnx.runtime.packed import PackedLane
 from bitswap_onnx.runtime.plants import plant
 from bitswap_onnx.runtime.reference import ReferenceEngine
 from bitswap_onnx.runtime.session import Numerics, open_session

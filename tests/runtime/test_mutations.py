@@ -18,6 +18,7 @@ what changed in the last batch or chunk is forgotten      the audit
 """
 
 import json
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,9 +28,9 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from bitswap_onnx import campaign, execute
+from bitswap_onnx import campaign
 from bitswap_onnx.audit import Audit
-from bitswap_onnx.errors import ControlFailedError
+from bitswap_onnx.errors import ControlFailedError, InterruptedRunError
 from bitswap_onnx.faults.fault import Fault, Injection
 from bitswap_onnx.graph.heads import Head, Row
 from bitswap_onnx.graph.model import Model, from_proto
@@ -39,9 +40,7 @@ from bitswap_onnx.runtime.golden_values import GoldenValues
 from bitswap_onnx.runtime.incremental import IncrementalEngine
 from bitswap_onnx.runtime.lanes import Block
 from bitswap_onnx.runtime.packed import PackedLane
-from bitswap_onnx.runtime.pool import Pool
 from bitswap_onnx.runtime.session import Numerics, open_session
-from bitswap_onnx.runtime.worker import _Worker
 from tests.builders import build, cnn, normal, save
 
 INPUTS, BATCH = 23, 4
@@ -215,9 +214,8 @@ def test_the_probe_sees(mutant: Mutant, monkeypatch: Patch) -> None:
     assert not isinstance(engine.lane(PATH), PackedLane)
 
 
-def test_the_probe_sees_inputs_that_mix() -> None:
-    engine = engine_of(mixing())
-    assert not accepts(engine)
+def test_no_lane_that_moves_rows_is_offered_where_inputs_mix() -> None:
+    assert not any(isinstance(lane, PackedLane) for lane in engine_of(mixing()).candidates(PATH))
 
 
 @pytest.mark.parametrize(
@@ -226,32 +224,31 @@ def test_the_probe_sees_inputs_that_mix() -> None:
     ids=["stale values", "one bit off, accepted", "swapped, accepted"],
 )
 def test_the_null_control_sees(mutant: Mutant, monkeypatch: Patch, tmp_path: Path) -> None:
+    """The lane is given up and its faults run again as whole models; a resume keeps to that."""
     mutant(monkeypatch)
     engine = engine_of(cnn())
     assert engine.control(PATH, 0, 8) + engine.control(PATH, 8, 16) < 16
-    with pytest.raises(ControlFailedError, match="null control failed"):
-        run(cnn(), tmp_path, monkeypatch)
-    assert_invalid(tmp_path)
+    stop = threading.Event()
+    with pytest.raises(InterruptedRunError):
+        run(cnn(), tmp_path, stop=stop, on_progress=lambda progress: stop.set())
+    run(cnn(), tmp_path, resume=True)
+    assert json.loads((tmp_path / "run/golden.json").read_text())["given_up"] == ["conv.weight"]
+    assert json.loads((tmp_path / "run/golden.json").read_text())["lanes"] == {"conv.weight": "whole"}
+    run(cnn(), tmp_path / "reference", engine="reference")
+    results = [(folder / "run/results.csv").read_bytes() for folder in (tmp_path, tmp_path / "reference")]
+    assert results[0] == results[1]
 
 
 @pytest.mark.parametrize(
-    ("mutant", "proto"),
-    [
-        (flips_skipped(8), cnn()),
-        (stale_block, cnn()),
-        (last_batch_forgotten, cnn()),
-        (last_chunk_forgotten, cnn()),
-        (wrong_channel, cnn()),
-        (not_put_back, cnn()),
-        (lambda patch: None, mixing()),
-    ],
-    ids=["flips skipped", "stale block", "last batch", "last chunk", "wrong channel", "not put back", "mixing"],
+    "mutant",
+    [flips_skipped(8), stale_block, last_batch_forgotten, last_chunk_forgotten, wrong_channel, not_put_back],
+    ids=["flips skipped", "stale block", "last batch", "last chunk", "wrong channel", "not put back"],
 )
-def test_the_audit_sees(mutant: Mutant, proto: onnx.ModelProto, monkeypatch: Patch, tmp_path: Path) -> None:
+def test_the_audit_sees(mutant: Mutant, monkeypatch: Patch, tmp_path: Path) -> None:
     """What the null control lets pass, even where the probe looks away."""
     both(every_cut_accepted, mutant)(monkeypatch)
     with pytest.raises(ControlFailedError, match=r"the audit failed: .* start again with another --out and --engine"):
-        run(proto, tmp_path, monkeypatch)
+        run(cnn(), tmp_path)
     assert_invalid(tmp_path)
 
 
@@ -263,20 +260,10 @@ def test_a_lost_batch_is_loud(monkeypatch: Patch) -> None:
         engine.control(PATH, 0, INPUTS)
 
 
-def test_without_a_bug_the_campaign_ends_with_results(monkeypatch: Patch, tmp_path: Path) -> None:
+def test_without_a_bug_the_campaign_ends_with_results(tmp_path: Path) -> None:
     """The same campaign, controls and audit: it is the bugs that they see."""
-    run(cnn(), tmp_path, monkeypatch)
+    run(cnn(), tmp_path)
     assert (tmp_path / "run/results.csv").is_file()
-
-
-class _Here(Pool):
-    """Workers of this process, which a patch reaches."""
-
-    def _start(self, worker: int) -> None:
-        self._worker = getattr(self, "_worker", None) or _Worker(self.settings)
-
-    def _ask(self, worker: int, request: dict[str, Any], label: str) -> tuple[dict[str, Any], dict[str, bytes]]:
-        return self._worker.run(json.loads(json.dumps(request)))
 
 
 def faults() -> list[Injection]:
@@ -285,18 +272,18 @@ def faults() -> list[Injection]:
     return [Injection(f"f{i}", (Fault("conv", cell, 30 - i % 4),)) for i, cell in enumerate(cells)]
 
 
-def run(proto: onnx.ModelProto, folder: Path, patch: Patch, **options: Any) -> None:
-    patch.setattr(execute, "Pool", _Here)
+def run(proto: onnx.ModelProto, folder: Path, **options: Any) -> None:
+    folder.mkdir(exist_ok=True)
     model = save(proto, folder / "model.onnx")
     np.savez(folder / "model.npz", x=normal(INPUTS, 1, 6, 6, seed=3), y=np.arange(INPUTS) % 4)
     settings = Settings(batch_size=BATCH, layout="plain")
-    campaign.run_campaign(model, faults(), run=folder / "run", workers=1, settings=settings, audit=Audit(10), **options)
+    campaign.run_campaign(model, faults(), run=folder / "run", workers=0, settings=settings, audit=Audit(10), **options)
 
 
 def assert_invalid(folder: Path) -> None:
     """Nothing was written, and nothing will be: the run stays refused, with the exit code of a failed control."""
     assert not (folder / "run/results.csv").exists()
-    with pytest.raises(ControlFailedError) as caught, pytest.MonkeyPatch.context() as patch:
-        run(onnx.load(folder / "model.onnx"), folder, patch, resume=True)
+    with pytest.raises(ControlFailedError) as caught:
+        run(onnx.load(folder / "model.onnx"), folder, resume=True)
     assert caught.value.exit_code == 3
     assert not (folder / "run/results.csv").exists()

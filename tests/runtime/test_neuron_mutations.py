@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from bitswap_onnx import execute, plan
+from bitswap_onnx import plan
 from bitswap_onnx.audit import Audit
 from bitswap_onnx.campaign import Campaign, run_campaign
 from bitswap_onnx.errors import ControlFailedError
@@ -34,7 +34,6 @@ from bitswap_onnx.runtime import neuron_lane
 from bitswap_onnx.runtime.incremental import IncrementalEngine
 from bitswap_onnx.runtime.lanes import affected
 from tests.builders import cnn, normal, save
-from tests.runtime.test_mutations import _Here
 
 INPUTS, BATCH = 22, 4
 
@@ -54,7 +53,7 @@ def exponent(number: int, which: int) -> Fault:
 
 def run(model: Path, folder: Path, injections: list[Injection], **options: Any) -> Campaign:
     settings = Settings(batch_size=BATCH, layout="plain")
-    return run_campaign(model, injections, run=folder, workers=1, settings=settings, **options)
+    return run_campaign(model, injections, run=folder, workers=0, settings=settings, **options)
 
 
 def results(folder: Path) -> bytes:
@@ -107,7 +106,6 @@ def test_the_audit_or_a_control_sees(mutant: Callable[[Patch], None], model: Pat
     every = [Injection(f"f{i}", (exponent(i, i % INPUTS), exponent(i + 1, (i + 5) % INPUTS))) for i in range(44)]
     for blind in (True, False):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(execute, "Pool", _Here)
             patch.setattr(plan, "BATCHES_PER_CHUNK", 2)
             if blind:
                 unchecked(patch)
@@ -124,7 +122,6 @@ def test_the_audit_or_a_control_sees(mutant: Callable[[Patch], None], model: Pat
 
 def test_the_probe_sees_a_tap_that_is_not_used(model: Path, tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(execute, "Pool", _Here)
         tap_not_used(patch)
         each = [Injection(f"f{i}", (Fault("fc", (i,), 30, site=Site.INPUT, input=i),)) for i in range(INPUTS)]
         finished = run(model, tmp_path / "run", each)

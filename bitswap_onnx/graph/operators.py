@@ -1,0 +1,135 @@
+"""What is known of each operator: which rows of its inputs a row sees, and whether the place of a value in memory matters.
+
+An operator that is not in the table counts as one whose rows see each other, and no model is cut around it.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Place(Enum):
+    """Whether a value's bits depend on where it lies in memory."""
+
+    #: No: each element is a move, a comparison, integer arithmetic or one operation that IEEE 754 rounds, whatever
+    #: instruction computes it.
+    FREE = "free"
+    #: Sums and products in an order that the kernel sets. It may choose another order for the last rows or columns of a
+    #: tile, and does so for all values there: golden values show it.
+    ORDERED = "ordered"
+    #: Approximations: the vector body of a kernel and its scalar tail may round otherwise, for some values only. So may
+    #: what IEEE 754 leaves open: the sign of the larger of 0 and -0, NaN in a maximum, numbers that an integer cannot hold.
+    ROUNDED = "rounded"
+
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """An operator: ``rows`` names the rule of `bitswap_onnx.graph.row_rules` that says what its rows see."""
+
+    rows: str
+    place: Place
+
+
+#: (rule for rows, place, operators). Where one is listed, all its kernels are: every type and every version.
+_ROWS_OF_THE_TABLE: tuple[tuple[str, Place, str], ...] = (
+    # one element of the output from the same element of each input, broadcast
+    (
+        "elementwise",
+        Place.FREE,
+        "Abs Neg Sign Ceil Floor Round Not And Or Xor BitwiseAnd BitwiseOr BitwiseXor BitwiseNot",
+    ),
+    ("elementwise", Place.FREE, "BitShift Equal Greater GreaterOrEqual Less LessOrEqual IsNaN IsInf Where Relu Clip"),
+    ("elementwise", Place.FREE, "ThresholdedRelu Add Sub Mul Div Sqrt Reciprocal LeakyRelu PRelu Mod"),
+    ("elementwise", Place.FREE, "BitCast Identity"),
+    ("elementwise", Place.ROUNDED, "Cast CastLike"),
+    (
+        "elementwise",
+        Place.ROUNDED,
+        "Max Min Sum Mean Pow Exp Log Sin Cos Tan Asin Acos Atan Sinh Cosh Tanh Asinh Acosh",
+    ),
+    ("elementwise", Place.ROUNDED, "Atanh Erf Sigmoid HardSigmoid HardSwish Softplus Softsign Elu Selu Celu Mish Gelu"),
+    ("elementwise", Place.ROUNDED, "Shrink Swish ScaledTanh ParametricSoftplus Affine"),
+    ("elementwise", Place.ROUNDED, "com.microsoft:Gelu com.microsoft:FastGelu com.microsoft:QuickGelu"),
+    (
+        "elementwise",
+        Place.ROUNDED,
+        "com.microsoft:BiasGelu com.microsoft:QLinearLeakyRelu com.microsoft:QLinearSigmoid",
+    ),
+    ("elementwise", Place.ROUNDED, "com.microsoft:QLinearAdd com.microsoft:QLinearMul com.microsoft:QLinearWhere"),
+    # the first input's elements, with parameters that all of them share
+    ("scaled", Place.ROUNDED, "QuantizeLinear DequantizeLinear BatchNormalization"),
+    ("scaled", Place.ROUNDED, "com.microsoft:QuantizeLinear com.microsoft:DequantizeLinear"),
+    ("dropout", Place.FREE, "Dropout"),
+    # elements moved, none computed
+    ("reshape", Place.FREE, "Reshape Flatten Squeeze Unsqueeze"),
+    ("move", Place.FREE, "Slice Pad Tile Concat Split DepthToSpace SpaceToDepth"),
+    ("transpose", Place.FREE, "Transpose"),
+    ("expand", Place.FREE, "Expand"),
+    ("gather", Place.FREE, "Gather"),
+    ("gather_elements", Place.FREE, "GatherElements"),
+    ("move", Place.FREE, "GatherND ScatterND ScatterElements Scatter"),
+    ("same", Place.FREE, "Trilu"),
+    ("shape", Place.FREE, "Shape"),
+    ("size", Place.FREE, "Size"),
+    ("filled", Place.FREE, "ConstantOfShape EyeLike"),
+    ("all", Place.FREE, "Range"),
+    ("none", Place.FREE, "Constant"),
+    ("one_hot", Place.FREE, "OneHot"),
+    # along axes
+    ("along_axis", Place.ROUNDED, "Softmax LogSoftmax Hardmax"),
+    ("along_axis", Place.ORDERED, "CumSum CumProd LpNormalization"),
+    ("along_axis", Place.FREE, "TopK"),
+    ("arg", Place.FREE, "ArgMax ArgMin"),
+    ("reduce", Place.ROUNDED, "ReduceMax ReduceMin"),
+    ("reduce", Place.ORDERED, "ReduceSum ReduceMean ReduceProd ReduceL1 ReduceL2 ReduceSumSquare"),
+    ("reduce", Place.ROUNDED, "ReduceLogSum ReduceLogSumExp"),
+    ("behind_axis", Place.ROUNDED, "LayerNormalization RMSNormalization SimplifiedLayerNormalization"),
+    ("moments", Place.ROUNDED, "MeanVarianceNormalization"),
+    # whole samples: the first axis is the batch
+    ("samples", Place.ROUNDED, "MaxPool GlobalMaxPool"),
+    (
+        "samples",
+        Place.ORDERED,
+        "Conv ConvTranspose ConvInteger QLinearConv AveragePool GlobalAveragePool LpPool GlobalLpPool",
+    ),
+    (
+        "samples",
+        Place.ROUNDED,
+        "LRN InstanceNormalization GroupNormalization Resize Upsample GridSample DeformConv Col2Im",
+    ),
+    ("samples", Place.ROUNDED, "Attention RotaryEmbedding"),
+    ("samples", Place.ROUNDED, "com.microsoft:Attention com.microsoft:MultiHeadAttention com.microsoft:QAttention"),
+    ("samples", Place.ROUNDED, "com.microsoft:SkipLayerNormalization com.microsoft:SkipSimplifiedLayerNormalization"),
+    ("samples", Place.ROUNDED, "com.microsoft:QLinearSoftmax com.microsoft:GridSample"),
+    ("samples", Place.ORDERED, "com.microsoft:FusedConv com.microsoft:QLinearConv com.microsoft:NhwcMaxPool"),
+    ("samples", Place.ORDERED, "com.microsoft:QLinearAveragePool com.microsoft:QLinearGlobalAveragePool"),
+    # products
+    ("matmul", Place.ORDERED, "MatMul MatMulInteger QLinearMatMul"),
+    ("matmul", Place.ORDERED, "com.microsoft:MatMulIntegerToFloat com.microsoft:MatMulNBits"),
+    ("gemm", Place.ORDERED, "Gemm com.microsoft:FusedGemm com.microsoft:QGemm"),
+    ("einsum", Place.ORDERED, "Einsum"),
+    ("recurrent", Place.ROUNDED, "LSTM GRU RNN"),
+    # classical models: one row per input
+    ("samples", Place.ROUNDED, "ai.onnx.ml:Scaler ai.onnx.ml:Normalizer ai.onnx.ml:Imputer ai.onnx.ml:Binarizer"),
+    ("samples", Place.ROUNDED, "ai.onnx.ml:LinearClassifier ai.onnx.ml:LinearRegressor ai.onnx.ml:SVMClassifier"),
+    ("samples", Place.ROUNDED, "ai.onnx.ml:SVMRegressor ai.onnx.ml:TreeEnsemble ai.onnx.ml:TreeEnsembleClassifier"),
+    ("samples", Place.ROUNDED, "ai.onnx.ml:TreeEnsembleRegressor ai.onnx.ml:OneHotEncoder ai.onnx.ml:LabelEncoder"),
+    ("samples", Place.FREE, "ai.onnx.ml:ArrayFeatureExtractor ai.onnx.ml:FeatureVectorizer"),
+    # rows that see each other: the range of the whole batch
+    ("mixed", Place.ROUNDED, "DynamicQuantizeLinear"),
+    ("mixed", Place.ROUNDED, "com.microsoft:DynamicQuantizeMatMul com.microsoft:DynamicQuantizeLSTM"),
+)
+
+#: Domain-qualified name → what is known of an operator; those of ONNX itself have no prefix.
+OPERATORS: dict[str, Operator] = {
+    name: Operator(rows, place) for rows, place, names in _ROWS_OF_THE_TABLE for name in names.split()
+}
+
+#: Operators whose results are another draw in every run.
+RANDOM = frozenset(
+    ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial")
+)
+
+
+def operator(domain: str, op_type: str) -> Operator | None:
+    """Return what is known of an operator, None if it is not in the table."""
+    return OPERATORS.get(op_type if domain in ("", "ai.onnx") else f"{domain}:{op_type}")

@@ -1,0 +1,64 @@
+"""Where a value may lie elsewhere in memory than in the whole model, without another bit.
+
+A part of a model packs rows anew: another order of inputs, other channels beside a channel. Kernels compute most elements of
+an array in vectors and the last ones in a scalar tail, which may round otherwise. Where an array fills whole vectors there
+is no tail, and an element computes alike wherever it lies; see `bitswap_onnx.graph.operators.Place`.
+"""
+
+import math
+from collections.abc import Iterable, Iterator
+
+import onnx
+
+from bitswap_onnx.graph.model import subgraphs
+from bitswap_onnx.graph.operators import Place, operator
+from bitswap_onnx.graph.slices import Slicer
+
+#: The widest vector that kernels compute with, in bytes.
+VECTOR_BYTES = 64
+
+
+def is_known(node: onnx.NodeProto) -> bool:
+    """Whether the operators of a node, and of its subgraphs, are in the table."""
+    inner = [graph for _, graph in subgraphs(node)]
+    if node.op_type == "If" and not node.domain:
+        return all(is_known(each) for graph in inner for each in graph.node)
+    return not inner and operator(node.domain, node.op_type) is not None
+
+
+def may_repack_channels(slicer: Slicer, index: int, axis: int, count: int) -> bool:
+    """Whether a node gives each channel its bits where ``count`` others lie on the ``axis`` of its output.
+
+    Sums count as free here: golden values show whether a kernel adds in another order.
+    """
+    node = slicer.nodes[index]
+    known = operator(node.domain, node.op_type)
+    if known is None:
+        return False
+    dims = slicer.dims(node.output[0])
+    if known.place is not Place.ROUNDED:
+        return True
+    if dims is None:
+        return False
+    packed = [count if i == axis else size for i, size in enumerate(dims)]
+    size = slicer.dtype(node.output[0]).itemsize
+    return all(math.prod(shape) * size % VECTOR_BYTES == 0 for shape in (dims, packed))
+
+
+def unsettled(slicer: Slicer, nodes: Iterable[int]) -> Iterator[int]:
+    """Yield the nodes for which it is not known that a row keeps its bits in another place of the batch."""
+    for index in nodes:
+        node = slicer.nodes[index]
+        outputs = [name for name in node.output if name]
+        if slicer.constants.issuperset(outputs) or slicer.batch == 1:
+            continue
+        known = operator(node.domain, node.op_type)
+        if known is not None and known.place is Place.FREE:
+            continue
+        if known is None or not all(_fills_vectors(slicer, name) for name in outputs):
+            yield index
+
+
+def _fills_vectors(slicer: Slicer, name: str) -> bool:
+    dims = slicer.dims(name)
+    return dims is not None and math.prod(dims) * slicer.dtype(name).itemsize % VECTOR_BYTES == 0

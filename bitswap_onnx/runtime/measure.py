@@ -1,0 +1,82 @@
+"""What a run of a model shows of all its values: their shapes, and the small numbers among them."""
+
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from bitswap_onnx.errors import ModelError
+from bitswap_onnx.graph.constants import NotEvaluatedError
+from bitswap_onnx.graph.model import Model, node_label, read_tensor
+from bitswap_onnx.graph.rows import Measured, find_mixing, without_constant_branches
+from bitswap_onnx.graph.slices import Slicer
+from bitswap_onnx.runtime.part import open_part
+from bitswap_onnx.runtime.session import Numerics
+
+#: Values that are looked at in one run, so that few are held at once.
+_TOGETHER = 24
+
+#: Values of more elements hold no shape, index or axis.
+_SMALL = 4096
+
+
+def why_one_at_a_time(model: Model, output: str, inputs: NDArray[Any], batch: int | None) -> str | None:
+    """Return why inputs have to run one at a time, None if each row of the scores is that of its input alone.
+
+    ``inputs`` (n, ...) are some inputs to run; ``batch`` is the model's fixed batch size, None if it is open.
+    """
+    size = batch or 2
+    if size == 1:
+        return None
+    shape = inputs.shape[1:]
+    try:
+        slicer = Slicer(without_constant_branches(Slicer(model, output, size, shape)), output, size, shape)
+        measured = _measure(slicer, _rows(inputs, size))
+        more = None if batch else _measure(slicer, _rows(inputs, size + 1))
+    except (ModelError, NotEvaluatedError):
+        return "the model does not run on larger batches"
+    node = find_mixing(slicer, Measured(measured[0], more and more[0], measured[1]))
+    return None if node is None else f"in a batch they would see each other, by {node.op_type} {node_label(node)}"
+
+
+def _rows(inputs: NDArray[Any], count: int) -> NDArray[Any]:
+    return np.ascontiguousarray(inputs[np.arange(count) % len(inputs)])
+
+
+def _measure(slicer: Slicer, batch: NDArray[Any]) -> tuple[dict[str, tuple[int, ...]], dict[str, NDArray[Any]]]:
+    """Return the shapes of all values, and those of few elements themselves."""
+    (source,) = slicer.inputs
+    shapes = {source: batch.shape} | {name: tuple(tensor.dims) for name, tensor in slicer.stored.items()}
+    numbers = {name: _stored(slicer, name) for name, shape in shapes.items() if name != source and _is_small(shape)}
+    names = [name for node in slicer.nodes for name in node.output if name and _is_array(slicer, name)]
+    if not names:
+        return shapes, numbers
+    part = open_part(slicer.extract(slicer.inputs, names), Numerics(threads=0))
+    for first in range(0, len(names), _TOGETHER):
+        wanted = names[first : first + _TOGETHER]
+        for name, array in zip(wanted, part.values(wanted, {source: batch}), strict=True):
+            shapes[name] = array.shape
+            if _is_small(array.shape):
+                numbers[name] = array
+    return shapes, numbers
+
+
+def _stored(slicer: Slicer, name: str) -> NDArray[Any]:
+    return read_tensor(slicer.stored[name], slicer.model.folder)
+
+
+def _is_small(shape: tuple[int, ...]) -> bool:
+    return int(np.prod(shape, dtype=np.int64)) <= _SMALL
+
+
+def _is_array(slicer: Slicer, name: str) -> bool:
+    """Whether a value is a tensor of a type that numpy has, as far as its type is known."""
+    kind = slicer.types.get(name)
+    if kind is None or not kind.WhichOneof("value"):
+        return True
+    element = kind.tensor_type.elem_type if kind.HasField("tensor_type") else 0
+    try:
+        return bool(element) and np.dtype(onnx.helper.tensor_dtype_to_np_dtype(element)).kind in "fiub"
+    except KeyError:
+        return False
