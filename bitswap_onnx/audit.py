@@ -40,7 +40,7 @@ DEFAULT_AUDIT = Audit()
 
 def parse_audit(text: str) -> Audit:
     """Return the audit that ``10``, ``5%`` or ``0`` asks for; raises BitswapError for anything else."""
-    match = re.fullmatch(r"(\d{1,9})|(\d{1,3}(?:\.\d+)?)%", text)
+    match = re.fullmatch(r"([0-9]{1,9})|([0-9]{1,3}(?:\.[0-9]+)?)%", text)
     if match is None or (match[2] and float(match[2]) > 100):
         raise BitswapError(f"--audit: expected a number of injections (10), a share (5%) or 0, found {text!r}")
     return Audit(int(match[1])) if match[1] else Audit(share=float(match[2]) / 100)

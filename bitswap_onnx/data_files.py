@@ -271,7 +271,7 @@ def _is_image(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
-_LABEL_ROW = re.compile(r"(?:(?P<name>.+?)(?:\s*,\s*|\s+))?(?P<label>[+-]?\d{1,18})")
+_LABEL_ROW = re.compile(r"(?:(?P<name>.+?)(?:\s*,\s*|\s+))?(?P<label>[+-]?[0-9]{1,18})")
 
 
 def _labels_from_file(path: Path, count: int, names: Sequence[str] = ()) -> Labels:

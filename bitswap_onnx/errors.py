@@ -20,10 +20,22 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
+def printable(text: str) -> str:
+    """Return ``text`` on one line that a terminal shows as it is.
+
+    White space of ASCII becomes blanks; control and format characters, as a file may hold them, become escapes.
+    """
+    plain = (" " if c in "\t\n\v\f\r" else c for c in text)
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in plain)
+
+
 class BitswapError(Exception):
-    """Something the user gave is wrong; nothing was written."""
+    """Something the user gave is wrong; nothing was written. The message is made `printable`."""
 
     exit_code = 1
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
 
 class FaultListError(BitswapError):

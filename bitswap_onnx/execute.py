@@ -24,13 +24,17 @@ from bitswap_onnx.store import Store
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a campaign is: ``done`` of ``total`` steps of a ``stage``; sums over the inferences so far."""
+    """How far a campaign is: ``done`` of ``total`` steps of a ``stage``; sums over the inferences so far.
+
+    Of injections, ``exactly`` is how many the chunks of inputs that have run amount to, and ``done`` is that rounded down.
+    """
 
     stage: str
     done: int
     total: int
     inferences: int = 0
     critical: int = 0
+    exactly: float | None = None
 
 
 #: Scores that one unit may keep, in bytes.
@@ -207,7 +211,7 @@ class Executor:
         sums = store.totals()
         done = store.query("SELECT COUNT(*) FROM outcome").fetchone()[0]
         inferences, critical = sums["inputs"] or 0, sums["critical"] or 0
-        total = done + sum(len(lot.positions) for lot in lots)
+        total, injections = done + sum(len(lot.positions) for lot in lots), store.injections
         for unit, result in pool.run(take, self.stop):
             work = unit.work
             if work.path in self._given_up and not unit.whole:
@@ -231,7 +235,8 @@ class Executor:
             done += len(outcomes)
             inferences += sum(counts["inputs"] or 0 for counts in result.counts)
             critical += sum(counts["critical"] or 0 for counts in result.counts)
-            self._report(Progress("injections", done, total, inferences, critical))
+            exactly = done * injections / total
+            self._report(Progress("injections", int(exactly), injections, inferences, critical, exactly))
 
     def _give_up(self, path: int) -> list[Lot]:
         """Give up the lane of a path, whose null control failed, and what it committed; return what is to run instead."""

@@ -61,7 +61,7 @@ def parse_per_injection(text: str | None) -> PerInjection:
         return None
     if text == "auto":
         return "auto"
-    return int(text) if re.fullmatch(r"0*[1-9]\d{0,8}", text) else _refuse(text)
+    return int(text) if re.fullmatch(r"0*[1-9][0-9]{0,8}", text) else _refuse(text)
 
 
 def sample_inputs(per_injection: PerInjection, inputs: int, batch_size: int, seed: int) -> InputSample:

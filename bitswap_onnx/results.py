@@ -33,8 +33,10 @@ _DIALECTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }
 DIALECTS = tuple(_DIALECTS)
 
+#: An injection's counts stand on its first row alone, so that a sum over rows counts them once.
 _ROWS = f"""
-SELECT i.id, r.layer, r.tensor_index, r.bit, o.inputs, {", ".join(f"o.{name}" for name in COUNTS)},
+SELECT i.id, r.layer, r.tensor_index, r.bit,
+       {", ".join(f"CASE WHEN r.row = 0 THEN o.{name} END" for name in ("inputs", *COUNTS))},
        r.parameter, r.kind, r.value,
        r.site, CASE WHEN r.site = '' THEN '' ELSE COALESCE(r.input, 'all') END,
        r.clean_bits, r.faulty_bits, r.clean_value, r.faulty_value, r.effect
@@ -56,7 +58,7 @@ class Summary:
 
 
 def write_results(store: Store, path: Path) -> None:
-    """Write results.csv: one row per fault; an injection's counts repeat on its rows."""
+    """Write results.csv: one row per fault; an injection's counts stand on the first of its rows."""
     with replacing(path) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(RESULT_COLUMNS)

@@ -16,6 +16,8 @@ from onnx import numpy_helper
 
 from bitswap_onnx import campaign as campaign_module
 from bitswap_onnx import execute, plan
+from bitswap_onnx.analysis.recorded import read_recorded
+from bitswap_onnx.audit import Audit
 from bitswap_onnx.campaign import run_campaign
 from bitswap_onnx.errors import BitswapError, ControlFailedError, InterruptedRunError, ModelError, RunError
 from bitswap_onnx.execute import Progress
@@ -101,7 +103,7 @@ def test_outcomes_are_those_of_an_independent_loop(model: Path, tmp_path: Path) 
     data = np.load(tmp_path / "cnn.npz")
     clean = scores_of(onnx.load(model), (), data["x"])
     assert np.array_equal(np.load(tmp_path / "run/outputs/clean.npy"), clean)
-    by_id = {row["Injection"]: row for row in rows(tmp_path / "run")}
+    by_id = {row["Injection"]: row for row in rows(tmp_path / "run") if row["n_injections"]}
     seen = set()
     for injection in faults():
         faulty = scores_of(onnx.load(model), injection.faults, data["x"])
@@ -429,17 +431,29 @@ def test_progress_counts(model: Path, tmp_path: Path) -> None:
     seen: list[Progress] = []
     finished = run(model, tmp_path / "run", on_progress=seen.append)
     last = [progress for progress in seen if progress.stage == "injections"][-1]
-    assert last.done == last.total == len(faults()) * -(-INPUTS // BATCH)
+    assert last.done == last.exactly == last.total == len(faults())
     assert last.inferences == len(faults()) * INPUTS == finished.summary.totals["inputs"]
     assert last.critical == finished.summary.totals["critical"]
     assert [(p.done, p.total) for p in seen if p.stage == "audit"] == [(i, 10) for i in range(1, 11)]
+
+
+def test_progress_of_an_injection_is_that_of_its_chunks(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two injections over three chunks, one chunk of one injection at a time: 1/3, 2/3, ... of an injection."""
+    monkeypatch.setattr(plan, "FIRST_UNIT", 1)
+    monkeypatch.setattr(execute, "LARGEST_UNIT", 1)
+    seen: list[Progress] = []
+    run(model, tmp_path / "run", faults()[:2], on_progress=seen.append, audit=Audit(0))
+    assert [(p.done, p.total) for p in seen] == [(0, 2), (0, 2), (1, 2), (1, 2), (1, 2), (2, 2)]
+    assert [p.exactly for p in seen] == pytest.approx([1 / 3, 2 / 3, 1, 4 / 3, 5 / 3, 2])
 
 
 def test_per_input_outcomes_add_up(model: Path, tmp_path: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet", reason="needs the extra [parquet]")
     run(model, tmp_path / "run", per_input=True)
     table = parquet.read_table(tmp_path / "run/per_input.parquet").to_pydict()
-    for row in rows(tmp_path / "run"):
+    for row in (row for row in rows(tmp_path / "run") if row["n_injections"]):
         mine = [i for i, name in enumerate(table["injection"]) if name == row["Injection"]]
         assert [table["input"][i] for i in mine] == list(range(INPUTS))
         for outcome in ("masked", "non_critical", "critical"):
@@ -447,9 +461,24 @@ def test_per_input_outcomes_add_up(model: Path, tmp_path: Path) -> None:
         assert sum(table["nonfinite"][i] for i in mine) == int(row["nonfinite"])
 
 
+def test_results_say_once_what_repeats(model: Path, tmp_path: Path) -> None:
+    """Counts stand on the first row of an injection, so that a column adds up to the store's total."""
+    totals = run(model, tmp_path / "run").summary.totals
+    found = rows(tmp_path / "run")
+    for name, total in {"n_injections": totals["inputs"], **{name: totals[name] for name in COUNTS}}.items():
+        assert sum(int(row[name]) for row in found if row[name]) == total
+    first, second = (row for row in found if row["Injection"] == "several")
+    assert {first[name] == "" for name in ("n_injections", *COUNTS)} == {False}
+    assert {second[name] for name in ("n_injections", *COUNTS)} == {""}
+    assert (second["Layer"], second["Parameter"], second["Bit"], second["effect"]) == ("fc", "bias", "5", "changed")
+    recorded = read_recorded(tmp_path / "run/results.csv")
+    assert (len(recorded), recorded.inputs.tolist()) == (len(faults()), [INPUTS] * len(faults()))
+    assert {name: column.sum() for name, column in recorded.counts.items()} == {name: totals[name] for name in COUNTS}
+
+
 def test_summary(model: Path, tmp_path: Path) -> None:
     summary = run(model, tmp_path / "run").summary
-    by_id = {row["Injection"]: row for row in rows(tmp_path / "run")}
+    by_id = {row["Injection"]: row for row in rows(tmp_path / "run") if row["n_injections"]}
     for name in COUNTS:
         assert summary.totals[name] == sum(int(row[name]) for row in by_id.values())
     assert [(name, number) for name, number, _ in summary.bit_classes] == [

@@ -108,6 +108,7 @@ def test_given_labels_replace_those_of_the_archive(tmp_path: Path) -> None:
         ("y.txt", b"9" * 5000, "y.txt:1"),
         ("y.txt", b"0\n1\n", "2 labels for 5 inputs"),
         ("y.txt", b"", "0 labels for 5 inputs"),
+        ("y.txt", "1\n\u0663\n".encode(), "y.txt:2: expected an integer, or a file name and an integer"),
         ("y.txt", b"\xff\xfe\xff", "expected a text file of labels"),
         ("y.txt", b"a.png,1\n", "1 rows, expected one for each of 0 images; found a.png"),
         ("y.npy", b"no", "expected an .npy file of plain numbers"),

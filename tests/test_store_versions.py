@@ -103,13 +103,13 @@ INSERT INTO outcome VALUES
 (3,2,2,1,2,2,2,0,2,0,0,0,0,0,0,X'0101',X'0000803F00002041000060C000008C41');
 """
 
-#: results.csv of the finished one, as version 1 wrote it.
+#: results.csv of the finished one, as version 1 wrote it, but for the counts of `two`, which repeated on its second row.
 RESULTS = """Injection,Layer,TensorIndex,Bit,n_injections,top_1_correct,top_5_correct,top_1_robust,top_5_robust,\
 masked,non_critical,critical,nonfinite,critical_nonfinite,sdc_5,sdc_10,sdc_20,\
 Parameter,Kind,Value,Site,Input,clean_bits,faulty_bits,clean_value,faulty_value,effect
 flip,fc,"(0, 0)",30,4,2,4,2,4,0,2,2,0,0,0,2,2,weight,flip,,,,0xc0200000,0x80200000,-2.5,-2.938736e-39,changed
 two,fc,"(1, 1)",31,4,2,4,2,4,0,2,2,4,2,0,4,4,weight,flip,,,,0x3f000000,0xbf000000,0.5,-0.5,changed
-two,fc,"(2, 0)",,4,2,4,2,4,0,2,2,4,2,0,4,4,weight,set,nan,,,0x3fc00000,0x7fc00000,1.5,nan,changed
+two,fc,"(2, 0)",,,,,,,,,,,,,,,weight,set,nan,,,0x3fc00000,0x7fc00000,1.5,nan,changed
 satisfied,fc,"(2, 1)",31,4,2,4,4,4,4,0,0,0,0,0,0,0,weight,stuck_at_0,,,,0x40200000,0x40200000,2.5,2.5,none
 late,fc,"(2, 1)",22,4,2,4,4,4,1,3,0,0,0,0,0,0,weight,flip,,,,0x40200000,0x40600000,2.5,3.5,changed
 """

@@ -24,6 +24,7 @@ from bitswap_onnx.graph.resolve import Resolver
 from bitswap_onnx.graph.site_choice import select_sites
 from bitswap_onnx.graph.sites import NeuronSite, find_sites
 from bitswap_onnx.graph.targets import select_targets
+from bitswap_onnx.numerals import real
 from bitswap_onnx.prepare import Setup
 from bitswap_onnx.reach import without_shut
 
@@ -169,7 +170,7 @@ def parse_rates(text: str) -> tuple[float, ...]:
     Raises BitswapError for anything else, and for rates as `check_rates` does.
     """
     try:
-        ends = [[float(part) for part in end.split(",")] for end in text.split(":")]
+        ends = [[real(part) for part in end.split(",")] for end in text.split(":")]
     except ValueError:
         ends = []
     match ends:

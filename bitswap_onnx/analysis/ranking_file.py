@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitswap_onnx.errors import BitswapError, nearest, one_line
+from bitswap_onnx.numerals import real, whole
 
 Form = Literal["order", "rank-values"]
 
@@ -200,7 +201,7 @@ def _rank(where: str, rank: Any) -> float:
 
 def _number(cell: str) -> int | float | str:
     """Return the number that a CSV cell spells, else the cell."""
-    for kind in (int, float):
+    for kind in (whole, real):
         try:
             return kind(cell)
         except ValueError:

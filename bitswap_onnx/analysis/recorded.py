@@ -1,10 +1,9 @@
 """What a finished campaign recorded of every injection: read from a run directory, or from a results file.
 
-Results files are our results.csv, and those of dnn-benchmarks and tf_injector. An injection's counts repeat on the rows of
-its faults and count once.
+Results files are our results.csv, and those of dnn-benchmarks and tf_injector. An injection's counts stand on the first row
+of its faults, or on all of them, as other tools and older files of ours have it, and count once.
 """
 
-import csv
 import math
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -19,10 +18,12 @@ from numpy.typing import NDArray
 from bitswap_onnx.analysis.drawn import drawn_strata
 from bitswap_onnx.analysis.stratified import Strata
 from bitswap_onnx.errors import FaultListError, RunError
-from bitswap_onnx.faults.bits import FORMATS, format_value
+from bitswap_onnx.faults.bits import FORMATS, format_value, parse_pattern
+from bitswap_onnx.faults.csv_rows import read_rows
 from bitswap_onnx.faults.fault import Fault, Injection, Kind
 from bitswap_onnx.faults.fault_list import fingerprint, read_fault_list
 from bitswap_onnx.faults.fault_row import TF_INJECTOR
+from bitswap_onnx.numerals import real
 from bitswap_onnx.outcome import COUNTS, OUTCOME_NAMES
 from bitswap_onnx.run_directory import reading
 from bitswap_onnx.store import Store
@@ -147,7 +148,7 @@ def _read_file(path: Path) -> Recorded:
     for injection in injections:
         own = [next(following) for _ in injection.faults]
         places.append([_place(fault, row) for fault, row in zip(injection.faults, own, strict=True)])
-        counts = [_counts(row) for row in own]
+        counts = [_counts(row) for row in own if _is_counted(row)] or [_counts(own[0])]
         if any(other != counts[0] for other in counts):
             raise FaultListError(f"{own[0].where}: the counts of injection {injection.id} differ between its rows")
         counted.append(counts[0])
@@ -196,8 +197,8 @@ def _bit(bit: int | None) -> str:
 def _read_rows(path: Path) -> tuple[list[_Row], _Row | None]:
     """Return the rows of a file that is a fault list, and tf_injector's golden one; raises for one without outcomes."""
     with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file)
-        header = [name.strip() for name in next(reader)]
+        lines = read_rows(path.name, file)
+        header = [name.strip() for name in next(lines)[1]]
         missing = [name for name in OUTCOME_NAMES if name not in header]
         if missing:
             raise FaultListError(
@@ -208,12 +209,14 @@ def _read_rows(path: Path) -> tuple[list[_Row], _Row | None]:
         if double:
             raise FaultListError(f"{path.name}:1: column {double[0]} stands twice in the header; keep one")
         rows = [
-            _Row(f"{path.name}:{reader.line_num}", dict(zip(header, map(str.strip, cells), strict=False)))
-            for cells in reader
-            if cells not in ([], [""])
+            _Row(f"{path.name}:{line}", dict(zip(header, map(str.strip, cells), strict=False))) for line, cells in lines
         ]
     golden = rows.pop(0) if rows[0].cells.get(TF_INJECTOR[0]) == "GOLDEN" else None
     return rows, golden
+
+
+def _is_counted(row: _Row) -> bool:
+    return any(row.cells.get(name) for name in ("n_injections", *COUNTS))
 
 
 def _counts(row: _Row) -> dict[str, int]:
@@ -234,7 +237,7 @@ def _counts(row: _Row) -> dict[str, int]:
 
 def _whole(text: str, name: str, where: str) -> int:
     try:
-        number = float(text)
+        number = real(text)
     except ValueError:
         number = math.nan
     if not (0 <= number < 2**53 and number.is_integer()):
@@ -268,9 +271,9 @@ def _bit_class(bit: int, clean_bits: str | None, clean_value: str) -> str:
 @cache
 def _formats(clean_bits: str, clean_value: str) -> tuple[str, ...]:
     """Return the formats of as many bits as there are digits in which ``clean_bits`` reads as ``clean_value``."""
-    try:
-        bits, width = int(clean_bits, 16), 4 * len(clean_bits.removeprefix("0x"))
-    except ValueError:
+    digits = clean_bits.removeprefix("0x")
+    bits, width = parse_pattern(f"0x{digits}"), 4 * len(digits)
+    if bits is None:
         return ()
     fitting = (fmt for fmt in FORMATS.values() if fmt.width == width and not bits >> width)
     return tuple(fmt.name for fmt in fitting if format_value(bits, fmt) == clean_value)

@@ -67,10 +67,15 @@ class _Pace:
         if self.begun is None or self.begun[1].stage != progress.stage or self.begun[1].done > progress.done:
             self.begun = now, progress
         seconds, before = now - self.begun[0], self.begun[1]
-        done, inferences = progress.done - before.done, progress.inferences - before.inferences
+        reached, inferences = _exactly(progress), progress.inferences - before.inferences
+        done = reached - _exactly(before)
         rate = f"{inferences / seconds:,.0f} inferences/s" if seconds > 0 and inferences > 0 else ""
-        left = f"ETA {seconds / done * (progress.total - progress.done):,.0f} s" if seconds > 0 and done > 0 else ""
+        left = f"ETA {seconds / done * (progress.total - reached):,.0f} s" if seconds > 0 and done > 0 else ""
         return rate, left
+
+
+def _exactly(progress: Progress) -> float:
+    return progress.done if progress.exactly is None else progress.exactly
 
 
 class _Bars:
@@ -84,7 +89,7 @@ class _Bars:
             self.stages[progress.stage] = self.bar.add_task(progress.stage, rate="", critical="")
         self.bar.update(
             self.stages[progress.stage],
-            completed=progress.done,
+            completed=_exactly(progress),
             total=progress.total,
             rate=self.pace(progress)[0],
             critical=share(progress.critical, progress.inferences),

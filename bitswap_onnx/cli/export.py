@@ -10,6 +10,7 @@ import typer
 from bitswap_onnx.cli import console
 from bitswap_onnx.errors import BitswapError
 from bitswap_onnx.files import check_output
+from bitswap_onnx.numerals import whole
 
 app = typer.Typer(no_args_is_help=True, help="Framework models to ONNX, every parameter compared bit for bit.")
 
@@ -122,7 +123,7 @@ def zoo(
 
 def _shape(text: str) -> tuple[int, ...]:
     try:
-        shape = tuple(int(part) for part in text.split(","))
+        shape = tuple(whole(part) for part in text.split(","))
     except ValueError:
         shape = ()
     if not shape or min(shape) < 1:

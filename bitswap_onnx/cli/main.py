@@ -24,7 +24,7 @@ from bitswap_onnx.cli import (
     rewrite,
     sweep,
 )
-from bitswap_onnx.errors import BitswapError
+from bitswap_onnx.errors import BitswapError, printable
 
 _LONGEST = 1000
 
@@ -73,7 +73,7 @@ def main() -> None:
 
 
 def _end(message: str, code: int) -> NoReturn:
-    line = " ".join(message.split())
+    line = " ".join(printable(message).split())
     with contextlib.suppress(OSError):
         sys.stderr.write(f"error: {line if len(line) < _LONGEST else line[:_LONGEST] + '...'}\n")
     sys.exit(code)

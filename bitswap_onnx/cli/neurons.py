@@ -21,6 +21,7 @@ from bitswap_onnx.cli.inject import watched
 from bitswap_onnx.cli.options import Exclude, Model, Plot, with_shared
 from bitswap_onnx.errors import BitswapError
 from bitswap_onnx.execute import Running
+from bitswap_onnx.numerals import whole
 from bitswap_onnx.prepare import Settings
 
 
@@ -75,7 +76,7 @@ def command(
 
 def _numbers(text: str | None) -> frozenset[int] | None:
     try:
-        return None if text is None else frozenset(int(part) for part in text.split(","))
+        return None if text is None else frozenset(whole(part) for part in text.split(","))
     except ValueError:
         raise BitswapError(f"--layer-num: expected whole numbers like 0,2,4, found {text!r}") from None
 

@@ -15,6 +15,7 @@ from bitswap_onnx.audit import parse_audit
 from bitswap_onnx.errors import BitswapError
 from bitswap_onnx.execute import Running
 from bitswap_onnx.faults.fault import BIT_KINDS, Kind
+from bitswap_onnx.numerals import real, whole
 from bitswap_onnx.prepare import FROM_CLOCK, Settings
 from bitswap_onnx.preprocessing import Preprocessing
 
@@ -78,8 +79,8 @@ def _shared(
     """Return the settings that the shared options describe."""
     preprocessing = Preprocessing(
         preset=preset,
-        mean=_numbers(mean, "--mean", float),
-        std=_numbers(std, "--std", float),
+        mean=_numbers(mean, "--mean", real),
+        std=_numbers(std, "--std", real),
         resize=_pair(resize),
         data_layout=data_layout.lower() if data_layout else None,
     )
@@ -90,7 +91,7 @@ def _shared(
         limit=limit,
         first=first,
         seed=seed,
-        input_shape=_numbers(input_shape, "--input-shape", int),
+        input_shape=_numbers(input_shape, "--input-shape", whole),
         output=output,
         criterion=criterion,
         provider=provider,
@@ -199,7 +200,7 @@ def parse_size(text: str | None, option: str) -> int | None:
     """Return the bytes that ``4G``, ``500M`` or a plain number says; raises BitswapError for anything else."""
     if text is None:
         return None
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([KMGT]?)(?:i?B)?", text.strip(), re.I | re.A)
     size = int(float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " ")) if match else 0
     if size < 1:
         raise BitswapError(f"{option}: expected a size like 500M or 4G, found {text!r}")
@@ -223,7 +224,7 @@ def _numbers(text: str | None, option: str, kind: Callable[[str], Number]) -> tu
 
 
 def _pair(text: str | None) -> tuple[int, int] | None:
-    numbers = _numbers(text, "--resize", int)
+    numbers = _numbers(text, "--resize", whole)
     if numbers is None:
         return None
     if len(numbers) != 2 or min(numbers) < 1:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from bitswap_onnx.errors import FaultListError
 from bitswap_onnx.faults.fault import Kind
+from bitswap_onnx.numerals import real
 
 Bits = NDArray[np.unsignedinteger[Any]]
 
@@ -117,12 +118,12 @@ def parse_pattern(text: str) -> int | None:
 
 
 def is_number(text: str) -> bool:
-    """Whether ``text`` is a number that a ``set`` fault may carry (``nan`` and ``inf`` are)."""
+    """Whether ``text`` is a number in ASCII digits that a ``set`` fault may carry (``nan`` and ``inf`` are)."""
     try:
-        float(text)
+        real(text)
     except ValueError:
         return False
-    return "_" not in text
+    return True
 
 
 def encode(text: str, fmt: BitFormat) -> int:

@@ -11,10 +11,12 @@ import csv
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TextIO
 
 from bitswap_onnx.errors import FaultListError
+from bitswap_onnx.faults.csv_rows import read_rows
 from bitswap_onnx.faults.fault import Fault, Injection, Kind
 from bitswap_onnx.faults.fault_row import OPTIONAL, REQUIRED, SFI_NEURONS, Columns, parse_row
 from bitswap_onnx.files import replacing
@@ -39,7 +41,7 @@ class FaultList:
     def may_have_neurons(self) -> bool:
         """Whether the header has a column that only neurons need."""
         with self.path.open(encoding="utf-8-sig", newline="") as file:
-            names = {name.strip() for name in next(csv.reader(file), [])}
+            names = {name.strip() for _, header in islice(read_rows(self.path.name, file), 1) for name in header}
         return bool(names & {"Site", SFI_NEURONS[2]})
 
 
@@ -155,21 +157,17 @@ def _injections(source: str, file: TextIO) -> Iterator[Injection]:
 
 
 def _rows(source: str, file: TextIO) -> Iterator[tuple[int, str, Fault]]:
-    reader = csv.reader(file)
-    try:
-        header = next(reader, None)
-        if header is None:
-            raise FaultListError(f"{source}:1: expected a header with {','.join(REQUIRED)}, found an empty file")
-        columns = Columns(header, source)
-        golden_row = columns.golden_row
-        for row in reader:
-            if not row or row == [""]:
-                continue
-            if golden_row and "GOLDEN" in row[columns.required[0] : columns.required[0] + 1]:
-                golden_row = False
-                continue
+    rows = read_rows(source, file)
+    line, header = next(rows, (0, []))
+    if line != 1:
+        found = "an empty line" if line else "an empty file"
+        raise FaultListError(f"{source}:1: expected a header with {','.join(REQUIRED)}, found {found}")
+    columns = Columns(header, source)
+    golden_row = columns.golden_row
+    for line, row in rows:
+        if golden_row and "GOLDEN" in row[columns.required[0] : columns.required[0] + 1]:
             golden_row = False
-            for identifier, fault in parse_row(row, columns, f"{source}:{reader.line_num}"):
-                yield reader.line_num, identifier, fault
-    except csv.Error as error:
-        raise FaultListError(f"{source}:{reader.line_num}: not a CSV row: {error}") from None
+            continue
+        golden_row = False
+        for identifier, fault in parse_row(row, columns, f"{source}:{line}"):
+            yield line, identifier, fault

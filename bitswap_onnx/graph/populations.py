@@ -15,7 +15,7 @@ from bitswap_onnx.graph.targets import Target, select_targets
 
 #: Elements of a tensor that are looked at in one go.
 _PIECE = 1 << 18
-_BITS = re.compile(r"(\d{1,3})(?:-(\d{1,3}))?")
+_BITS = re.compile(r"([0-9]{1,3})(?:-([0-9]{1,3}))?")
 
 
 def find_population(

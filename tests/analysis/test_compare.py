@@ -82,7 +82,7 @@ def runs(tmp_path: Path, data: Path) -> tuple[Path, Path]:
 
 def rows_of(folder: Path) -> list[dict[str, str]]:
     with (folder / "results.csv").open() as file:
-        return list({row["Injection"]: row for row in csv.DictReader(file)}.values())
+        return [row for row in csv.DictReader(file) if row["n_injections"]]
 
 
 def row_of(comparison: Comparison, quantity: str, group: str = "all") -> Row:

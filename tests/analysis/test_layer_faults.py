@@ -154,5 +154,5 @@ def test_outcomes_are_read_by_unit(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def counted(run: Path) -> dict[str, tuple[int, int, int]]:
     """Right answers, critical and nonfinite inferences of each injection, as results.csv counts them."""
     with (run / "results.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
+        rows = [row for row in csv.DictReader(file) if row["n_injections"]]
     return {row["Injection"]: (int(row["top_1_correct"]), int(row["critical"]), int(row["nonfinite"])) for row in rows}

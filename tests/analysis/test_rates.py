@@ -214,8 +214,15 @@ def test_other_tools_files(run: Path, tmp_path: Path, dialect: str) -> None:
     [
         ((), "the fault list has a header but no rows"),
         (("a,fc,(0),1,10,9,0,0", "a,fc,(1),1,10,8,1,0"), "r.csv:2: the counts of injection a differ between its rows"),
+        (
+            ("a,fc,(0),1,10,9,0,1", "a,fc,(1),1,,8,,"),
+            "r.csv:3: non_critical: expected a whole number of inputs, found ''",
+        ),
+        (("a,fc,(0),1,,,,", "a,fc,(1),1,,,,"), "r.csv:2: masked: expected a whole number of inputs, found ''"),
         (("a,fc,(0),1,10,0,0,0",), "r.csv:2: masked, non_critical and critical are all 0"),
         (("a,fc,(0),1,10,x,0,0",), "r.csv:2: masked: expected a whole number of inputs, found 'x'"),
+        (("a,fc,(0),1,10,\u0663,0,0",), "r.csv:2: masked: expected a whole number of inputs, found '\u0663'"),
+        (("a,fc,(0),1,1_0,1_0,0,0",), "r.csv:2: n_injections: expected a whole number of inputs, found '1_0'"),
         (("a,fc,(0),1,10,9.5,0.5,0",), "r.csv:2: masked: expected a whole number of inputs, found '9.5'"),
         (("a,fc,(0),1,10,,10,0",), "r.csv:2: masked: expected a whole number of inputs, found ''"),
         (("a,fc,(0),1,10,-1,11,0",), "r.csv:2: masked: expected a whole number of inputs, found '-1'"),
@@ -226,6 +233,22 @@ def test_wrong_files(tmp_path: Path, rows: tuple[str, ...], message: str) -> Non
     with pytest.raises(FaultListError) as caught:
         read_recorded(results(tmp_path, *rows))
     assert message in str(caught.value)
+
+
+def test_counts_of_several_faults_count_once(tmp_path: Path) -> None:
+    """They stand on the first row alone, or, as older files of ours and other tools have it, on each."""
+    counts, single = "10,6,2,2,0,0", "b,fc,(2),31,10,10,0,0,0,0"
+    for further in (counts, ",,,,,"):
+        path = results(
+            tmp_path, f"a,fc,(0),1,{counts}", f"a,fc,(1),2,{further}", f"a,fc,(2),1,{further}", single, header=OURS
+        )
+        recorded = read_recorded(path)
+        assert recorded.inputs.tolist() == [10, 10]
+        assert {name: column.tolist() for name, column in recorded.counts.items()} == {
+            "masked": [6, 10], "non_critical": [2, 0], "critical": [2, 0], "nonfinite": [0, 0], "critical_nonfinite": [0, 0]
+        }  # fmt: skip
+        assert recorded.bits.tolist() == ["several", "31"]
+        assert not recorded.notes[:-1]
 
 
 def test_files_without_outcomes(tmp_path: Path) -> None:

@@ -128,7 +128,7 @@ class Measured:
     def critical(self) -> dict[str, int]:
         """Critical inferences of each injection."""
         with (self.run / "results.csv").open(newline="") as file:
-            return {row["Injection"]: int(row["critical"]) for row in csv.DictReader(file)}
+            return {row["Injection"]: int(row["critical"]) for row in csv.DictReader(file) if row["critical"]}
 
     def seconds_per_inference(self) -> float:
         """What an inference takes a worker, null controls counted; starting the workers is left out."""

@@ -26,6 +26,18 @@ def lines(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
     return capsys.readouterr().err.splitlines()
 
 
+def test_time_left_is_of_all_that_has_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Four chunks of each of two injections: after a quarter of the second, 3 of 8 chunks are left, of 10 s each."""
+    seconds = iter(range(0, 1000, 10))
+    now = next(seconds)
+    monkeypatch.setattr("bitswap_onnx.cli.console.time.monotonic", lambda: now)
+    with console.progress() as show:
+        for chunk in range(1, 6):
+            now = next(seconds)
+            show(Progress("injections", chunk * 2 // 8, 2, chunk, 0, chunk * 2 / 8))
+    assert capsys.readouterr().err.splitlines()[-1] == "injections: 1/2, 0 inferences/s, ETA 30 s, critical 0.00 %"
+
+
 def test_lines(lines: list[str]) -> None:
     assert lines == [
         "null controls: 2/2, ETA 0 s",

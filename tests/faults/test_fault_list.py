@@ -117,12 +117,44 @@ ROW = '0,conv1,"(0, 1)",2'
             r"faults.csv:2: .* found 2 and 1",
         ),
         (HEADER.encode() + b'0,\xff\xfe,"(0, 1)",2\n', r"faults.csv: expected UTF-8 text"),
+        ("\n" + HEADER + ROW, r"faults.csv:1: expected a header .* found an empty line"),
+        # quotes: of a cell that is not ours, at the end of the file, in the header, around two lines, before more text
+        (
+            HEADER.replace("Bit", "Bit,Note") + ROW + ',"oops\n1,bn1,(7),22,x\n2,bn1,(2),18,y"\n',
+            r"faults.csv:2: a quote is not closed on this line, and no cell may span lines",
+        ),
+        (HEADER + ROW + '\n1,conv1,(0),"2', r"faults.csv:3: a quote is not closed"),
+        ('"' + HEADER + ROW, r"faults.csv:1: a quote is not closed"),
+        (HEADER + '0,"conv\r1","(0, 1)",2\n', r"faults.csv:2: a quote is not closed"),
+        (HEADER + '0,"conv"1,"(0, 1)",2\n', r"faults.csv:2: not a CSV row: ',' expected after '\"'"),
+        (HEADER + f"0,{'x' * 200_000},(0),2\n", r"faults.csv:2: not a CSV row: field larger"),
+        # control characters, whatever the column, and UTF-16 without its mark
+        (
+            HEADER.replace("Bit", "Bit,Parameter") + ROW + ",w\x1b]0;title\x07\x1b[31mX\n",
+            r"faults.csv:2: expected text without control characters, found U\+001B at character 21; save",
+        ),
+        (HEADER + "0,conv\x001,(0),2\n", r"faults.csv:2: .* found U\+0000 at character 7"),
+        (HEADER + ROW + "\n1,conv\x85,(0),2\n", r"faults.csv:3: .* found U\+0085"),
+        (HEADER + "0,conv\u2028,(0),2\n", r"faults.csv:2: .* found U\+2028"),
+        (HEADER.encode("utf-16-le"), r"faults.csv:1: .* found U\+0000 at character 2"),
+        # digits of other scripts, and underscores, which Python reads as numbers
+        (FULL_HEADER + "0,conv1,(0),,,set,\u0663\n", "faults.csv:2: a set fault takes a number or .* found '\u0663'"),
+        (FULL_HEADER + "0,conv1,(0),,,set,1_0\n", r"faults.csv:2: a set fault takes a number or .* found '1_0'"),
+        (FULL_HEADER + "0,conv1,(0),,,mask,0x\uff11\n", r"faults.csv:2: a mask fault takes a Value"),
+        (HEADER + "0,conv1,(\u0661),2\n", r"faults.csv:2: TensorIndex"),
+        (HEADER + "0,conv1,(0),\u0662\n", r"faults.csv:2: Bit '\u0662' is no bit number"),
     ],
 )
 def test_wrong_lists(tmp_path: Path, text: str | bytes, message: str) -> None:
     with pytest.raises(FaultListError, match=message) as caught:
         read(tmp_path, text)
     assert "\n" not in str(caught.value)
+
+
+def test_quotes_that_are_text(tmp_path: Path) -> None:
+    """A quote within a cell, doubled in a quoted one or plain in another, swallows nothing."""
+    text = 'Injection,Layer,TensorIndex,Bit,Note\n0,"a ""b""",(1),2,5" pipe\n1,c"d,(1),2,""\n""\n\n'
+    assert [injection.faults[0].layer for injection in read(tmp_path, text)] == ['a "b"', 'c"d']
 
 
 def test_missing_file(tmp_path: Path) -> None:

@@ -97,6 +97,8 @@ def test_bits_of_several_formats() -> None:
         ({"bits": "integer"}, "--bits: expected bits that the parameters have"),
         ({"bits": "5-3"}, "--bits: expected numbers, ranges and sign, exponent, mantissa, integer"),
         ({"bits": "top"}, "--bits: expected numbers, ranges and"),
+        ({"bits": "\u0663"}, "--bits: expected numbers, ranges and"),
+        ({"bits": "1-1_0"}, "--bits: expected numbers, ranges and"),
         ({"bits": "3", "span": 2}, "model: expected 2 neighbouring bits to draw faults from, found none"),
         ({"parameters": "wieght"}, "no parameter has the role or the name 'wieght'; there are the roles bias, bn_bias"),
         ({"exclude": "*"}, "model: expected a bit to draw faults from, found none"),
