@@ -2,7 +2,8 @@
 
 A part of a model packs rows anew: another order of inputs, other channels beside a channel. Kernels compute most elements of
 an array in vectors and the last ones in a scalar tail, which may round otherwise. Where an array fills whole vectors there
-is no tail, and an element computes alike wherever it lies; see `bitswap_onnx.graph.operators.Place`.
+is no tail, and an element computes alike wherever it lies. A sum over a row is cut into vectors by where the row begins: there
+each row has to be of whole vectors. See `bitswap_onnx.graph.operators.Place`.
 """
 
 import math
@@ -55,10 +56,15 @@ def unsettled(slicer: Slicer, nodes: Iterable[int]) -> Iterator[int]:
         known = operator(node.domain, node.op_type)
         if known is not None and known.place is Place.FREE:
             continue
-        if known is None or not all(_fills_vectors(slicer, name) for name in outputs):
+        elementwise = known is not None and known.rows in ("elementwise", "scaled")
+        values = outputs if elementwise else [*outputs, *(n for n in slicer.reads[index] if n not in slicer.constants)]
+        if known is None or not all(_fills_vectors(slicer, name, whole=elementwise) for name in values):
             yield index
 
 
-def _fills_vectors(slicer: Slicer, name: str) -> bool:
+def _fills_vectors(slicer: Slicer, name: str, whole: bool) -> bool:
+    """Whether the ``whole`` array, or else each of its rows, is of whole vectors."""
     dims = slicer.dims(name)
-    return dims is not None and math.prod(dims) * slicer.dtype(name).itemsize % VECTOR_BYTES == 0
+    if dims is None or not (whole or slicer.has_rows(name)):
+        return False
+    return math.prod(dims if whole else dims[1:]) * slicer.dtype(name).itemsize % VECTOR_BYTES == 0

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from bitswap_onnx.dataset import batches
@@ -14,6 +13,7 @@ from bitswap_onnx.graph.heads import ROWS
 from bitswap_onnx.graph.slices import Slicer
 from bitswap_onnx.outcome import Scores
 from bitswap_onnx.runtime.lanes import Block
+from bitswap_onnx.runtime.memory import aligned_empty
 from bitswap_onnx.runtime.part import Part, open_part, to_device
 from bitswap_onnx.runtime.session import Numerics
 
@@ -82,7 +82,7 @@ class GoldenValues:
         for name in names:
             shape = (rows, *(self.slicer.dims(name) or ())[1:])
             fits = name in spare and len(spare[name]) >= rows
-            values[name] = spare[name][:rows] if fits else np.empty(shape, self.slicer.dtype(name))
+            values[name] = spare[name][:rows] if fits else aligned_empty(shape, self.slicer.dtype(name))
         (source,) = self.slicer.inputs
         made = names - {source}
         for number, (batch, _) in enumerate(batches(inputs, size)):

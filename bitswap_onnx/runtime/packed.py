@@ -14,6 +14,7 @@ from bitswap_onnx.graph.receipts import InjectionEdits
 from bitswap_onnx.graph.slices import Slicer
 from bitswap_onnx.outcome import Scores
 from bitswap_onnx.runtime.lanes import Block, Faulty, WholeLane, flat, same
+from bitswap_onnx.runtime.memory import aligned_empty
 from bitswap_onnx.runtime.part import Part, open_part
 from bitswap_onnx.runtime.session import Numerics
 
@@ -181,7 +182,7 @@ class PackedLane:
             return block.scores[:0]
         size = self.numerics.batch_size
         scores = []
-        feeds = {name: np.empty_like(block.values[name][:size]) for name in self._fed}
+        feeds = {name: aligned_empty((size, *v.shape[1:]), v.dtype) for name, v in self._golden_of(block).items()}
         for chosen in padded_batches(np.arange(len(pairs.inputs)), size):
             for name, buffer in feeds.items():
                 np.take(block.values[name], pairs.inputs[chosen], 0, out=buffer, mode="clip")
@@ -189,6 +190,9 @@ class PackedLane:
             faulty[np.arange(size)[:, None], pairs.channels[chosen]] = pairs.values[chosen]
             scores.append(self._part.run(feeds)[0] if self._part else feeds[self.head.value].copy())
         return flat(np.concatenate(scores))[: len(pairs.inputs)]
+
+    def _golden_of(self, block: Block) -> dict[str, NDArray[Any]]:
+        return {name: block.values[name] for name in self._fed}
 
     @cached_property
     def loaded_bytes(self) -> int:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from bitswap_onnx.errors import ModelError, one_line
 from bitswap_onnx.graph.model import Model
+from bitswap_onnx.runtime.memory import aligned, is_aligned
 from bitswap_onnx.runtime.session import Numerics, load
 
 
@@ -23,12 +24,12 @@ class Part:
 
     def values(self, names: Sequence[str], feeds: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
         """Return some of the outputs for one batch of arrays; errors as `run`."""
-        return list(self._checked(self.handle.run, names, feeds))
+        return list(self._checked(self.handle.run, names, _aligned(feeds)))
 
     def run(self, feeds: dict[str, Any]) -> list[NDArray[Any]]:
         """Return the outputs for one batch of arrays or device values; raises ModelError if the runtime fails."""
         if all(isinstance(value, np.ndarray) for value in feeds.values()):
-            return list(self._checked(self.handle.run, self.outputs, feeds))
+            return list(self._checked(self.handle.run, self.outputs, _aligned(feeds)))
         binding = self._binding(feeds)
         for name in self.outputs:
             binding.bind_output(name, "cpu")
@@ -45,6 +46,10 @@ class Part:
 
     def run_into(self, feeds: dict[str, NDArray[Any]], outputs: dict[str, NDArray[Any]]) -> None:
         """Write the outputs for one batch into C-contiguous arrays of their shapes; errors as `run`."""
+        if not all(map(is_aligned, outputs.values())):
+            for array, found in zip(outputs.values(), self.values([*outputs], feeds), strict=True):
+                array[...] = found
+            return
         binding = self._binding(feeds)
         for name, array in outputs.items():
             place = "cpu", 0, array.dtype, array.shape, array.ctypes.data
@@ -55,7 +60,7 @@ class Part:
         binding = self.handle.io_binding()
         for name, value in feeds.items():
             if isinstance(value, np.ndarray):
-                binding.bind_cpu_input(name, value)
+                binding.bind_cpu_input(name, aligned(value))
             else:
                 binding.bind_ortvalue_input(name, value)
         return binding
@@ -66,6 +71,10 @@ class Part:
             return call(*arguments)
         except Exception as error:  # the runtime's exceptions share no base class
             raise ModelError(f"ONNX Runtime cannot run a part of the model: {one_line(error)}") from None
+
+
+def _aligned(feeds: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    return {name: aligned(array) for name, array in feeds.items()}
 
 
 def to_device(array: NDArray[Any], device: str) -> Any:

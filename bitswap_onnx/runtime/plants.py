@@ -17,18 +17,22 @@ from bitswap_onnx.graph.sites import NeuronSite
 #: Elements of a tensor that planted faults hit.
 _PLANTED = 16
 
+#: Injections that put numbers of ordinary size everywhere.
+_REVIVING = 4
+
 
 def plant(model: Model, path: tuple[str, ...], sites: Mapping[str, NeuronSite]) -> list[InjectionEdits]:
     """Return injections that put numbers of every kind into a path's tensors and ``sites``; they are to share batches.
 
     The first spreads Inf, with it NaN (Inf times 0), from the middle element. The second makes elements all over a
-    tensor subnormal. The others give them other mantissas, at least 16 in all: what a kernel makes of parameters when it
-    is loaded may round otherwise in a part of the model, which the clean ones need not show. Of integers a bit flips.
-    Neurons are hit in every input.
+    tensor subnormal. Some give elements all over it numbers of ordinary size and either sign, so that channels that are dead
+    without a fault show how they round. The others give them other mantissas, at least 16 in all: what a kernel makes of
+    parameters when it is loaded may round otherwise in a part of the model, which the clean ones need not show. Of integers a
+    bit flips. Neurons are hit in every input.
     """
     sizes = {key: sites[key].elements if key in sites else model.tensor(key).size for key in path}
     noisy = math.ceil(_PLANTED / min(_PLANTED, *sizes.values()))
-    plants: list[dict[str, list[tuple[int, ...]]]] = [{} for _ in range(2 + noisy)]
+    plants: list[dict[str, list[tuple[int, ...]]]] = [{} for _ in range(2 + _REVIVING + noisy)]
     for key in path:
         fmt = sites[key].format if key in sites else FORMATS[model.tensor(key).dtype.name]
         change = _set_neuron if key in sites else partial(_change, model.tensor(key))
@@ -37,7 +41,9 @@ def plant(model: Model, path: tuple[str, ...], sites: Mapping[str, NeuronSite]) 
         draw = np.random.default_rng(0)
         plants[0][key] = [change(sizes[key] // 2, infinity, fmt)]
         plants[1][key] = [change(element, 1, fmt) for element in spread]
-        for noise in plants[2:]:
+        for revived in plants[2 : 2 + _REVIVING]:
+            revived[key] = [change(element, _ordinary(draw, fmt), fmt) for element in spread]
+        for noise in plants[2 + _REVIVING :]:
             masks = draw.integers(1, 1 << max(fmt.exponent.start, 1), len(spread)).tolist()
             if key in sites:
                 every = (1 << fmt.width) - 1
@@ -45,6 +51,14 @@ def plant(model: Model, path: tuple[str, ...], sites: Mapping[str, NeuronSite]) 
             else:
                 noise[key] = list(zip(spread, masks, strict=True))
     return list(plants)
+
+
+def _ordinary(draw: np.random.Generator, fmt: BitFormat) -> int:
+    """Return the bits of a random number between 1/8 and 2 of either sign, or of any, where the format is of integers."""
+    if not fmt.is_float:
+        return int(draw.integers(1 << (fmt.width - 1)))
+    number = np.array([draw.choice((-1.0, 1.0)) * 2.0 ** draw.uniform(-3, 1)]).astype(fmt.dtype)
+    return int(to_bits(number)[0])
 
 
 def alike(inputs: NDArray[Any], count: int) -> NDArray[Any]:

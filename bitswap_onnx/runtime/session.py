@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from bitswap_onnx.dataset import batches
 from bitswap_onnx.errors import ModelError, one_line
 from bitswap_onnx.graph.model import Model
+from bitswap_onnx.runtime.memory import aligned
 
 Provider = Literal["cpu", "cuda"]
 
@@ -104,7 +105,7 @@ class Session:
 
     def _run_batch(self, batch: NDArray[Any], rank: int | None) -> NDArray[Any]:
         try:
-            (output,) = self.handle.run([self.output], {self.input: batch})
+            (output,) = self.handle.run([self.output], {self.input: aligned(batch)})
         except Exception as error:  # the runtime's exceptions share no base class
             raise ModelError(f"ONNX Runtime cannot run the model: {one_line(error)}") from None
         shape = getattr(output, "shape", (type(output).__name__,))
@@ -142,7 +143,11 @@ def load(model: Model, numerics: Numerics, save_optimized: str | None = None) ->
     content = model.proto.SerializeToString()
     try:
         handle = ort.InferenceSession(
-            content, options, providers=_providers(numerics.provider), disabled_optimizers=_disabled(numerics)
+            content,
+            options,
+            providers=_providers(numerics.provider),
+            disabled_optimizers=_disabled(numerics),
+            enable_fallback=0,  # which would print, and try again with other providers
         )
     except Exception as error:  # the runtime's exceptions share no base class
         raise ModelError(f"ONNX Runtime does not take the model: {one_line(error)}") from None
