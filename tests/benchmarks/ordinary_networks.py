@@ -16,10 +16,12 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 from torch import nn
 
 from bitswap_onnx.analysis.neuron_campaign import run_neurons
 from bitswap_onnx.analysis.rank import evaluate_robustness
+from bitswap_onnx.campaign import run_campaign
 from bitswap_onnx.execute import Running
 from bitswap_onnx.faults.fault import Injection, Site
 from bitswap_onnx.graph.sites import NeuronSite, find_sites
@@ -73,8 +75,7 @@ def check(net: Net, injections: int, memory: int, folder: Path) -> Told:
     if net.network is None:
         told.cells += ["-", "-"]
     else:
-        network = net.network
-        told.step("inject", lambda: hooks(told, net, network, setup, left_out, injections, folder), 2)
+        told.step("inject", lambda: hooks(told, net, setup, left_out, injections, running(folder / "inject")), 2)
     return told
 
 
@@ -89,14 +90,14 @@ def counted(told: Told, name: str, hit: Collection[str], left_out: Collection[st
     return [str(len(hit)), str(len(left_out))]
 
 
-def hooks(
-    told: Told, net: Net, network: nn.Module, setup: Setup, left_out: Collection[str], count: int, folder: Path
-) -> list[str]:
+def hooks(told: Told, net: Net, setup: Setup, left_out: Collection[str], count: int, running: Running) -> list[str]:
     """Compare a campaign with PyTorch's forward hooks."""
+    assert net.network is not None
     inputs = setup.dataset.batch(0, len(setup.dataset))
-    injections = draw(hooked_outputs(setup, network, left_out), count, len(inputs))
-    ours = neuron_torch.run_engine(net.model, injections, net.settings, folder / "inject", "incremental")
-    compared, different = neuron_torch.compare(network, injections, inputs, ours)
+    injections = draw(hooked_outputs(setup, net.network, left_out), count, len(inputs))
+    run = run_campaign(net.model, injections, settings=for_neurons(net.settings), save_outputs=True, **running).run
+    ours = {injection.id: np.load(run / "outputs" / f"inj_{injection.id}.npy") for injection in injections}
+    compared, different = neuron_torch.compare(net.network, injections, inputs, ours)
     for case in different:
         told.lines.append(f"{case.injection.faults[0]}: classes within {case.distance:.1e} of each other")
     told.failed |= any(case.distance > neuron_torch.ROUNDING for case in different)

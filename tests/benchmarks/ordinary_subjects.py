@@ -5,6 +5,7 @@ A value between such a convolution and its Add is no tensor of its own where the
 
 import argparse
 import copy
+import logging
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -106,6 +107,7 @@ def folded_by_exporter(options: argparse.Namespace, folder: Path) -> Net:
     """ResNet20 with its trained weights as PyTorch's own exporter writes it: it folds batch-norm."""
     network = make_subject("ResNet20", options.reference, folder).network.eval()
     path = folder / "stock.onnx"
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it logs which packages it would take, were they there
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
