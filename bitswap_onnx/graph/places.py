@@ -2,8 +2,8 @@
 
 A part of a model packs rows anew: another order of inputs, other channels beside a channel. Kernels compute most elements of
 an array in vectors and the last ones in a scalar tail, which may round otherwise. Where an array fills whole vectors there
-is no tail, and an element computes alike wherever it lies. A sum over a row is cut into vectors by where the row begins: there
-each row has to be of whole vectors. See `bitswap_onnx.graph.operators.Place`.
+is no tail, and an element computes alike wherever it lies. A sum over a row is cut into vectors by where the row begins, so
+there each row has to be of whole vectors. See `bitswap_onnx.graph.operators.Place`.
 """
 
 import math

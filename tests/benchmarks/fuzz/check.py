@@ -19,7 +19,7 @@ from bitswap_onnx.preprocessing import Preprocessing
 from tests.benchmarks.fuzz.builder import Array
 from tests.benchmarks.fuzz.faults import Injection, write_faults
 from tests.benchmarks.fuzz.networks import Network
-from tests.benchmarks.fuzz.oracle import Oracle, disabled_optimizers, edited_model
+from tests.benchmarks.fuzz.oracle import Oracle, at_flip_opset, disabled_optimizers, edited_model
 from tests.benchmarks.fuzz.outcome import Finding, Outcome, same_bits, unequal
 from tests.benchmarks.fuzz.specification import agrees, specified_scores
 
@@ -70,7 +70,9 @@ class Check:
         self.count(golden)
         size = 1 if self.network.mixing else self.network.batch_size
         disabled = disabled_optimizers(golden)
-        oracle = Oracle(self.network.model, self.network.inputs, size, disabled, self.seed)
+        drawn = self.network.model
+        model = at_flip_opset(drawn) if any(injection.neurons for injection in self.injections) else drawn
+        oracle = Oracle(model, drawn, self.network.inputs, size, disabled, self.seed)
         engines: list[Engine] = ["incremental"]
         if self.reference and self.campaign("reference") is not None:
             engines.append("reference")
@@ -164,6 +166,9 @@ class Check:
         self.outcome.count("compared", "inferences", len(expected))
 
     def check_neurons(self, oracle: Oracle, injection: Injection, clean: Array, engines: list[Engine]) -> None:
+        if injection.stored and self.network.dtype == "float16":  # which halves are rounded depends on the whole graph
+            self.outcome.count("uncut", "mixed, half precision")
+            return
         cut = oracle.neurons(injection, faulty=False)
         chosen = slice(None) if injection.inputs is None else injection.inputs
         expected = oracle.neurons(injection)[chosen]
@@ -212,10 +217,9 @@ class Check:
 
 
 def is_blamed(injection: Injection, refusal: str) -> bool:
-    """Whether an error names the neurons of an injection: ``the output of NAME``, or the key of a faulty path."""
-    named = re.search(r"the (output|input) of (\w+) lies within", refusal)
-    places = [row.place for row in injection.rows if row.place]
-    return any((named and named.groups() == (p.site, p.layer)) or f'"{p.key}"' in refusal for p in places)
+    """Whether an error names the neurons of an injection: ``the output of NAME``."""
+    named = re.findall(r"the (output|input) of (\w+)", refusal)
+    return any((p.site, p.layer) in named for p in (row.place for row in injection.rows) if p)
 
 
 #: Operators whose kernels may round otherwise in the last few elements of an array, or by where rows lie in memory.

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.version_converter
 import onnxruntime as ort
 
 from tests.benchmarks.fuzz.builder import Array
@@ -18,13 +19,18 @@ from tests.benchmarks.fuzz.faults import Injection, Row, all_graphs, edited
 #: What the library says it switches off, see ``bitswap_onnx/runtime/session.py``.
 FRAMEWORK = ("ConvBNFusion", "ConvMulFusion", "ConvAddFusion", "MatMul_BatchNormalization_Fusion")
 PLAIN = ("NchwcTransformer",)
+FLIP_OPSET = 26
 
 
 @dataclass(eq=False)
 class Oracle:
-    """The plain way to run ``model`` over ``inputs``; ``batch_size`` 1 for models whose inputs see each other."""
+    """The plain way to run ``model`` over ``inputs``; ``batch_size`` 1 for models whose inputs see each other.
+
+    Faults' places name nodes of ``drawn``, which is the model before its opset was changed.
+    """
 
     model: onnx.ModelProto
+    drawn: onnx.ModelProto
     inputs: Array
     batch_size: int
     disabled: tuple[str, ...]
@@ -66,7 +72,7 @@ class Oracle:
     def neurons(self, injection: Injection, faulty: bool = True) -> Array:
         """Return the scores under an injection with neuron faults; without being ``faulty``, cut but not changed."""
         stored = injection.stored if faulty else ()
-        model, value = cut_model(edited_model(self.model, stored), injection.neurons[0])
+        model, value = cut_model(edited_model(self.model, stored), injection.neurons[0], self.drawn)
         before = open_session(part(model, [value.source]), self.disabled)
         behind = open_session(part(model, [model.graph.output[0].name], value), self.disabled)
         names = {entry.name for entry in behind.get_inputs()}
@@ -122,11 +128,9 @@ def open_session(model: onnx.ModelProto, disabled: Sequence[str]) -> Any:
 def disabled_optimizers(golden: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the optimisers that a run's numerics switch off; golden.json may name them itself."""
     numerics = golden["identity"]["numerics"]
-    named = [value for key, value in numerics.items() if "disabled" in key]
-    if named:
-        return tuple(named[0].split(",") if isinstance(named[0], str) else named[0])
     plain = PLAIN if numerics["layout"] == "plain" else ()
-    return (*plain, *(FRAMEWORK if numerics["fusion"] == "framework" else ()))
+    apart = [name for name in numerics["apart"].split(",") if name]
+    return (*plain, *(FRAMEWORK if numerics["fusion"] == "framework" else ()), *apart)
 
 
 def edited_model(model: onnx.ModelProto, rows: Sequence[Row]) -> onnx.ModelProto:
@@ -154,7 +158,12 @@ def flipped(values: Array, rows: Sequence[Row], numbers: Array) -> Array:
     return np.asarray(bits.view(values.dtype))
 
 
-def cut_model(model: onnx.ModelProto, row: Row) -> tuple[onnx.ModelProto, Cut]:
+def at_flip_opset(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the model at the opset in which campaigns with neuron faults run, clean and faulty."""
+    return onnx.version_converter.convert_version(model, FLIP_OPSET)
+
+
+def cut_model(model: onnx.ModelProto, row: Row, drawn: onnx.ModelProto) -> tuple[onnx.ModelProto, Cut]:
     """Return a copy in which all that sees the faulty neurons reads a value of another name."""
     place = row.place
     assert place is not None
@@ -162,7 +171,8 @@ def cut_model(model: onnx.ModelProto, row: Row) -> tuple[onnx.ModelProto, Cut]:
     copy.CopyFrom(model)
     cut = Cut(place.value, "cut", copy.graph.input[0].type.tensor_type.elem_type, place.shape)
     if place.site == "input" and place.node >= 0:
-        copy.graph.node[place.node].input[place.slot] = cut.cut
+        made = drawn.graph.node[place.node].output[0]
+        next(node for node in copy.graph.node if made in node.output).input[place.slot] = cut.cut
         return copy, cut
     for graph in all_graphs(copy.graph):
         for node in graph.node:
