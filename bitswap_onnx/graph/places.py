@@ -36,35 +36,33 @@ def may_repack_channels(slicer: Slicer, index: int, axis: int, count: int) -> bo
     known = operator(node.domain, node.op_type)
     if known is None:
         return False
-    dims = slicer.dims(node.output[0])
     if known.place is not Place.ROUNDED:
         return True
-    if dims is None:
-        return False
-    packed = [count if i == axis else size for i, size in enumerate(dims)]
-    size = slicer.dtype(node.output[0]).itemsize
-    return all(math.prod(shape) * size % VECTOR_BYTES == 0 for shape in (dims, packed))
+    dims = slicer.dims(node.output[0]) or ()
+    packed = tuple(count if i == axis else size for i, size in enumerate(dims))
+    return bool(dims) and all(_fills_vectors(slicer, shape, node.output[0]) for shape in (dims, packed))
 
 
 def unsettled(slicer: Slicer, nodes: Iterable[int]) -> Iterator[int]:
     """Yield the nodes for which it is not known that a row keeps its bits in another place of the batch."""
-    for index in nodes:
+    rowless = slicer.constants | slicer.counts
+    for index in nodes if slicer.batch > 1 else ():
         node = slicer.nodes[index]
         outputs = [name for name in node.output if name]
-        if slicer.constants.issuperset(outputs) or slicer.batch == 1:
-            continue
         known = operator(node.domain, node.op_type)
-        if known is not None and known.place is Place.FREE:
+        if rowless.issuperset(outputs) or (known is not None and known.place is Place.FREE):
             continue
-        elementwise = known is not None and known.rows in ("elementwise", "scaled")
-        values = outputs if elementwise else [*outputs, *(n for n in slicer.reads[index] if n not in slicer.constants)]
-        if known is None or not all(_fills_vectors(slicer, name, whole=elementwise) for name in values):
+        if known is not None and known.rows in ("elementwise", "scaled"):
+            settled = all(_fills_vectors(slicer, slicer.dims(name), name) for name in outputs)
+        else:
+            values = [*outputs, *(name for name in slicer.reads[index] if name not in rowless)]
+            rows = {name: (slicer.dims(name) or ())[1:] for name in values if slicer.has_rows(name)}
+            settled = known is not None and len(rows) == len(set(values))
+            settled = settled and all(_fills_vectors(slicer, row, name) for name, row in rows.items())
+        if not settled:
             yield index
 
 
-def _fills_vectors(slicer: Slicer, name: str, whole: bool) -> bool:
-    """Whether the ``whole`` array, or else each of its rows, is of whole vectors."""
-    dims = slicer.dims(name)
-    if dims is None or not (whole or slicer.has_rows(name)):
-        return False
-    return math.prod(dims if whole else dims[1:]) * slicer.dtype(name).itemsize % VECTOR_BYTES == 0
+def _fills_vectors(slicer: Slicer, shape: tuple[int, ...] | None, name: str) -> bool:
+    """Whether an array of this shape, of elements like those of a value, is of whole vectors."""
+    return shape is not None and math.prod(shape) * slicer.dtype(name).itemsize % VECTOR_BYTES == 0

@@ -5,7 +5,7 @@ one row per input, the model can be cut there, and the part behind the cut run o
 """
 
 import math
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -18,12 +18,16 @@ from bitswap_onnx.graph.model import Model, subgraphs
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Slicer:
-    """One model with one score ``output``, run in batches of ``batch`` inputs of ``shape``; cuts it into sub-models."""
+    """One model with one score ``output``, run in batches of ``batch`` inputs of ``shape``; cuts it into sub-models.
+
+    ``seen``: shapes that a run showed, and those of a run with one input more, for values whose shape cannot be inferred.
+    """
 
     model: Model
     output: str
     batch: int
     shape: tuple[int, ...]
+    seen: tuple[Mapping[str, tuple[int, ...]], Mapping[str, tuple[int, ...]]] = ({}, {})
 
     @cached_property
     def nodes(self) -> tuple[onnx.NodeProto, ...]:
@@ -69,6 +73,15 @@ class Slicer:
         return frozenset(found)
 
     @cached_property
+    def counts(self) -> frozenset[str]:
+        """The values that depend on the shapes of others alone, not on what they hold."""
+        found: set[str] = set()
+        for node, names in zip(self.nodes, self.reads, strict=True):
+            if node.op_type in ("Shape", "Size") or (names and found.union(self.constants).issuperset(names)):
+                found.update(name for name in node.output if name and name not in self.constants)
+        return frozenset(found)
+
+    @cached_property
     def types(self) -> dict[str, onnx.TypeProto]:
         """Value → its type, the batch as open as the model leaves it, so that sub-models load as the model does."""
         return _infer(self.model.proto, None)
@@ -92,9 +105,9 @@ class Slicer:
             return tuple(self.stored[name].dims)
         tensor = self._fixed[name].tensor_type if name in self._fixed else None
         if tensor is None or not tensor.HasField("shape"):
-            return None
+            return self.seen[0].get(name)
         known = all(dim.HasField("dim_value") for dim in tensor.shape.dim)
-        return tuple(dim.dim_value for dim in tensor.shape.dim) if known else None
+        return tuple(dim.dim_value for dim in tensor.shape.dim) if known else self.seen[0].get(name)
 
     def has_rows(self, name: str) -> bool:
         """Whether a value has one row per input of the batch, so that the model can be cut there."""
@@ -112,7 +125,8 @@ class Slicer:
         if self._one_more is None:
             return True
         dims = list(self._one_more[name].tensor_type.shape.dim) if name in self._one_more else []
-        return bool(dims) and dims[0].dim_value == self.batch + 1
+        length = dims[0].dim_value if dims and dims[0].HasField("dim_value") else self.seen[1].get(name, (0,))[:1]
+        return length in (self.batch + 1, (self.batch + 1,))
 
     def dtype(self, name: str) -> np.dtype[Any]:
         """Return the element type of a value whose type is known."""
@@ -183,6 +197,15 @@ class Slicer:
         """Return the bytes that the sub-model of `extract` stores."""
         read = {name for i in self.between(inputs, outputs) for name in self.reads[i]}
         return sum(math.prod(t.dims) * _item_bytes(t.data_type) for name, t in self.stored.items() if name in read)
+
+    def loaded_bytes(self, inputs: Collection[str], outputs: Collection[str]) -> int:
+        """Return about what a session of the sub-model of `extract` takes.
+
+        Its weights, as much again for the layout that kernels want, and every value that it makes of one batch.
+        """
+        made = {name for i in self.between(inputs, outputs) for name in self.nodes[i].output if name}
+        rows = sum(self.row_bytes(name) for name in made if name in self._fixed and self.has_rows(name))
+        return 2 * self.weight_bytes(inputs, outputs) + self.batch * rows
 
     def between(self, inputs: Collection[str], outputs: Collection[str]) -> set[int]:
         """Return the nodes that make ``outputs`` of ``inputs``."""

@@ -7,7 +7,7 @@ numbers. The whole model is the lane that is left when nothing else is exact.
 """
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
@@ -20,17 +20,17 @@ from bitswap_onnx.errors import ModelError
 from bitswap_onnx.graph.heads import Head, find_head
 from bitswap_onnx.graph.model import Model
 from bitswap_onnx.graph.neurons import instrument, tap, tapped_value
-from bitswap_onnx.graph.places import is_known, unsettled
 from bitswap_onnx.graph.receipts import InjectionEdits
 from bitswap_onnx.graph.sites import NeuronSite, is_site
 from bitswap_onnx.graph.slices import Slicer
 from bitswap_onnx.outcome import Scores
+from bitswap_onnx.runtime.cut_rules import CutRules
 from bitswap_onnx.runtime.device import DeviceLane
 from bitswap_onnx.runtime.golden_values import GoldenValues
 from bitswap_onnx.runtime.lanes import Block, ConeLane, Faulty, Lane, WholeLane
+from bitswap_onnx.runtime.measure import with_seen_shapes
 from bitswap_onnx.runtime.neuron_lane import NeuronLane
 from bitswap_onnx.runtime.packed import PackedLane
-from bitswap_onnx.runtime.place_check import keeps_rows
 from bitswap_onnx.runtime.plants import alike, plant
 from bitswap_onnx.runtime.session import Numerics, open_session
 
@@ -52,9 +52,6 @@ _LAYOUTS = ((False, False), (True, True), (False, True), (True, False))
 
 #: Inputs that a lane is tried with, at least; where there are fewer, random ones like them are added.
 _PROBED = 32
-
-#: What fusion ``deployed`` folds into the layer before it; blocked kernels do so with the first one.
-_FOLDED = ("BatchNormalization", "Mul", "Add", "Sub", "Div")
 
 
 @dataclass(eq=False)
@@ -80,7 +77,6 @@ class IncrementalEngine:
     _found: dict[Path, int] = field(default_factory=dict)
     _lanes: dict[Path, Lane] = field(default_factory=dict)
     _last_whole: WholeLane | None = None
-    _tried: dict[int, bool] = field(default_factory=dict)
     _given_up: set[Path] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -92,7 +88,13 @@ class IncrementalEngine:
     def slicer(self) -> Slicer:
         """The model, ready to be cut, before a node as well where faults come in there."""
         model = tap(self._flippable, self.sites.values()) if self.sites else self.model
-        return Slicer(model, self.output, self.numerics.batch_size, self.inputs.shape[1:])
+        slicer = Slicer(model, self.output, self.numerics.batch_size, self.inputs.shape[1:])
+        return with_seen_shapes(slicer, self.inputs)
+
+    @cached_property
+    def rules(self) -> CutRules:
+        """Where the model may be cut."""
+        return CutRules(self.slicer, self.numerics)
 
     @cached_property
     def _flippable(self) -> Model:
@@ -187,8 +189,14 @@ class IncrementalEngine:
 
     def _whole(self, path: Path) -> WholeLane:
         if self._last_whole is None or self._last_whole.path != path:
-            self._last_whole = WholeLane(self._clean, self.numerics, self.output, path, self.sites)
+            own = (self._clean, self.numerics, self.output, path, self.sites)
+            self._last_whole = WholeLane(*own, loaded_bytes=self._whole_bytes)
         return self._last_whole
+
+    @cached_property
+    def _whole_bytes(self) -> int:
+        """About what a session of the whole model takes."""
+        return self.slicer.loaded_bytes(self.slicer.inputs, (self.output,))
 
     def candidates(self, path: Path) -> Iterator[PackedLane | NeuronLane | ConeLane]:
         """Yield the lanes that may be exact for a path, the fastest first."""
@@ -200,13 +208,13 @@ class IncrementalEngine:
         longest = find_head(self.slicer, path[0]) if len(path) == 1 else None
         for head in filter(None, (longest, longest and longest.trimmed)):
             cuts = self.slicer.cuts(self.slicer.cone([head.start]), head.value)
-            if cuts is None or self._prepared_apart([head.start]) or not self._rows_may_move({*cuts, head.value}):
+            if cuts is None or self.rules.parts_fold([head.start]) or not self.rules.rows_may_move({*cuts, head.value}):
                 continue
             for blocked in _LAYOUTS if self.numerics.layout == "blocked" else _LAYOUTS[:1]:
                 yield self._packed(head, cuts, path, blocked)
         starts = [user for tensor in path for user in self.slicer.users(tensor)]
         cuts = self.slicer.cuts(self.slicer.cone(starts))
-        if cuts is not None and not self._prepared_apart(starts) and self._all_known(cuts):
+        if cuts is not None and not self.rules.parts_fold(starts) and self.rules.may_cut(cuts):
             yield ConeLane(self.slicer, self.numerics, path, cuts)
 
     def _neuron_candidates(self, path: Path) -> Iterator[NeuronLane | ConeLane]:
@@ -217,11 +225,11 @@ class IncrementalEngine:
         apart = all(self.slicer.producer.get(value) not in behind for value in values)
         if sites and all(map(is_site, path)) and apart:
             cuts = values if values == [self.output] else self.slicer.cuts(behind)
-            if cuts is not None and self._rows_may_move(set(cuts)):
+            if cuts is not None and self.rules.rows_may_move(set(cuts)):
                 yield NeuronLane(self.slicer, self.numerics, tuple(sites), tuple(cuts))
         starts = [user for tensor in path if not is_site(tensor) for user in self.slicer.users(tensor)]
         cuts = self.slicer.cuts(behind | self.slicer.cone(starts))
-        if cuts is not None and self._all_known(cuts):
+        if cuts is not None and self.rules.may_cut(cuts):
             yield ConeLane(self.slicer, self.numerics, path, cuts, {site.key: site for site in sites})
 
     def _reaches_scores(self, site: NeuronSite) -> bool:
@@ -230,39 +238,6 @@ class IncrementalEngine:
         return (
             value == self.output or self.slicer.cuts(self.slicer.cone(self.slicer.readers.get(value, ()))) is not None
         )
-
-    def _prepared_apart(self, starts: Iterable[int]) -> bool:
-        """Whether a part that starts there may compute a parameter otherwise than the whole model does.
-
-        Blocked kernels make a convolution of a batch norm whose input is blocked, and round its parameters when it is
-        loaded. Fusion ``deployed`` folds a batch norm, and what else scales and shifts channels, into the layer before. Such
-        a difference shows for some parameters only, so that no probe is sure to find it.
-        """
-        numerics = self.numerics
-        folded = _FOLDED if numerics.fusion == "deployed" else _FOLDED[:1] if numerics.layout == "blocked" else ()
-        return any(self.slicer.nodes[start].op_type in folded for start in starts)
-
-    def _rows_may_move(self, cuts: Collection[str]) -> bool:
-        """Whether rows of the part behind ``cuts`` keep their bits in any place of a batch."""
-        if not self._all_known(cuts):
-            return False
-        behind = self.slicer.between(cuts, (self.slicer.output,))
-        return all(self._keeps_rows(index) for index in unsettled(self.slicer, behind))
-
-    def _all_known(self, cuts: Collection[str]) -> bool:
-        """Whether the part behind ``cuts`` may be taken apart: the table of operators has all of it, and no cut rounds.
-
-        The CPU computes half precision in single and rounds where a value is handed on, which is not at each of them.
-        """
-        halves = [cut for cut in cuts if cut not in self.slicer.inputs and self.slicer.dtype(cut).itemsize == 2]
-        if halves and self.numerics.provider == "cpu" and any(self.slicer.dtype(cut).kind in "fV" for cut in halves):
-            return False
-        return all(is_known(self.slicer.nodes[i]) for i in self.slicer.between(cuts, (self.slicer.output,)))
-
-    def _keeps_rows(self, index: int) -> bool:
-        if index not in self._tried:
-            self._tried[index] = keeps_rows(self.slicer, self.numerics, index)
-        return self._tried[index]
 
     def _packed(self, head: Head, cuts: tuple[str, ...], path: Path, blocked: tuple[bool, bool]) -> PackedLane:
         if self.device is None:

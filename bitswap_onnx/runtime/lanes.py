@@ -221,7 +221,7 @@ class ConeLane:
     @cached_property
     def loaded_bytes(self) -> int:
         """As `Lane.loaded_bytes`."""
-        return self.slicer.weight_bytes(self.cuts, (self.slicer.output,))
+        return self.slicer.loaded_bytes(self.cuts, (self.slicer.output,))
 
     @cached_property
     def _faulty(self) -> _FaultyModel:

@@ -1,5 +1,6 @@
 """What a run of a model shows of all its values: their shapes, and the small numbers among them."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -36,20 +37,40 @@ def why_one_at_a_time(model: Model, output: str, inputs: NDArray[Any], batch: in
         more = None if batch else _measure(slicer, _rows(inputs, size + 1))
     except (ModelError, NotEvaluatedError):
         return "the model does not run on larger batches"
+    slicer = replace(slicer, seen=(measured[0], more[0] if more else {}))
     node = find_mixing(slicer, Measured(measured[0], more and more[0], measured[1]))
     return None if node is None else f"in a batch they would see each other, by {node.op_type} {node_label(node)}"
+
+
+def with_seen_shapes(slicer: Slicer, inputs: NDArray[Any]) -> Slicer:
+    """Return a slicer that knows, of a run, the shapes that cannot be inferred; ``inputs`` (n, ...) are some to run."""
+    names = [name for node in slicer.nodes for name in node.output if name and slicer.dims(name) is None]
+    names = [name for name in names if _is_array(slicer, name)]
+    declared = next(value for value in slicer.model.proto.graph.input if value.name in slicer.inputs)
+    fixed = declared.type.tensor_type.shape.dim[0].dim_value > 0
+    if not names:
+        return slicer
+    try:
+        shapes = _measure(slicer, _rows(inputs, slicer.batch), names)[0]
+        more = shapes if fixed else _measure(slicer, _rows(inputs, slicer.batch + 1), names)[0]
+    except ModelError:
+        return slicer
+    return replace(slicer, seen=(shapes, more))
 
 
 def _rows(inputs: NDArray[Any], count: int) -> NDArray[Any]:
     return np.ascontiguousarray(inputs[np.arange(count) % len(inputs)])
 
 
-def _measure(slicer: Slicer, batch: NDArray[Any]) -> tuple[dict[str, tuple[int, ...]], dict[str, NDArray[Any]]]:
-    """Return the shapes of all values, and those of few elements themselves."""
+def _measure(
+    slicer: Slicer, batch: NDArray[Any], names: Sequence[str] | None = None
+) -> tuple[dict[str, tuple[int, ...]], dict[str, NDArray[Any]]]:
+    """Return the shapes of all values (or of ``names``), and those of few elements themselves."""
     (source,) = slicer.inputs
     shapes = {source: batch.shape} | {name: tuple(tensor.dims) for name, tensor in slicer.stored.items()}
     numbers = {name: _stored(slicer, name) for name, shape in shapes.items() if name != source and _is_small(shape)}
-    names = [name for node in slicer.nodes for name in node.output if name and _is_array(slicer, name)]
+    if names is None:
+        names = [name for node in slicer.nodes for name in node.output if name and _is_array(slicer, name)]
     if not names:
         return shapes, numbers
     part = open_part(slicer.extract(slicer.inputs, names), Numerics(threads=0))

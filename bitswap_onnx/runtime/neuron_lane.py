@@ -55,8 +55,8 @@ class NeuronLane:
 
     @cached_property
     def loaded_bytes(self) -> int:
-        """As `Lane.loaded_bytes`: the suffix's weights, and as much again for the layout that kernels want."""
-        return 2 * self.slicer.weight_bytes(self.cuts, (self.slicer.output,))
+        """As `Lane.loaded_bytes`."""
+        return self.slicer.loaded_bytes(self.cuts, (self.slicer.output,))
 
     def run(self, injections: Sequence[InjectionEdits], block: Block) -> Iterator[Faulty]:
         """As `Lane.run`."""

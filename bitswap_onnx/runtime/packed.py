@@ -196,8 +196,8 @@ class PackedLane:
 
     @cached_property
     def loaded_bytes(self) -> int:
-        """As `Lane.loaded_bytes`: the suffix's weights, as much again for the layout that kernels want, and the head's."""
-        return 2 * self.slicer.weight_bytes(self.cuts, (self.slicer.output,)) + self.head.loaded_bytes
+        """As `Lane.loaded_bytes`: of the suffix, and what the head is built from."""
+        return self.slicer.loaded_bytes(self.cuts, (self.slicer.output,)) + self.head.loaded_bytes
 
     @property
     def _fed(self) -> tuple[str, ...]:

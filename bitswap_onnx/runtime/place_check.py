@@ -26,7 +26,7 @@ def keeps_rows(slicer: Slicer, numerics: Numerics, index: int) -> bool:
     False as well where that cannot be tried: an input that is no float and has rows, or a value without rows.
     """
     node = slicer.nodes[index]
-    read = [name for name in slicer.reads[index] if name not in slicer.constants]
+    read = [name for name in slicer.reads[index] if name not in slicer.constants and name not in slicer.counts]
     if not all(slicer.has_rows(name) for name in (*read, *filter(None, node.output))):
         return False
     if not all(slicer.dtype(name).kind == "f" for name in read):
