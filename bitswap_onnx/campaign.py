@@ -36,6 +36,7 @@ from bitswap_onnx.run_directory import has_store, holds_other_files, locked, rea
 from bitswap_onnx.runtime.golden import fingerprint as score_fingerprint
 from bitswap_onnx.runtime.session import machine_name, versions
 from bitswap_onnx.store import Store
+from bitswap_onnx.store_checks import REMEDY
 
 #: What the parts of a run's identity are called in messages, where that is not their key.
 _IDENTITY_WORDS = {
@@ -133,7 +134,8 @@ def _begin(
         _check_identity(store, begun["identity"], resume)
         if plan.design and store.setting("design") is None:
             store.put("design", plan.design.text)
-    _check_golden(store, begun["golden"])
+        _check_golden(store, begun["golden"])
+        store.check_content()
 
 
 def _execute_all(executor: Executor, plan: CheckedList, growth: GrowingList | None) -> None:
@@ -244,6 +246,11 @@ def _check_golden(store: Store, description: dict[str, Any]) -> None:
             f"{store.run}: the clean model's scores differ from when the campaign began (then on {stored['machine']}, "
             f"now on {description['machine']}); finish it where it began, or start again with another --out"
         )
+    for key in ("inputs", "values_per_input", "probabilities", "labels", "top_1_correct", "top_5_correct"):
+        if stored.get(key, description[key]) != description[key]:
+            raise RunError(
+                f"{store.run}: the setting golden: expected {description[key]} as {key}, found {stored[key]}; {REMEDY}"
+            )
 
 
 @contextmanager
