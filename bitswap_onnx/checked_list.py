@@ -11,7 +11,6 @@ from bitswap_onnx.errors import FaultListError
 from bitswap_onnx.faults.fault import Injection
 from bitswap_onnx.faults.fault_list import FaultList, has_neurons, read_fault_list
 from bitswap_onnx.faults.fault_list import fingerprint as list_fingerprint
-from bitswap_onnx.graph.flip_opset import at_flip_opset
 from bitswap_onnx.graph.receipts import ResolvedInjection
 from bitswap_onnx.graph.resolve import BitOrder, Resolver
 from bitswap_onnx.graph.sites import NeuronSite, output_key
@@ -20,6 +19,7 @@ from bitswap_onnx.input_sample import InputSample, PerInjection, sample_inputs
 from bitswap_onnx.outcome import Golden
 from bitswap_onnx.plan import join_paths
 from bitswap_onnx.prepare import Settings, Setup, for_neurons, prepare
+from bitswap_onnx.reach import reach
 from bitswap_onnx.runtime.observe import Observer
 from bitswap_onnx.store import Store
 
@@ -42,6 +42,7 @@ class CheckedList:
         self.design: Design | None = None
         self._design_notes: tuple[str, ...] = ()
         self._cones: dict[str, frozenset[int]] = {}
+        self._sites: dict[str, tuple[NeuronSite, str]] = {}
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -52,8 +53,23 @@ class CheckedList:
         """Resolve the whole list, so that its last row is known to be right before anything is written; return its hash."""
         for _, digest in list_fingerprint(self._checked()):
             self.fingerprint = digest
+        self._reach_sites()
         self._find_design()
         return self.fingerprint
+
+    def _reach_sites(self) -> None:
+        """Choose numerics in which faults can get at all neurons; raise FaultListError for the first that they cannot."""
+        if not self._sites:
+            return
+        self.setup, shut = reach(self.setup, [site for site, _ in self._sites.values()])
+        self.observer = replace(self.observer, slicer=self.setup.running_slicer, numerics=self.setup.numerics)
+        if shut:
+            site, where = shut[0], self._sites[shut[0].key][1]
+            raise FaultListError(
+                f"{f'{where}: ' if where else ''}the {site.site} of {site.layer} lies within what ONNX Runtime computes in "
+                f"one piece: other scores follow where a fault can get at it ({len(shut)} such in this list); leave it out "
+                "or choose another layer"
+            )
 
     def _find_design(self) -> None:
         """Look for the design beside the list, so that the run's estimates weight by it; one that does not fit is said."""
@@ -89,6 +105,8 @@ class CheckedList:
                 _refuse_named_inputs(injection)
             self.paths.add(resolved.path)
             self.observer.want(resolved.neurons)
+            for receipt in resolved.neurons:
+                self._sites.setdefault(receipt.site.key, (receipt.site, receipt.fault.where))
             yield injection
         if not seen:
             raise FaultListError("the fault list has no injections")
@@ -182,7 +200,7 @@ def check_list(
     neurons = has_neurons(injections)
     if not isinstance(model, Setup):
         model = prepare(Path(model), for_neurons(settings) if neurons else settings)
-    if neurons:
-        at_flip_opset(model.model)
+    if neurons and not model.neurons:
+        model = replace(model, neurons=True, _clean=[])
     sample = sample_inputs(per_injection, len(model.dataset), model.numerics.batch_size, model.seed)
     return CheckedList(injections, model, bit_order, sample)

@@ -204,7 +204,7 @@ class Executor:
                 return None
             tensors = paths[work.path]
             edits = [store.edits(position, work.chunk) for position in work.positions]
-            label = f"faults in {', '.join(tensors)}"
+            label = f"faults in {store.label(work.path)}"
             lane, whole = self._lanes.get(work.path), work.path in self._given_up
             return Unit(work, label, tensors, edits, self._engine, lane, whole)
 
@@ -269,9 +269,9 @@ def _largest_unit(store: Store, lots: list[Lot]) -> int:
 def _refuse_failed_controls(store: Store) -> None:
     failed = store.failed_controls()
     if failed:
-        tensors, unmasked = failed[0]
+        path, unmasked = failed[0]
         raise ControlFailedError(
-            f"null control failed: without any fault, the way of faults in {tensors} changed {unmasked} outputs "
+            f"null control failed: without any fault, the way of faults in {store.label(path)} changed {unmasked} outputs "
             f"({len(failed)} faulty paths affected); results would be wrong, none are written"
         )
 

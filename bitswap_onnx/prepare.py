@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from bitswap_onnx.dataset import Dataset, load_dataset, synthetic_dataset
 from bitswap_onnx.errors import BitswapError, DataError, InterruptedRunError, ModelError
 from bitswap_onnx.graph.model import Model, load_model
+from bitswap_onnx.graph.neurons import instrument
+from bitswap_onnx.graph.operators import is_quantized
 from bitswap_onnx.graph.rows import refuse_random
 from bitswap_onnx.graph.signature import ModelInput, ends_in_softmax, model_input, score_output
 from bitswap_onnx.graph.slices import Slicer
@@ -38,6 +40,7 @@ class Settings:
 
     ``data`` None: the ``.npz`` beside the model, else seeded standard-normal inputs. ``input_shape``, without the batch,
     settles open dimensions. ``criterion`` is ``top-1`` or ``tolerance=REL``. A ``seed`` of `FROM_CLOCK` becomes one.
+    ``neurons``: the model runs at the opset of flip nodes (`for_neurons`).
     """
 
     data: Path | None = None
@@ -53,6 +56,7 @@ class Settings:
     fusion: Literal["framework", "deployed"] = "framework"
     layout: Literal["auto", "plain", "blocked"] = "auto"
     batch_size: int | None = None
+    neurons: bool = False
     from_clock: bool = False
 
     def __post_init__(self) -> None:
@@ -73,7 +77,7 @@ def for_neurons(settings: Settings) -> Settings:
             raise BitswapError(
                 f"{option} {wrong}: neuron faults need --layout plain and --fusion framework; leave it out"
             )
-    return replace(settings, layout="plain")
+    return replace(settings, layout="plain", neurons=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +93,7 @@ class CleanRun:
 class Setup:
     """A model ready to run on a dataset. ``notes`` say what was decided where the user said nothing.
 
-    ``seed``: of what is drawn beside the data.
+    ``seed``: of what is drawn beside the data. ``neurons``: whether it runs at the opset of flip nodes.
     """
 
     path: Path
@@ -100,12 +104,23 @@ class Setup:
     tolerance: float | None
     seed: int
     notes: tuple[str, ...]
+    neurons: bool = False
     _clean: list[CleanRun] = field(default_factory=list, repr=False)
+
+    @cached_property
+    def running(self) -> Model:
+        """The model that runs without a fault: for neurons at the opset of flip nodes, as the faulty ones."""
+        return instrument(self.model, ()) if self.neurons else self.model
 
     @cached_property
     def slicer(self) -> Slicer:
         """The model, ready to be cut, in the batch shape that everything runs in."""
         return Slicer(self.model, self.output, self.numerics.batch_size, self.dataset.batch(0, 1).shape[1:])
+
+    @cached_property
+    def running_slicer(self) -> Slicer:
+        """`running`, ready to be cut as `slicer` is."""
+        return Slicer(self.running, self.output, self.slicer.batch, self.slicer.shape)
 
     def pieces(self, stop: threading.Event | None = None) -> Iterator[NDArray[Any]]:
         """Yield all inputs, in order and in whole batches; raises InterruptedRunError once ``stop`` is set."""
@@ -124,7 +139,7 @@ class Setup:
         if self._clean:
             return self._clean[0]
         start = time.perf_counter()
-        session = open_session(self.model, self.numerics, self.output)
+        session = open_session(self.running, self.numerics, self.output)
         scores = golden_run(self.model, session, self.pieces(stop), classes=self.tolerance is None)
         labels = self.dataset.labels if self.tolerance is None else None
         if labels is not None and labels.max() >= scores.shape[1]:
@@ -152,11 +167,12 @@ def prepare(path: Path, settings: Settings) -> Setup:
     notes = [f"data: {dataset.source}", *([f"seed: {settings.seed}"] if settings.seed else []), *mixing_notes]
     if settings.layout == "auto" and numerics.provider == "cpu":
         notes.append(f"kernels: {numerics.layout} layout")
+    notes += _QUANTIZED_NOTES[numerics.quantized]
     if dataset.labels is None and tolerance is None:
         notes.append("no labels: accuracy is left empty, robustness is measured against the golden predictions")
     if conflict := runtime_conflict():
         notes.append(f"warning: {conflict}")
-    return Setup(path, model, output, numerics, dataset, tolerance, settings.seed, tuple(notes))
+    return Setup(path, model, output, numerics, dataset, tolerance, settings.seed, tuple(notes), settings.neurons)
 
 
 def _batch_size(
@@ -193,8 +209,26 @@ def _numerics(model: Model, settings: Settings, output: str, spec: ModelInput, b
         fusion=settings.fusion,
         layout="blocked" if settings.layout == "blocked" else "plain",
         batch_size=batch_size,
+        quantized=_quantized(model, settings),
     )
     return choose_layout(model, numerics, output, spec) if settings.layout == "auto" else numerics
+
+
+def _quantized(model: Model, settings: Settings) -> Literal["none", "exact", "runtime"]:
+    """Return how a model's operators of quantized numbers compute."""
+    if not any(is_quantized(node.op_type) for node in model.proto.graph.node):
+        return "none"
+    return "exact" if settings.fusion == "framework" else "runtime"
+
+
+_QUANTIZED_NOTES = {
+    "none": [],
+    "exact": ["quantized operators: each as it is specified, none fused"],
+    "runtime": [
+        "quantized operators: fused as ONNX Runtime chooses; some of its integer kernels saturate on processors without "
+        "VNNI, so that clean scores depend on the processor"
+    ],
+}
 
 
 def _dataset(path: Path, spec: ModelInput, settings: Settings) -> Dataset:

@@ -32,6 +32,9 @@ from bitswap_onnx.store_file import StoreFile
 if TYPE_CHECKING:
     from bitswap_onnx.store_checks import Digest
 
+#: Layers that the label of a faulty path names, at most.
+_NAMED = 3
+
 #: An injection's position, its counts over a chunk, and what else was recorded of it, by name.
 Outcome = tuple[int, Counts, dict[str, bytes]]
 
@@ -228,12 +231,23 @@ class Store(StoreFile):
             given_up = json.dumps(sorted(self.given_up | {path}))
             db.execute("INSERT OR REPLACE INTO setting VALUES ('given_up', ?)", (given_up,))
 
-    def failed_controls(self) -> list[tuple[str, int]]:
-        """Return the tensors and the number of unmasked inputs of every null control that did not hold."""
+    def failed_controls(self) -> list[tuple[int, int]]:
+        """Return the path and the number of unmasked inputs of every null control that did not hold."""
         return self._db.execute(
-            "SELECT p.tensors, SUM(c.inputs - c.masked) FROM control c JOIN path p ON p.number = c.path"
-            " GROUP BY c.path HAVING SUM(c.inputs - c.masked) > 0"
+            "SELECT path, SUM(inputs - masked) FROM control GROUP BY path HAVING SUM(inputs - masked) > 0"
         ).fetchall()
+
+    def label(self, path: int) -> str:
+        """Return a faulty path in the user's words: its layers and parameters, or sides of layers."""
+        rows = self._db.execute(
+            "SELECT DISTINCT r.layer, r.parameter, r.site FROM receipt r JOIN injection i USING (position)"
+            " WHERE i.path = ? ORDER BY r.layer LIMIT ?",
+            (path, _NAMED + 1),
+        ).fetchall()
+        named = [
+            f"the {site} of {layer}" if site else f"{layer} {parameter}" for layer, parameter, site in rows[:_NAMED]
+        ]
+        return ", ".join(named) + (", ..." if len(rows) > _NAMED else "")
 
     def check_complete(self) -> None:
         """Raise RunError unless every injection has run over all inputs that are its own, and every control held."""

@@ -102,6 +102,13 @@ _ORPHANS = (
 )
 
 
+def check_golden(store: Path, stored: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raise RunError where what follows from a model and its data alone is not what the golden run gives ``now``."""
+    for key in ("inputs", "values_per_input", "probabilities", "labels", "top_1_correct", "top_5_correct"):
+        if stored.get(key, now[key]) != now[key]:
+            raise RunError(f"{store}: the setting golden: expected {now[key]} as {key}, found {stored[key]}; {REMEDY}")
+
+
 def check_outcomes(
     db: sqlite3.Connection, store: Path, identity: dict[str, Any], golden: dict[str, Any], unit: int
 ) -> None:

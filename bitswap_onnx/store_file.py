@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from bitswap_onnx.errors import RunError
 from bitswap_onnx.schema import OLDER_AS_TODAY
-from bitswap_onnx.store_checks import REMEDY, check_outcomes, check_plan, check_schema
+from bitswap_onnx.store_checks import REMEDY, check_golden, check_outcomes, check_plan, check_schema
 from bitswap_onnx.stored_settings import REQUIRED, misfit
 
 if TYPE_CHECKING:
@@ -49,9 +49,13 @@ class StoreFile:
             for key in sorted(given | set(REQUIRED), key=str):
                 self.setting(key)
 
-    def check_content(self) -> None:
-        """Raise RunError for a plan that is not what was committed, and for outcomes and null controls that cannot be."""
+    def check_content(self, golden: dict[str, Any]) -> None:
+        """Raise RunError for a plan that is not what was committed, and for outcomes and null controls that cannot be.
+
+        ``golden``: what that setting would be now, with the same model and data.
+        """
         file = self.run / STORE_NAME
+        check_golden(file, self.setting("golden"), golden)
         self._plan = check_plan(self._db, file, self.setting("plan"))
         check_outcomes(self._db, file, self.setting("identity"), self.setting("golden"), self.setting("unit_length"))
 

@@ -1,7 +1,7 @@
 """Clean and faulty runs in the frameworks themselves, for cross-checks: nothing of ours in them but the bit edit."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bitswap_onnx.converters.torch_taps import LayerCall
 from bitswap_onnx.errors import FaultListError
 from bitswap_onnx.faults.bits import to_bits
 from bitswap_onnx.graph.model import Model, load_model
@@ -28,16 +29,23 @@ _BATCH = 64
 
 @dataclass(frozen=True)
 class Native:
-    """A framework's own run of a model: inputs (n, ...) → scores (n, classes), clean and with an injection applied."""
+    """A framework's own run of a model: inputs (n, ...) → scores (n, classes), clean and with an injection applied.
+
+    ``layers``, where the framework shows them: an injection (None: clean) and a few inputs → the scores and, by the path
+    of a layer as converters record it, what its calls took in and put out, in the framework's layout.
+    """
 
     name: str
     clean: Callable[[Array], Array]
     faulty: Callable[[ResolvedInjection, Array], Array]
+    layers: Callable[[ResolvedInjection | None, Array], tuple[Array, dict[str, list[LayerCall]]]] | None = None
 
 
 def torch_native(module: "torch.nn.Module") -> Native:
     """Run a PyTorch module; faults flip bits of its parameters and buffers, found by the names they have in the file."""
     import torch
+
+    from bitswap_onnx.converters.torch_taps import tapped
 
     module.eval()
     parameters = {name: tensor.detach().numpy() for name, tensor in module.state_dict(keep_vars=True).items()}
@@ -53,7 +61,13 @@ def torch_native(module: "torch.nn.Module") -> Native:
         with _flipped(injection, parameters):
             return run(inputs)
 
-    return Native("torch", run, faulty)
+    @torch.no_grad()
+    def layers(injection: ResolvedInjection | None, inputs: Array) -> tuple[Array, dict[str, list[LayerCall]]]:
+        with _flipped(injection, parameters) if injection else nullcontext(), tapped(module) as taps:
+            scores, _ = module(torch.from_numpy(np.ascontiguousarray(inputs)))
+        return scores.numpy(), taps.results()
+
+    return Native("torch", run, faulty, layers)
 
 
 def keras_native(model: Model, network: "keras.Model") -> Native:
@@ -62,16 +76,31 @@ def keras_native(model: Model, network: "keras.Model") -> Native:
     Where ``model`` is not the network's own export but, say, the PyTorch one's, parameters are paired by content, and
     images are turned to the layout that the network takes.
     """
+    from bitswap_onnx.converters.keras_taps import tapped_layers
+
     variables = {variable.path: variable for variable in network.variables}
     own = all(target.tensor in variables for target in find_targets(model))
     pairs = {} if own else _keras_pairs(model, network)
 
+    def turned(inputs: Array) -> Array:
+        other = inputs.ndim == 4 and inputs.shape[1:] != tuple(network.input_shape[1:])
+        return np.moveaxis(inputs, 1, -1) if other else inputs
+
     def run(inputs: Array) -> Array:
-        if inputs.ndim == 4 and inputs.shape[1:] != tuple(network.input_shape[1:]):
-            inputs = np.moveaxis(inputs, 1, -1)
-        return np.asarray(network.predict(inputs, batch_size=_BATCH, verbose=0))
+        return np.asarray(network.predict(turned(inputs), batch_size=_BATCH, verbose=0))
 
     def faulty(injection: ResolvedInjection, inputs: Array) -> Array:
+        with changed_to(injection):
+            return run(inputs)
+
+    def layers(injection: ResolvedInjection | None, inputs: Array) -> tuple[Array, dict[str, list[LayerCall]]]:
+        with changed_to(injection) if injection else nullcontext(), tapped_layers(network) as taps:
+            taps.enter("", (inputs,))
+            scores = np.asarray(network(turned(inputs), training=False))
+        return scores, taps.results()
+
+    @contextmanager
+    def changed_to(injection: ResolvedInjection) -> Iterator[None]:
         injection = injection if own else _moved(injection, pairs)
         clean = {name: np.asarray(variables[name].value).copy() for name in injection.path if name in variables}
         changed = {name: values.copy() for name, values in clean.items()}
@@ -79,12 +108,12 @@ def keras_native(model: Model, network: "keras.Model") -> Native:
             with _flipped(injection, changed, restore=False):
                 for name, values in changed.items():
                     variables[name].assign(values)
-            return run(inputs)
+            yield
         finally:
             for name, values in clean.items():
                 variables[name].assign(values)
 
-    return Native("keras", run, faulty)
+    return Native("keras", run, faulty, layers)
 
 
 def tensorflow_native(model: Model) -> Native:

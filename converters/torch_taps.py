@@ -10,10 +10,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     import torch
+
+
+#: What one call of a layer took in, if that was a tensor, and what it put out.
+LayerCall = tuple[NDArray[Any] | None, NDArray[Any]]
 
 
 @dataclass
@@ -68,6 +74,20 @@ class Taps:
             passes = bool(path) and all(before == after for before, after in ends)
             (vanished if passes else modules)[path] = entry
         return modules, vanished
+
+    def results(self) -> dict[str, list[LayerCall]]:
+        """Return, after a run that is no trace, by module path what each of its calls took in and put out."""
+        return {
+            path: [
+                (self._array(call.entered), np.asarray(self.tensors[call.left]))
+                for call in calls
+                if call.left is not None
+            ]
+            for path, calls in self.calls.items()
+        }
+
+    def _array(self, position: int | None) -> NDArray[Any] | None:
+        return None if position is None else np.asarray(self.tensors[position])
 
     def enter(self, path: str, arguments: Any) -> None:
         """Note that the module ``path`` is called; the root's call starts a new trace."""

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import partial
 from itertools import compress, pairwise
 from typing import Literal
 
@@ -21,10 +22,11 @@ from bitswap_onnx.faults.bits import FORMATS
 from bitswap_onnx.faults.fault import Fault, Injection, Site
 from bitswap_onnx.graph.resolve import Resolver
 from bitswap_onnx.graph.site_choice import select_sites
-from bitswap_onnx.graph.sites import find_sites
+from bitswap_onnx.graph.sites import NeuronSite, find_sites
 from bitswap_onnx.graph.targets import select_targets
 from bitswap_onnx.numerals import real
 from bitswap_onnx.prepare import Setup
+from bitswap_onnx.reach import without_shut
 
 #: Faults that the campaign of one sweep may have: each is a row in the store and some 200 bytes of memory.
 MOST_FAULTS = 20_000_000
@@ -112,9 +114,16 @@ class Plan:
         )
 
 
-def find_regions(setup: Setup, layers: str | None, site: Where) -> tuple[Region, ...]:
-    """Return the bits that errors can hit: of stored parameters, of what layers with kernels put out, or of both."""
-    finders = {"weights": (_stored,), "neurons": (_neurons,), "both": (_stored, _neurons)}[site]
+def find_regions(
+    setup: Setup, layers: str | None, site: Where, exclude: str | None = None
+) -> tuple[Setup, tuple[Region, ...]]:
+    """Return the bits that errors can hit: of stored parameters, of what layers with kernels put out, or of both.
+
+    Neurons that faults cannot get at are left out, and the setup that is returned says so (`bitswap_onnx.reach`).
+    """
+    setup, neurons = _open_neurons(setup, exclude) if site != "weights" else (setup, ())
+    hit = partial(_named_neurons, neurons=neurons)
+    finders = {"weights": (_stored,), "neurons": (hit,), "both": (_stored, hit)}[site]
     found: dict[Region, None] = {}
     for pattern in layers.split(",") if layers is not None else [None]:
         refused: list[ModelError] = []
@@ -125,7 +134,8 @@ def find_regions(setup: Setup, layers: str | None, site: Where) -> tuple[Region,
                 refused.append(error)
         if len(refused) == len(finders):
             raise refused[0]
-    return tuple(found)
+    left_out = frozenset(_stored(setup, exclude)) if exclude and site != "neurons" else frozenset()
+    return setup, tuple(region for region in found if region not in left_out)
 
 
 def _stored(setup: Setup, pattern: str | None) -> list[Region]:
@@ -139,12 +149,18 @@ def _stored(setup: Setup, pattern: str | None) -> list[Region]:
     return regions
 
 
-def _neurons(setup: Setup, pattern: str | None) -> list[Region]:
-    kernels = [entry for entry in find_sites(setup.slicer) if entry.role == "kernel"]
+def _open_neurons(setup: Setup, exclude: str | None) -> tuple[Setup, tuple[NeuronSite, ...]]:
+    """Return what layers with kernels put out, as far as faults can get at it."""
+    kernels = [entry for entry in find_sites(setup.slicer) if entry.role == "kernel" and entry.site is Site.OUTPUT]
+    chosen = select_sites(kernels, exclude=exclude)
+    return without_shut(setup, chosen) if chosen else (setup, ())
+
+
+def _named_neurons(setup: Setup, pattern: str | None, neurons: Sequence[NeuronSite]) -> list[Region]:
     inputs = len(setup.dataset)
     return [
         Region(entry.layer, entry.shape, entry.format.width, site=entry.site, inputs=inputs)
-        for entry in select_sites(kernels, pattern)
+        for entry in select_sites(neurons, pattern)
     ]
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bitswap_onnx.analysis.parting import Parting, find_parting
 from bitswap_onnx.campaign import run_campaign
 from bitswap_onnx.converters.native import Native
 from bitswap_onnx.errors import ControlFailedError
@@ -26,6 +27,9 @@ from bitswap_onnx.prepare import Settings, prepare
 #: Clean scores may differ by this much of an input's largest score: float32 rounding through a deep network.
 MAX_CLEAN_DIFFERENCE = 1e-3
 
+#: Of how many injections whose predictions differ it is found out where the runs part.
+PARTINGS = 5
+
 
 @dataclass(frozen=True)
 class Agreement:
@@ -34,7 +38,8 @@ class Agreement:
     ``difference``: the largest score difference where both sides are finite; ``relative``: the same, each input's by its
     largest score. ``differing``: predictions that differ there,
     of which ``near_ties`` are ties within rounding. ``nonfinite``: inferences with NaN or Inf on either side, of which
-    ``nonfinite_differing`` have other predictions.
+    ``nonfinite_differing`` have other predictions. ``example``: the first input whose predictions differ with NaN or Inf,
+    or without a near tie.
     """
 
     id: str
@@ -47,17 +52,22 @@ class Agreement:
     nonfinite_differing: int
     runtime: Counts
     native: Counts
+    example: int | None = None
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """All agreements with one native run, and the largest share of differing nonfinite inferences that is tolerated."""
+    """All agreements with one native run, and the largest share of differing nonfinite inferences that is tolerated.
+
+    ``partings`` say where the two runs part, for the first injections whose predictions differ.
+    """
 
     native: str
     clean: Agreement
     injections: tuple[Agreement, ...]
     max_nonfinite: float
     has_max_pool: bool
+    partings: tuple[Parting, ...] = ()
 
     @property
     def unexplained(self) -> int:
@@ -71,7 +81,10 @@ class Verdict:
 
     @property
     def cause(self) -> str:
-        """What is known to make nonfinite predictions differ in this model."""
+        """Where nonfinite predictions come to differ, or what is known of the model."""
+        places = dict.fromkeys(parting.operators for parting in self.partings if parting.nodes)
+        if places:
+            return f"the runs part at {', '.join(places)}"
         known = "MaxPool: ONNX Runtime keeps a NaN only if it is a window's last element, frameworks propagate it"
         return known if self.has_max_pool else "no cause known for this model"
 
@@ -111,6 +124,7 @@ def agree(identifier: str, runtime: tuple[Scores, Scores], native: tuple[Scores,
         distance = np.abs(ours.astype(np.float64) - theirs.astype(np.float64))
         tie = _margin(ours, theirs) <= 2 * _tolerance(clean, native_clean, ours)
         relative = distance / np.abs(ours).max(axis=1, keepdims=True)
+    telling = np.flatnonzero(differs & ~(finite & tie))
     return Agreement(
         id=identifier,
         inputs=len(ours),
@@ -122,6 +136,7 @@ def agree(identifier: str, runtime: tuple[Scores, Scores], native: tuple[Scores,
         nonfinite_differing=int(np.sum(differs & ~finite)),
         runtime=judge(Golden(clean, None, Criterion()), ours).counts,
         native=judge(Golden(native_clean, None, Criterion()), theirs).counts,
+        example=int(telling[0]) if len(telling) else None,
     )
 
 
@@ -174,15 +189,20 @@ def crosscheck(
     verdicts = []
     for native in runs:
         native_clean = native.clean(inputs)
-        agreements = []
+        agreements: list[Agreement] = []
+        partings: list[Parting] = []
         for number, injection in enumerate(resolved, 1):
             scores = np.load(run / "outputs" / f"inj_{injection.id}.npy")
             pair = native_clean, native.faulty(injection, inputs)
             agreements.append(agree(injection.id, (clean, scores), pair))
+            example = agreements[-1].example
+            if example is not None and len(partings) < PARTINGS:
+                rows = scores[example], pair[1][example]
+                partings.append(find_parting(setup, injection, native, example, rows))
             if on_progress:
                 on_progress(Progress(f"native {native.name}", number, len(resolved)))
         whole = agree("clean", (clean, clean), (native_clean, native_clean))
-        verdicts.append(Verdict(native.name, whole, tuple(agreements), max_nonfinite, has_max_pool))
+        verdicts.append(Verdict(native.name, whole, tuple(agreements), max_nonfinite, has_max_pool, tuple(partings)))
     return verdicts
 
 

@@ -33,6 +33,7 @@ from bitswap_onnx.graph.site_choice import select_sites
 from bitswap_onnx.graph.sites import find_sites
 from bitswap_onnx.outcome import CRITICAL, decode_outcomes
 from bitswap_onnx.prepare import Settings, Setup, for_neurons, prepare
+from bitswap_onnx.reach import without_shut
 from bitswap_onnx.run_directory import reading
 from bitswap_onnx.store import Store
 
@@ -68,6 +69,7 @@ def run_neurons(
     *,
     layers: str | None = None,
     kinds: str | None = None,
+    exclude: str | None = None,
     numbers: Collection[int] | None = None,
     bit: int | None = None,
     trials: int = 1,
@@ -79,9 +81,9 @@ def run_neurons(
 ) -> NeuronCampaign:
     """Flip a random bit (or ``bit``, 0 the least significant) of a random neuron per layer and input; count what it does.
 
-    ``layers``, ``kinds`` and ``numbers`` choose as in `choose_layers`. ``trials`` draws are made per layer and input.
-    ``drop_last`` leaves out the inputs of the last batch if it is not full. ``settings.seed`` seeds the draws, `FROM_CLOCK`
-    draws it as well (`NeuronCampaign.seed` says which it was). The rest is as in `run_campaign`; the files of
+    ``layers``, ``kinds``, ``numbers`` and ``exclude`` choose as in `choose_layers`. ``trials`` draws are made per layer and
+    input. ``drop_last`` leaves out the inputs of the last batch if it is not full. ``settings.seed`` seeds the draws,
+    `FROM_CLOCK` draws it as well (`NeuronCampaign.seed` says which it was). The rest is as in `run_campaign`; the files of
     `NeuronCampaign.files` go into its run directory. ``detailed_log`` lists every misclassification in one of them.
 
     Raises BitswapError as `choose_layers`, `plan_neurons` and `run_campaign` do.
@@ -90,7 +92,8 @@ def run_neurons(
         raise RunError("--resume needs --out RUN: the run directory to continue")
     settings = for_neurons(settings)
     setup = prepare(Path(model), settings)
-    plan = plan_neurons(setup, choose_layers(setup, layers, kinds, numbers), settings.seed, trials, bit, drop_last)
+    setup, chosen = choose_layers(setup, layers, kinds, numbers, exclude)
+    plan = plan_neurons(setup, chosen, settings.seed, trials, bit, drop_last)
     folder = Path(running.get("run") or default_run(setup))
     if on_layers:
         on_layers(setup.model.name, plan.layers)
@@ -107,25 +110,34 @@ def run_neurons(
 
 
 def choose_layers(
-    setup: Setup, layers: str | None = None, kinds: str | None = None, numbers: Collection[int] | None = None
-) -> tuple[Layer, ...]:
+    setup: Setup,
+    layers: str | None = None,
+    kinds: str | None = None,
+    numbers: Collection[int] | None = None,
+    exclude: str | None = None,
+) -> tuple[Setup, tuple[Layer, ...]]:
     """Return the layers whose output is hit: chosen by name and type as `select_sites` does, and of these by number.
 
-    Numbers count what names and types chose, from 0; without these that is the model's input. Raises ModelError as
-    `select_sites` does, and for a number that no layer has.
+    Numbers count what names and types chose, from 0; without these that is the model's input. Layers that faults cannot get
+    at are left out, and the setup that is returned says so (`bitswap_onnx.reach`). Raises ModelError as `select_sites` and
+    `without_shut` do, and for a number that no layer has.
     """
     every = [site for site in find_sites(setup.slicer) if site.site is Site.OUTPUT]
-    stored = stored_tensors(setup.model.proto)
-    chosen = []
-    for number, site in enumerate(select_sites(every, layers, kinds)):
-        weight = None if site.weight is None else tuple(stored[site.weight].dims)
-        chosen.append(Layer(number, site, weight))
-    wrong = next((number for number in numbers or () if not 0 <= number < len(chosen)), None)
+    found = select_sites(every, layers, kinds, exclude=exclude)
+    wrong = next((number for number in numbers or () if not 0 <= number < len(found)), None)
     if wrong is not None:
         raise ModelError(
-            f"--layer-num: there is no layer {wrong}; layers to choose from: {len(chosen)}, numbered 0-{len(chosen) - 1}"
+            f"--layer-num: there is no layer {wrong}; layers to choose from: {len(found)}, numbered 0-{len(found) - 1}"
         )
-    return tuple(layer for layer in chosen if numbers is None or layer.number in numbers)
+    chosen = {number: site for number, site in enumerate(found) if numbers is None or number in numbers}
+    if not chosen:
+        return setup, ()
+    setup, open_sites = without_shut(setup, tuple(chosen.values()))
+    stored = stored_tensors(setup.model.proto)
+    weights = {number: site.weight and tuple(stored[site.weight].dims) for number, site in chosen.items()}
+    return setup, tuple(
+        Layer(number, site, weights[number] or None) for number, site in chosen.items() if site in open_sites
+    )
 
 
 def plan_neurons(

@@ -31,6 +31,7 @@ from bitswap_onnx.graph.site_choice import select_sites
 from bitswap_onnx.graph.sites import NeuronSite, find_sites
 from bitswap_onnx.graph.targets import find_targets
 from bitswap_onnx.prepare import Settings, Setup, for_neurons, prepare
+from bitswap_onnx.reach import without_shut
 from bitswap_onnx.runtime.observe import largest_values
 
 #: The rankings that need no file. Layers that are first: the earliest, the latest, ...; those with the most parameters,
@@ -60,6 +61,7 @@ def evaluate_robustness(
     evaluation_steps: int | None = None,
     layers: str | None = None,
     kinds: str | None = None,
+    exclude: str | None = None,
     top: int | None = None,
     **running: Unpack[Running],
 ) -> Robustness:
@@ -67,16 +69,17 @@ def evaluate_robustness(
 
     A ranking is a file (`read_ranking`, with its ``form``) or layer names, the most critical first. Faults hit ``where``:
     one random bit of one random element of what the layer takes in, another for each input and trial; or of its kernel.
-    ``evaluation_steps``: batches of inputs to use (default: all). ``layers`` and ``kinds`` choose layers as
-    `select_sites` does; by default those with kernels. ``top``: how many first layers are compared (default: a quarter).
-    ``settings.seed`` seeds faults, the shuffle and bootstraps. The rest is as in `run_campaign`.
+    ``evaluation_steps``: batches of inputs to use (default: all). ``layers``, ``kinds`` and ``exclude`` choose layers as
+    `select_sites` does; by default those with kernels. Layers that faults cannot get at are left out, and a note says so.
+    ``top``: how many first layers are compared (default: a quarter). ``settings.seed`` seeds faults, the shuffle and
+    bootstraps. The rest is as in `run_campaign`.
 
     Raises BitswapError as `run_campaign`, `select_sites` and `read_ranking` do, and for fewer than two layers.
     """
     trials = TRIALS[where] if trials is None else trials
     _check(builtin, where, trials, running)
     setup = _prepare(Path(model), settings, where, evaluation_steps, running)
-    sites = _sites(setup, layers, kinds, where)
+    setup, sites = _sites(setup, layers, kinds, exclude, where)
     given = {name: _given(name, ranking, sites, form) for name, ranking in (rankings or {}).items()}
     ties = [f"{name}: equal ranks keep the model's order: {', '.join(r.tied)}" for name, r in given.items() if r.tied]
     if (on_notes := running.get("on_notes")) and ties:
@@ -147,18 +150,22 @@ def _prepare(path: Path, settings: Settings, where: Where, steps: int | None, ru
     return prepare(path, replace(settings, first=None if limit else first, limit=first if limit else None))
 
 
-def _sites(setup: Setup, layers: str | None, kinds: str | None, where: Where) -> tuple[NeuronSite, ...]:
-    sites = select_sites(find_sites(setup.slicer), layers, kinds, Site.INPUT)
+def _sites(
+    setup: Setup, layers: str | None, kinds: str | None, exclude: str | None, where: Where
+) -> tuple[Setup, tuple[NeuronSite, ...]]:
+    sites = select_sites(find_sites(setup.slicer), layers, kinds, Site.INPUT, exclude)
     if kinds is None and layers is None:
         sites = tuple(site for site in sites if site.role == "kernel") or sites
     if where == "weights":  # what several layers share is one of them
         sites = tuple({site.weight: site for site in reversed(sites)}.values())[::-1]
+    else:
+        setup, sites = without_shut(setup, sites)
     if len(sites) < 2:
         found = ", ".join(site.layer for site in sites)
         raise ModelError(
             f"{setup.model.name}: expected at least 2 layers to rank, found {found}; choose more with --layers"
         )
-    return sites
+    return setup, sites
 
 
 def _given(
@@ -179,7 +186,7 @@ def _given(
 
 def _layers(setup: Setup, sites: Sequence[NeuronSite], outcomes: LayerOutcomes, where: Where) -> tuple[Layer, ...]:
     costs = layer_costs(setup.slicer, sites)
-    largest = largest_values(setup.slicer, setup.numerics, [site.value for site in sites], setup.pieces())
+    largest = largest_values(setup.running_slicer, setup.numerics, [site.value for site in sites], setup.pieces())
     targets = find_targets(setup.model)
     layers = []
     for number, site in enumerate(sites):

@@ -78,6 +78,7 @@ def sweep_errors(
     *,
     repeats: int = REPEATS,
     layers: str | None = None,
+    exclude: str | None = None,
     site: Where = "weights",
     settings: Settings = Settings(),
     **running: Unpack[Running],
@@ -85,9 +86,10 @@ def sweep_errors(
     """Flip the bits of ``model`` at random at each of ``rates``, ``repeats`` times, and measure what it does.
 
     ``layers`` chooses by comma-separated globs or parts of names: of layers and parameters for ``site`` weights, of layers
-    with kernels (their outputs) for neurons; for both, each must match some of either. ``settings.seed`` seeds the drawing
-    (`plan_sweep` says what another seed, repeat or rate changes). The rest is as in `run_campaign`, which runs every
-    point that has flips; the files of `Sweep.files` go into its run directory.
+    with kernels (their outputs) for neurons; for both, each must match some of either. ``exclude`` leaves out in the same
+    way; neurons that faults cannot get at are left out, and a note says so. ``settings.seed`` seeds the drawing
+    (`plan_sweep` says what another seed, repeat or rate changes). The rest is as in `run_campaign`, which runs every point
+    that has flips; the files of `Sweep.files` go into its run directory.
 
     Raises BitswapError as `check_rates`, `plan_sweep`, `select_targets`, `select_sites` and `run_campaign` do.
     """
@@ -97,7 +99,8 @@ def sweep_errors(
         raise RunError("--resume needs --out RUN: the run directory to continue")
     settings = settings if site == "weights" else for_neurons(settings)
     setup = prepare(Path(model), as_begun(settings, run) if resume else settings)
-    plan = plan_sweep(find_regions(setup, layers, site), rates, repeats, settings.seed)
+    setup, regions = find_regions(setup, layers, site, exclude)
+    plan = plan_sweep(regions, rates, repeats, settings.seed)
     folder = Path(run) if run else default_run(setup)
     if on_notes:
         on_notes([plan.description, *(() if plan.injections else setup.notes)])

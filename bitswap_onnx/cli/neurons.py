@@ -18,7 +18,7 @@ from bitswap_onnx.analysis.neuron_report import (
 from bitswap_onnx.analysis.plots import require_matplotlib
 from bitswap_onnx.cli import console
 from bitswap_onnx.cli.inject import watched
-from bitswap_onnx.cli.options import Model, Plot, with_shared
+from bitswap_onnx.cli.options import Exclude, Model, Plot, with_shared
 from bitswap_onnx.errors import BitswapError
 from bitswap_onnx.execute import Running
 from bitswap_onnx.numerals import whole
@@ -37,6 +37,7 @@ def command(
             help="Globs or parts of names. Default: the input, layers with kernels, vanished modules.",
         ),
     ] = None,
+    exclude: Exclude = None,
     layer_type: Annotated[
         str | None, typer.Option(metavar="TYPE,..", help="Types of layers, as PyTorch, Keras or ONNX call them.")
     ] = None,
@@ -59,6 +60,7 @@ def command(
         campaign = run_neurons(
             model,
             layers=layers,
+            exclude=exclude,
             kinds=layer_type,
             numbers=_numbers(layer_num),
             bit=bit,

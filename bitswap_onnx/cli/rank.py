@@ -15,7 +15,7 @@ from bitswap_onnx.analysis.ranking import LEVEL, Estimate
 from bitswap_onnx.analysis.robustness import Ranked, Robustness
 from bitswap_onnx.cli import console
 from bitswap_onnx.cli.inject import watched
-from bitswap_onnx.cli.options import Layers, Model, Plot, with_shared
+from bitswap_onnx.cli.options import Exclude, Layers, Model, Plot, with_shared
 from bitswap_onnx.errors import BitswapError
 from bitswap_onnx.execute import Running
 from bitswap_onnx.prepare import Settings
@@ -46,6 +46,7 @@ def command(
     ] = None,
     evaluation_steps: Annotated[int | None, typer.Option(min=1, help="Batches of inputs to use. Default: all.")] = None,
     layers: Layers = None,
+    exclude: Exclude = None,
     layer_type: Annotated[
         str | None, typer.Option(metavar="TYPE,..", help="Types of layers, as PyTorch, Keras or ONNX call them.")
     ] = None,
@@ -68,6 +69,7 @@ def command(
             trials=trials,
             evaluation_steps=evaluation_steps,
             layers=layers,
+            exclude=exclude,
             kinds=layer_type,
             top=top,
             **watching,

@@ -12,7 +12,7 @@ from bitswap_onnx.analysis.plots import require_matplotlib
 from bitswap_onnx.analysis.sweep import LEVEL, REPEATS, Sweep, interval, plot_sweep, sweep_errors
 from bitswap_onnx.cli import console
 from bitswap_onnx.cli.inject import watched
-from bitswap_onnx.cli.options import Model, Plot, with_shared
+from bitswap_onnx.cli.options import Exclude, Model, Plot, with_shared
 from bitswap_onnx.execute import Running
 from bitswap_onnx.prepare import Settings
 
@@ -30,6 +30,7 @@ def command(
         str | None,
         typer.Option(metavar="NAME,..", help="Layers and parameters: globs or parts of names. Default: all."),
     ] = None,
+    exclude: Exclude = None,
     site: Annotated[
         Literal["weights", "neurons", "both"],
         typer.Option(help="weights: all stored parameters, for all inputs; neurons: layers' outputs, per input anew."),
@@ -45,6 +46,7 @@ def command(
             parse_rates(rates),
             repeats=repeats,
             layers=layers,
+            exclude=exclude,
             site=site,
             settings=settings,
             **watching,

@@ -130,6 +130,16 @@ RANDOM = frozenset(
 )
 
 
+_QUANTIZED = frozenset(
+    ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger", "QGemm")
+)
+
+
+def is_quantized(op_type: str) -> bool:
+    """Whether an operator computes with quantized numbers, or makes or reads them."""
+    return op_type in _QUANTIZED or op_type.startswith(("QLinear", "MatMulInteger", "DynamicQuantize", "QAttention"))
+
+
 def operator(domain: str, op_type: str) -> Operator | None:
     """Return what is known of an operator, None if it is not in the table."""
     return OPERATORS.get(op_type if domain in ("", "ai.onnx") else f"{domain}:{op_type}")

@@ -187,8 +187,7 @@ class IncrementalEngine:
 
     def _whole(self, path: Path) -> WholeLane:
         if self._last_whole is None or self._last_whole.path != path:
-            model = self._flippable if any(map(is_site, path)) else self.model
-            self._last_whole = WholeLane(model, self.numerics, self.output, path, self.sites)
+            self._last_whole = WholeLane(self._clean, self.numerics, self.output, path, self.sites)
         return self._last_whole
 
     def candidates(self, path: Path) -> Iterator[PackedLane | NeuronLane | ConeLane]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,11 +10,14 @@ from numpy.typing import NDArray
 from bitswap_onnx.dataset import batches
 from bitswap_onnx.errors import ControlFailedError, ModelError
 from bitswap_onnx.faults.bits import to_bits
+from bitswap_onnx.graph.neurons import flips, instrument
 from bitswap_onnx.graph.receipts import NeuronReceipt
+from bitswap_onnx.graph.sites import NeuronSite
 from bitswap_onnx.graph.slices import Slicer
 from bitswap_onnx.outcome import Scores
+from bitswap_onnx.runtime.lanes import flat
 from bitswap_onnx.runtime.part import Part, open_part
-from bitswap_onnx.runtime.session import Numerics
+from bitswap_onnx.runtime.session import Numerics, open_session
 
 
 def largest_values(
@@ -32,6 +36,40 @@ def largest_values(
     return [largest[name] for name in names]
 
 
+def shut_sites(
+    slicer: Slicer, numerics: Numerics, sites: Sequence[NeuronSite], inputs: NDArray[Any]
+) -> tuple[NeuronSite, ...]:
+    """Return those of ``sites`` at which a flip node without a fault, or a look at the value, changes scores.
+
+    ``slicer`` has the model at the opset of flip nodes. All sites are tried together first, then one by one.
+    """
+    golden = open_session(slicer.model, numerics, slicer.output).run(inputs)
+    if _keep_bits(slicer, numerics, sites, inputs, golden):
+        return ()
+    return tuple(site for site in sites if not _keep_bits(slicer, numerics, [site], inputs, golden))
+
+
+def _keep_bits(
+    slicer: Slicer, numerics: Numerics, sites: Sequence[NeuronSite], inputs: NDArray[Any], golden: Scores
+) -> bool:
+    """Whether flip nodes without a fault at some sites, and then their values taken out, leave all scores golden."""
+    names = sorted({site.value for site in sites} - {*slicer.inputs, slicer.output})
+    fed = {name: array for site in sites for name, array in flips({}, (), site).feeds(site).items()}
+    try:
+        flipped = open_part(instrument(slicer.model, sites), numerics)
+        looked_at = open_part(slicer.extract(slicer.inputs, [*names, slicer.output]), numerics)
+        for number, (batch, count) in enumerate(batches(inputs, numerics.batch_size)):
+            feeds = {slicer.inputs[0]: batch}
+            expected = golden[number * numerics.batch_size :][:count]
+            for part, more in ((flipped, fed), (looked_at, {})):
+                (scores,) = part.values([slicer.output], feeds | more)
+                if not (flat(scores)[:count] == expected).all():
+                    return False
+    except ModelError:  # a value of a type that arrays cannot hold
+        return False
+    return True
+
+
 @dataclass(eq=False)
 class Observer:
     """Collects the neurons of a list, looks at those of faults that name their input, and hands their bits back."""
@@ -39,14 +77,12 @@ class Observer:
     slicer: Slicer
     numerics: Numerics
     output: str
-    _labels: dict[str, str] = field(default_factory=dict)
     _values: dict[str, int] = field(default_factory=dict)
     _wanted: list[tuple[int, int, int]] = field(default_factory=list)
 
     def want(self, receipts: Iterable[NeuronReceipt]) -> None:
         """Note the neurons of some receipts; `bits` gives them in the same order."""
         for receipt in receipts:
-            self._labels.setdefault(receipt.site.value, f"the {receipt.site.site} of {receipt.site.layer}")
             if receipt.fault.input is not None:
                 value = self._values.setdefault(receipt.site.value, len(self._values))
                 self._wanted.append((value, receipt.fault.input, receipt.element))
@@ -54,10 +90,9 @@ class Observer:
     def bits(self, pieces: Iterable[NDArray[np.generic]], golden: Scores) -> list[int]:
         """Return the bits of the neurons, looked at while the inputs (in ``pieces``, in order) run once more.
 
-        Raises ModelError for a value that the runtime computes together with others, so that other scores follow where a
-        fault can get at it; ControlFailedError if that shows in a later batch alone.
+        Raises ControlFailedError if the scores are others when the neurons are looked at.
         """
-        if not self._labels:
+        if not self._wanted:
             return []
         wanted = np.array(self._wanted, np.int64).reshape(-1, 3)
         found = np.zeros(len(wanted), np.uint64)
@@ -65,10 +100,6 @@ class Observer:
         run = batches_of(pieces, self.numerics.batch_size)
         first, part = 0, self._part(self._values)
         for batch, count in run:
-            if not first:
-                self._check(batch, count, golden)
-            if not len(wanted):
-                break
             values = self._run(part, batch)
             if not self._keeps(values, count, golden[first : first + count]):
                 raise ControlFailedError(
@@ -79,20 +110,6 @@ class Observer:
             self._read(values, wanted, found, order[low:high], first)
             first += count
         return [int(bits) for bits in found]
-
-    def _check(self, batch: NDArray[np.generic], count: int, golden: Scores) -> None:
-        """Refuse values at which faults cannot get without changing more, as far as the first batch tells."""
-
-        def keeps(names: Iterable[str]) -> bool:
-            return self._keeps(self._run(self._part(names), batch), count, golden[:count])
-
-        wrong = [] if keeps(self._labels) else [name for name in self._labels if not keeps([name])]
-        if wrong:
-            more = f" ({len(wrong)} such layers in this list)" if len(wrong) > 1 else ""
-            raise ModelError(
-                f"{self.slicer.model.name}: {self._labels[wrong[0]]} lies within what ONNX Runtime computes in one piece: "
-                f"other scores follow where a fault can get at it{more}; choose another layer or its other side"
-            )
 
     def _part(self, names: Iterable[str]) -> Part:
         made = sorted({*names, self.output} - set(self.slicer.inputs))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from bitswap_onnx.graph.model import Model
 from bitswap_onnx.graph.neurons import instrument
 from bitswap_onnx.graph.receipts import InjectionEdits
-from bitswap_onnx.graph.sites import NeuronSite, is_site
+from bitswap_onnx.graph.sites import NeuronSite
 from bitswap_onnx.outcome import Scores
 from bitswap_onnx.runtime.lanes import Block, Faulty, WholeLane
 from bitswap_onnx.runtime.session import Numerics
@@ -52,7 +52,7 @@ class ReferenceEngine:
 
     def _lane(self, path: tuple[str, ...]) -> WholeLane:
         if not self._last or self._last[0].path != path:
-            model = self._flippable if any(map(is_site, path)) else self.model
+            model = self._flippable if self.sites else self.model
             self._last[:] = [WholeLane(model, self.numerics, self.output, path, self.sites)]
         return self._last[0]
 

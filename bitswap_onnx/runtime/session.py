@@ -25,6 +25,17 @@ Provider = Literal["cpu", "cuda"]
 _FOLDING = frozenset({"ConvBNFusion", "ConvMulFusion", "ConvAddFusion", "MatMul_BatchNormalization_Fusion"})
 _BLOCKED_LAYOUT = frozenset({"NchwcTransformer"})
 
+#: Fusions that swallow values: what is switched off, step by step, until faults can get at them. The second step is what a
+#: residual Add behind a convolution with bias needs, the third what attention and decomposed norms and activations need.
+VALUE_FUSIONS = (
+    "",
+    "ConvAddActivationFusion",
+    "AttentionFusion,BiasDropoutFusion,BiasGeluFusion,BiasSkipLayerNormFusion,BiasSoftmaxFusion,ConvActivationFusion,"
+    "ConvAddActivationFusion,DivMulFusion,EmbedLayerNormFusion,FastGeluFusion,GeluFusionL1,GeluFusionL2,GemmActivationFusion,"
+    "GemmSumFusion,GemmTransposeFusion,LayerNormFusionL1,LayerNormFusionL2,MatMulActivationFusion,MatMulAddFusion,"
+    "MatMulScaleFusion,MatmulTransposeFusion,Pad_Fusion,QuickGeluFusion,SimplifiedLayerNormFusion,SkipLayerNormFusion",
+)
+
 ort.set_default_logger_severity(4)  # what goes wrong comes as an exception
 
 _PROVIDER_NAMES: dict[Provider, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -46,6 +57,10 @@ class Numerics:
     ``fusion``: ``framework`` computes batch-norm apart from the convolution, as the frameworks do; ``deployed`` lets the
     runtime fold it when it loads the (faulty) model. ``layout``: ``plain`` or ``blocked`` (NCHWc kernels). ``threads``
     per session. ``batch_size``: the one batch shape every run has; the last batch is padded.
+
+    ``quantized``: how operators of quantized numbers compute: ``none`` (the model has none), ``exact`` (each as it is
+    specified, no pair of them fused into an integer kernel that may saturate) or ``runtime`` (as ONNX Runtime chooses).
+    ``apart``: fusions that are switched off so that faults can get at the values inside, separated by commas.
     """
 
     provider: Provider = "cpu"
@@ -54,6 +69,8 @@ class Numerics:
     tf32: Literal["off"] = "off"
     threads: int = 1
     batch_size: int = 32
+    quantized: Literal["none", "exact", "runtime"] = "none"
+    apart: str = ""
 
     def as_dict(self) -> dict[str, str | int]:
         """Return the settings as plain data."""
@@ -170,11 +187,15 @@ def _options(numerics: Numerics) -> Any:
     options.use_deterministic_compute = True
     options.log_severity_level = 4
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if numerics.quantized == "exact":
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
+        options.add_session_config_entry("session.x64quantprecision", "1")
     return options
 
 
 def _disabled(numerics: Numerics) -> list[str]:
     disabled = _FOLDING if numerics.fusion == "framework" else frozenset()
+    disabled = disabled | {name for name in numerics.apart.split(",") if name}
     return sorted(disabled | (_BLOCKED_LAYOUT if numerics.layout == "plain" else frozenset()))
 
 
