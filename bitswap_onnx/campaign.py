@@ -133,7 +133,8 @@ def _begin(
         _check_identity(store, begun["identity"], resume)
         if plan.design and store.setting("design") is None:
             store.put("design", plan.design.text)
-    _check_golden(store, begun["golden"])
+        _check_golden(store, begun["golden"])
+        store.check_content(begun["golden"])
 
 
 def _execute_all(executor: Executor, plan: CheckedList, growth: GrowingList | None) -> None:

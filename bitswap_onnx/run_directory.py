@@ -6,7 +6,8 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from bitswap_onnx.errors import RunError
-from bitswap_onnx.store import STORE_NAME, Store
+from bitswap_onnx.store import Store
+from bitswap_onnx.store_file import STORE_NAME
 
 LOCK_NAME = "campaign.lock"
 
@@ -15,7 +16,7 @@ LOCK_NAME = "campaign.lock"
 def writing(run: Path) -> Iterator[Store]:
     """Open the store of ``run``, an existing directory, as its one writer; raises RunError if another process has it."""
     with locked(run), _translated(run), Store(run) as store:
-        store.check_version()
+        store.check_file()
         store.query("PRAGMA journal_mode=WAL")
         store.query("PRAGMA synchronous=NORMAL")
         try:
@@ -31,7 +32,7 @@ def reading(run: Path) -> Iterator[Store]:
     if not has_store(run):
         raise RunError(f"{run}: expected a run directory with a {STORE_NAME}, found none that has begun")
     with _translated(run), Store(run) as store:
-        store.check_version()
+        store.check_file()
         yield store
 
 
@@ -47,7 +48,7 @@ def has_store(run: Path) -> bool:
     if not path.is_file() or not path.stat().st_size:
         return False
     with _translated(run), Store(run) as store:
-        store.check_version()
+        store.check_file()
         return not store.is_new
 
 

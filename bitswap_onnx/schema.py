@@ -53,6 +53,12 @@ CREATE TABLE outcome (
 CREATE INDEX outcome_first ON outcome (first);
 """
 
+#: The columns, (table, name), that came with a version.
+SINCE = {
+    2: (("injection", "inputs"), ("receipt", "site"), ("receipt", "input")),
+    3: (("injection", "first_input"), ("control", "lane")),
+}
+
 #: The first version whose null controls say which lane they took.
 CONTROLS_HAVE_LANES = 3
 

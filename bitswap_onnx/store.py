@@ -5,12 +5,9 @@ transaction that made it, receipts included, is committed; a directory without o
 """
 
 import json
-import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
-from types import MappingProxyType, TracebackType
-from typing import Any, Self
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,15 +20,17 @@ from bitswap_onnx.outcome import COUNTS, Counts
 from bitswap_onnx.plan import Chunk, Queue
 from bitswap_onnx.schema import (
     CONTROLS_HAVE_LANES,
-    OLDER_AS_TODAY,
     RECEIPT_COLUMNS,
     SCHEMA,
     SCHEMA_VERSION,
     Address,
     receipt_row,
 )
+from bitswap_onnx.store_checks import plan_digest
+from bitswap_onnx.store_file import StoreFile
 
-STORE_NAME = "campaign.sqlite"
+if TYPE_CHECKING:
+    from bitswap_onnx.store_checks import Digest
 
 #: Layers that the label of a faulty path names, at most.
 _NAMED = 3
@@ -40,36 +39,8 @@ _NAMED = 3
 Outcome = tuple[int, Counts, dict[str, bytes]]
 
 
-class Store:
+class Store(StoreFile):
     """A run's store. Use it as a context manager; `bitswap_onnx.run_directory` opens one."""
-
-    def __init__(self, run: Path) -> None:
-        self.run = run
-        self._db = sqlite3.connect(run / STORE_NAME, isolation_level=None, timeout=30)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._db.close()
-
-    @property
-    def is_new(self) -> bool:
-        """Whether nothing has been committed yet."""
-        return self._number("PRAGMA user_version") == 0
-
-    def check_version(self) -> None:
-        """Raise RunError if the store is of a schema that this version does not know."""
-        version = self._number("PRAGMA user_version")
-        if version in OLDER_AS_TODAY:
-            self._db.executescript(OLDER_AS_TODAY[version])
-        elif version not in (0, SCHEMA_VERSION):
-            raise RunError(
-                f"{self.run / STORE_NAME}: expected schema version {SCHEMA_VERSION}, found {version}; "
-                "use the version of bitswap-onnx that made it"
-            )
 
     def create(
         self,
@@ -87,8 +58,9 @@ class Store:
         with self._transaction() as db:
             for statement in SCHEMA.split(";"):
                 db.execute(statement)
-            self._insert(settings, injections, address, block_of, joined)
+            plan = self._insert(settings, injections, address, block_of, joined)
             db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        self._plan = plan
 
     def extend(
         self,
@@ -99,7 +71,8 @@ class Store:
     ) -> None:
         """Commit more injections, behind those there are, and ``settings`` as they are from then on, in one transaction."""
         with self._transaction():
-            self._insert(settings, injections, address, block_of, {})
+            plan = self._insert(settings, injections, address, block_of, {})
+        self._plan = plan
 
     def _insert(
         self,
@@ -108,12 +81,12 @@ class Store:
         address: Address,
         block_of: Callable[[str], Chunk | None],
         joined: Mapping[tuple[str, ...], tuple[str, ...]],
-    ) -> None:
-        db = self._db
+    ) -> "Digest":
+        db, before = self._db, self.injections
         rows = [(key, json.dumps(value)) for key, value in settings.items()]
         db.executemany("INSERT OR REPLACE INTO setting VALUES (?, ?)", rows)
         paths = {path: number for number, path in self.paths().items()}
-        for position, injection in enumerate(injections, self.injections):
+        for position, injection in enumerate(injections, before):
             path = joined.get(injection.path, injection.path)
             if path not in paths:
                 paths[path] = len(paths)
@@ -127,11 +100,9 @@ class Store:
                 f"INSERT INTO receipt VALUES (?, ?{', ?' * len(RECEIPT_COLUMNS)})",
                 [(position, row, *receipt_row(r, address)) for row, r in enumerate(injection.rows)],
             )
-
-    def setting(self, key: str) -> Any:
-        """Return one setting of the campaign, or None if it was never made."""
-        row = self._db.execute("SELECT value FROM setting WHERE key = ?", (key,)).fetchone()
-        return None if row is None else json.loads(row[0])
+        plan = plan_digest(db) if self._plan is None else plan_digest(db, before, self._plan)
+        db.execute("INSERT OR REPLACE INTO setting VALUES ('plan', ?)", (json.dumps(plan.hexdigest()),))
+        return plan
 
     @property
     def injections(self) -> int:
@@ -260,11 +231,6 @@ class Store:
             given_up = json.dumps(sorted(self.given_up | {path}))
             db.execute("INSERT OR REPLACE INTO setting VALUES ('given_up', ?)", (given_up,))
 
-    def put(self, key: str, value: Any) -> None:
-        """Commit one more setting, or another value of one."""
-        with self._transaction() as db:
-            db.execute("INSERT OR REPLACE INTO setting VALUES (?, ?)", (key, json.dumps(value)))
-
     def failed_controls(self) -> list[tuple[int, int]]:
         """Return the path and the number of unmasked inputs of every null control that did not hold."""
         return self._db.execute(
@@ -303,21 +269,3 @@ class Store:
         names = ("inputs", *COUNTS)
         row = self._db.execute(f"SELECT {', '.join(f'SUM({name})' for name in names)} FROM outcome").fetchone()
         return dict(zip(names, row, strict=True))
-
-    def query(self, sql: str, values: tuple[Any, ...] = ()) -> sqlite3.Cursor:
-        """Run a query, for what derives from the store."""
-        return self._db.execute(sql, values)
-
-    def _number(self, sql: str) -> int:
-        return int(self._db.execute(sql).fetchone()[0])
-
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield self._db
-            self._db.execute("COMMIT")
-        except BaseException:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-            raise

@@ -79,7 +79,7 @@ def test_an_audit_that_fails_takes_the_results_of_an_earlier_end_away(model: Pat
     folder = tmp_path / "run"
     run(model, folder, flips(), audit=Audit(0), save_outputs=True)
     with closing(sqlite3.connect(folder / "campaign.sqlite")) as db, db:
-        db.execute("UPDATE outcome SET masked = masked + 1, non_critical = non_critical - 1")
+        db.execute("UPDATE outcome SET sdc_5 = inputs - sdc_5")
     with pytest.raises(ControlFailedError, match=r"the audit failed: .* injection (conv|fc)-30 over the inputs"):
         run(model, folder, flips(), audit=Audit(2), resume=True, save_outputs=True)
     assert {path.name for path in folder.iterdir()} == {"campaign.sqlite", "campaign.lock"}

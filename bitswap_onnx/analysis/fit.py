@@ -12,7 +12,7 @@ from pathlib import Path
 from bitswap_onnx.analysis.groups import ALL
 from bitswap_onnx.analysis.rates import HARMFUL, Rates
 from bitswap_onnx.errors import BitswapError, RunError
-from bitswap_onnx.store import STORE_NAME
+from bitswap_onnx.store_file import STORE_NAME
 
 #: What a Mbit is, in bits: memory vendors and radiation reports differ.
 MBITS = {"1e6": 1_000_000, "2^20": 1 << 20}

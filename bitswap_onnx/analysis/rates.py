@@ -25,7 +25,7 @@ from bitswap_onnx.analysis.recorded import Recorded, read_recorded
 from bitswap_onnx.analysis.stratified import Bounded, Estimate, Frame, Strata, Weights, frame_of, weigh, weighted_mean
 from bitswap_onnx.analysis.two_way import over_inputs
 from bitswap_onnx.errors import BitswapError, RunError
-from bitswap_onnx.store import STORE_NAME
+from bitswap_onnx.store_file import STORE_NAME
 
 Nonfinite = Literal["as-is", "critical", "detected"]
 Counts = NDArray[np.number[Any]]

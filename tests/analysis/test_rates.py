@@ -313,7 +313,7 @@ def test_runs_that_are_not_finished_or_not_valid(run: Path, tmp_path: Path) -> N
     for statement, message in (
         ("DELETE FROM outcome WHERE position = 3", "1 injections have not run over all inputs"),
         (
-            "INSERT OR REPLACE INTO setting VALUES ('audit', '{\"different\": [1], \"checked\": [1]}')",
+            'INSERT OR REPLACE INTO setting VALUES (\'audit\', \'{"different": ["a"], "checked": ["a"]}\')',
             "its audit failed",
         ),
     ):

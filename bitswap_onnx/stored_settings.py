@@ -1,0 +1,148 @@
+"""What each setting of a run's store looks like; one that does not, read from a damaged file, is wrong input.
+
+A shape is a type, a number's range, a choice of words, ``[shape]`` for a list, a dict for an object, a tuple for either of
+several, or None. Keys that end with ``?`` may be absent, as older versions left them; the key ``...`` allows others.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class _Whole:
+    """A whole number from ``least`` on."""
+
+    least: int | None = None
+
+    def __str__(self) -> str:
+        return "a whole number" if self.least is None else f"a whole number from {self.least} on"
+
+
+@dataclass(frozen=True)
+class _OneOf:
+    """One of a few words."""
+
+    words: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"one of {', '.join(self.words)}"
+
+
+_COUNT, _FROM_0, _ANY = _Whole(1), _Whole(0), _Whole()
+_NAMES = {str: "text", bool: "true or false", float: "a finite number"}
+
+_IDENTITY = {
+    "model": str,
+    "faults": str,
+    "data": str,
+    "output": str,
+    "tolerance": (float, None),
+    "numerics": {
+        "provider": _OneOf(("cpu", "cuda")),
+        "fusion": _OneOf(("framework", "deployed")),
+        "layout": _OneOf(("plain", "blocked")),
+        "tf32": str,
+        "threads": _COUNT,
+        "batch_size": _COUNT,
+        "...": None,
+    },
+    "inputs?": ({"per_injection": _COUNT, "seed": _ANY}, None),
+    "bit_order": _OneOf(("lsb", "msb")),
+    "records": [_OneOf(("scores", "per_input"))],
+    "...": None,
+}
+_GOLDEN = {
+    **dict.fromkeys(("network", "model_file", "fault_list", "dataset", "data", "scores", "machine"), str),
+    "inputs": _COUNT,
+    "input_design?": _OneOf(("all", "nested")),
+    "values_per_input": _COUNT,
+    "probabilities?": bool,
+    "labels?": (str, None),
+    "top_1_correct": (_FROM_0, None),
+    "top_5_correct": (_FROM_0, None),
+    "providers": [str],
+    "versions": {"...": None},
+    "...": None,
+}
+_LOOK = {
+    **dict.fromkeys(("round", "injections", "inferences", "iterative"), _FROM_0),
+    **dict.fromkeys(("mean", "low", "high"), float),
+    "goal": str,
+}
+_UNTIL = {
+    "scheme": _OneOf(("stratified", "iterative")),
+    "kinds": [str],
+    "seed": _ANY,
+    "again": bool,
+    "strata": [str],
+    "populations": [_COUNT],
+    "parts": ([list], None),
+    "rounds": [{"draws": _COUNT, "probabilities": ([float], None), "margin": float}],
+    "looks": [_LOOK],
+    "...": None,
+}
+
+#: Settings by their key; others are taken as they are.
+SHAPES: dict[str, Any] = {
+    "identity": _IDENTITY,
+    "golden": _GOLDEN,
+    "notes": [str],
+    "unit_length": _COUNT,
+    "design": (str, None),
+    "plan": str,
+    "engine": _OneOf(("incremental", "reference")),
+    "incremental": bool,
+    "lanes": ({"...": None}, None),
+    "given_up": [_FROM_0],
+    "audit": ({"checked": [str], "different": [str]}, None),
+    "growing": bool,
+    "until": _UNTIL,
+}
+
+#: Settings without which a store is none.
+REQUIRED = ("identity", "golden", "unit_length")
+
+
+def misfit(key: str, value: Any) -> str | None:
+    """Return what is wrong with the value of a setting, None for nothing."""
+    return _misfit(value, SHAPES[key], "") if key in SHAPES else None
+
+
+def _misfit(value: Any, shape: Any, where: str) -> str | None:
+    if isinstance(shape, tuple):
+        found = [_misfit(value, one, where) for one in shape]
+        return None if None in found else found[0]
+    if isinstance(shape, list):
+        if not isinstance(value, list):
+            return _said("a list", value, where)
+        return next(filter(None, (_misfit(one, shape[0], f"{where}[{i}]") for i, one in enumerate(value))), None)
+    if isinstance(shape, dict):
+        return _of_object(value, shape, where)
+    return None if _fits(value, shape) else _said(_NAMES.get(shape, str(shape)), value, where)
+
+
+def _of_object(value: Any, shape: dict[str, Any], where: str) -> str | None:
+    if not isinstance(value, dict):
+        return _said("an object", value, where)
+    known = {key.removesuffix("?"): one for key, one in shape.items() if key != "..."}
+    missing = [key for key in shape if key not in value and key != "..." and not key.endswith("?")]
+    strange = [key[:80] for key in value if key not in known] if "..." not in shape else []
+    if missing or strange:
+        return f"{where or 'it'} has {f'no {missing[0]}' if missing else repr(strange[0])}"
+    own = ((key, one) for key, one in known.items() if key in value)
+    return next(filter(None, (_misfit(value[key], one, f"{where}.{key}".lstrip(".")) for key, one in own)), None)
+
+
+def _fits(value: Any, shape: Any) -> bool:
+    if isinstance(shape, _OneOf):
+        return type(value) is str and value in shape.words
+    if isinstance(shape, _Whole):
+        return type(value) is int and (shape.least is None or value >= shape.least)
+    if shape is float:
+        return math.isfinite(value) if type(value) is float else type(value) is int and value.bit_length() < 1024
+    return value is None if shape is None else type(value) is shape
+
+
+def _said(expected: str, value: Any, where: str) -> str:
+    return f"expected {expected}{where and ' as '}{where}, found {str(value)[:80]!r}"
