@@ -1,5 +1,6 @@
 """What a run of a model shows of all its values: their shapes, and the small numbers among them."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
