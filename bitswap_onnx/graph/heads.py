@@ -91,6 +91,13 @@ class Head:
         """Return the output channel that one stored element belongs to."""
         return int(self._index(self.operands[tensor], element)[self.operands[tensor].axis])
 
+    def stays_finite(self, tensor: str, element: int, mask: int) -> bool:
+        """Whether a stored element is a finite number after a fault."""
+        operand = self.operands[tensor]
+        bits = to_bits(operand.array[tuple(self._index(operand, element))].reshape(1)).copy()
+        bits ^= bits.dtype.type(mask)
+        return bool(np.isfinite(bits.view(operand.array.dtype).astype(np.float64)).all())
+
     def build(self, rows: Sequence[Row]) -> Model:
         """Return the model that computes ``rows``: like the head, with ``len(rows)`` channels."""
         proto = self.slicer.extract((), ()).proto

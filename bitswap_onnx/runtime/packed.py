@@ -92,11 +92,15 @@ class PackedLane:
         return frozenset((*self.cuts, self.head.value, *(feed.value for feed in self.head.feeds)))
 
     def run(self, injections: Sequence[InjectionEdits], block: Block) -> Iterator[Faulty]:
-        """As `Lane.run`; an injection that hits more channels than a head has rows runs as the whole model."""
+        """As `Lane.run`.
+
+        As the whole model runs an injection that hits more channels than a head has rows, or makes a weight Inf or NaN: what
+        such a weight gives with the zeros around an image depends on the kernel, which a head may change.
+        """
         narrow = []
         for number, edits in enumerate(injections):
             rows = self.rows(edits) or [Row(0, {})]
-            if len(rows) <= ROWS:
+            if len(rows) <= ROWS and all(self.head.stays_finite(t, *edit) for t in edits for edit in edits[t]):
                 narrow.append((number, rows))
             else:
                 yield from (replace(faulty, numbers=[number]) for faulty in self.fallback.run([edits], block))

@@ -24,8 +24,8 @@ _REVIVING = 4
 def plant(model: Model, path: tuple[str, ...], sites: Mapping[str, NeuronSite]) -> list[InjectionEdits]:
     """Return injections that put numbers of every kind into a path's tensors and ``sites``; they are to share batches.
 
-    The first spreads Inf, with it NaN (Inf times 0), from the middle element. The second makes elements all over a
-    tensor subnormal. Some give elements all over it numbers of ordinary size and either sign, so that channels that are dead
+    The first makes the middle element as large as its format allows, so that Inf spreads from it, and NaN (Inf times 0).
+    The second makes elements all over a tensor subnormal. Some give elements all over it numbers of ordinary size and either sign, so that channels that are dead
     without a fault show how they round. The others give them other mantissas, at least 16 in all: what a kernel makes of
     parameters when it is loaded may round otherwise in a part of the model, which the clean ones need not show. Of integers
     a bit flips. Neurons are hit in every input.
@@ -36,10 +36,10 @@ def plant(model: Model, path: tuple[str, ...], sites: Mapping[str, NeuronSite]) 
     for key in path:
         fmt = sites[key].format if key in sites else FORMATS[model.tensor(key).dtype.name]
         change = _set_neuron if key in sites else partial(_change, model.tensor(key))
-        infinity = sum(1 << bit for bit in fmt.exponent)
+        largest = sum(1 << bit for bit in fmt.exponent) - 1
         spread = np.unique(np.linspace(0, sizes[key] - 1, _PLANTED).astype(int)).tolist()
         draw = np.random.default_rng(0)
-        plants[0][key] = [change(sizes[key] // 2, infinity, fmt)]
+        plants[0][key] = [change(sizes[key] // 2, largest, fmt)]
         plants[1][key] = [change(element, 1, fmt) for element in spread]
         for revived in plants[2 : 2 + _REVIVING]:
             revived[key] = [change(element, _ordinary(draw, fmt), fmt) for element in spread]
