@@ -104,10 +104,9 @@ def run_campaign(
     plan = check_list(model, faults, settings, bit_order, inputs_per_injection)
     kept = {*records, *(["scores"] if save_outputs else []), *(["per_input"] if per_input else [])}
     identity = _identity(plan, growth) | {"bit_order": bit_order, "records": sorted(kept, reverse=True)}
-    setup = plan.setup
-    folder = Path(run) if run else default_run(setup)
+    folder = Path(run) if run else default_run(plan.setup)
     _check_folder(folder, identity, resume)
-    stop = stop or threading.Event()
+    setup, stop = plan.setup, stop or threading.Event()
     clean = setup.clean_run(stop)
     unit = plan.sample.length or chunk_length(len(setup.dataset), setup.numerics.batch_size, clean.seconds_per_input)
     if on_notes:
@@ -116,11 +115,14 @@ def run_campaign(
     begun = {"identity": identity, "golden": described, "notes": plan.notes, "unit_length": unit}
     with _run_directory(folder) as store:
         _begin(store, plan, begun | (growth.settings if growth else {}), clean.golden, resume, stop)
-        processes = (cores() if setup.numerics.provider == "cpu" else 1) if workers is None else workers
-        execution = Execution(engine, processes, memory or free_memory() // 2, audit)
+        execution = Execution(engine, _processes(setup, workers), memory or free_memory() // 2, audit)
         _execute_all(Executor(store, setup, clean.golden, execution, on_progress, stop), plan, growth)
         _write_files(store, folder, clean.golden, save_outputs, per_input, growth)
         return Campaign(folder, summarize(store), {**store.setting("golden"), **how_it_ran(store)}, plan.notes)
+
+
+def _processes(setup: Setup, workers: int | None) -> int:
+    return (cores() if setup.numerics.provider == "cpu" else 1) if workers is None else workers
 
 
 def _begin(

@@ -32,6 +32,7 @@ LINE = [
     "results",
     "runtime",
     "prepare",
+    "reach",
     "audit",
     "execute",
     "campaign",

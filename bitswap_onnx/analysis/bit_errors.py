@@ -7,7 +7,7 @@ ones), and their thresholds as fractions of that rate. Time and memory grow with
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
@@ -114,6 +114,10 @@ class Plan:
         )
 
 
+#: Returns the bits of a setup's model that a pattern names, of all without one.
+Finder = Callable[[Setup, str | None], list[Region]]
+
+
 def find_regions(
     setup: Setup, layers: str | None, site: Where, exclude: str | None = None
 ) -> tuple[Setup, tuple[Region, ...]]:
@@ -122,17 +126,17 @@ def find_regions(
     Neurons that faults cannot get at are left out, and the setup that is returned says so (`bitswap_onnx.reach`).
     """
     setup, neurons = _open_neurons(setup, exclude) if site != "weights" else (setup, ())
-    hit = partial(_named_neurons, neurons=neurons)
-    finders = {"weights": (_stored,), "neurons": (hit,), "both": (_stored, hit)}[site]
+    hit: Finder = partial(_named_neurons, neurons=neurons)
+    finders: dict[Where, tuple[Finder, ...]] = {"weights": (_stored,), "neurons": (hit,), "both": (_stored, hit)}
     found: dict[Region, None] = {}
     for pattern in layers.split(",") if layers is not None else [None]:
         refused: list[ModelError] = []
-        for find in finders:
+        for find in finders[site]:
             try:
                 found |= dict.fromkeys(find(setup, pattern))
             except ModelError as error:
                 refused.append(error)
-        if len(refused) == len(finders):
+        if len(refused) == len(finders[site]):
             raise refused[0]
     left_out = frozenset(_stored(setup, exclude)) if exclude and site != "neurons" else frozenset()
     return setup, tuple(region for region in found if region not in left_out)

@@ -85,9 +85,7 @@ def evaluate_robustness(
     if (on_notes := running.get("on_notes")) and ties:
         on_notes(ties)
     run = Path(running.get("run") or default_run(setup))
-    parts = {"oracle": range(trials)}
-    if "sensitivity" in builtin:
-        parts["sensitivity"] = range(trials, 2 * trials)
+    parts = {"oracle": range(trials)} | ({"sensitivity": range(trials, 2 * trials)} if "sensitivity" in builtin else {})
     found = _measure(setup, sites, where, parts, settings.seed, running | Running(run=run))
     outcomes, learnt = found["oracle"], {name: each.correct for name, each in found.items()}
     measured = _layers(setup, sites, outcomes, where)

@@ -96,7 +96,8 @@ class Head:
         operand = self.operands[tensor]
         bits = to_bits(operand.array[tuple(self._index(operand, element))].reshape(1)).copy()
         bits ^= bits.dtype.type(mask)
-        return bool(np.isfinite(bits.view(operand.array.dtype).astype(np.float64)).all())
+        with np.errstate(invalid="ignore"):  # of a signalling NaN
+            return bool(np.isfinite(bits.view(operand.array.dtype).astype(np.float64)).all())
 
     def build(self, rows: Sequence[Row]) -> Model:
         """Return the model that computes ``rows``: like the head, with ``len(rows)`` channels."""

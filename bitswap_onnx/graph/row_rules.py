@@ -1,95 +1,12 @@
-"""What a row of each operator's output sees, as arrays of marks: a mark per element says which input of the batch it is of.
+"""What a row of each operator's output sees, as `bitswap_onnx.graph.marks` of the output from those of the inputs.
 
-Marks of a value are an integer array of its rank; an axis along which they are equal has length 1. A mark is the number of
-an input, or `NOTHING` (the element depends on no input), `COUNT` (on how many inputs there are) or `SEVERAL` (on more than
-one of them). `bitswap_onnx.graph.operators` names the rule of each operator.
+`bitswap_onnx.graph.operators` names the rule of each operator.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
-
 import numpy as np
-import onnx
-from numpy.typing import NDArray
-from onnx.reference import ReferenceEvaluator
 
-from bitswap_onnx.graph.model import attribute
-
-Marks = NDArray[np.int16]
-
-NOTHING, COUNT, SEVERAL = -1, -2, -3
-
-
-@dataclass(frozen=True, slots=True)
-class Values:
-    """What is known of the inputs and outputs of one node.
-
-    ``marks`` of its inputs, None where one is left out; ``shapes`` of both, ``numbers`` held by small inputs that depend on
-    no input of the model (None: not known).
-    """
-
-    node: onnx.NodeProto
-    opset: int
-    marks: Sequence[Marks | None]
-    in_shapes: Sequence[tuple[int, ...] | None]
-    out_shapes: Sequence[tuple[int, ...]]
-    numbers: Sequence[NDArray[Any] | None]
-    grows: Sequence[tuple[bool, ...]]
-
-    def setting(self, name: str, default: Any) -> Any:
-        """Return an attribute of the node."""
-        return attribute(self.node, name, default)
-
-    def given(self) -> list[Marks]:
-        """Return the marks of the inputs that are there."""
-        return [marks for marks in self.marks if marks is not None]
-
-
-Rule = Callable[[Values], list[Marks]]
-
-
-def merge(first: Marks, *others: Marks) -> Marks:
-    """Return the marks of elements that depend on one element of each, broadcast."""
-    for other in others:
-        first, other = np.broadcast_arrays(first, other)
-        either = np.where(first == NOTHING, other, np.where(other == NOTHING, first, SEVERAL))
-        first = np.where(first == other, first, either).astype(np.int16)
-    return first
-
-
-def merged(marks: Marks, axes: Iterable[int] | None = None) -> Marks:
-    """Return the marks of elements that depend on all along some ``axes`` (None: on all), kept with length 1."""
-    over = tuple(range(marks.ndim)) if axes is None else tuple(sorted({axis % marks.ndim for axis in axes}))
-    if not over or not marks.size:
-        return marks
-    anything = marks != NOTHING
-    low = np.where(anything, marks, np.iinfo(np.int16).max).min(axis=over, keepdims=True)
-    high = np.where(anything, marks, np.iinfo(np.int16).min).max(axis=over, keepdims=True)
-    found = np.where(low == high, low, SEVERAL)
-    return np.where(anything.any(axis=over, keepdims=True), found, NOTHING).astype(np.int16)
-
-
-def compressed(marks: Marks) -> Marks:
-    """Return marks with length 1 on each axis along which they are equal."""
-    for axis in range(marks.ndim):
-        if marks.shape[axis] > 1 and (marks == marks.take([0], axis)).all():
-            marks = marks.take([0], axis)
-    return marks
-
-
-def plain(rank: int, mark: int = NOTHING) -> Marks:
-    """Return the marks of a value whose elements all have one."""
-    return np.full((1,) * rank, mark, np.int16)
-
-
-def whole(marks: Iterable[Marks | None]) -> Marks:
-    """Return the one mark, of rank 0, of what depends on all of some values."""
-    return merge(plain(0), *(merged(each).reshape(()) for each in marks if each is not None and each.size))
-
-
-def _full(marks: Marks, shape: tuple[int, ...]) -> Marks:
-    return np.broadcast_to(marks, shape)
+from bitswap_onnx.graph import row_moves
+from bitswap_onnx.graph.marks import COUNT, NOTHING, SEVERAL, Marks, Rule, Values, merge, merged, plain, whole
 
 
 def _elementwise(values: Values) -> list[Marks]:
@@ -130,75 +47,6 @@ def _same(values: Values) -> list[Marks]:
     return [merge(values.given()[0], whole(values.given()[1:]))]
 
 
-def _reshape(values: Values) -> list[Marks]:
-    (shape,) = values.out_shapes
-    data, own = values.given()[0], values.in_shapes[0]
-    assert own is not None
-    return [_full(data, own).reshape(shape)]
-
-
-def _transpose(values: Values) -> list[Marks]:
-    (data,) = values.given()
-    return [data.transpose(values.setting("perm", range(data.ndim)[::-1]))]
-
-
-def _expand(values: Values) -> list[Marks]:
-    (shape,), data = values.out_shapes, values.given()[0]
-    return [data.reshape((1,) * (len(shape) - data.ndim) + data.shape)]
-
-
-def _move(values: Values) -> list[Marks]:
-    """Move the marks as the operator moves elements; what says where to must be known numbers."""
-    node = onnx.NodeProto()
-    node.CopyFrom(values.node)
-    moved = _moved_slots(node)
-    fed: dict[str, NDArray[Any]] = {}
-    for slot, name in enumerate(node.input):
-        if not name:
-            continue
-        node.input[slot] = f"input{slot}"
-        marks, shape, numbers = values.marks[slot], values.in_shapes[slot], values.numbers[slot]
-        assert marks is not None
-        assert shape is not None
-        if slot in moved:
-            fed[node.input[slot]] = _full(marks, shape).astype(np.int64)
-        elif node.op_type == "Pad" and slot == 2:
-            fed[node.input[slot]] = np.array(NOTHING, np.int64).reshape(shape)
-        elif numbers is None:
-            raise ValueError("moved by numbers that are not known")
-        else:
-            fed[node.input[slot]] = numbers
-    infos = [
-        onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
-        for name, array in fed.items()
-    ]
-    outputs = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.INT64, None) for name in node.output if name]
-    graph = onnx.helper.make_graph([node], "move", infos, outputs)
-    proto = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", values.opset)])
-    return [np.asarray(found).astype(np.int16) for found in ReferenceEvaluator(proto).run(None, fed)]
-
-
-def _moved_slots(node: onnx.NodeProto) -> frozenset[int]:
-    if node.op_type == "Concat":
-        return frozenset(range(len(node.input)))
-    return frozenset((0, 2)) if node.op_type in ("ScatterND", "ScatterElements", "Scatter") else frozenset((0,))
-
-
-def _gather(values: Values) -> list[Marks]:
-    data, chosen = values.given()
-    rank, axis = data.ndim, values.setting("axis", 0) % data.ndim
-    if (chosen == NOTHING).all() and values.numbers[1] is not None and data.shape[axis] > 1:
-        return [data.take(values.numbers[1], axis)]
-    data = merged(data, [axis])
-    taken = data.reshape(data.shape[:axis] + (1,) * chosen.ndim + data.shape[axis + 1 :])
-    return [merge(taken, chosen.reshape(chosen.shape + (1,) * (rank - axis - 1)))]
-
-
-def _gather_elements(values: Values) -> list[Marks]:
-    data, chosen = values.given()
-    return [merge(merged(data, [values.setting("axis", 0)]), chosen)]
-
-
 def _shape(values: Values) -> list[Marks]:
     grows = values.grows[0][slice(values.setting("start", None), values.setting("end", None))]
     return [np.array([COUNT if each else NOTHING for each in grows], np.int16)]
@@ -220,12 +68,6 @@ def _all(values: Values) -> list[Marks]:
 def _mixed(values: Values) -> list[Marks]:
     mark = whole(values.marks)
     return [merge(plain(len(shape)), mark) for shape in values.out_shapes]
-
-
-def _one_hot(values: Values) -> list[Marks]:
-    chosen = values.given()[0]
-    axis = values.setting("axis", -1) % (chosen.ndim + 1)
-    return [merge(np.expand_dims(chosen, axis), whole(values.given()[1:]))]
 
 
 def _along_axis(values: Values) -> list[Marks]:
@@ -353,19 +195,19 @@ RULES: dict[str, Rule] = {
     "scaled": _scaled,
     "dropout": _dropout,
     "same": _same,
-    "reshape": _reshape,
-    "transpose": _transpose,
-    "expand": _expand,
-    "move": _move,
-    "gather": _gather,
-    "gather_elements": _gather_elements,
+    "reshape": row_moves.reshape,
+    "transpose": row_moves.transpose,
+    "expand": row_moves.expand,
+    "move": row_moves.move,
+    "gather": row_moves.gather,
+    "gather_elements": row_moves.gather_elements,
     "shape": _shape,
     "size": _size,
     "filled": _filled,
     "all": _all,
     "none": _filled,
     "mixed": _mixed,
-    "one_hot": _one_hot,
+    "one_hot": row_moves.one_hot,
     "along_axis": _along_axis,
     "arg": _arg,
     "reduce": _reduce,

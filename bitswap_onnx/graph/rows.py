@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from bitswap_onnx.errors import ModelError
 from bitswap_onnx.graph.constants import NotEvaluatedError, constant_value
+from bitswap_onnx.graph.marks import NOTHING, SEVERAL, Marks, Values, compressed, plain, whole
 from bitswap_onnx.graph.model import Model, node_label, subgraphs
 from bitswap_onnx.graph.operators import RANDOM, operator
-from bitswap_onnx.graph.row_rules import NOTHING, RULES, SEVERAL, Marks, Values, compressed, plain, whole
+from bitswap_onnx.graph.row_rules import RULES
 from bitswap_onnx.graph.slices import Slicer
 
 

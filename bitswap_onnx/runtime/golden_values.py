@@ -2,20 +2,23 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from bitswap_onnx.dataset import batches
 from bitswap_onnx.errors import ModelError
 from bitswap_onnx.graph.heads import ROWS
+from bitswap_onnx.graph.model import Model
 from bitswap_onnx.graph.slices import Slicer
 from bitswap_onnx.outcome import Scores
 from bitswap_onnx.runtime.lanes import Block
 from bitswap_onnx.runtime.memory import aligned_empty
 from bitswap_onnx.runtime.part import Part, open_part, to_device
-from bitswap_onnx.runtime.session import Numerics
+from bitswap_onnx.runtime.plants import alike
+from bitswap_onnx.runtime.session import Numerics, open_session
 
 
 @dataclass(eq=False)
@@ -36,10 +39,26 @@ class GoldenValues:
 
     def blocks(self, names: frozenset[str], first: int, stop: int) -> Iterator[tuple[int, Block]]:
         """Yield the inputs ``first`` to ``stop`` with their values ``names``, block by block, each with where it begins."""
+        if not names:
+            scores = self.scores[first:stop]
+            yield first, Block(self.inputs[first:stop], {}, scores, self.numerics.batch_size, first)
+            return
         size = self.numerics.batch_size
         step = size * max(1, self.memory // (size * self.bytes(names)))
         for start in range(first, stop, step):
             yield start, self._block_of(start, min(start + step, stop), names)
+
+    def to_probe(self, model: Model, least: int) -> "GoldenValues":
+        """Return whole batches of at least ``least`` inputs: the first ones, and random ones where those are few.
+
+        ``model``: the whole clean model, for the scores of the random ones.
+        """
+        size = self.numerics.batch_size
+        count = math.ceil(least / size) * size
+        if len(self.inputs) >= count:
+            return replace(self, inputs=self.inputs[:count], scores=self.scores[:count])
+        inputs = np.concatenate([self.inputs, alike(self.inputs, count - len(self.inputs))])
+        return replace(self, inputs=inputs, scores=open_session(model, self.numerics, self.slicer.output).run(inputs))
 
     def fits(self, names: frozenset[str]) -> bool:
         """Whether a batch of the values fits the memory."""

@@ -6,9 +6,8 @@ order than they came, and give what the reference engine gives for planted fault
 numbers. The whole model is the lane that is left when nothing else is exact.
 """
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
 from typing import Any
@@ -31,8 +30,8 @@ from bitswap_onnx.runtime.lanes import Block, ConeLane, Faulty, Lane, WholeLane
 from bitswap_onnx.runtime.measure import with_seen_shapes
 from bitswap_onnx.runtime.neuron_lane import NeuronLane
 from bitswap_onnx.runtime.packed import PackedLane
-from bitswap_onnx.runtime.plants import alike, plant
-from bitswap_onnx.runtime.session import Numerics, open_session
+from bitswap_onnx.runtime.plants import plant
+from bitswap_onnx.runtime.session import Numerics
 
 #: The tensors that an injection touches, sorted.
 Path = tuple[str, ...]
@@ -87,7 +86,7 @@ class IncrementalEngine:
     @cached_property
     def slicer(self) -> Slicer:
         """The model, ready to be cut, before a node as well where faults come in there."""
-        model = tap(self._flippable, self.sites.values()) if self.sites else self.model
+        model = tap(self._clean, self.sites.values()) if self.sites else self.model
         slicer = Slicer(model, self.output, self.numerics.batch_size, self.inputs.shape[1:])
         return with_seen_shapes(slicer, self.inputs)
 
@@ -95,11 +94,6 @@ class IncrementalEngine:
     def rules(self) -> CutRules:
         """Where the model may be cut."""
         return CutRules(self.slicer, self.numerics)
-
-    @cached_property
-    def _flippable(self) -> Model:
-        """The model at the opset of flip nodes, so that each of them need not bring it there."""
-        return instrument(self.model, ())
 
     @cached_property
     def golden(self) -> GoldenValues:
@@ -267,38 +261,25 @@ class IncrementalEngine:
                     scores[number, faulty.rows[part]] = faulty.scores[part]
         return np.array_equal(found, expected, equal_nan=True)
 
-    def _blocks(self, lane: Lane, first: int, stop: int) -> Iterator[tuple[int, Block]]:
+    def _blocks(
+        self, lane: Lane, first: int, stop: int, golden: GoldenValues | None = None
+    ) -> Iterator[tuple[int, Block]]:
         """Yield the inputs ``first`` to ``stop`` in blocks whose golden values fit the memory, each with where it begins."""
-        return self._blocks_of(self.golden, lane, first, stop)
+        names = self._shared if lane.values and lane.values <= self._shared else lane.values
+        return (golden or self.golden).blocks(names, first, stop)
 
     def _probe(self, lane: Lane) -> Block:
         """Return the block of inputs that a lane is tried with."""
-        return next(self._blocks_of(self._probed, lane, 0, len(self._probed.inputs)))[1]
-
-    def _blocks_of(self, golden: GoldenValues, lane: Lane, first: int, stop: int) -> Iterator[tuple[int, Block]]:
-        if not lane.values:
-            yield (
-                first,
-                Block(golden.inputs[first:stop], {}, golden.scores[first:stop], self.numerics.batch_size, first),
-            )
-            return
-        names = self._shared if lane.values <= self._shared else lane.values
-        yield from golden.blocks(names, first, stop)
+        return next(self._blocks(lane, 0, len(self._probed.inputs), self._probed))[1]
 
     @cached_property
     def _probed(self) -> GoldenValues:
-        """The inputs that lanes are tried with: whole batches of the first ones, and of random ones where those are few."""
-        size = self.numerics.batch_size
-        count = math.ceil(_PROBED / size) * size
-        if len(self.inputs) >= count:
-            return replace(self.golden, inputs=self.inputs[:count], scores=self.scores[:count])
-        inputs = np.concatenate([self.inputs, alike(self.inputs, count - len(self.inputs))])
-        scores = open_session(self._clean, self.numerics, self.output).run(inputs)
-        return replace(self.golden, inputs=inputs, scores=scores)
+        return self.golden.to_probe(self._clean, _PROBED)
 
-    @property
+    @cached_property
     def _clean(self) -> Model:
-        return self._flippable if self.sites else self.model
+        """The model without a fault, with sites at the opset of flip nodes, so that each node need not bring it there."""
+        return instrument(self.model, ()) if self.sites else self.model
 
     @cached_property
     def _shared(self) -> frozenset[str]:

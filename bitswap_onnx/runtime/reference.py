@@ -46,14 +46,13 @@ class ReferenceEngine:
             yield first, faulty
 
     @cached_property
-    def _flippable(self) -> Model:
-        """The model at the opset of flip nodes, so that each of them need not bring it there."""
-        return instrument(self.model, ())
+    def _clean(self) -> Model:
+        """The model without a fault, with sites at the opset of flip nodes, so that each node need not bring it there."""
+        return instrument(self.model, ()) if self.sites else self.model
 
     def _lane(self, path: tuple[str, ...]) -> WholeLane:
         if not self._last or self._last[0].path != path:
-            model = self._flippable if self.sites else self.model
-            self._last[:] = [WholeLane(model, self.numerics, self.output, path, self.sites)]
+            self._last[:] = [WholeLane(self._clean, self.numerics, self.output, path, self.sites)]
         return self._last[0]
 
     def _block(self, first: int, stop: int) -> Block:

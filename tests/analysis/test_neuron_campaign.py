@@ -254,7 +254,7 @@ def test_no_golden_correct_input(model: Path, tmp_path: Path) -> None:
 def test_draws(model: Path) -> None:
     """Uniform over neurons and bits; a draw does not depend on other layers, more trials, more inputs or a fixed bit."""
     setup = prepare(model, SETTINGS)
-    layers = choose_layers(setup)
+    _, layers = choose_layers(setup)
     plan = plan_neurons(setup, layers, seed=7, trials=500)
     faults = [fault for trial in range(500) for fault in draw_faults(layers[1], trial, plan).faults]
     assert {(fault.layer, fault.site) for fault in faults} == {("conv", "output")}
@@ -266,7 +266,7 @@ def test_draws(model: Path) -> None:
     every = {injection.id: injection for injection in plan_neurons(setup, layers, seed=7, trials=3).injections}
     assert every == {f"L{i:02d}_t{j}": draw_faults(layers[i], j, plan) for i in range(3) for j in range(3)}
     assert len({tuple(fault.index for fault in injection.faults) for injection in every.values()}) == 9
-    (fc,) = choose_layers(setup, kinds="Linear")
+    _, (fc,) = choose_layers(setup, kinds="Linear")
     assert (fc.number, fc.site) == (0, layers[2].site)
     assert plan_neurons(setup, (fc,), seed=7).injections[0].faults == every["L02_t0"].faults
     fewer = prepare(model, Settings(batch_size=BATCH, first=7))

@@ -96,7 +96,7 @@ def shares_of(model: Path, faults: tuple[Fault, ...]) -> dict[str, float]:
 
 def check_by_hand(model: Path, found: Sweep, layers: str | None, site: Any) -> None:
     """Draw again, and recompute every point and every mean."""
-    regions = find_regions(prepare(model, SETTINGS), layers, site)
+    _, regions = find_regions(prepare(model, SETTINGS), layers, site)
     plan = plan_sweep(regions, [row.rate for row in found.rows], found.rows[0].repeats, SETTINGS.seed)
     faults = {injection.id: injection.faults for injection in plan.injections} | {"": ()}
     assert [point for point, _ in found.points] == list(plan.points)
@@ -156,7 +156,7 @@ def test_both(model: Path, tmp_path: Path) -> None:
 
 
 def test_regions_hold_what_they_say(model: Path) -> None:
-    regions = find_regions(prepare(model, SETTINGS), None, "both")
+    _, regions = find_regions(prepare(model, SETTINGS), None, "both")
     assert {(region.layer, region.parameter) for region in regions if region.site is None} == set(TENSORS)
     assert [(region.layer, region.shape) for region in regions if region.site] == [("conv", (3, 4, 4)), ("fc", (4,))]
     last = sum(region.bits for region in regions) - 1

@@ -42,7 +42,7 @@ def published_share(name: str, reference: Path) -> Mean:
 
 def single_share(model: Path, settings: Settings, count: int, seed: int, run: Path) -> tuple[int, Mean]:
     """The number of bits, and the critical share of ``count`` single flips drawn uniformly among them."""
-    regions = find_regions(prepare(model, settings), LAYERS, "weights")
+    _, regions = find_regions(prepare(model, settings), LAYERS, "weights")
     bits = sum(region.bits for region in regions)
     positions = np.sort(np.random.default_rng(seed).choice(bits, count, replace=False, shuffle=False))
     flips = [Injection(str(number), (fault,)) for number, fault in enumerate(faults_at(regions, positions))]

@@ -1,0 +1,95 @@
+"""What a row sees behind operators that move elements and compute none: rules of `bitswap_onnx.graph.row_rules`."""
+
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx.reference import ReferenceEvaluator
+
+from bitswap_onnx.graph.marks import NOTHING, Marks, Values, merge, merged, whole
+
+
+def reshape(values: Values) -> list[Marks]:
+    """Lay the elements out in another shape."""
+    (shape,) = values.out_shapes
+    data, own = values.given()[0], values.in_shapes[0]
+    assert own is not None
+    return [_full(data, own).reshape(shape)]
+
+
+def transpose(values: Values) -> list[Marks]:
+    """Move the axes."""
+    (data,) = values.given()
+    return [data.transpose(values.setting("perm", range(data.ndim)[::-1]))]
+
+
+def expand(values: Values) -> list[Marks]:
+    """Repeat along new axes."""
+    (shape,), data = values.out_shapes, values.given()[0]
+    return [data.reshape((1,) * (len(shape) - data.ndim) + data.shape)]
+
+
+def move(values: Values) -> list[Marks]:
+    """Move the marks as the operator moves elements; what says where to must be known numbers."""
+    node = onnx.NodeProto()
+    node.CopyFrom(values.node)
+    moved = _moved_slots(node)
+    fed: dict[str, NDArray[Any]] = {}
+    for slot, name in enumerate(node.input):
+        if not name:
+            continue
+        node.input[slot] = f"input{slot}"
+        marks, shape, numbers = values.marks[slot], values.in_shapes[slot], values.numbers[slot]
+        assert marks is not None
+        assert shape is not None
+        if slot in moved:
+            fed[node.input[slot]] = _full(marks, shape).astype(np.int64)
+        elif node.op_type == "Pad" and slot == 2:
+            fed[node.input[slot]] = np.array(NOTHING, np.int64).reshape(shape)
+        elif numbers is None:
+            raise ValueError("moved by numbers that are not known")
+        else:
+            fed[node.input[slot]] = numbers
+    infos = [
+        onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
+        for name, array in fed.items()
+    ]
+    outputs = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.INT64, None) for name in node.output if name]
+    graph = onnx.helper.make_graph([node], "move", infos, outputs)
+    proto = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", values.opset)])
+    return [np.asarray(found).astype(np.int16) for found in ReferenceEvaluator(proto).run(None, fed)]
+
+
+def _moved_slots(node: onnx.NodeProto) -> frozenset[int]:
+    if node.op_type == "Concat":
+        return frozenset(range(len(node.input)))
+    return frozenset((0, 2)) if node.op_type in ("ScatterND", "ScatterElements", "Scatter") else frozenset((0,))
+
+
+def gather(values: Values) -> list[Marks]:
+    """Take slices along an axis; where numbers of the input choose them, out of all of them."""
+    data, chosen = values.given()
+    rank, axis = data.ndim, values.setting("axis", 0) % data.ndim
+    if (chosen == NOTHING).all() and values.numbers[1] is not None and data.shape[axis] > 1:
+        return [data.take(values.numbers[1], axis)]
+    data = merged(data, [axis])
+    taken = data.reshape(data.shape[:axis] + (1,) * chosen.ndim + data.shape[axis + 1 :])
+    return [merge(taken, chosen.reshape(chosen.shape + (1,) * (rank - axis - 1)))]
+
+
+def gather_elements(values: Values) -> list[Marks]:
+    """Take elements along an axis, out of all of it."""
+    data, chosen = values.given()
+    return [merge(merged(data, [values.setting("axis", 0)]), chosen)]
+
+
+def one_hot(values: Values) -> list[Marks]:
+    """Add an axis for the classes."""
+    chosen = values.given()[0]
+    axis = values.setting("axis", -1) % (chosen.ndim + 1)
+    return [merge(np.expand_dims(chosen, axis), whole(values.given()[1:]))]
+
+
+def _full(marks: Marks, shape: tuple[int, ...]) -> Marks:
+    return np.broadcast_to(marks, shape)
