@@ -173,8 +173,7 @@ def default_run(setup: Setup) -> Path:
 
 
 def _identity(plan: CheckedList, growth: GrowingList | None) -> dict[str, Any]:
-    fault_hash = plan.check()
-    setup = plan.setup  # with the numerics that the list needs
+    setup, fault_hash = plan.setup, plan.check()
     return {
         "model": setup.model.sha256,
         "faults": growth.identity if growth else fault_hash,
@@ -233,7 +232,9 @@ def _check_identity(store: Store, identity: dict[str, Any], resume: bool) -> Non
     if not resume:
         raise RunError(f"{store.run}: holds a campaign already; continue it with --resume or choose another --out")
     stored = store.setting("identity")
-    stored = stored | {"numerics": Numerics(**stored["numerics"]).as_dict()}
+    stored = stored | {
+        "numerics": Numerics().as_dict() | stored["numerics"]
+    }  # an older store lacks what was added since
     if stored["numerics"]["quantized"] != identity["numerics"]["quantized"]:
         raise RunError(
             f"{store.run}: began with quantized operators computed otherwise ({stored['numerics']['quantized']}, now "

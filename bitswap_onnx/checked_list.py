@@ -19,7 +19,7 @@ from bitswap_onnx.input_sample import InputSample, PerInjection, sample_inputs
 from bitswap_onnx.outcome import Golden
 from bitswap_onnx.plan import join_paths
 from bitswap_onnx.prepare import Settings, Setup, for_neurons, prepare
-from bitswap_onnx.reach import reach
+from bitswap_onnx.reach import shut_in
 from bitswap_onnx.runtime.observe import Observer
 from bitswap_onnx.store import Store
 
@@ -36,7 +36,7 @@ class CheckedList:
         self.setup = setup
         self.sample = sample
         self.resolver = Resolver(setup.model, bit_order, setup.slicer, len(setup.dataset))
-        self.observer = Observer(setup.slicer, setup.numerics, setup.output)
+        self.observer = Observer(setup.running_slicer, setup.numerics, setup.output)
         self.paths: set[tuple[str, ...]] = set()
         self.fingerprint = ""
         self.design: Design | None = None
@@ -58,11 +58,10 @@ class CheckedList:
         return self.fingerprint
 
     def _reach_sites(self) -> None:
-        """Choose numerics in which faults can get at all neurons; raise FaultListError for the first that they cannot."""
+        """Raise FaultListError for the first neuron that faults cannot get at."""
         if not self._sites:
             return
-        self.setup, shut = reach(self.setup, [site for site, _ in self._sites.values()])
-        self.observer = replace(self.observer, slicer=self.setup.running_slicer, numerics=self.setup.numerics)
+        shut = shut_in(self.setup, [site for site, _ in self._sites.values()])
         if shut:
             site, where = shut[0], self._sites[shut[0].key][1]
             raise FaultListError(
@@ -201,6 +200,6 @@ def check_list(
     if not isinstance(model, Setup):
         model = prepare(Path(model), for_neurons(settings) if neurons else settings)
     if neurons and not model.neurons:
-        model = replace(model, neurons=True, _clean=[])
+        model = replace(model, neurons=True, numerics=replace(model.numerics, apart=True), _clean=[])
     sample = sample_inputs(per_injection, len(model.dataset), model.numerics.batch_size, model.seed)
     return CheckedList(injections, model, bit_order, sample)

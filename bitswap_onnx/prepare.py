@@ -40,7 +40,7 @@ class Settings:
 
     ``data`` None: the ``.npz`` beside the model, else seeded standard-normal inputs. ``input_shape``, without the batch,
     settles open dimensions. ``criterion`` is ``top-1`` or ``tolerance=REL``. A ``seed`` of `FROM_CLOCK` becomes one.
-    ``neurons``: the model runs at the opset of flip nodes (`for_neurons`).
+    ``neurons``: the model runs at the opset of flip nodes, each node on its own (`for_neurons`).
     """
 
     data: Path | None = None
@@ -210,6 +210,7 @@ def _numerics(model: Model, settings: Settings, output: str, spec: ModelInput, b
         layout="blocked" if settings.layout == "blocked" else "plain",
         batch_size=batch_size,
         quantized=_quantized(model, settings),
+        apart=settings.neurons,
     )
     return choose_layout(model, numerics, output, spec) if settings.layout == "auto" else numerics
 

@@ -21,20 +21,30 @@ from bitswap_onnx.runtime.memory import aligned
 
 Provider = Literal["cpu", "cuda"]
 
-#: Optimisers that fold stored parameters into a kernel. The framework computes with each apart, and so does fusion
-#: ``framework``. The names are checked by a test on the optimised graph: the runtime ignores names it does not know.
-_FOLDING = frozenset({"ConvBNFusion", "ConvMulFusion", "ConvAddFusion", "MatMul_BatchNormalization_Fusion"})
+#: Optimisers that fold stored parameters into a kernel, or a residual sum into a convolution. The framework computes each
+#: apart, and so does fusion ``framework``. The names are checked by a test on the optimised graph: the runtime ignores names
+#: it does not know.
+_FOLDING = frozenset(
+    ("ConvBNFusion", "ConvMulFusion", "ConvAddFusion", "MatMul_BatchNormalization_Fusion", "ConvAddActivationFusion")
+)
 _BLOCKED_LAYOUT = frozenset({"NchwcTransformer"})
 
-#: Fusions that swallow values: what is switched off, step by step, until faults can get at them. The second step is what a
-#: residual Add behind a convolution with bias needs, the third what attention and decomposed norms and activations need.
-VALUE_FUSIONS = (
-    "",
-    "ConvAddActivationFusion",
-    "AttentionFusion,BiasDropoutFusion,BiasGeluFusion,BiasSkipLayerNormFusion,BiasSoftmaxFusion,ConvActivationFusion,"
-    "ConvAddActivationFusion,DivMulFusion,EmbedLayerNormFusion,FastGeluFusion,GeluFusionL1,GeluFusionL2,GemmActivationFusion,"
-    "GemmSumFusion,GemmTransposeFusion,LayerNormFusionL1,LayerNormFusionL2,MatMulActivationFusion,MatMulAddFusion,"
-    "MatMulScaleFusion,MatmulTransposeFusion,Pad_Fusion,QuickGeluFusion,SimplifiedLayerNormFusion,SkipLayerNormFusion",
+#: Optimisers that compute several nodes in one piece, with no value between them. They are off where faults hit neurons.
+_SWALLOWING = frozenset(
+    (
+        *("AttentionFusion", "BiasDropoutFusion", "BiasGeluFusion", "BiasSkipLayerNormFusion", "BiasSoftmaxFusion"),
+        *(
+            "ConvActivationFusion",
+            "DivMulFusion",
+            "EmbedLayerNormFusion",
+            "FastGeluFusion",
+            "GeluFusionL1",
+            "GeluFusionL2",
+        ),
+        *("GemmActivationFusion", "GemmSumFusion", "GemmTransposeFusion", "LayerNormFusionL1", "LayerNormFusionL2"),
+        *("MatMulActivationFusion", "MatMulAddFusion", "MatMulScaleFusion", "MatmulTransposeFusion", "Pad_Fusion"),
+        *("QuickGeluFusion", "SimplifiedLayerNormFusion", "SkipLayerNormFusion"),
+    )
 )
 
 ort.set_default_logger_severity(4)  # what goes wrong comes as an exception
@@ -61,7 +71,7 @@ class Numerics:
 
     ``quantized``: how operators of quantized numbers compute: ``none`` (the model has none), ``exact`` (each as it is
     specified, no pair of them fused into an integer kernel that may saturate) or ``runtime`` (as ONNX Runtime chooses).
-    ``apart``: fusions that are switched off so that faults can get at the values inside, separated by commas.
+    ``apart``: every node on its own, as far as the runtime can be told, so that faults can get at the value behind it.
     """
 
     provider: Provider = "cpu"
@@ -71,9 +81,9 @@ class Numerics:
     threads: int = 1
     batch_size: int = 32
     quantized: Literal["none", "exact", "runtime"] = "none"
-    apart: str = ""
+    apart: bool = False
 
-    def as_dict(self) -> dict[str, str | int]:
+    def as_dict(self) -> dict[str, str | int | bool]:
         """Return the settings as plain data."""
         return asdict(self)
 
@@ -200,7 +210,7 @@ def _options(numerics: Numerics) -> Any:
 
 def _disabled(numerics: Numerics) -> list[str]:
     disabled = _FOLDING if numerics.fusion == "framework" else frozenset()
-    disabled = disabled | {name for name in numerics.apart.split(",") if name}
+    disabled = disabled | (_SWALLOWING if numerics.apart else frozenset())
     return sorted(disabled | (_BLOCKED_LAYOUT if numerics.layout == "plain" else frozenset()))
 
 

@@ -16,6 +16,7 @@ from onnx import numpy_helper
 
 #: Optimisers that fold parameters into kernels, and the one that chooses NCHWc kernels.
 DISABLED = (
+    "ConvAddActivationFusion",
     "ConvAddFusion",
     "ConvBNFusion",
     "ConvMulFusion",

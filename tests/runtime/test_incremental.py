@@ -550,15 +550,19 @@ def test_planted_faults_make_every_kind_of_number() -> None:
     model = from_proto(proto)
     plants = plant(model, ("w.bias", "w.weight"), {})
     assert all(set(edits) == {"w.bias", "w.weight"} for edits in plants)
-    infinite, small, *noisy = (planted(array, edits["w.weight"]) for edits in plants)
+    largest, small, *ordinary, noisy = (planted(array, edits["w.weight"]) for edits in plants)
     spread = np.unique(np.linspace(0, 119, 16).astype(int)).tolist()
-    assert np.flatnonzero(infinite != array).tolist() == np.flatnonzero(np.isinf(infinite)).tolist() == [60]
+    assert np.flatnonzero(largest != array).tolist() == [60]
+    assert largest[60] == np.finfo(np.float32).max
     assert np.flatnonzero(small != array).tolist() == spread
     assert np.all(np.abs(small[spread]) < np.finfo(np.float32).tiny)
     assert np.all(small[spread] != 0)
-    assert len(noisy) == 1
-    assert np.flatnonzero(noisy[0] != array).tolist() == spread
-    assert np.array_equal(np.frexp(noisy[0])[1], np.frexp(array)[1])
+    for revived in ordinary:
+        assert np.flatnonzero(revived != array).tolist() == spread
+        assert np.all((np.abs(revived[spread]) >= 0.125) & (np.abs(revived[spread]) <= 2))
+    assert len({np.sign(value) for revived in ordinary for value in revived[spread]}) == 2
+    assert np.flatnonzero(noisy != array).tolist() == spread
+    assert np.array_equal(np.frexp(noisy)[1], np.frexp(array)[1])
 
 
 def planted(array: NDArray[np.float32], edits: Iterable[tuple[int, ...]]) -> NDArray[np.float32]:

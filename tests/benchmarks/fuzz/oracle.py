@@ -17,7 +17,17 @@ from tests.benchmarks.fuzz.builder import Array
 from tests.benchmarks.fuzz.faults import Injection, Row, all_graphs, edited
 
 #: What the library says it switches off, see ``bitswap_onnx/runtime/session.py``.
-FRAMEWORK = ("ConvBNFusion", "ConvMulFusion", "ConvAddFusion", "MatMul_BatchNormalization_Fusion")
+FRAMEWORK = (
+    *("ConvBNFusion", "ConvMulFusion", "ConvAddFusion", "MatMul_BatchNormalization_Fusion", "ConvAddActivationFusion"),
+)
+#: What is off besides where faults hit neurons.
+APART = (
+    *("AttentionFusion", "BiasDropoutFusion", "BiasGeluFusion", "BiasSkipLayerNormFusion", "BiasSoftmaxFusion"),
+    *("ConvActivationFusion", "DivMulFusion", "EmbedLayerNormFusion", "FastGeluFusion", "GeluFusionL1", "GeluFusionL2"),
+    *("GemmActivationFusion", "GemmSumFusion", "GemmTransposeFusion", "LayerNormFusionL1", "LayerNormFusionL2"),
+    *("MatMulActivationFusion", "MatMulAddFusion", "MatMulScaleFusion", "MatmulTransposeFusion", "Pad_Fusion"),
+    *("QuickGeluFusion", "SimplifiedLayerNormFusion", "SkipLayerNormFusion"),
+)
 PLAIN = ("NchwcTransformer",)
 FLIP_OPSET = 26
 
@@ -129,7 +139,7 @@ def disabled_optimizers(golden: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the optimisers that a run's numerics switch off; golden.json may name them itself."""
     numerics = golden["identity"]["numerics"]
     plain = PLAIN if numerics["layout"] == "plain" else ()
-    apart = [name for name in numerics["apart"].split(",") if name]
+    apart = APART if numerics["apart"] else ()
     return (*plain, *(FRAMEWORK if numerics["fusion"] == "framework" else ()), *apart)
 
 
