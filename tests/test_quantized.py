@@ -98,7 +98,8 @@ def test_faults_in_stored_integers_score_as_in_an_unoptimised_session(form: str,
     resolver = Resolver(model)
     weights = [t for t in resolver.targets if FORMATS[t.dtype].width == 8 and t.elements > 20]
     assert len(weights) >= 3
-    draw, injections, changes = np.random.default_rng(0), [], []
+    draw, injections = np.random.default_rng(0), []
+    changes: list[tuple[str, tuple[int, ...], int]] = []
     for target in weights:
         layer, parameter = resolver.address(target)
         for bit in range(8):
@@ -107,7 +108,7 @@ def test_faults_in_stored_integers_score_as_in_an_unoptimised_session(form: str,
             changes.append((target.tensor, cell, bit))
     for engine in ("incremental", "reference"):
         run = tmp_path / engine
-        run_campaign(path, injections, run=run, workers=0, engine=engine, save_outputs=True)  # type: ignore[arg-type]
+        run_campaign(path, injections, run=run, workers=0, engine=engine, save_outputs=True)
         assert json.loads((run / "golden.json").read_text())["identity"]["numerics"]["quantized"] == "exact"
         for i, (tensor, cell, bit) in enumerate(changes):
             faulty = onnx.load(path)
