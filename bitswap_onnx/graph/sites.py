@@ -16,7 +16,7 @@ import numpy as np
 from bitswap_onnx.faults.bits import FORMATS, BitFormat
 from bitswap_onnx.faults.fault import Site
 from bitswap_onnx.graph.layer_kinds import same_kind
-from bitswap_onnx.graph.model import node_label
+from bitswap_onnx.graph.model import attribute, node_label
 from bitswap_onnx.graph.slices import Slicer
 from bitswap_onnx.graph.targets import find_targets
 
@@ -253,8 +253,24 @@ class _Finder:
         shape = tuple(dims[axis] for axis in order[1:])
         dtype = self.slicer.dtype(value).name
         made = "" if layer.node is None else self.slicer.nodes[layer.node].output[0]
+        key, value, order = self.before_transposes(key, value, order)
         names = layer.name, layer.kind, operator, layer.role, site, key, value
         return NeuronSite(*names, shape, dtype, order, layer.weight, made=made)
+
+    def before_transposes(self, key: str, value: str, order: tuple[int, ...]) -> tuple[str, str, tuple[int, ...]]:
+        """Return the same neurons where they are before Transposes that nothing goes past: the runtime moves those about.
+
+        Given and returned are a site's key and value, and the value's axes in the framework's order.
+        """
+        alone = key == output_key(value) or len(self.slicer.readers.get(value, ())) == 1
+        while alone and value != self.slicer.output and (maker := self.slicer.producer.get(value)) is not None:
+            node = self.slicer.nodes[maker]
+            perm = attribute(node, "perm", range(len(order))[::-1])
+            if node.op_type != "Transpose" or perm[0] != 0 or self.slicer.readers[node.input[0]] != (maker,):
+                break
+            value, order = node.input[0], tuple(perm[axis] for axis in order)
+            key = output_key(value)
+        return key, value, order
 
     def order(self, value: str, rank: int, operator: str, made: str | None) -> tuple[int, ...]:
         """Return the axes of a value in the framework's order: Keras has the channels last."""

@@ -219,7 +219,11 @@ class PackedLane:
 
 
 def _fed(value: NDArray[Any], feed: Feed, rows: Sequence[Row]) -> NDArray[Any]:
-    return value if feed.axis is None else value.take(feed.channels(rows), feed.axis)
+    if feed.axis is None:
+        return value
+    channels = feed.channels(rows)
+    shape = (*value.shape[: feed.axis], len(channels), *value.shape[feed.axis + 1 :])
+    return value.take(channels, feed.axis, out=aligned_empty(shape, value.dtype), mode="clip")
 
 
 def padded_batches(rows: NDArray[np.intp], size: int) -> list[NDArray[np.intp]]:

@@ -18,7 +18,7 @@ from bitswap_onnx.graph.sites import NeuronSite
 _PLANTED = 16
 
 #: Injections that put numbers of ordinary size everywhere.
-_REVIVING = 4
+_REVIVING = 2
 
 
 def plant(model: Model, path: tuple[str, ...], sites: Mapping[str, NeuronSite]) -> list[InjectionEdits]:

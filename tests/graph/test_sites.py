@@ -103,7 +103,7 @@ def test_keras_counts_with_the_channels_last() -> None:
     sites = sites_of(build(TOWER, **TOWER_TENSORS), framework="keras", parameters={})
     shapes = {(site.layer, site.site.value): (site.shape, site.order) for site in sites}
     assert shapes["conv", "output"] == ((4, 4, 5), (0, 2, 3, 1))
-    assert shapes["conv", "input"] == ((6, 6, 3), (0, 2, 3, 1))
+    assert shapes["conv", "input"] == ((6, 6, 3), (0, 1, 2, 3))  # where it is, before the Transpose
     assert shapes["c", "output"] == ((4, 4, 5), (0, 1, 2, 3))
     assert shapes["p", "output"] == ((3, 3, 5), (0, 2, 3, 1))
     plain = sites_of(build(TOWER, **TOWER_TENSORS))
