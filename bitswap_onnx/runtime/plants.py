@@ -17,22 +17,19 @@ from bitswap_onnx.graph.sites import NeuronSite
 #: Elements of a tensor that planted faults hit.
 _PLANTED = 16
 
-#: Injections that put numbers of ordinary size everywhere.
-_REVIVING = 2
-
 
 def plant(model: Model, path: tuple[str, ...], sites: Mapping[str, NeuronSite]) -> list[InjectionEdits]:
     """Return injections that put numbers of every kind into a path's tensors and ``sites``; they are to share batches.
 
     The first makes the middle element as large as its format allows, so that Inf spreads from it, and NaN (Inf times 0).
-    The second makes elements all over a tensor subnormal. Some give elements all over it numbers of ordinary size and either
-    sign, so that channels that are dead without a fault show how they round. The others give them other mantissas, at least
-    16 in all: what a kernel makes of parameters when it is loaded may round otherwise in a part of the model, which clean
-    ones need not show. Of integers a bit flips. Neurons are hit in every input.
+    The second makes elements all over a tensor subnormal, and every other one an ordinary number of either sign: channels that
+    are dead without a fault may live with one, and show how they round. The others give elements all over it other mantissas,
+    at least 16 in all: what a kernel makes of parameters when it is loaded may round otherwise in a part of the model, which
+    clean ones need not show. Of integers a bit flips. Neurons are hit in every input.
     """
     sizes = {key: sites[key].elements if key in sites else model.tensor(key).size for key in path}
     noisy = math.ceil(_PLANTED / min(_PLANTED, *sizes.values()))
-    plants: list[dict[str, list[tuple[int, ...]]]] = [{} for _ in range(2 + _REVIVING + noisy)]
+    plants: list[dict[str, list[tuple[int, ...]]]] = [{} for _ in range(2 + noisy)]
     for key in path:
         fmt = sites[key].format if key in sites else FORMATS[model.tensor(key).dtype.name]
         change = _set_neuron if key in sites else partial(_change, model.tensor(key))
@@ -40,10 +37,9 @@ def plant(model: Model, path: tuple[str, ...], sites: Mapping[str, NeuronSite]) 
         spread = np.unique(np.linspace(0, sizes[key] - 1, _PLANTED).astype(int)).tolist()
         draw = np.random.default_rng(0)
         plants[0][key] = [change(sizes[key] // 2, largest, fmt)]
-        plants[1][key] = [change(element, 1, fmt) for element in spread]
-        for revived in plants[2 : 2 + _REVIVING]:
-            revived[key] = [change(element, _ordinary(draw, fmt), fmt) for element in spread]
-        for noise in plants[2 + _REVIVING :]:
+        patterns = [_ordinary(draw, fmt) if number % 2 else 1 for number in range(len(spread))]
+        plants[1][key] = [change(element, pattern, fmt) for element, pattern in zip(spread, patterns, strict=True)]
+        for noise in plants[2:]:
             masks = draw.integers(1, 1 << max(fmt.exponent.start, 1), len(spread)).tolist()
             if key in sites:
                 every = (1 << fmt.width) - 1

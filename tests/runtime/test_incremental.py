@@ -550,17 +550,16 @@ def test_planted_faults_make_every_kind_of_number() -> None:
     model = from_proto(proto)
     plants = plant(model, ("w.bias", "w.weight"), {})
     assert all(set(edits) == {"w.bias", "w.weight"} for edits in plants)
-    largest, small, *ordinary, noisy = (planted(array, edits["w.weight"]) for edits in plants)
+    largest, small, noisy = (planted(array, edits["w.weight"]) for edits in plants)
     spread = np.unique(np.linspace(0, 119, 16).astype(int)).tolist()
     assert np.flatnonzero(largest != array).tolist() == [60]
     assert largest[60] == np.finfo(np.float32).max
     assert np.flatnonzero(small != array).tolist() == spread
-    assert np.all(np.abs(small[spread]) < np.finfo(np.float32).tiny)
+    assert np.all(np.abs(small[spread[::2]]) < np.finfo(np.float32).tiny)
     assert np.all(small[spread] != 0)
-    for revived in ordinary:
-        assert np.flatnonzero(revived != array).tolist() == spread
-        assert np.all((np.abs(revived[spread]) >= 0.125) & (np.abs(revived[spread]) <= 2))
-    assert len({np.sign(value) for revived in ordinary for value in revived[spread]}) == 2
+    ordinary = small[spread[1::2]]
+    assert np.all((np.abs(ordinary) >= 0.125) & (np.abs(ordinary) <= 2))
+    assert {-1, 1} == set(np.sign(ordinary))
     assert np.flatnonzero(noisy != array).tolist() == spread
     assert np.array_equal(np.frexp(noisy)[1], np.frexp(array)[1])
 
