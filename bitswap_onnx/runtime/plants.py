@@ -22,10 +22,10 @@ def plant(model: Model, path: tuple[str, ...], sites: Mapping[str, NeuronSite]) 
     """Return injections that put numbers of every kind into a path's tensors and ``sites``; they are to share batches.
 
     The first makes the middle element as large as its format allows, so that Inf spreads from it, and NaN (Inf times 0).
-    The second makes elements all over a tensor subnormal, and every other one an ordinary number of either sign: channels that
-    are dead without a fault may live with one, and show how they round. The others give elements all over it other mantissas,
-    at least 16 in all: what a kernel makes of parameters when it is loaded may round otherwise in a part of the model, which
-    clean ones need not show. Of integers a bit flips. Neurons are hit in every input.
+    The second makes elements all over a tensor subnormal, and every other one an ordinary number of either sign: channels
+    that are dead without a fault may live with one, and show how they round. The others give elements all over it other
+    mantissas, at least 16 in all: what a kernel makes of parameters when it is loaded may round otherwise in a part of the
+    model, which clean ones need not show. Of integers a bit flips. Neurons are hit in every input.
     """
     sizes = {key: sites[key].elements if key in sites else model.tensor(key).size for key in path}
     noisy = math.ceil(_PLANTED / min(_PLANTED, *sizes.values()))
