@@ -42,7 +42,7 @@ class _Calibration(CalibrationDataReader):  # type: ignore[misc]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The model as QDQ of opset 17, as QOperator and dynamically quantized."""
+    """The model as QDQ of opset 17 (with int8 and with int4 weights), as QOperator and dynamically quantized."""
     folder = tmp_path_factory.mktemp("quantized")
     proto = build(
         FLOAT,
@@ -68,7 +68,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path, folder / "qop.onnx", _Calibration(x), QuantFormat.QOperator, weight_type=QuantType.QUInt8, **types
     )
     quantize_dynamic(path, folder / "dynamic.onnx", weight_type=QuantType.QUInt8)
-    for form in FORMS:
+    quantize_static(path, folder / "int4.onnx", _Calibration(x), QuantFormat.QDQ, weight_type=QuantType.QInt4, **types)
+    for form in (*FORMS, "int4"):
         np.savez(folder / f"{form}.npz", x=x, y=np.arange(INPUTS) % 5)
     return folder
 
@@ -80,7 +81,7 @@ def unoptimised(proto: onnx.ModelProto, x: NDArray[Any], size: int) -> NDArray[A
     return np.concatenate([session.run(None, {"x": x[i : i + size]})[0] for i in range(0, len(x), size)])
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", [*FORMS, "int4"])
 def test_clean_scores_are_those_of_an_unoptimised_session(form: str, folder: Path) -> None:
     setup = prepare(folder / f"{form}.onnx", Settings())
     assert setup.numerics.quantized == "exact"
@@ -118,6 +119,19 @@ def test_faults_in_stored_integers_score_as_in_an_unoptimised_session(form: str,
             stored.CopyFrom(onnx.numpy_helper.from_array(array, tensor))
             expected = unoptimised(faulty, x, 1 if form == "dynamic" else 32)
             np.testing.assert_array_equal(np.load(run / f"outputs/inj_f{i}.npy"), expected)
+
+
+def test_layers_whose_constants_cannot_be_evaluated_run(folder: Path, tmp_path: Path) -> None:
+    """DequantizeLinear of int4, in a domain of the runtime's own: onnx.reference has none."""
+    resolver = Resolver(load_model(folder / "int4.onnx"))
+    scales = [resolver.address(target) for target in resolver.targets if target.parameter.endswith("scale")]
+    faults = [Fault(layer, (), bit, parameter=parameter) for layer, parameter in scales for bit in (12, 22)]
+    injections = [Injection(f"f{i}", (fault,)) for i, fault in enumerate(faults) if fault.layer != "c"]
+    results = []
+    for engine in ("incremental", "reference"):
+        run_campaign(folder / "int4.onnx", injections, run=tmp_path / engine, workers=0, engine=engine)
+        results.append((tmp_path / engine / "results.csv").read_bytes())
+    assert results[0] == results[1]
 
 
 def test_deployed_leaves_it_to_the_runtime_and_says_so(folder: Path) -> None:
