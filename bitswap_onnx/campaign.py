@@ -115,14 +115,11 @@ def run_campaign(
     begun = {"identity": identity, "golden": described, "notes": plan.notes, "unit_length": unit}
     with _run_directory(folder) as store:
         _begin(store, plan, begun | (growth.settings if growth else {}), clean.golden, resume, stop)
-        execution = Execution(engine, _processes(setup, workers), memory or free_memory() // 2, audit)
+        own = cores() if setup.numerics.provider == "cpu" else 1
+        execution = Execution(engine, own if workers is None else workers, memory or free_memory() // 2, audit)
         _execute_all(Executor(store, setup, clean.golden, execution, on_progress, stop), plan, growth)
         _write_files(store, folder, clean.golden, save_outputs, per_input, growth)
         return Campaign(folder, summarize(store), {**store.setting("golden"), **how_it_ran(store)}, plan.notes)
-
-
-def _processes(setup: Setup, workers: int | None) -> int:
-    return (cores() if setup.numerics.provider == "cpu" else 1) if workers is None else workers
 
 
 def _begin(
@@ -155,16 +152,18 @@ def _execute_all(executor: Executor, plan: CheckedList, growth: GrowingList | No
 
 
 def as_begun(settings: Settings, run: str | Path | None) -> Settings:
-    """Return what ``--layout auto`` meant when a run began: another version might choose otherwise.
+    """Return what was chosen for a run when it began, such as ``--layout auto``: another version might choose otherwise.
 
     Raises RunError for a seed from the clock, which would be another one.
     """
     if settings.from_clock:
         raise RunError("--seed -1 with --resume: expected the seed that was printed when the run began; pass that")
-    if settings.layout != "auto" or run is None or not has_store(Path(run)):
+    if run is None or not has_store(Path(run)):
         return settings
     with reading(Path(run)) as store:
-        return replace(settings, layout=store.setting("identity")["numerics"]["layout"])
+        begun = store.setting("identity")["numerics"]
+    layout = begun["layout"] if settings.layout == "auto" else settings.layout
+    return replace(settings, layout=layout, apart=begun.get("apart", False))
 
 
 def default_run(setup: Setup) -> Path:

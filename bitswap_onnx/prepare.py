@@ -41,6 +41,7 @@ class Settings:
     ``data`` None: the ``.npz`` beside the model, else seeded standard-normal inputs. ``input_shape``, without the batch,
     settles open dimensions. ``criterion`` is ``top-1`` or ``tolerance=REL``. A ``seed`` of `FROM_CLOCK` becomes one.
     ``neurons``: the model runs at the opset of flip nodes, each node on its own (`for_neurons`).
+    ``apart``: as in `Numerics`; None: where faults hit neurons.
     """
 
     data: Path | None = None
@@ -57,6 +58,7 @@ class Settings:
     layout: Literal["auto", "plain", "blocked"] = "auto"
     batch_size: int | None = None
     neurons: bool = False
+    apart: bool | None = None
     from_clock: bool = False
 
     def __post_init__(self) -> None:
@@ -210,7 +212,7 @@ def _numerics(model: Model, settings: Settings, output: str, spec: ModelInput, b
         layout="blocked" if settings.layout == "blocked" else "plain",
         batch_size=batch_size,
         quantized=_quantized(model, settings),
-        apart=settings.neurons,
+        apart=settings.neurons if settings.apart is None else settings.apart,
     )
     return choose_layout(model, numerics, output, spec) if settings.layout == "auto" else numerics
 

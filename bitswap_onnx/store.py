@@ -250,7 +250,10 @@ class Store(StoreFile):
         return ", ".join(named) + (", ..." if len(rows) > _NAMED else "")
 
     def check_complete(self) -> None:
-        """Raise RunError unless every injection has run over all inputs that are its own, and every control held."""
+        """Raise RunError unless every injection has run over all inputs that are its own, and every control held.
+
+        Nor may an outcome have counts that cannot be.
+        """
         if self.setting("growing"):
             raise RunError(f"{self.run}: more faults are to be drawn; finish the campaign with inject --until --resume")
         inputs = self.setting("golden")["inputs"]
@@ -263,6 +266,7 @@ class Store(StoreFile):
             raise RunError(f"{self.run}: {what}; finish the campaign with inject --resume")
         if (self.setting("audit") or {}).get("different"):
             raise RunError(f"{self.run}: its audit failed, its results are invalid; run the campaign again elsewhere")
+        self.check_outcomes()
 
     def totals(self) -> Counts:
         """Return the sums of all counts so far, and of the inferences as ``inputs``."""

@@ -57,7 +57,12 @@ class StoreFile:
         file = self.run / STORE_NAME
         check_golden(file, self.setting("golden"), golden)
         self._plan = check_plan(self._db, file, self.setting("plan"))
-        check_outcomes(self._db, file, self.setting("identity"), self.setting("golden"), self.setting("unit_length"))
+        self.check_outcomes()
+
+    def check_outcomes(self) -> None:
+        """Raise RunError for outcomes and null controls that cannot be."""
+        file, (identity, golden) = self.run / STORE_NAME, map(self.setting, ("identity", "golden"))
+        check_outcomes(self._db, file, identity, golden, self.setting("unit_length"))
 
     def setting(self, key: str) -> Any:
         """Return one setting of the campaign, or None if it was never made; raises RunError for one that cannot be."""

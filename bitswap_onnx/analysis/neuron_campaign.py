@@ -24,7 +24,7 @@ from bitswap_onnx.analysis.neuron_report import (
     write_detail,
     write_report,
 )
-from bitswap_onnx.campaign import Record, default_run, run_campaign
+from bitswap_onnx.campaign import Record, as_begun, default_run, run_campaign
 from bitswap_onnx.errors import BitswapError, ControlFailedError, DataError, ModelError, RunError
 from bitswap_onnx.execute import Running
 from bitswap_onnx.faults.fault import Injection, Site
@@ -91,7 +91,7 @@ def run_neurons(
     if running.get("resume") and running.get("run") is None:
         raise RunError("--resume needs --out RUN: the run directory to continue")
     settings = for_neurons(settings)
-    setup = prepare(Path(model), settings)
+    setup = prepare(Path(model), as_begun(settings, running.get("run")) if running.get("resume") else settings)
     setup, chosen = choose_layers(setup, layers, kinds, numbers, exclude)
     plan = plan_neurons(setup, chosen, settings.seed, trials, bit, drop_last)
     folder = Path(running.get("run") or default_run(setup))

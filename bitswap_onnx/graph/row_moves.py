@@ -31,7 +31,10 @@ def expand(values: Values) -> list[Marks]:
 
 
 def move(values: Values) -> list[Marks]:
-    """Move the marks as the operator moves elements; what says where to must be known numbers."""
+    """Move the marks as the operator moves elements; what says where to must be known numbers.
+
+    They are moved one higher, so that the zeros that an operator may put around them mean `NOTHING`.
+    """
     node = onnx.NodeProto()
     node.CopyFrom(values.node)
     moved = _moved_slots(node)
@@ -44,9 +47,9 @@ def move(values: Values) -> list[Marks]:
         assert marks is not None
         assert shape is not None
         if slot in moved:
-            fed[node.input[slot]] = _full(marks, shape).astype(np.int64)
+            fed[node.input[slot]] = _full(marks, shape).astype(np.int64) - NOTHING
         elif node.op_type == "Pad" and slot == 2:
-            fed[node.input[slot]] = np.array(NOTHING, np.int64).reshape(shape)
+            fed[node.input[slot]] = np.zeros(shape, np.int64)
         elif numbers is None:
             raise ValueError("moved by numbers that are not known")
         else:
@@ -58,7 +61,7 @@ def move(values: Values) -> list[Marks]:
     outputs = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.INT64, None) for name in node.output if name]
     graph = onnx.helper.make_graph([node], "move", infos, outputs)
     proto = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", values.opset)])
-    return [np.asarray(found).astype(np.int16) for found in ReferenceEvaluator(proto).run(None, fed)]
+    return [(np.asarray(found) + NOTHING).astype(np.int16) for found in ReferenceEvaluator(proto).run(None, fed)]
 
 
 def _moved_slots(node: onnx.NodeProto) -> frozenset[int]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from bitswap_onnx.errors import ModelError
 from bitswap_onnx.graph.constants import NotEvaluatedError, constant_value
-from bitswap_onnx.graph.marks import NOTHING, SEVERAL, Marks, Values, compressed, plain, whole
+from bitswap_onnx.graph.marks import NOTHING, SEVERAL, Marks, Values, compressed, merged, plain, whole
 from bitswap_onnx.graph.model import Model, node_label, subgraphs
 from bitswap_onnx.graph.operators import RANDOM, operator
 from bitswap_onnx.graph.row_rules import RULES
@@ -84,9 +84,8 @@ def _is_wrong(slicer: Slicer, name: str, marks: Mapping[str, Marks], batch: int)
     own = marks.get(name)
     if own is None or not own.ndim:
         return True
-    if name != slicer.output and (own == NOTHING).all():
-        return False
-    return own.size != batch or not np.array_equal(own.reshape(-1), np.arange(batch)) or own.shape[0] != batch
+    rows = merged(own, range(1, own.ndim)).reshape(-1)
+    return not bool(((rows == NOTHING) | (rows == np.arange(batch))).all())
 
 
 def _has(marks: Mapping[str, Marks], name: str, mark: int) -> bool:

@@ -222,6 +222,7 @@ def _fed(value: NDArray[Any], feed: Feed, rows: Sequence[Row]) -> NDArray[Any]:
     if feed.axis is None:
         return value
     channels = feed.channels(rows)
+    assert 0 <= channels.min() <= channels.max() < value.shape[feed.axis]
     shape = (*value.shape[: feed.axis], len(channels), *value.shape[feed.axis + 1 :])
     return value.take(channels, feed.axis, out=aligned_empty(shape, value.dtype), mode="clip")
 

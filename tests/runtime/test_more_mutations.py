@@ -594,9 +594,9 @@ def test_outcomes_of_a_lane_that_is_given_up_are_thrown_away(monkeypatch: Patch,
 
 def test_a_store_with_controls_of_other_chunks_is_refused(monkeypatch: Patch, tmp_path: Path) -> None:
     controls_of_the_first_chunk(monkeypatch)
-    run(three, tmp_path)
     with pytest.raises(RunError, match="the null control of path 0 from input 0 on has inputs that are no chunk"):
-        run(three, tmp_path, resume=True)
+        run(three, tmp_path)
+    assert not (tmp_path / "run/results.csv").exists()
 
 
 def test_a_store_that_lacks_inputs_is_refused(monkeypatch: Patch, tmp_path: Path) -> None:
@@ -692,13 +692,12 @@ def test_each_rule_tells_that_inputs_see_each_other(rule: str, monkeypatch: Patc
     assert why_one_at_a_time(model, "y", normal(3, 5), None) is None
 
 
-def test_counts_over_too_many_inputs_are_refused_when_the_store_is_opened(monkeypatch: Patch, tmp_path: Path) -> None:
-    """Not before: the audit counts the same way, and the results are written."""
+def test_counts_over_too_many_inputs_are_refused_before_results_are_written(monkeypatch: Patch, tmp_path: Path) -> None:
+    """The audit counts the same way and does not see it."""
     counted_over_all(monkeypatch)
-    run(three, tmp_path, neurons_of(three), audit=Audit(10))
-    assert (tmp_path / "run/results.csv").exists()
     with pytest.raises(RunError, match="has counts that are no whole numbers of its inputs"):
-        run(three, tmp_path, neurons_of(three), resume=True)
+        run(three, tmp_path, neurons_of(three), audit=Audit(10))
+    assert not (tmp_path / "run/results.csv").exists()
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,10 @@ APART = {
         c = ConstantOfShape (s)
         d = Unsqueeze (c, one)
         y = Add (x, d)""",
+    "zeros around": """
+        p = Pad (x, around)
+        s = ReduceSum <keepdims = 1> (p, one)
+        y = Add (x, s)""",
     "an equation": 'y = Einsum <equation = "ni,ij->nj"> (x, W)',
     "chosen elements": """
         i = ArgMax <axis = 1> (x)
@@ -127,6 +131,7 @@ def model(body: str) -> onnx.ModelProto:
         pieces=np.array([-1, 2]),
         tokens=np.array([-1, 2, 2]),
         fours=np.array([-1, 4]),
+        around=np.array([0, 1, 0, 1]),
         flat=np.array([-1]),
         zero=np.array([0]),
         one=np.array([1]),

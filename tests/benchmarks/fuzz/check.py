@@ -1,5 +1,6 @@
 """One network: build it, run its faults with the engines and the oracle, and say where their scores differ."""
 
+import csv
 import json
 import re
 import shutil
@@ -13,7 +14,7 @@ import onnx
 
 from bitswap_onnx.audit import Audit
 from bitswap_onnx.campaign import run_campaign
-from bitswap_onnx.errors import BitswapError, ControlFailedError
+from bitswap_onnx.errors import BitswapError, ControlFailedError, RunError
 from bitswap_onnx.prepare import Settings
 from bitswap_onnx.preprocessing import Preprocessing
 from tests.benchmarks.fuzz.builder import Array
@@ -79,6 +80,7 @@ class Check:
         clean = oracle.clean()
         for engine in engines:
             self.compare(engine, clean, "clean", None)
+            self.compare_counts(engine)
         for injection in self.injections:
             if injection.neurons:
                 self.check_neurons(oracle, injection, clean, engines)
@@ -124,7 +126,7 @@ class Check:
                 save_outputs=True,
                 audit=Audit(0),
             )
-        except ControlFailedError as error:
+        except (ControlFailedError, RunError) as error:
             self.refusal = str(error)
             self.find("control", f"{engine}: {error}")
             return None
@@ -153,6 +155,24 @@ class Check:
         )
         self.find(f"{engine} {'clean' if injection is None else injection.site}", detail, injection)
         return False
+
+    def compare_counts(self, engine: Engine) -> None:
+        """Hold the counts of results.csv against the scores that the same run saved."""
+        outputs = self.folder / engine / "outputs"
+        golden = np.load(outputs / "clean.npy")
+        inputs = {injection.id: injection.inputs for injection in self.injections}
+        with (self.folder / engine / "results.csv").open(newline="") as file:
+            counted = {row["Injection"]: row for row in csv.DictReader(file) if row["n_injections"]}
+        for identifier, row in counted.items():
+            faulty, chosen = np.load(outputs / f"inj_{identifier}.npy"), inputs[identifier]
+            clean = golden if chosen is None else golden[chosen]
+            masked = (faulty == clean).all(axis=1)
+            critical = faulty.argmax(axis=1) != clean.argmax(axis=1)
+            nonfinite = ~np.isfinite(faulty).all(axis=1)
+            expected = [len(faulty), masked.sum(), (critical & ~masked).sum(), nonfinite.sum()]
+            names = ("n_injections", "masked", "critical", "nonfinite")
+            if [int(row[name]) for name in names] != expected:
+                self.find(f"{engine} counts", f"{identifier}: {[row[name] for name in names]} and not {expected}")
 
     def check_stored(self, oracle: Oracle, injection: Injection, engines: list[Engine]) -> None:
         expected, mixed = oracle.stored(injection)

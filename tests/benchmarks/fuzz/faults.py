@@ -2,7 +2,7 @@
 
 import csv
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -116,8 +116,16 @@ def draw_faults(network: Network, seed: int, count: int) -> list[Injection]:
             rows += drawer.stored(hot[:1])
         elif not neurons and rng.random() < 0.12:
             rows += drawer.stored(hot if rng.random() < 0.5 else None, taken=rows)
+        elif not neurons and number % 17 == 5:
+            rows = two_bits(rows[0], np.random.default_rng((seed, network.number, number)), drawer.width)
         injections.append(Injection(f"i{number}", tuple(rows)))
     return injections
+
+
+def two_bits(row: Row, rng: np.random.Generator, width: int) -> list[Row]:
+    """Return flips of two bits of the element that a fault hits."""
+    bits = rng.choice(width, 2, replace=False).tolist()
+    return [replace(row, kind="flip", bit=bit, value="") for bit in bits]
 
 
 def write_faults(path: Path, injections: Sequence[Injection]) -> None:
