@@ -64,10 +64,10 @@ class CheckedList:
         shut = shut_in(self.setup, [site for site, _ in self._sites.values()])
         if shut:
             site, where = shut[0], self._sites[shut[0].key][1]
+            at = f"{where}: " if where else ""
             raise FaultListError(
-                f"{f'{where}: ' if where else ''}the {site.site} of {site.layer} lies within what ONNX Runtime computes in "
-                f"one piece: other scores follow where a fault can get at it ({len(shut)} such in this list); leave it out "
-                "or choose another layer"
+                f"{at}the {site.site} of {site.layer} lies inside a fused kernel of ONNX Runtime; a flip node there would "
+                f"change the clean scores ({len(shut)} such sites in this list); leave it out or choose another layer"
             )
 
     def _find_design(self) -> None:

@@ -64,7 +64,7 @@ class Execution:
 
 
 class Running(TypedDict, total=False):
-    """How what runs a campaign hands on to `bitswap_onnx.campaign.run_campaign` how it is to run."""
+    """Options of a run that callers pass through to `bitswap_onnx.campaign.run_campaign`."""
 
     run: str | Path | None
     resume: bool
@@ -205,22 +205,18 @@ class Executor:
             tensors = paths[work.path]
             edits = [store.edits(position, work.chunk) for position in work.positions]
             label = f"faults in {store.label(work.path)}"
-            lane, whole = self._lanes.get(work.path), work.path in self._given_up
+            lane, whole = self._lanes.get(work.path), work.path in store.given_up
             return Unit(work, label, tensors, edits, self._engine, lane, whole)
 
-        sums = store.totals()
-        done = store.query("SELECT COUNT(*) FROM outcome").fetchone()[0]
-        inferences, critical = sums["inputs"] or 0, sums["critical"] or 0
+        done, inferences, critical = _tally(store)
         total, injections = done + sum(len(lot.positions) for lot in lots), store.injections
         for unit, result in pool.run(take, self.stop):
             work = unit.work
-            if work.path in self._given_up and not unit.whole:
+            if work.path in store.given_up and not unit.whole:
                 continue  # begun before its lane was given up
             if result.kind != "whole" and result.control not in (None, len(work.chunk)):
                 schedule.again(work.path, self._give_up(work.path))
-                sums = store.totals()
-                done = store.query("SELECT COUNT(*) FROM outcome").fetchone()[0]
-                inferences, critical = sums["inputs"] or 0, sums["critical"] or 0
+                done, inferences, critical = _tally(store)
                 continue
             self._lanes[work.path] = result.lane
             if kinds.get(name := ", ".join(unit.path)) != result.kind:
@@ -245,13 +241,16 @@ class Executor:
         queue = {block: {path: paths[path]} for block, paths in self.store.queue().items() if path in paths}
         return self._left(queue)
 
-    @property
-    def _given_up(self) -> frozenset[int]:
-        return self.store.given_up
-
     def _report(self, progress: Progress) -> None:
         if self.on_progress is not None:
             self.on_progress(progress)
+
+
+def _tally(store: Store) -> tuple[int, int, int]:
+    """Return how many outcomes there are, over how many inferences, and how many of these are critical."""
+    sums = store.totals()
+    outcomes = store.query("SELECT COUNT(*) FROM outcome").fetchone()[0]
+    return outcomes, sums["inputs"] or 0, sums["critical"] or 0
 
 
 def _all_done(lots: list[Lot]) -> bool:

@@ -131,7 +131,8 @@ class Schedule:
             queue.clear()
             queue.extend(kept)
         for lot in lots:
-            self._queues.setdefault(lot.chunk, deque()).append(lot)
+            if not lot.is_done:
+                self._queues.setdefault(lot.chunk, deque()).append(lot)
         self._seconds.pop(path, None)
 
     def learn(self, work: Work, seconds: float) -> None:

@@ -194,7 +194,9 @@ def _batch_size(
     refuse_random(Slicer(model, output, batch_size, spec.shape))
     if batch_size == 1:
         return 1, []
-    why = why_one_at_a_time(model, output, dataset.batch(0, min(len(dataset), 3)), spec.batch)
+    why = why_one_at_a_time(
+        model, output, dataset.batch(0, min(len(dataset), 3)), spec.batch, choose_provider(settings.provider)
+    )
     if why is None:
         return batch_size, []
     if spec.batch is not None:

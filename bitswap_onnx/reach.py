@@ -37,7 +37,7 @@ def without_shut(setup: Setup, sites: Sequence[NeuronSite]) -> tuple[Setup, tupl
     if not shut:
         return setup, tuple(sites)
     layers = ", ".join(dict.fromkeys(site.layer for site in shut))
-    why = "ONNX Runtime computes each in one piece with others, other scores follow where a fault can get at it"
+    why = "ONNX Runtime fuses each with its neighbours; a flip node there would change the clean scores"
     rest = tuple(site for site in sites if site not in shut)
     if not rest:
         raise ModelError(f"{setup.model.name}: faults can get at none of the layers {layers}: {why}; choose others")

@@ -220,7 +220,12 @@ class Store(StoreFile):
     @property
     def given_up(self) -> frozenset[int]:
         """The paths whose lane failed its null control: they run as whole models."""
-        return frozenset(self.setting("given_up") or ())
+        given_up = frozenset(self.setting("given_up") or ())
+        if not given_up <= self.paths().keys():
+            raise RunError(
+                f"{self.run}: expected faulty paths in the setting given_up, found others; start again elsewhere"
+            )
+        return given_up
 
     def give_up(self, path: int) -> None:
         """Throw away, in one transaction, what a path has committed; it runs as whole models from now on."""

@@ -166,7 +166,7 @@ def test_a_list_that_names_what_is_shut_is_refused_with_its_line(half_model: Pat
     faults.write_text(
         'Injection,Layer,TensorIndex,Bit,Site,Input\n0,fc2,"(1,)",3,output,all\n1,fc1,"(2,)",3,output,all\n'
     )
-    with pytest.raises(FaultListError, match=r"faults\.csv:3: the output of fc1 lies within") as caught:
+    with pytest.raises(FaultListError, match=r"faults\.csv:3: the output of fc1 lies inside") as caught:
         run_campaign(half_model, faults, run=tmp_path / "run", workers=0)
     assert "@" not in str(caught.value)
     assert not (tmp_path / "run").exists()

@@ -1,4 +1,4 @@
-"""Marks: which input of a batch an element of a value is of.
+"""Marks: for each element of a value, which input of the batch it depends on.
 
 Marks of a value are an integer array of its rank; an axis along which they are equal has length 1. A mark is the number of
 an input, or `NOTHING` (the element depends on no input), `COUNT` (on how many inputs there are) or `SEVERAL` (on more than

@@ -72,7 +72,7 @@ _ROWS_OF_THE_TABLE: tuple[tuple[str, Place, str], ...] = (
     ("size", Place.FREE, "Size"),
     ("filled", Place.FREE, "ConstantOfShape EyeLike"),
     ("all", Place.FREE, "Range"),
-    ("none", Place.FREE, "Constant"),
+    ("filled", Place.FREE, "Constant"),
     ("one_hot", Place.FREE, "OneHot"),
     # along axes
     ("along_axis", Place.ROUNDED, "Softmax LogSoftmax Hardmax"),
@@ -115,8 +115,8 @@ _ROWS_OF_THE_TABLE: tuple[tuple[str, Place, str], ...] = (
     ("samples", Place.ROUNDED, "ai.onnx.ml:TreeEnsembleRegressor ai.onnx.ml:OneHotEncoder ai.onnx.ml:LabelEncoder"),
     ("samples", Place.FREE, "ai.onnx.ml:ArrayFeatureExtractor ai.onnx.ml:FeatureVectorizer"),
     # rows that see each other: the range of the whole batch
-    ("mixed", Place.ROUNDED, "DynamicQuantizeLinear"),
-    ("mixed", Place.ROUNDED, "com.microsoft:DynamicQuantizeMatMul com.microsoft:DynamicQuantizeLSTM"),
+    ("all", Place.ROUNDED, "DynamicQuantizeLinear"),
+    ("all", Place.ROUNDED, "com.microsoft:DynamicQuantizeMatMul com.microsoft:DynamicQuantizeLSTM"),
 )
 
 #: Domain-qualified name → what is known of an operator; those of ONNX itself have no prefix.

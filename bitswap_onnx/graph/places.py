@@ -52,7 +52,7 @@ def unsettled(slicer: Slicer, nodes: Iterable[int]) -> Iterator[int]:
         known = operator(node.domain, node.op_type)
         if rowless.issuperset(outputs) or (known is not None and known.place is Place.FREE):
             continue
-        if known is not None and known.rows in ("elementwise", "scaled"):
+        if known is not None and known.rows == "elementwise" and _is_one_loop(slicer, index):
             settled = all(_fills_vectors(slicer, slicer.dims(name), name) for name in outputs)
         else:
             values = [*outputs, *(name for name in slicer.reads[index] if name not in rowless)]
@@ -61,6 +61,14 @@ def unsettled(slicer: Slicer, nodes: Iterable[int]) -> Iterator[int]:
             settled = settled and all(_fills_vectors(slicer, row, name) for name, row in rows.items())
         if not settled:
             yield index
+
+
+def _is_one_loop(slicer: Slicer, index: int) -> bool:
+    """Whether a node runs through its arrays in one loop: each of its inputs has the output's shape, or one element."""
+    node = slicer.nodes[index]
+    shape = slicer.dims(node.output[0])
+    shapes = [slicer.dims(name) for name in node.input if name]
+    return shape is not None and all(own == shape or (own is not None and math.prod(own) == 1) for own in shapes)
 
 
 def _fills_vectors(slicer: Slicer, shape: tuple[int, ...] | None, name: str) -> bool:

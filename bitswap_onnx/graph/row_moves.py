@@ -35,8 +35,13 @@ def move(values: Values) -> list[Marks]:
 
     They are moved one higher, so that the zeros that an operator may put around them mean `NOTHING`.
     """
+    if values.setting("reduction", b"none") != b"none":
+        raise ValueError("elements are combined, not moved")
     node = onnx.NodeProto()
     node.CopyFrom(values.node)
+    kept = [each for each in node.attribute if (node.op_type, each.name) != ("Pad", "value")]
+    del node.attribute[:]
+    node.attribute.extend(kept)
     moved = _moved_slots(node)
     fed: dict[str, NDArray[Any]] = {}
     for slot, name in enumerate(node.input):

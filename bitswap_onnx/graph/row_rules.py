@@ -65,11 +65,6 @@ def _all(values: Values) -> list[Marks]:
     return [merge(plain(len(shape)), mark) for shape in values.out_shapes]
 
 
-def _mixed(values: Values) -> list[Marks]:
-    mark = whole(values.marks)
-    return [merge(plain(len(shape)), mark) for shape in values.out_shapes]
-
-
 def _along_axis(values: Values) -> list[Marks]:
     data, *rest = values.given()
     node = values.node.op_type
@@ -115,19 +110,51 @@ def _moments(values: Values) -> list[Marks]:
     return [merged(data, values.setting("axes", [0, 2, 3]))]
 
 
+#: The inputs that hold samples, by slot, where others of the same length are parameters, which every sample reads whole.
+_SAMPLE_SLOTS = {
+    **dict.fromkeys(("Conv", "ConvTranspose", "ConvInteger", "QLinearConv"), (0,)),
+    **dict.fromkeys(("InstanceNormalization", "GroupNormalization"), (0,)),
+    "FusedConv": (0, 3),
+    "DeformConv": (0, 2, 4),
+}
+
+
 def _samples(values: Values) -> list[Marks]:
-    """Take the first axis of all that has marks for the batch; other inputs are parameters, read whole."""
+    """Take the first axis for the batch, of the inputs that hold samples; others are parameters, read whole."""
+    _check_batch_is_kept(values)
     batch = (values.in_shapes[0] or (0,))[0]
+    slots = _SAMPLE_SLOTS.get(values.node.op_type, range(len(values.marks)))
     found = plain(1)
-    for marks, shape in zip(values.marks, values.in_shapes, strict=True):
+    for slot, (marks, shape) in enumerate(zip(values.marks, values.in_shapes, strict=True)):
         if marks is None:
             continue
         rows = merged(marks, range(1, marks.ndim)).reshape(-1) if marks.ndim else marks.reshape(1)
-        carries = bool((rows >= 0).any()) and shape is not None and shape[:1] == (batch,)
+        carries = slot in slots and bool((rows >= 0).any()) and shape is not None and shape[:1] == (batch,)
         found = merge(found, rows if carries else whole([marks]).reshape(1))
     if any(shape[:1] != (batch,) for shape in values.out_shapes):
         found = merged(found)
-    return [found.reshape(-1, *(1,) * (len(shape) - 1)) if shape else found.reshape(()) for shape in values.out_shapes]
+    outputs = [
+        found.reshape(-1, *(1,) * (len(shape) - 1)) if shape else found.reshape(()) for shape in values.out_shapes
+    ]
+    if values.node.op_type == "MaxPool":  # its second output counts through the whole batch
+        outputs[1:] = [plain(marks.ndim, SEVERAL) for marks in outputs[1:]]
+    return outputs
+
+
+def _check_batch_is_kept(values: Values) -> None:
+    """Raise ValueError for forms of operators that work across the first axis."""
+    operator = values.node.op_type
+    if operator == "QLinearSoftmax" and values.setting("axis", 1) == 0:
+        raise ValueError("softmax over the batch")
+    if operator not in ("Resize", "Upsample"):
+        return
+    slot = 2 if operator == "Resize" and len(values.numbers) > 2 else 1
+    scales = values.numbers[slot] if slot < len(values.numbers) else None
+    resized = (
+        scales is not None and scales.size and float(scales.reshape(-1)[0]) != 1 and not values.setting("axes", None)
+    )
+    if resized or values.setting("coordinate_transformation_mode", b"") == b"tf_crop_and_resize":
+        raise ValueError("the batch may be resized")
 
 
 def _matmul(values: Values) -> list[Marks]:
@@ -135,6 +162,8 @@ def _matmul(values: Values) -> list[Marks]:
     left, right = (values.marks[slot] for slot in slots)
     assert left is not None
     assert right is not None
+    if values.node.op_type == "MatMulNBits":  # its weights are packed in a shape of their own
+        return [merge(merged(left, [-1]), whole([right]), whole(values.marks[2:]))]
     rest = [marks for slot, marks in enumerate(values.marks) if slot not in slots]
     wide_left = left.reshape(1, -1) if left.ndim == 1 else left
     wide_right = right.reshape(-1, 1) if right.ndim == 1 else right
@@ -145,7 +174,11 @@ def _matmul(values: Values) -> list[Marks]:
 
 
 def _gemm(values: Values) -> list[Marks]:
-    left, right, *rest = values.given()
+    slots = (0, 3) if values.node.op_type == "QGemm" else (0, 1)
+    left, right = (values.marks[slot] for slot in slots)
+    assert left is not None
+    assert right is not None
+    rest = [marks for slot, marks in enumerate(values.marks) if slot not in slots and marks is not None]
     rows = merged(left, [0]).T if values.setting("transA", 0) else merged(left, [1])
     columns = merged(right, [1]).T if values.setting("transB", 0) else merged(right, [0])
     return [merge(rows, columns, *(rest[:1] if values.node.domain == "" else [whole(rest)]))]
@@ -187,7 +220,8 @@ def _recurrent(values: Values) -> list[Marks]:
             rows = merge(rows, whole([marks]).reshape(1))
     whole_states = [rows.reshape(-1, 1, 1), rows.reshape(1, -1, 1)][axis]
     steps = rows.reshape(-1, 1, 1, 1) if first else rows.reshape(1, 1, -1, 1)
-    return [steps, whole_states, whole_states]
+    outputs = zip((steps, whole_states, whole_states), values.node.output, strict=False)
+    return [marks for marks, name in outputs if name]
 
 
 RULES: dict[str, Rule] = {
@@ -205,8 +239,6 @@ RULES: dict[str, Rule] = {
     "size": _size,
     "filled": _filled,
     "all": _all,
-    "none": _filled,
-    "mixed": _mixed,
     "one_hot": row_moves.one_hot,
     "along_axis": _along_axis,
     "arg": _arg,

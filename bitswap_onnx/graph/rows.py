@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from bitswap_onnx.errors import ModelError
 from bitswap_onnx.graph.constants import NotEvaluatedError, constant_value
-from bitswap_onnx.graph.marks import NOTHING, SEVERAL, Marks, Values, compressed, merged, plain, whole
+from bitswap_onnx.graph.marks import COUNT, NOTHING, SEVERAL, Marks, Values, compressed, merged, plain, whole
 from bitswap_onnx.graph.model import Model, node_label, subgraphs
 from bitswap_onnx.graph.operators import RANDOM, operator
 from bitswap_onnx.graph.row_rules import RULES
@@ -41,9 +41,9 @@ class Measured:
 
 
 def find_mixing(slicer: Slicer, measured: Measured) -> onnx.NodeProto | None:
-    """Return the first node behind which a row of the scores, or of a value to cut at, depends on more than its input.
+    """Return the first node after which a row of the scores, or of a possible cut, depends on more than its own input.
 
-    None: every such row is what a batch of that input alone would give.
+    That is on another input, on the batch size or on its place in the batch. None if there is no such node.
     """
     marks = _marks(slicer, measured)
     needed = _ancestors(slicer)
@@ -85,7 +85,7 @@ def _is_wrong(slicer: Slicer, name: str, marks: Mapping[str, Marks], batch: int)
     if own is None or not own.ndim:
         return True
     rows = merged(own, range(1, own.ndim)).reshape(-1)
-    return not bool(((rows == NOTHING) | (rows == np.arange(batch))).all())
+    return not ((rows == NOTHING).all() or np.array_equal(rows, np.arange(batch)))
 
 
 def _has(marks: Mapping[str, Marks], name: str, mark: int) -> bool:
@@ -132,7 +132,7 @@ def _followed(node: onnx.NodeProto, opset: int, marks: Mapping[str, Marks], meas
         marks=[marks.get(name) if name else None for name in node.input],
         in_shapes=[measured.shapes.get(name) for name in node.input],
         out_shapes=[measured.shapes[name] for name in outputs],
-        numbers=[measured.numbers.get(name) for name in node.input],
+        numbers=[measured.numbers.get(name) if _is_fixed(marks.get(name)) else None for name in node.input],
         grows=[measured.grows(name) if name in measured.shapes else () for name in node.input],
     )
     if any(name and values.marks[slot] is None for slot, name in enumerate(node.input)):
@@ -143,6 +143,11 @@ def _followed(node: onnx.NodeProto, opset: int, marks: Mapping[str, Marks], meas
         return None
     fits = all(own.ndim == len(shape) for own, shape in zip(found, values.out_shapes, strict=False))
     return found if fits else None
+
+
+def _is_fixed(marks: Marks | None) -> bool:
+    """Whether a value depends on no input, only, at most, on how many there are."""
+    return marks is not None and bool(np.isin(marks, (NOTHING, COUNT)).all())
 
 
 def _unknown(

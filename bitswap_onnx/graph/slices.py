@@ -114,6 +114,7 @@ class Slicer:
         dims = self.dims(name)
         return (
             name not in self.constants
+            and name in self._fixed
             and bool(dims)
             and dims is not None
             and dims[0] == self.batch
@@ -125,8 +126,9 @@ class Slicer:
         if self._one_more is None:
             return True
         dims = list(self._one_more[name].tensor_type.shape.dim) if name in self._one_more else []
-        length = dims[0].dim_value if dims and dims[0].HasField("dim_value") else self.seen[1].get(name, (0,))[:1]
-        return length in (self.batch + 1, (self.batch + 1,))
+        seen = self.seen[1].get(name, (0,))
+        length = dims[0].dim_value if dims and dims[0].HasField("dim_value") else (*seen, 0)[0]
+        return bool(length == self.batch + 1)
 
     def dtype(self, name: str) -> np.dtype[Any]:
         """Return the element type of a value whose type is known."""

@@ -88,7 +88,7 @@ class IncrementalEngine:
         """The model, ready to be cut, before a node as well where faults come in there."""
         model = tap(self._clean, self.sites.values()) if self.sites else self.model
         slicer = Slicer(model, self.output, self.numerics.batch_size, self.inputs.shape[1:])
-        return with_seen_shapes(slicer, self.inputs)
+        return with_seen_shapes(slicer, self.inputs, self.numerics)
 
     @cached_property
     def rules(self) -> CutRules:

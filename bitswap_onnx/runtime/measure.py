@@ -1,6 +1,7 @@
 """What a run of a model shows of all its values: their shapes, and the small numbers among them."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +15,7 @@ from bitswap_onnx.graph.model import Model, node_label, read_tensor
 from bitswap_onnx.graph.rows import Measured, find_mixing, without_constant_branches
 from bitswap_onnx.graph.slices import Slicer
 from bitswap_onnx.runtime.part import open_part
-from bitswap_onnx.runtime.session import Numerics
+from bitswap_onnx.runtime.session import Numerics, Provider
 
 #: Values that are looked at in one run, so that few are held at once.
 _TOGETHER = 24
@@ -23,27 +24,35 @@ _TOGETHER = 24
 _SMALL = 4096
 
 
-def why_one_at_a_time(model: Model, output: str, inputs: NDArray[Any], batch: int | None) -> str | None:
+def why_one_at_a_time(
+    model: Model, output: str, inputs: NDArray[Any], batch: int | None, provider: Provider = "cpu"
+) -> str | None:
     """Return why inputs have to run one at a time, None if each row of the scores is that of its input alone.
 
-    ``inputs`` (n, ...) are some inputs to run; ``batch`` is the model's fixed batch size, None if it is open.
+    ``inputs`` (n, ...) are some inputs to run; ``batch`` is the model's fixed batch size, None if it is open. A fixed batch
+    also runs with its rows turned by one, which must turn the scores: stored numbers may differ from row to row.
     """
     size = batch or 2
     if size == 1:
         return None
     shape = inputs.shape[1:]
+    slicer = Slicer(model, output, size, shape)
+    with suppress(NotEvaluatedError):  # then the If stays, and counts as one that nothing is known of
+        slicer = replace(slicer, model=without_constant_branches(slicer))
+    numerics = Numerics(provider=provider, threads=0)
     try:
-        slicer = Slicer(without_constant_branches(Slicer(model, output, size, shape)), output, size, shape)
-        measured = _measure(slicer, _rows(inputs, size))
-        more = None if batch else _measure(slicer, _rows(inputs, size + 1))
-    except (ModelError, NotEvaluatedError):
-        return "the model does not run on larger batches"
+        measured = _measure(slicer, _rows(inputs, size), numerics)
+        more = None if batch else _measure(slicer, _rows(inputs, size + 1), numerics)
+        if batch and not _turn_with_rows(slicer, _rows(inputs, size), numerics):
+            return "what a row gives depends on its place in the batch"
+    except ModelError as error:
+        return f"the model does not run on batches of {size}: {error}"
     slicer = replace(slicer, seen=(measured[0], more[0] if more else {}))
     node = find_mixing(slicer, Measured(measured[0], more and more[0], measured[1]))
     return None if node is None else f"in a batch they would see each other, by {node.op_type} {node_label(node)}"
 
 
-def with_seen_shapes(slicer: Slicer, inputs: NDArray[Any]) -> Slicer:
+def with_seen_shapes(slicer: Slicer, inputs: NDArray[Any], numerics: Numerics) -> Slicer:
     """Return a slicer that knows, of a run, the shapes that cannot be inferred; ``inputs`` (n, ...) are some to run."""
     names = [name for node in slicer.nodes for name in node.output if name and slicer.dims(name) is None]
     names = [name for name in names if _is_array(slicer, name)]
@@ -52,11 +61,21 @@ def with_seen_shapes(slicer: Slicer, inputs: NDArray[Any]) -> Slicer:
     if not names:
         return slicer
     try:
-        shapes = _measure(slicer, _rows(inputs, slicer.batch), names)[0]
-        more = shapes if fixed else _measure(slicer, _rows(inputs, slicer.batch + 1), names)[0]
+        shapes = _measure(slicer, _rows(inputs, slicer.batch), numerics, names)[0]
+        more = shapes if fixed else _measure(slicer, _rows(inputs, slicer.batch + 1), numerics, names)[0]
     except ModelError:
         return slicer
     return replace(slicer, seen=(shapes, more))
+
+
+def _turn_with_rows(slicer: Slicer, batch: NDArray[Any], numerics: Numerics) -> bool:
+    """Whether scores of rows turned by one are the scores turned by one, rounding aside."""
+    part = open_part(slicer.extract(slicer.inputs, (slicer.output,)), numerics)
+    straight, turned = (part.run({slicer.inputs[0]: rows})[0] for rows in (batch, np.roll(batch, 1, axis=0)))
+    if straight.shape[:1] != batch.shape[:1]:
+        return False
+    size = float(np.abs(straight[np.isfinite(straight)]).max(initial=1.0))
+    return bool(np.allclose(turned, np.roll(straight, 1, axis=0), rtol=1e-3, atol=1e-3 * size, equal_nan=True))
 
 
 def _rows(inputs: NDArray[Any], count: int) -> NDArray[Any]:
@@ -64,7 +83,7 @@ def _rows(inputs: NDArray[Any], count: int) -> NDArray[Any]:
 
 
 def _measure(
-    slicer: Slicer, batch: NDArray[Any], names: Sequence[str] | None = None
+    slicer: Slicer, batch: NDArray[Any], numerics: Numerics, names: Sequence[str] | None = None
 ) -> tuple[dict[str, tuple[int, ...]], dict[str, NDArray[Any]]]:
     """Return the shapes of all values (or of ``names``), and those of few elements themselves."""
     (source,) = slicer.inputs
@@ -74,7 +93,7 @@ def _measure(
         names = [name for node in slicer.nodes for name in node.output if name and _is_array(slicer, name)]
     if not names:
         return shapes, numbers
-    part = open_part(slicer.extract(slicer.inputs, names), Numerics(threads=0))
+    part = open_part(slicer.extract(slicer.inputs, names), numerics)
     for first in range(0, len(names), _TOGETHER):
         wanted = names[first : first + _TOGETHER]
         for name, array in zip(wanted, part.values(wanted, {source: batch}), strict=True):

@@ -1,4 +1,4 @@
-"""Arrays that begin where vectors do: some kernels round by the address of what they read or write."""
+"""Arrays aligned to the widest vector (64 bytes): some kernels round differently at other addresses."""
 
 from typing import Any
 

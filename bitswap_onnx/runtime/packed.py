@@ -100,11 +100,18 @@ class PackedLane:
         narrow = []
         for number, edits in enumerate(injections):
             rows = self.rows(edits) or [Row(0, {})]
-            if len(rows) <= ROWS and all(self.head.stays_finite(t, *edit) for t in edits for edit in edits[t]):
+            if len(rows) <= ROWS and self._stays_finite(edits):
                 narrow.append((number, rows))
             else:
                 yield from (replace(faulty, numbers=[number]) for faulty in self.fallback.run([edits], block))
         yield from self._run_packs(_packs(narrow), block)
+
+    def _stays_finite(self, edits: InjectionEdits) -> bool:
+        masks: dict[tuple[str, int], int] = {}
+        for tensor, changes in edits.items():
+            for element, mask in changes:
+                masks[tensor, element] = masks.get((tensor, element), 0) ^ mask
+        return all(self.head.stays_finite(tensor, element, mask) for (tensor, element), mask in masks.items())
 
     def _run_packs(self, packs: Iterator[Pack], block: Block) -> Iterator[Faulty]:
         """Collect what changed until it fills many batches of the suffix, then run it."""
