@@ -7,7 +7,7 @@ from bitswap_onnx.graph.receipts import NeuronReceipt, Receipt
 from bitswap_onnx.graph.targets import Target
 from bitswap_onnx.outcome import COUNTS
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 #: One row per fault, as in results.csv; ``tensor``, ``element`` and ``mask`` are what an engine needs: of a neuron the
 #: site's key, and keep:toggle. ``input`` is NULL for all.
@@ -59,8 +59,9 @@ SINCE = {
     3: (("injection", "first_input"), ("control", "lane")),
 }
 
-#: The first version whose null controls say which lane they took.
+#: The first version whose null controls say which lane they took, and the first that must keep a hash of its plan.
 CONTROLS_HAVE_LANES = 3
+PLANS_HAVE_HASHES = 4
 
 #: What stores of older versions lack, as views: version 1 had no neuron faults, version 2 no blocks of inputs.
 OLDER_AS_TODAY = {
@@ -69,6 +70,7 @@ CREATE TEMP VIEW receipt AS SELECT *, '' AS site, NULL AS input FROM main.receip
 CREATE TEMP VIEW injection AS SELECT *, NULL AS inputs, NULL AS first_input FROM main.injection;
 """,
     2: "CREATE TEMP VIEW injection AS SELECT *, NULL AS first_input FROM main.injection;",
+    3: "",
 }
 
 #: The (layer, parameter) under which a list finds a target again.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bitswap_onnx.errors import RunError
 from bitswap_onnx.outcome import COUNTS, OUTCOME_NAMES, counted
-from bitswap_onnx.schema import OLDER_AS_TODAY, RECEIPT_COLUMNS, SCHEMA, SCHEMA_VERSION, SINCE
+from bitswap_onnx.schema import OLDER_AS_TODAY, PLANS_HAVE_HASHES, RECEIPT_COLUMNS, SCHEMA, SCHEMA_VERSION, SINCE
 
 if TYPE_CHECKING:
     Digest = hashlib._Hash
@@ -86,6 +86,8 @@ def check_plan(db: sqlite3.Connection, store: Path, expected: str | None) -> "Di
         if row := db.execute(query).fetchone():
             raise RunError(f"{store}: found {what} of no injection ({row[0]}); {REMEDY}")
     if expected is None:
+        if db.execute("PRAGMA user_version").fetchone()[0] >= PLANS_HAVE_HASHES:
+            raise RunError(f"{store}: expected the setting plan, the hash of its injections, found none; {REMEDY}")
         return None
     digest = plan_digest(db)
     if digest.hexdigest() != expected:

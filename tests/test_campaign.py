@@ -259,7 +259,7 @@ def test_a_store_of_another_version_or_kind_is_refused(model: Path, tmp_path: Pa
         db.execute("PRAGMA user_version = 99")
         db.execute("CREATE TABLE t (x)")
     db.close()
-    with pytest.raises(RunError, match="expected schema version 3, found 99"):
+    with pytest.raises(RunError, match="expected schema version 4, found 99"):
         run(model, folder)
     (folder / "campaign.sqlite").write_bytes(b"no database at all, but long enough to look at" * 20)
     with pytest.raises(RunError, match="not a store of bitswap-onnx"):

@@ -30,7 +30,7 @@ SCHEMA = [
     ("ALTER TABLE outcome RENAME TO x; CREATE VIEW outcome AS SELECT * FROM x", "found the (view 'outcome'|table 'x')"),
     ("PRAGMA user_version = 2", "expected the tables of schema version 2, found other columns in the table injection"),
     ("PRAGMA user_version = 0", "expected the tables of a run alone, found the table 'setting'"),
-    ("PRAGMA user_version = 9", "expected schema version 3, found 9"),
+    ("PRAGMA user_version = 9", "expected schema version 4, found 9"),
 ]
 SETTINGS = [
     ("DELETE FROM setting WHERE key = 'identity'", "the setting identity: it is missing"),
@@ -64,6 +64,7 @@ CONTENT = [
     ("UPDATE receipt SET mask = '1' WHERE position = 0", "are not those that were committed, by their hash"),
     ("UPDATE receipt SET element = element + 1 WHERE position = 1 AND row = 1", "by their hash"),
     ("DELETE FROM receipt WHERE position = 1 AND row = 1", "by their hash"),
+    ("DELETE FROM setting WHERE key = 'plan'", "expected the setting plan, the hash of its injections, found none"),
     ("UPDATE injection SET id = 'other' WHERE position = 3", "by their hash"),
     ("UPDATE injection SET changes = 0 WHERE position = 0", "by their hash"),
     ("UPDATE path SET tensors = '[\"fc.bias\"]'", "by their hash"),
@@ -147,7 +148,7 @@ def test_a_changed_store_is_not_resumed(run: Path, tmp_path: Path, statement: st
     assert str(run) in text
     assert "\n" not in text
     assert caught.value.exit_code == 1
-    if "schema version 3, found 9" not in text:
+    if "schema version 4, found 9" not in text:
         assert text.endswith("the store was changed or damaged: run the campaign again in another --out")
     assert (run / "results.csv").read_bytes() == before
 

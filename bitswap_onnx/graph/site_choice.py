@@ -21,12 +21,15 @@ def select_sites(
     ``patterns``: comma-separated globs or texts of layer names; ``kinds``: comma-separated types of layers, as PyTorch,
     Keras or ONNX call them. With neither: the model's input if it is of floats, layers with kernels and vanished modules.
     A glob or a whole name stands for what it says, a part of a name for those default ones that have it, if some do.
-    ``exclude``: patterns of layers to leave out. Raises ModelError for a pattern or a kind that no layer has.
+    ``exclude``: patterns of layers to leave out. Raises ModelError for a pattern or a kind that no layer has, and if no
+    layer is left.
     """
     own = [entry for entry in sites if entry.site is site]
     if exclude is not None:
         left_out = [entry for pattern in _parts(exclude) for entry in _named(own, pattern, usual=False)]
         rest = [entry for entry in own if entry not in left_out]
+        if not rest:
+            raise ModelError(f"--exclude {exclude!r} leaves no layer of {len(own)}; exclude fewer")
         return select_sites(rest, patterns, kinds, site)
     if patterns is None and kinds is None:
         return tuple(filter(_by_default, own))

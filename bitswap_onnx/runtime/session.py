@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from bitswap_onnx.dataset import batches
 from bitswap_onnx.errors import ModelError, one_line
-from bitswap_onnx.graph.model import Model
+from bitswap_onnx.graph.model import Model, attribute
 from bitswap_onnx.runtime.memory import aligned
 
 Provider = Literal["cpu", "cuda"]
@@ -27,6 +27,8 @@ Provider = Literal["cpu", "cuda"]
 _FOLDING = frozenset(
     ("ConvBNFusion", "ConvMulFusion", "ConvAddFusion", "MatMul_BatchNormalization_Fusion", "ConvAddActivationFusion")
 )
+#: Makes equal stored tensors one, so that writing into running statistics changes others too.
+_MERGING = frozenset({"ConstantSharing"})
 _BLOCKED_LAYOUT = frozenset({"NchwcTransformer"})
 
 #: Optimisers that compute several nodes in one piece, with no value between them. They are off where faults hit neurons.
@@ -156,7 +158,7 @@ def load(model: Model, numerics: Numerics, save_optimized: str | None = None) ->
             content,
             options,
             providers=_providers(numerics.provider),
-            disabled_optimizers=_disabled(numerics),
+            disabled_optimizers=_disabled(numerics, model),
             enable_fallback=0,  # which would print, and try again with other providers
         )
     except Exception as error:  # the runtime's exceptions share no base class
@@ -208,10 +210,17 @@ def _options(numerics: Numerics) -> Any:
     return options
 
 
-def _disabled(numerics: Numerics) -> list[str]:
+def _disabled(numerics: Numerics, model: Model) -> list[str]:
     disabled = _FOLDING if numerics.fusion == "framework" else frozenset()
     disabled = disabled | (_SWALLOWING if numerics.apart else frozenset())
+    if any(_overwrites_statistics(node) for node in model.proto.graph.node):
+        disabled = disabled | _MERGING
     return sorted(disabled | (_BLOCKED_LAYOUT if numerics.layout == "plain" else frozenset()))
+
+
+def _overwrites_statistics(node: onnx.NodeProto) -> bool:
+    """Whether a node is a batch norm in training mode: it writes into the running mean and variance that it reads."""
+    return node.op_type == "BatchNormalization" and bool(attribute(node, "training_mode", 0))
 
 
 def _providers(provider: Provider) -> list[Any]:

@@ -243,3 +243,24 @@ def test_live_dropout_is_refused(tmp_path: Path) -> None:
 
 def test_every_operator_of_the_table_has_a_rule() -> None:
     assert {known.rows for known in OPERATORS.values()} == RULES.keys()
+
+
+def test_batch_norm_in_training_mode_keeps_no_state(tmp_path: Path) -> None:
+    """Its kernel writes into the running mean; the runtime must not have made that one tensor with an equal bias."""
+    proto = build(
+        """net (float[N, 2, 3] x) => (float[N, 2] y) {
+            h, m, v = BatchNormalization <training_mode = 1> (x, scale, bias, mean, var)
+            y = ReduceMax <keepdims = 0> (h, last)
+        }""",
+        scale=np.ones(2, np.float32),
+        bias=np.zeros(2, np.float32),
+        mean=np.zeros(2, np.float32),
+        var=np.ones(2, np.float32),
+        last=np.array([2]),
+    )
+    x = normal(6, 2, 3) + np.float32(3)
+    np.savez(tmp_path / "net.npz", x=x)
+    setup = prepare(save(proto, tmp_path / "net.onnx"), Settings())
+    spread = np.sqrt(x.var(axis=2, keepdims=True) + 1e-5)
+    expected = ((x - x.mean(axis=2, keepdims=True)) / spread).max(axis=2)
+    np.testing.assert_allclose(setup.clean_run().golden.scores, expected, rtol=1e-4)
