@@ -40,7 +40,8 @@ _ROWS_OF_THE_TABLE: tuple[tuple[str, Place, str], ...] = (
     ("elementwise", Place.FREE, "BitShift Equal Greater GreaterOrEqual Less LessOrEqual IsNaN IsInf Where Relu Clip"),
     ("elementwise", Place.FREE, "ThresholdedRelu Add Sub Mul Div Sqrt Reciprocal LeakyRelu PRelu Mod"),
     ("elementwise", Place.FREE, "BitCast Identity"),
-    ("elementwise", Place.ROUNDED, "Cast CastLike"),
+    ("elementwise", Place.ROUNDED, "Cast"),
+    ("first", Place.ROUNDED, "CastLike"),
     (
         "elementwise",
         Place.ROUNDED,
@@ -58,7 +59,7 @@ _ROWS_OF_THE_TABLE: tuple[tuple[str, Place, str], ...] = (
     # the first input's elements, with parameters that all of them share
     ("scaled", Place.ROUNDED, "QuantizeLinear DequantizeLinear BatchNormalization"),
     ("scaled", Place.ROUNDED, "com.microsoft:QuantizeLinear com.microsoft:DequantizeLinear"),
-    ("dropout", Place.FREE, "Dropout"),
+    ("first", Place.FREE, "Dropout"),
     # elements moved, none computed
     ("reshape", Place.FREE, "Reshape Flatten Squeeze Unsqueeze"),
     ("move", Place.FREE, "Slice Pad Tile Concat Split DepthToSpace SpaceToDepth"),

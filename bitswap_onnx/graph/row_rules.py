@@ -22,7 +22,8 @@ def _differs_by_row(values: Values, slot: int, found: Marks) -> bool:
     if marks is None or not shape or (marks != NOTHING).any():
         return False
     aligned = (1,) * (found.ndim - len(shape)) + shape
-    rows = [axis for axis in range(found.ndim) if found.shape[axis] > 1 and aligned[axis] > 1]
+    longer = [axis for axis in range(found.ndim) if found.shape[axis] > 1 and aligned[axis] > 1]
+    rows = [axis for axis in longer if (merged(found, [axis]) == SEVERAL).any()]  # several inputs along it
     if not rows or numbers is None:
         return bool(rows)
     wide = numbers.reshape(aligned)
@@ -39,7 +40,7 @@ def _scaled(values: Values) -> list[Marks]:
     return [merge(data, whole(parameters))]
 
 
-def _dropout(values: Values) -> list[Marks]:
+def _first(values: Values) -> list[Marks]:
     return [values.given()[0]] * len(values.out_shapes)
 
 
@@ -227,7 +228,7 @@ def _recurrent(values: Values) -> list[Marks]:
 RULES: dict[str, Rule] = {
     "elementwise": _elementwise,
     "scaled": _scaled,
-    "dropout": _dropout,
+    "first": _first,
     "same": _same,
     "reshape": row_moves.reshape,
     "transpose": row_moves.transpose,

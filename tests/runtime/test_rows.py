@@ -46,6 +46,20 @@ APART = {
         p = Softmax <axis = -1> (q)
         o = MatMul (p, t)
         y = Reshape (o, fours)""",
+    "a number of the type of another value": """
+        s = Shape <start = 1, end = 2> (x)
+        c = CastLike (s, x)
+        r = Sqrt (c)
+        y = Mul (x, r)""",
+    "a class token and stored positions": """
+        t = Reshape (x, tokens)
+        n = Shape <start = 0, end = 1> (x)
+        s = Concat <axis = 0> (n, token_shape)
+        c = Expand (token, s)
+        j = Concat <axis = 1> (c, t)
+        p = Add (j, positions)
+        l = Reshape (p, six)
+        y = MatMul (l, V6)""",
     "recurrent": """
         t = Reshape (x, tokens)
         s = Transpose <perm = [1, 0, 2]> (t)
@@ -150,6 +164,11 @@ def model(body: str) -> onnx.ModelProto:
         fours=np.array([-1, 4]),
         around=np.array([0, 1, 0, 1]),
         fours_one=np.array([4]),
+        token=normal(1, 1, 2, seed=10),
+        token_shape=np.array([1, 2]),
+        positions=normal(1, 3, 2, seed=11),
+        six=np.array([-1, 6]),
+        V6=normal(6, 4, seed=12),
         place=np.array([[-1]]),
         row=normal(1, 4, seed=9),
         lines=np.array([-1, 1, 4]),
