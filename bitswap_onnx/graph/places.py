@@ -9,6 +9,7 @@ there each row has to be of whole vectors. See `bitswap_onnx.graph.operators.Pla
 import math
 from collections.abc import Iterable, Iterator
 
+import numpy as np
 import onnx
 
 from bitswap_onnx.graph.model import subgraphs
@@ -40,6 +41,8 @@ def may_repack_channels(slicer: Slicer, index: int, axis: int, count: int) -> bo
         return True
     dims = slicer.dims(node.output[0]) or ()
     packed = tuple(count if i == axis else size for i, size in enumerate(dims))
+    if minds_neighbours(slicer, index):
+        return False
     return bool(dims) and all(_fills_vectors(slicer, shape, node.output[0]) for shape in (dims, packed))
 
 
@@ -52,7 +55,9 @@ def unsettled(slicer: Slicer, nodes: Iterable[int]) -> Iterator[int]:
         known = operator(node.domain, node.op_type)
         if rowless.issuperset(outputs) or (known is not None and known.place is Place.FREE):
             continue
-        if known is not None and known.rows == "elementwise" and _is_one_loop(slicer, index):
+        if minds_neighbours(slicer, index):
+            settled = False
+        elif known is not None and known.rows == "elementwise" and _is_one_loop(slicer, index):
             settled = all(_fills_vectors(slicer, slicer.dims(name), name) for name in outputs)
         else:
             values = [*outputs, *(name for name in slicer.reads[index] if name not in rowless)]
@@ -61,6 +66,15 @@ def unsettled(slicer: Slicer, nodes: Iterable[int]) -> Iterator[int]:
             settled = settled and all(_fills_vectors(slicer, row, name) for name, row in rows.items())
         if not settled:
             yield index
+
+
+def minds_neighbours(slicer: Slicer, index: int) -> bool:
+    """Whether a value may round by what else its vector holds: approximations at double precision do (Sin, Cos)."""
+    node = slicer.nodes[index]
+    known = operator(node.domain, node.op_type)
+    if known is None or known.place is not Place.ROUNDED:
+        return False
+    return any(slicer.dims(name) is not None and slicer.dtype(name) == np.float64 for name in node.output if name)
 
 
 def _is_one_loop(slicer: Slicer, index: int) -> bool:

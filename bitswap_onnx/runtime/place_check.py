@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from bitswap_onnx.errors import ModelError
 from bitswap_onnx.graph.model import Model
 from bitswap_onnx.graph.operators import Place, operator
+from bitswap_onnx.graph.places import minds_neighbours
 from bitswap_onnx.graph.slices import Slicer
 from bitswap_onnx.runtime.part import open_part
 from bitswap_onnx.runtime.session import Numerics
@@ -29,7 +30,7 @@ def keeps_rows(slicer: Slicer, numerics: Numerics, index: int) -> bool:
     read = [name for name in slicer.reads[index] if name not in slicer.constants and name not in slicer.counts]
     if not all(slicer.has_rows(name) for name in (*read, *filter(None, node.output))):
         return False
-    if not all(slicer.dtype(name).kind == "f" for name in read):
+    if minds_neighbours(slicer, index) or not all(slicer.dtype(name).kind == "f" for name in read):
         return False
     known = operator(node.domain, node.op_type)
     times = 1 if known is not None and known.place is Place.ORDERED else _ROUNDED_TIMES

@@ -19,7 +19,9 @@ from bitswap_onnx.graph.model import from_proto
 from bitswap_onnx.graph.operators import OPERATORS, Place
 from bitswap_onnx.graph.slices import Slicer
 from bitswap_onnx.prepare import Settings
+from bitswap_onnx.runtime.incremental import IncrementalEngine
 from bitswap_onnx.runtime.memory import aligned, aligned_empty, is_aligned
+from bitswap_onnx.runtime.packed import PackedLane
 from bitswap_onnx.runtime.place_check import keeps_rows
 from bitswap_onnx.runtime.session import Numerics, open_session
 from tests.builders import build, normal, save
@@ -137,6 +139,22 @@ def plain_scores(proto: onnx.ModelProto, x: NDArray[Any], batch: int) -> NDArray
     )
     rows = [np.minimum(np.arange(first, first + batch), len(x) - 1) for first in range(0, len(x), batch)]
     return np.concatenate([session.run(None, {"x": aligned(x[own])})[0] for own in rows])[: len(x)]
+
+
+def test_approximations_at_double_precision_mind_their_neighbours() -> None:
+    """So no lane moves rows or channels around them, whole vectors or not."""
+    text = """net (T[N, 8] x) => (T[N, 3] scores) {
+        a = MatMul (x, "fc1.weight")
+        b = Sin (a)
+        scores = MatMul (b, "fc2.weight")
+    }"""
+    for kind, dtype, packs in (("float", np.float32, True), ("double", np.float64, False)):
+        weights = {"fc1__weight": normal(8, 16, dtype=dtype), "fc2__weight": normal(16, 3, dtype=dtype)}
+        model, numerics = from_proto(build(text.replace("T[", f"{kind}["), **weights)), Numerics(batch_size=32)
+        x = normal(32, 8, dtype=dtype)
+        scores = open_session(model, numerics, "scores").run(x)
+        engine = IncrementalEngine(model, numerics, "scores", x, scores, {("fc1.weight",): 100}, worth=0)
+        assert any(isinstance(lane, PackedLane) for lane in engine.candidates(("fc1.weight",))) is packs
 
 
 @pytest.mark.parametrize("batch", [1, 3])
