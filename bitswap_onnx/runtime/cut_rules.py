@@ -35,19 +35,31 @@ class CutRules:
     def may_cut(self, cuts: Collection[str]) -> bool:
         """Whether the model may be cut at some values: the table of operators has all of the part behind them.
 
-        Nor may a cut part what is folded (`parts_fold`), or be at half precision on the CPU, which computes in single and
-        rounds where a value is handed on: that is not at each of them.
+        Nor may a cut part what is folded (`parts_fold`) or summed in one kernel (`parts_sum`), or be at half precision on
+        the CPU, which computes in single and rounds where a value is handed on: that is not at each of them.
         """
         inner = [cut for cut in cuts if cut not in self.slicer.inputs]
         if self.numerics.provider == "cpu" and any(self._is_half(cut) for cut in inner):
             return False
-        if self.parts_fold(self._first_readers(inner)):
+        if self.parts_fold(self._first_readers(inner)) or any(map(self.parts_sum, inner)):
             return False
         return all(is_known(self.slicer.nodes[i]) for i in self._behind(cuts))
 
     def rows_may_move(self, cuts: Collection[str]) -> bool:
         """Whether rows of the part behind ``cuts`` keep their bits in any place of a batch."""
         return self.may_cut(cuts) and all(map(self._keeps_rows, unsettled(self.slicer, self._behind(cuts))))
+
+    def parts_sum(self, cut: str) -> bool:
+        """Whether a value may be summed up within the convolution that makes it, so that no cut lies between.
+
+        Blocked kernels and fusion ``deployed`` do so with a sum that alone reads a convolution, or its batch norm. Of two
+        such operands they take one, and a part that lacks it takes the other: the order of additions differs.
+        """
+        if self.numerics.layout == "plain" and self.numerics.fusion == "framework":
+            return False
+        nodes, maker, readers = self.slicer.nodes, self.slicer.producer.get(cut), self.slicer.readers.get(cut, ())
+        summed = len(readers) == 1 and nodes[readers[0]].op_type in ("Add", "Sum")
+        return summed and maker is not None and nodes[maker].op_type in ("Conv", "BatchNormalization")
 
     def _keeps_rows(self, index: int) -> bool:
         if index not in self._tried:

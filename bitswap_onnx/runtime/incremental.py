@@ -204,6 +204,8 @@ class IncrementalEngine:
             cuts = self.slicer.cuts(self.slicer.cone([head.start]), head.value)
             if cuts is None or self.rules.parts_fold([head.start]) or not self.rules.rows_may_move({*cuts, head.value}):
                 continue
+            if any(self.rules.parts_sum(feed.value) for feed in head.feeds):
+                continue
             for blocked in _LAYOUTS if self.numerics.layout == "blocked" else _LAYOUTS[:1]:
                 yield self._packed(head, cuts, path, blocked)
         starts = [user for tensor in path for user in self.slicer.users(tensor)]
