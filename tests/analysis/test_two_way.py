@@ -311,7 +311,7 @@ def test_what_is_refused(folder: Path, nested: Path, tmp_path: Path) -> None:
     (tmp_path / "campaign.sqlite").write_bytes((folder / "run/campaign.sqlite").read_bytes())
     with closing(sqlite3.connect(tmp_path / "campaign.sqlite")) as database, database:
         database.execute("UPDATE setting SET value = json_set(value, '$.records', json('[]')) WHERE key = 'identity'")
-        database.execute("UPDATE outcome SET per_input = NULL")
+        database.execute("UPDATE outcome SET per_input = NULL, scores = NULL")
     named = [Injection("a", (Fault("conv", (0, 1, 1), 30, site=Site.OUTPUT, input=3),))]
     sources = {
         folder
