@@ -9,16 +9,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bitswap_onnx.analysis.neuron_campaign import run_neurons
-    from bitswap_onnx.analysis.precision import Until, run_until
-    from bitswap_onnx.analysis.rank import evaluate_robustness
-    from bitswap_onnx.analysis.rates import estimate_rates
-    from bitswap_onnx.analysis.sweep import sweep_errors
-    from bitswap_onnx.analysis.until import Goal, parse_goal
-    from bitswap_onnx.campaign import Campaign, run_campaign
-    from bitswap_onnx.dataset import Dataset, load_dataset
-    from bitswap_onnx.design import generate_faults, read_design
+    from bitswap_onnx.campaign.run import Campaign, run_campaign
+    from bitswap_onnx.campaign.setup import Settings
+    from bitswap_onnx.data.dataset import Dataset, load_dataset
+    from bitswap_onnx.data.preprocessing import Preprocessing
     from bitswap_onnx.errors import BitswapError
+    from bitswap_onnx.estimates.rates import estimate_rates
+    from bitswap_onnx.experiments.neurons.run import run_neurons
+    from bitswap_onnx.experiments.ranking.run import evaluate_robustness
+    from bitswap_onnx.experiments.sweep.run import sweep_errors
     from bitswap_onnx.faults.fault import Fault, Injection, Kind, Site
     from bitswap_onnx.faults.fault_list import FaultList, read_fault_list, write_fault_list
     from bitswap_onnx.graph.model import Model, load_model, save_model
@@ -26,19 +25,20 @@ if TYPE_CHECKING:
     from bitswap_onnx.graph.resolve import apply, resolve
     from bitswap_onnx.graph.targets import Target, find_targets
     from bitswap_onnx.graph.weights import rewrite
-    from bitswap_onnx.prepare import Settings
-    from bitswap_onnx.preprocessing import Preprocessing
+    from bitswap_onnx.sampling.design import generate_faults, read_design
+    from bitswap_onnx.until.planners import Goal, parse_goal
+    from bitswap_onnx.until.run import Until, run_until
 
 _HOMES = {
-    "analysis.neuron_campaign": ("run_neurons",),
-    "analysis.precision": ("Until", "run_until"),
-    "analysis.rank": ("evaluate_robustness",),
-    "analysis.rates": ("estimate_rates",),
-    "analysis.sweep": ("sweep_errors",),
-    "analysis.until": ("Goal", "parse_goal"),
-    "campaign": ("Campaign", "run_campaign"),
-    "dataset": ("Dataset", "load_dataset"),
-    "design": ("generate_faults", "read_design"),
+    "experiments.neurons.run": ("run_neurons",),
+    "until.run": ("Until", "run_until"),
+    "experiments.ranking.run": ("evaluate_robustness",),
+    "estimates.rates": ("estimate_rates",),
+    "experiments.sweep.run": ("sweep_errors",),
+    "until.planners": ("Goal", "parse_goal"),
+    "campaign.run": ("Campaign", "run_campaign"),
+    "data.dataset": ("Dataset", "load_dataset"),
+    "sampling.design": ("generate_faults", "read_design"),
     "errors": ("BitswapError",),
     "faults.fault": ("Fault", "Injection", "Kind", "Site"),
     "faults.fault_list": ("FaultList", "read_fault_list", "write_fault_list"),
@@ -47,8 +47,8 @@ _HOMES = {
     "graph.resolve": ("apply", "resolve"),
     "graph.targets": ("Target", "find_targets"),
     "graph.weights": ("rewrite",),
-    "prepare": ("Settings",),
-    "preprocessing": ("Preprocessing",),
+    "campaign.setup": ("Settings",),
+    "data.preprocessing": ("Preprocessing",),
 }
 _HOME = {name: f"bitswap_onnx.{module}" for module, names in _HOMES.items() for name in names}
 

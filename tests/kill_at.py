@@ -14,10 +14,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bitswap_onnx.analysis.precision import Until, run_until
-from bitswap_onnx.analysis.until import parse_goal
-from bitswap_onnx.campaign import run_campaign
-from bitswap_onnx.prepare import Settings
+from bitswap_onnx.campaign.run import run_campaign
+from bitswap_onnx.campaign.setup import Settings
+from bitswap_onnx.until.planners import parse_goal
+from bitswap_onnx.until.run import Until, run_until
 
 _left = int(sys.argv[4])
 

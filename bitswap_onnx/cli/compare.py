@@ -7,13 +7,13 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from bitswap_onnx.analysis.compare import FILES, Comparison, Judgement, Row, compare_runs
-from bitswap_onnx.analysis.compare_models import Running, compare_models
+from bitswap_onnx.campaign.setup import Settings
 from bitswap_onnx.cli import console
 from bitswap_onnx.cli.inject import print_notes, stop_on_signal
 from bitswap_onnx.cli.options import BitOrder, with_shared
 from bitswap_onnx.errors import RunError
-from bitswap_onnx.prepare import Settings
+from bitswap_onnx.experiments.comparison.compare import FILES, Comparison, Judgement, Row, compare_runs
+from bitswap_onnx.experiments.comparison.models import Running, compare_models
 
 _LAYERS = 10
 

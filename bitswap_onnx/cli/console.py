@@ -12,8 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from bitswap_onnx.campaign import Campaign
-from bitswap_onnx.execute import OnProgress, Progress
+from bitswap_onnx.campaign.executor import OnProgress, Progress
+from bitswap_onnx.campaign.run import Campaign
 from bitswap_onnx.outcome import Counts
 
 #: Columns where no terminal says how many it has: tables are not squeezed.

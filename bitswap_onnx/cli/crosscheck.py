@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bitswap_onnx.analysis.crosscheck import Agreement, Verdict, crosscheck
+from bitswap_onnx.campaign.setup import Settings
 from bitswap_onnx.cli import console
 from bitswap_onnx.cli.options import BitOrder, Faults, Model, with_shared
 from bitswap_onnx.errors import BitswapError
+from bitswap_onnx.experiments.crosscheck.run import Agreement, Verdict, crosscheck
 from bitswap_onnx.graph.model import Model as LoadedModel
-from bitswap_onnx.prepare import Settings
 
 if TYPE_CHECKING:
     from bitswap_onnx.converters.native import Native

@@ -7,9 +7,12 @@ from typing import Annotated, cast
 import typer
 from rich.table import Table
 
-from bitswap_onnx.analysis.fit import MBITS, Fit, Operation, failures
-from bitswap_onnx.analysis.groups import SCOPES, Scope
-from bitswap_onnx.analysis.rates import (
+from bitswap_onnx.cli import console
+from bitswap_onnx.cli.options import Json
+from bitswap_onnx.errors import BitswapError
+from bitswap_onnx.estimates.fit import MBITS, Fit, Operation, failures
+from bitswap_onnx.estimates.groups import SCOPES, Scope
+from bitswap_onnx.estimates.rates import (
     CURVE,
     HARMFUL,
     LEADING,
@@ -19,10 +22,7 @@ from bitswap_onnx.analysis.rates import (
     Rates,
     estimate_rates,
 )
-from bitswap_onnx.analysis.rates_files import as_record, method, write_csv
-from bitswap_onnx.cli import console
-from bitswap_onnx.cli.options import Json
-from bitswap_onnx.errors import BitswapError
+from bitswap_onnx.estimates.rates_files import as_record, method, write_csv
 
 _TITLES = {
     "critical": "critical",

@@ -7,11 +7,11 @@ from typing import Annotated
 import numpy as np
 import typer
 
+from bitswap_onnx.campaign.setup import Settings, prepare
 from bitswap_onnx.cli import console
 from bitswap_onnx.cli.options import Json, Model, with_shared
 from bitswap_onnx.files import check_output, replacing
 from bitswap_onnx.outcome import judge
-from bitswap_onnx.prepare import Settings, prepare
 
 
 @with_shared

@@ -9,8 +9,8 @@ import typer
 
 from bitswap_onnx.cli import console
 from bitswap_onnx.errors import BitswapError
+from bitswap_onnx.faults.numerals import whole
 from bitswap_onnx.files import check_output
-from bitswap_onnx.numerals import whole
 
 app = typer.Typer(no_args_is_help=True, help="Framework models to ONNX, every parameter compared bit for bit.")
 

@@ -8,10 +8,10 @@ import typer
 
 from bitswap_onnx.cli import console, generate
 from bitswap_onnx.cli.options import BitOrder, Faults, Json
-from bitswap_onnx.convert import convert_faults
-from bitswap_onnx.describe import describe
 from bitswap_onnx.faults.fault_list import read_fault_list, write_fault_list
 from bitswap_onnx.files import check_output
+from bitswap_onnx.graph.convert import convert_faults
+from bitswap_onnx.graph.describe import describe
 from bitswap_onnx.graph.model import load_model
 from bitswap_onnx.graph.resolve import resolve
 

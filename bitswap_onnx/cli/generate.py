@@ -7,11 +7,11 @@ import typer
 
 from bitswap_onnx.cli import console
 from bitswap_onnx.cli.options import Bits, Exclude, Kinds, Layers, Model, Parameters, parse_kinds
-from bitswap_onnx.design import Design, Population, Request, Scheme, design_path, generate_faults
 from bitswap_onnx.errors import BitswapError
-from bitswap_onnx.faults.sizes import Rounding
 from bitswap_onnx.files import check_output
 from bitswap_onnx.graph.model import load_model
+from bitswap_onnx.sampling.design import Design, Population, Request, Scheme, design_path, generate_faults
+from bitswap_onnx.sampling.sizes import Rounding
 
 #: Strata that are shown one by one; of more, only what they span.
 _MOST_ROWS = 40

@@ -12,16 +12,16 @@ from typing import Annotated
 
 import typer
 
-from bitswap_onnx.analysis.precision import Reached, Until, run_until
-from bitswap_onnx.analysis.until import Look
-from bitswap_onnx.campaign import run_campaign
+from bitswap_onnx.campaign.adaptive_list import GROWTH_NAME
+from bitswap_onnx.campaign.executor import Running
+from bitswap_onnx.campaign.run import run_campaign
+from bitswap_onnx.campaign.setup import Settings
 from bitswap_onnx.cli import console
 from bitswap_onnx.cli.options import BitOrder, Model, with_shared
 from bitswap_onnx.errors import BitswapError
-from bitswap_onnx.execute import Running
-from bitswap_onnx.growing import GROWTH_NAME
-from bitswap_onnx.input_sample import parse_per_injection
-from bitswap_onnx.prepare import Settings
+from bitswap_onnx.sampling.input_blocks import parse_per_injection
+from bitswap_onnx.until.planners import Look
+from bitswap_onnx.until.run import Reached, Until, run_until
 
 
 @with_shared

@@ -6,8 +6,13 @@ from typing import Annotated
 
 import typer
 
-from bitswap_onnx.analysis.neuron_campaign import run_neurons
-from bitswap_onnx.analysis.neuron_report import (
+from bitswap_onnx.campaign.executor import Running
+from bitswap_onnx.campaign.setup import Settings
+from bitswap_onnx.cli import console
+from bitswap_onnx.cli.inject import watched
+from bitswap_onnx.cli.options import Exclude, Model, Plot, with_shared
+from bitswap_onnx.errors import BitswapError
+from bitswap_onnx.experiments.neurons.report import (
     Layer,
     NeuronCampaign,
     TextTable,
@@ -15,14 +20,9 @@ from bitswap_onnx.analysis.neuron_report import (
     plot_neurons,
     result_table,
 )
-from bitswap_onnx.analysis.plots import require_matplotlib
-from bitswap_onnx.cli import console
-from bitswap_onnx.cli.inject import watched
-from bitswap_onnx.cli.options import Exclude, Model, Plot, with_shared
-from bitswap_onnx.errors import BitswapError
-from bitswap_onnx.execute import Running
-from bitswap_onnx.numerals import whole
-from bitswap_onnx.prepare import Settings
+from bitswap_onnx.experiments.neurons.run import run_neurons
+from bitswap_onnx.faults.numerals import whole
+from bitswap_onnx.report.figures import require_matplotlib
 
 
 @with_shared

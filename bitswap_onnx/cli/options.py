@@ -9,15 +9,15 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import typer
 
-from bitswap_onnx.analysis.precision import Until
-from bitswap_onnx.analysis.until import Scheme, parse_goal
-from bitswap_onnx.audit import parse_audit
+from bitswap_onnx.campaign.audit import parse_audit
+from bitswap_onnx.campaign.executor import Running
+from bitswap_onnx.campaign.setup import FROM_CLOCK, Settings
+from bitswap_onnx.data.preprocessing import Preprocessing
 from bitswap_onnx.errors import BitswapError
-from bitswap_onnx.execute import Running
 from bitswap_onnx.faults.fault import BIT_KINDS, Kind
-from bitswap_onnx.numerals import real, whole
-from bitswap_onnx.prepare import FROM_CLOCK, Settings
-from bitswap_onnx.preprocessing import Preprocessing
+from bitswap_onnx.faults.numerals import real, whole
+from bitswap_onnx.until.planners import Scheme, parse_goal
+from bitswap_onnx.until.run import Until
 
 Number = TypeVar("Number", int, float)
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX file.", show_default=False)]

@@ -8,17 +8,17 @@ from typing import Annotated, Literal
 import typer
 from rich.table import Table
 
-from bitswap_onnx.analysis.plots import require_matplotlib
-from bitswap_onnx.analysis.rank import BUILTIN, evaluate_robustness
-from bitswap_onnx.analysis.rank_report import plot_robustness, write_robustness
-from bitswap_onnx.analysis.ranking import LEVEL, Estimate
-from bitswap_onnx.analysis.robustness import Ranked, Robustness
+from bitswap_onnx.campaign.executor import Running
+from bitswap_onnx.campaign.setup import Settings
 from bitswap_onnx.cli import console
 from bitswap_onnx.cli.inject import watched
 from bitswap_onnx.cli.options import Exclude, Layers, Model, Plot, with_shared
 from bitswap_onnx.errors import BitswapError
-from bitswap_onnx.execute import Running
-from bitswap_onnx.prepare import Settings
+from bitswap_onnx.experiments.ranking.ranking import LEVEL, Estimate
+from bitswap_onnx.experiments.ranking.report import plot_robustness, write_robustness
+from bitswap_onnx.experiments.ranking.robustness import Ranked, Robustness
+from bitswap_onnx.experiments.ranking.run import BUILTIN, evaluate_robustness
+from bitswap_onnx.report.figures import require_matplotlib
 
 
 @with_shared

@@ -5,11 +5,11 @@ from typing import Annotated
 
 import typer
 
+from bitswap_onnx.campaign.results import DIALECTS, export_dialect
+from bitswap_onnx.campaign.run_directory import reading
 from bitswap_onnx.cli import console
 from bitswap_onnx.errors import RunError
 from bitswap_onnx.files import check_output
-from bitswap_onnx.results import DIALECTS, export_dialect
-from bitswap_onnx.run_directory import reading
 
 app = typer.Typer(no_args_is_help=True, help="Results of finished campaigns.")
 

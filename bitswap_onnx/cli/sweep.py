@@ -6,15 +6,15 @@ from typing import Annotated, Literal
 
 import typer
 
-from bitswap_onnx.analysis.bit_errors import parse_rates
-from bitswap_onnx.analysis.clustered import Mean
-from bitswap_onnx.analysis.plots import require_matplotlib
-from bitswap_onnx.analysis.sweep import LEVEL, REPEATS, Sweep, interval, plot_sweep, sweep_errors
+from bitswap_onnx.campaign.executor import Running
+from bitswap_onnx.campaign.setup import Settings
 from bitswap_onnx.cli import console
 from bitswap_onnx.cli.inject import watched
 from bitswap_onnx.cli.options import Exclude, Model, Plot, with_shared
-from bitswap_onnx.execute import Running
-from bitswap_onnx.prepare import Settings
+from bitswap_onnx.experiments.sweep.bit_errors import parse_rates
+from bitswap_onnx.experiments.sweep.run import LEVEL, REPEATS, Sweep, interval, plot_sweep, sweep_errors
+from bitswap_onnx.report.figures import require_matplotlib
+from bitswap_onnx.stats.clustered import Mean
 
 
 @with_shared

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from bitswap_onnx.errors import FaultListError
 from bitswap_onnx.faults.fault import Kind
-from bitswap_onnx.numerals import real
+from bitswap_onnx.faults.numerals import real
 
 Bits = NDArray[np.unsignedinteger[Any]]
 

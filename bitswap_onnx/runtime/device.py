@@ -20,7 +20,7 @@ from bitswap_onnx.graph.model import Model
 from bitswap_onnx.outcome import Scores
 from bitswap_onnx.runtime.lanes import Block, Faulty, flat, same
 from bitswap_onnx.runtime.packed import Pack, PackedLane, padded_batches
-from bitswap_onnx.runtime.part import Part, open_part, to_device
+from bitswap_onnx.runtime.submodel import Part, open_part, to_device
 
 _OPSET = 17  # ReduceMax still has its axes as an attribute
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bitswap_onnx.dataset import batches
+from bitswap_onnx.data.dataset import batches
 from bitswap_onnx.errors import ModelError
 from bitswap_onnx.graph.heads import ROWS
 from bitswap_onnx.graph.model import Model
@@ -16,9 +16,9 @@ from bitswap_onnx.graph.slices import Slicer
 from bitswap_onnx.outcome import Scores
 from bitswap_onnx.runtime.lanes import Block
 from bitswap_onnx.runtime.memory import aligned_empty
-from bitswap_onnx.runtime.part import Part, open_part, to_device
-from bitswap_onnx.runtime.plants import alike
+from bitswap_onnx.runtime.probes import alike
 from bitswap_onnx.runtime.session import Numerics, open_session
+from bitswap_onnx.runtime.submodel import Part, open_part, to_device
 
 
 @dataclass(eq=False)

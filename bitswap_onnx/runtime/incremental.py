@@ -30,7 +30,7 @@ from bitswap_onnx.runtime.lanes import Block, ConeLane, Faulty, Lane, WholeLane
 from bitswap_onnx.runtime.measure import with_seen_shapes
 from bitswap_onnx.runtime.neuron_lane import NeuronLane
 from bitswap_onnx.runtime.packed import PackedLane
-from bitswap_onnx.runtime.plants import plant
+from bitswap_onnx.runtime.probes import plant
 from bitswap_onnx.runtime.session import Numerics
 
 #: The tensors that an injection touches, sorted.

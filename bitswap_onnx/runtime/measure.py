@@ -14,8 +14,8 @@ from bitswap_onnx.graph.constants import NotEvaluatedError
 from bitswap_onnx.graph.model import Model, node_label, read_tensor
 from bitswap_onnx.graph.rows import Measured, find_mixing, without_constant_branches
 from bitswap_onnx.graph.slices import Slicer
-from bitswap_onnx.runtime.part import open_part
 from bitswap_onnx.runtime.session import Numerics, Provider
+from bitswap_onnx.runtime.submodel import open_part
 
 #: Values that are looked at in one run, so that few are held at once.
 _TOGETHER = 24

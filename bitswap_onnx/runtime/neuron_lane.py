@@ -19,8 +19,8 @@ from bitswap_onnx.graph.slices import Slicer
 from bitswap_onnx.outcome import Scores
 from bitswap_onnx.runtime.lanes import Block, Faulty, affected, flat, neuron_edits, same
 from bitswap_onnx.runtime.packed import padded_batches
-from bitswap_onnx.runtime.part import Part, open_part
 from bitswap_onnx.runtime.session import Numerics
+from bitswap_onnx.runtime.submodel import Part, open_part
 
 #: Pairs that run together at most: what their scores take is bounded by it.
 _PAIRS = 4096

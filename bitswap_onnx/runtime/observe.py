@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bitswap_onnx.dataset import batches
+from bitswap_onnx.data.dataset import batches
 from bitswap_onnx.errors import ControlFailedError, ModelError
 from bitswap_onnx.faults.bits import to_bits
 from bitswap_onnx.graph.neurons import flips, instrument
@@ -16,8 +16,8 @@ from bitswap_onnx.graph.sites import NeuronSite
 from bitswap_onnx.graph.slices import Slicer
 from bitswap_onnx.outcome import Scores
 from bitswap_onnx.runtime.lanes import flat
-from bitswap_onnx.runtime.part import Part, open_part
 from bitswap_onnx.runtime.session import Numerics, open_session
+from bitswap_onnx.runtime.submodel import Part, open_part
 
 
 def largest_values(

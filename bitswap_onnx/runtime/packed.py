@@ -15,8 +15,8 @@ from bitswap_onnx.graph.slices import Slicer
 from bitswap_onnx.outcome import Scores
 from bitswap_onnx.runtime.lanes import Block, Faulty, WholeLane, flat, same
 from bitswap_onnx.runtime.memory import aligned_empty
-from bitswap_onnx.runtime.part import Part, open_part
 from bitswap_onnx.runtime.session import Numerics
+from bitswap_onnx.runtime.submodel import Part, open_part
 
 #: Changed values that wait for the suffix, and their scores, in bytes; the more wait, the fuller its batches are.
 _HELD_BYTES = 1 << 26

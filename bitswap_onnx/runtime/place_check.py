@@ -12,8 +12,8 @@ from bitswap_onnx.graph.model import Model
 from bitswap_onnx.graph.operators import Place, operator
 from bitswap_onnx.graph.places import minds_neighbours
 from bitswap_onnx.graph.slices import Slicer
-from bitswap_onnx.runtime.part import open_part
 from bitswap_onnx.runtime.session import Numerics
+from bitswap_onnx.runtime.submodel import open_part
 
 #: The spread of the numbers in the rows that are tried. A kernel that rounds by its tail does so for one value in a few
 #: hundred, one that adds in another order for most: then few batches are enough.

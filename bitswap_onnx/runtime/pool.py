@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Literal, Self
 
+from bitswap_onnx.campaign.schedule import Work
 from bitswap_onnx.errors import BitswapError, ModelError, RunError
 from bitswap_onnx.graph.receipts import InjectionEdits
 from bitswap_onnx.outcome import Counts
-from bitswap_onnx.plan import Work
 from bitswap_onnx.runtime.worker import Message, Worker, receive, send
 
 Engine = Literal["incremental", "reference"]

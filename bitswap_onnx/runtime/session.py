@@ -14,7 +14,7 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from bitswap_onnx.dataset import batches
+from bitswap_onnx.data.dataset import batches
 from bitswap_onnx.errors import ModelError, one_line
 from bitswap_onnx.graph.model import Model, attribute
 from bitswap_onnx.runtime.memory import aligned

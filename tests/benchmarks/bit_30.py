@@ -10,15 +10,15 @@ import random
 import tempfile
 from pathlib import Path
 
-from bitswap_onnx.analysis.crosscheck import Verdict, crosscheck
+from bitswap_onnx.campaign.setup import Settings
 from bitswap_onnx.converters.native import torch_native
 from bitswap_onnx.converters.torch_to_onnx import export_torch
+from bitswap_onnx.experiments.crosscheck.run import Verdict, crosscheck
 from bitswap_onnx.faults.fault import Fault, Injection
 from bitswap_onnx.faults.fault_list import write_fault_list
 from bitswap_onnx.graph.model import load_model
 from bitswap_onnx.graph.targets import find_targets
 from bitswap_onnx.models import zoo
-from bitswap_onnx.prepare import Settings
 
 NETWORKS = (("ResNet20", 100), ("Vgg11_bn", 50), ("GoogLeNet", 50))
 INPUTS = 32

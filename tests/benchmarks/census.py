@@ -38,8 +38,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from bitswap_onnx.analysis.stratified import Bounded, Estimate, weigh, weighted_mean
-from bitswap_onnx.design import Request
+from bitswap_onnx.sampling.design import Request
+from bitswap_onnx.stats.stratified import Bounded, Estimate, weigh, weighted_mean
 from tests.census import ALL, QUANTITIES, Census, Given, Lists, plan_lists, take_census
 
 LEVELS = (0.99, 0.95)

@@ -19,14 +19,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bitswap_onnx.analysis.precision import DrawnList, Until
-from bitswap_onnx.analysis.until import Goal, Look, Scheme, is_reached, look, take
-from bitswap_onnx.faults.rounds import choose_strata
-from bitswap_onnx.faults.sampling import draw, permute
-from bitswap_onnx.input_sample import sample_inputs
+from bitswap_onnx.campaign.run_directory import reading
+from bitswap_onnx.campaign.setup import Settings, prepare
 from bitswap_onnx.outcome import OUTCOME_NAMES, decode_outcomes
-from bitswap_onnx.prepare import Settings, prepare
-from bitswap_onnx.run_directory import reading
+from bitswap_onnx.sampling.draws import draw, permute
+from bitswap_onnx.sampling.input_blocks import sample_inputs
+from bitswap_onnx.sampling.rounds import choose_strata
+from bitswap_onnx.until.planners import Goal, Look, Scheme, is_reached, look, take
+from bitswap_onnx.until.run import DrawnList, Until
 from tests.benchmarks.census import EVERYTHING
 from tests.census import MODEL, Census, take_census
 

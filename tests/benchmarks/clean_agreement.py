@@ -12,15 +12,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from bitswap_onnx.campaign.setup import Settings, prepare
 from bitswap_onnx.converters.keras_setup import load_keras_file
 from bitswap_onnx.converters.keras_to_onnx import export_keras
 from bitswap_onnx.converters.native import keras_native, tensorflow_native, torch_native
 from bitswap_onnx.converters.onnx_to_keras import onnx_to_keras
 from bitswap_onnx.converters.torch_to_onnx import export_torch
+from bitswap_onnx.data.preprocessing import Preprocessing
 from bitswap_onnx.graph.model import load_model
 from bitswap_onnx.models import zoo
-from bitswap_onnx.prepare import Settings, prepare
-from bitswap_onnx.preprocessing import Preprocessing
 
 
 def all_scores(name: str, reference: Path, folder: Path) -> dict[str, NDArray[np.floating]]:

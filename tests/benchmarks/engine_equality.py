@@ -21,13 +21,13 @@ from typing import Literal
 
 import numpy as np
 
-from bitswap_onnx.audit import Audit
-from bitswap_onnx.convert import convert_faults
+from bitswap_onnx.campaign.audit import Audit
+from bitswap_onnx.campaign.setup import Settings
 from bitswap_onnx.faults.fault import Fault, Injection
 from bitswap_onnx.faults.fault_list import read_fault_list
+from bitswap_onnx.graph.convert import convert_faults
 from bitswap_onnx.graph.model import load_model
 from bitswap_onnx.graph.targets import find_targets
-from bitswap_onnx.prepare import Settings
 from tests.benchmarks import subjects
 
 FUSIONS: tuple[Literal["framework", "deployed"], ...] = ("framework", "deployed")

@@ -10,7 +10,7 @@ Ways: ``naive`` faults x images independent; ``student`` clustered SE; ``bootstr
 Student's with Hall's correction for skewness (1992, doi 10.1111/j.2517-6161.1992.tb01876.x); ``wilson`` and
 ``korn-graubard`` with the effective size p (1 - p) / SE^2, not bounded; ``chernoff`` n KL(p, q) <= ln(2 / alpha), holding
 for any bounded values (Hoeffding 1963, doi 10.1080/01621459.1963.10500830); ``betting`` hedged capital (Waudby-Smith and
-Ramdas 2024, doi 10.1093/jrsssb/qkad009), likewise; ``chosen``: `bitswap_onnx.analysis.intervals.share_interval`.
+Ramdas 2024, doi 10.1093/jrsssb/qkad009), likewise; ``chosen``: `bitswap_onnx.stats.intervals.share_interval`.
 """
 
 import argparse
@@ -23,10 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from bitswap_onnx.analysis.clustered import bootstrap_interval
-from bitswap_onnx.analysis.intervals import Values, share_interval
-from bitswap_onnx.analysis.recorded import Recorded, read_recorded
-from bitswap_onnx.analysis.stratified import Bounded, Strata, estimate_mean, frame_of
+from bitswap_onnx.estimates.read import Recorded, read_recorded
+from bitswap_onnx.stats.clustered import bootstrap_interval
+from bitswap_onnx.stats.intervals import Values, share_interval
+from bitswap_onnx.stats.stratified import Bounded, Strata, estimate_mean, frame_of
 from tests import reference
 
 LEVEL, ALPHA = 0.99, 0.01

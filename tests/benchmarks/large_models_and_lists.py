@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from bitswap_onnx.campaign import run_campaign
+from bitswap_onnx.campaign.run import run_campaign
+from bitswap_onnx.campaign.setup import Settings
 from bitswap_onnx.faults.fault import Fault, Injection, Kind
 from bitswap_onnx.faults.fault_list import read_fault_list
 from bitswap_onnx.graph.model import load_model, save_model
 from bitswap_onnx.graph.resolve import Resolver
 from bitswap_onnx.graph.weights import rewrite
-from bitswap_onnx.prepare import Settings
 from bitswap_onnx.runtime.session import Numerics, open_session
 
 WIDTH, LAYERS = 8192, 9

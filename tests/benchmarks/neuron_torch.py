@@ -20,10 +20,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bitswap_onnx.campaign import run_campaign
+from bitswap_onnx.campaign.run import run_campaign
+from bitswap_onnx.campaign.setup import Settings, Setup, for_neurons, prepare
 from bitswap_onnx.faults.fault import Fault, Injection, Site
 from bitswap_onnx.graph.sites import NeuronSite, find_sites
-from bitswap_onnx.prepare import Settings, Setup, for_neurons, prepare
 from tests.benchmarks.subjects import add_reference, image_settings, machine, make_subject
 
 #: Of so many injections one is of all inputs.

@@ -19,13 +19,13 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
-from bitswap_onnx.analysis.neuron_campaign import run_neurons
-from bitswap_onnx.analysis.rank import evaluate_robustness
-from bitswap_onnx.campaign import run_campaign
-from bitswap_onnx.execute import Running
+from bitswap_onnx.campaign.executor import Running
+from bitswap_onnx.campaign.run import run_campaign
+from bitswap_onnx.campaign.setup import Setup, for_neurons, prepare
+from bitswap_onnx.experiments.neurons.run import run_neurons
+from bitswap_onnx.experiments.ranking.run import evaluate_robustness
 from bitswap_onnx.faults.fault import Injection, Site
 from bitswap_onnx.graph.sites import NeuronSite, find_sites
-from bitswap_onnx.prepare import Setup, for_neurons, prepare
 from tests.benchmarks import neuron_torch
 from tests.benchmarks.ordinary_subjects import NETS, Net
 from tests.benchmarks.subjects import add_reference, machine

@@ -18,10 +18,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from bitswap_onnx.analysis.intervals import Values, share_interval
-from bitswap_onnx.analysis.recorded import read_recorded
-from bitswap_onnx.analysis.until import SCHEMES, Goal, Look, Scheme, bit_group, is_reached, look, take
-from bitswap_onnx.faults.rounds import choose_strata
+from bitswap_onnx.estimates.read import read_recorded
+from bitswap_onnx.sampling.rounds import choose_strata
+from bitswap_onnx.stats.intervals import Values, share_interval
+from bitswap_onnx.until.planners import SCHEMES, Goal, Look, Scheme, bit_group, is_reached, look, take
 from tests import reference
 
 LEVEL, ENOUGH, SAVING = 0.99, 0.985, 20

@@ -14,10 +14,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from bitswap_onnx.analysis.rank import evaluate_robustness
-from bitswap_onnx.analysis.rank_report import plot_robustness, write_robustness
-from bitswap_onnx.analysis.ranking import ALIKE, LEVEL, Estimate
-from bitswap_onnx.analysis.robustness import Robustness
+from bitswap_onnx.experiments.ranking.ranking import ALIKE, LEVEL, Estimate
+from bitswap_onnx.experiments.ranking.report import plot_robustness, write_robustness
+from bitswap_onnx.experiments.ranking.robustness import Robustness
+from bitswap_onnx.experiments.ranking.run import evaluate_robustness
 from tests.benchmarks.subjects import add_reference, image_settings, machine, make_subject
 
 

@@ -25,13 +25,13 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from bitswap_onnx.audit import Audit
-from bitswap_onnx.campaign import run_campaign
+from bitswap_onnx.campaign.audit import Audit
+from bitswap_onnx.campaign.run import run_campaign
+from bitswap_onnx.campaign.setup import Settings
 from bitswap_onnx.faults.bits import FORMATS
 from bitswap_onnx.faults.fault import Fault, Injection
 from bitswap_onnx.graph.model import load_model
 from bitswap_onnx.graph.targets import Target, find_targets
-from bitswap_onnx.prepare import Settings
 from tests.benchmarks import real_files
 from tests.benchmarks.plain_loop import Flip, Loop, stored, unequal_rows
 

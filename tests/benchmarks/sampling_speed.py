@@ -13,8 +13,8 @@ from pathlib import Path
 
 import onnx
 
-from bitswap_onnx.design import Request, generate_faults
 from bitswap_onnx.graph.model import load_model
+from bitswap_onnx.sampling.design import Request, generate_faults
 
 WIDTH, LAYERS = 8192, 16
 FAULTS = 1_000_000

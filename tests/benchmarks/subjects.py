@@ -16,14 +16,14 @@ from unittest import mock
 
 import torch
 
-from bitswap_onnx.audit import Audit
-from bitswap_onnx.campaign import run_campaign
+from bitswap_onnx.campaign.audit import Audit
+from bitswap_onnx.campaign.run import run_campaign
+from bitswap_onnx.campaign.setup import Settings
 from bitswap_onnx.converters.torch_to_onnx import export_torch
+from bitswap_onnx.data.preprocessing import Preprocessing
 from bitswap_onnx.faults.fault import Injection
 from bitswap_onnx.faults.fault_list import read_fault_list
 from bitswap_onnx.models import zoo
-from bitswap_onnx.prepare import Settings
-from bitswap_onnx.preprocessing import Preprocessing
 from bitswap_onnx.runtime.pool import Pool, Result, Unit
 from bitswap_onnx.runtime.session import machine_name, versions
 
@@ -159,7 +159,7 @@ def campaign(
                 yield unit, result
 
     start = time.perf_counter()
-    with mock.patch("bitswap_onnx.execute.Pool", Listening):
+    with mock.patch("bitswap_onnx.campaign.executor.Pool", Listening):
         run_campaign(
             model,
             faults,

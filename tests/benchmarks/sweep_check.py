@@ -19,11 +19,11 @@ from pathlib import Path
 
 import numpy as np
 
-from bitswap_onnx.analysis.bit_errors import faults_at, find_regions
-from bitswap_onnx.analysis.clustered import Mean, clustered_mean
-from bitswap_onnx.analysis.sweep import LEVEL, Row, sweep_errors
+from bitswap_onnx.campaign.setup import Settings, prepare
+from bitswap_onnx.experiments.sweep.bit_errors import faults_at, find_regions
+from bitswap_onnx.experiments.sweep.run import LEVEL, Row, sweep_errors
 from bitswap_onnx.faults.fault import Injection
-from bitswap_onnx.prepare import Settings, prepare
+from bitswap_onnx.stats.clustered import Mean, clustered_mean
 from tests.benchmarks.subjects import add_reference, campaign, image_settings, machine, make_subject, published_list
 
 RATES = (1e-9, 1e-8, 1e-7)

@@ -27,13 +27,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from bitswap_onnx.analysis.intervals import Values
-from bitswap_onnx.analysis.stratified import Bounded, Estimate, estimate_mean, frame_of
-from bitswap_onnx.analysis.two_way import Margins, add_stratum, over_inputs
-from bitswap_onnx.campaign import run_campaign
+from bitswap_onnx.campaign.run import run_campaign
+from bitswap_onnx.campaign.run_directory import has_store, reading
 from bitswap_onnx.faults.fault_list import read_fault_list
 from bitswap_onnx.outcome import CRITICAL, MASKED, decode_outcomes
-from bitswap_onnx.run_directory import has_store, reading
+from bitswap_onnx.stats.intervals import Values
+from bitswap_onnx.stats.stratified import Bounded, Estimate, estimate_mean, frame_of
+from bitswap_onnx.stats.two_way import Margins, add_stratum, over_inputs
 from tests.benchmarks.subjects import add_reference, image_settings, make_subject, published_list
 
 LEVEL, ENOUGH = 0.99, 0.985

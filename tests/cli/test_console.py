@@ -2,8 +2,8 @@
 
 import pytest
 
+from bitswap_onnx.campaign.executor import Progress
 from bitswap_onnx.cli import console
-from bitswap_onnx.execute import Progress
 
 
 @pytest.fixture

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from bitswap_onnx.design import Design, Request, design_path, generate_faults, read_design
 from bitswap_onnx.errors import BitswapError
 from bitswap_onnx.faults.fault import Injection, Kind
 from bitswap_onnx.faults.fault_list import fingerprint, read_fault_list
-from bitswap_onnx.faults.sizes import proportions_of, sample_size
 from bitswap_onnx.graph.model import load_model
-from bitswap_onnx.graph.populations import bit_distances, find_population
+from bitswap_onnx.sampling.design import Design, Request, design_path, generate_faults, read_design
+from bitswap_onnx.sampling.population import bit_distances, find_population
+from bitswap_onnx.sampling.sizes import proportions_of, sample_size
 from tests.builders import cnn, save
 from tests.command_line import Run, runner
 

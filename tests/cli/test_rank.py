@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bitswap_onnx.analysis import rank as rank_module
-from bitswap_onnx.analysis.rank import BUILTIN
 from bitswap_onnx.errors import ControlFailedError
+from bitswap_onnx.experiments.ranking import run as rank_module
+from bitswap_onnx.experiments.ranking.run import BUILTIN
 from tests.builders import build, normal, save
 from tests.command_line import Run, runner
 

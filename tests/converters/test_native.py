@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from bitswap_onnx.analysis.crosscheck import crosscheck
 from bitswap_onnx.converters.native import keras_native, torch_native
 from bitswap_onnx.converters.torch_to_onnx import export_torch
+from bitswap_onnx.experiments.crosscheck.run import crosscheck
 from bitswap_onnx.faults.fault import Fault, Injection
 from bitswap_onnx.faults.fault_list import write_fault_list
 from tests.builders import normal

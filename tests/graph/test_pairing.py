@@ -13,10 +13,10 @@ from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from bitswap_onnx.convert import convert_faults
 from bitswap_onnx.errors import FaultListError
 from bitswap_onnx.faults.fault import Fault, Injection, Kind
 from bitswap_onnx.faults.fault_list import read_fault_list, write_fault_list
+from bitswap_onnx.graph.convert import convert_faults
 from bitswap_onnx.graph.model import Model, from_proto, load_model
 from bitswap_onnx.graph.pairing import multiset_hash, pair_targets
 from bitswap_onnx.graph.resolve import resolve

@@ -25,7 +25,7 @@ from bitswap_onnx.runtime.incremental import WHOLE, IncrementalEngine
 from bitswap_onnx.runtime.lanes import ConeLane, Lane, WholeLane
 from bitswap_onnx.runtime.layout import choose_layout
 from bitswap_onnx.runtime.packed import PackedLane
-from bitswap_onnx.runtime.plants import plant
+from bitswap_onnx.runtime.probes import plant
 from bitswap_onnx.runtime.reference import ReferenceEngine
 from bitswap_onnx.runtime.session import Numerics, open_session
 from tests.builders import build, cnn, normal

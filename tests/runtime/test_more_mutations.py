@@ -48,8 +48,11 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from bitswap_onnx.audit import Audit
-from bitswap_onnx.campaign import Campaign, run_campaign
+from bitswap_onnx.campaign.audit import Audit
+from bitswap_onnx.campaign.run import Campaign, run_campaign
+from bitswap_onnx.campaign.schedule import Chunk
+from bitswap_onnx.campaign.setup import Settings
+from bitswap_onnx.campaign.store import Store
 from bitswap_onnx.errors import ControlFailedError, RunError
 from bitswap_onnx.faults.fault import Fault, Injection, Kind, Site
 from bitswap_onnx.graph import channels, neurons, resolve
@@ -62,17 +65,14 @@ from bitswap_onnx.graph.row_rules import RULES
 from bitswap_onnx.graph.sites import NeuronSite, is_site
 from bitswap_onnx.graph.slices import Slicer
 from bitswap_onnx.outcome import Golden
-from bitswap_onnx.plan import Chunk
-from bitswap_onnx.prepare import Settings
 from bitswap_onnx.runtime import lanes, neuron_lane, worker
 from bitswap_onnx.runtime.golden_values import GoldenValues
 from bitswap_onnx.runtime.incremental import IncrementalEngine
 from bitswap_onnx.runtime.lanes import Block, Faulty
 from bitswap_onnx.runtime.measure import why_one_at_a_time
 from bitswap_onnx.runtime.packed import Pack, PackedLane
-from bitswap_onnx.runtime.part import Part
+from bitswap_onnx.runtime.submodel import Part
 from bitswap_onnx.runtime.worker import Worker
-from bitswap_onnx.store import Store
 from tests.benchmarks.fuzz.run import Options, check_network
 from tests.builders import build, normal, save
 

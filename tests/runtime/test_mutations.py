@@ -28,13 +28,13 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from bitswap_onnx import campaign
-from bitswap_onnx.audit import Audit
+from bitswap_onnx.campaign import run as campaign
+from bitswap_onnx.campaign.audit import Audit
+from bitswap_onnx.campaign.setup import Settings
 from bitswap_onnx.errors import ControlFailedError, InterruptedRunError
 from bitswap_onnx.faults.fault import Fault, Injection
 from bitswap_onnx.graph.heads import Head, Row
 from bitswap_onnx.graph.model import Model, from_proto
-from bitswap_onnx.prepare import Settings
 from bitswap_onnx.runtime import packed
 from bitswap_onnx.runtime.golden_values import GoldenValues
 from bitswap_onnx.runtime.incremental import IncrementalEngine

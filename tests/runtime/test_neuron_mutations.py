@@ -22,14 +22,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from bitswap_onnx import plan
-from bitswap_onnx.audit import Audit
-from bitswap_onnx.campaign import Campaign, run_campaign
+from bitswap_onnx.campaign import schedule as plan
+from bitswap_onnx.campaign.audit import Audit
+from bitswap_onnx.campaign.run import Campaign, run_campaign
+from bitswap_onnx.campaign.setup import Settings
 from bitswap_onnx.errors import ControlFailedError
 from bitswap_onnx.faults.fault import Fault, Injection, Site
 from bitswap_onnx.graph.neurons import Flips, flips
 from bitswap_onnx.graph.sites import NeuronSite
-from bitswap_onnx.prepare import Settings
 from bitswap_onnx.runtime import neuron_lane
 from bitswap_onnx.runtime.incremental import IncrementalEngine
 from bitswap_onnx.runtime.lanes import affected

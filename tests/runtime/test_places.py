@@ -13,12 +13,12 @@ import pytest
 from numpy.typing import NDArray
 from onnx import helper
 
-from bitswap_onnx.campaign import run_campaign
+from bitswap_onnx.campaign.run import run_campaign
+from bitswap_onnx.campaign.setup import Settings
 from bitswap_onnx.faults.fault import Fault, Injection, Kind
 from bitswap_onnx.graph.model import from_proto
 from bitswap_onnx.graph.operators import OPERATORS, Place
 from bitswap_onnx.graph.slices import Slicer
-from bitswap_onnx.prepare import Settings
 from bitswap_onnx.runtime.incremental import IncrementalEngine
 from bitswap_onnx.runtime.memory import aligned, aligned_empty, is_aligned
 from bitswap_onnx.runtime.packed import PackedLane

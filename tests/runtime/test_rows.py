@@ -9,13 +9,13 @@ import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 
-from bitswap_onnx.campaign import run_campaign
+from bitswap_onnx.campaign.run import run_campaign
+from bitswap_onnx.campaign.setup import Settings, prepare
 from bitswap_onnx.errors import ModelError
 from bitswap_onnx.faults.fault import Fault, Injection
 from bitswap_onnx.graph.model import from_proto
 from bitswap_onnx.graph.operators import OPERATORS
 from bitswap_onnx.graph.row_rules import RULES
-from bitswap_onnx.prepare import Settings, prepare
 from bitswap_onnx.runtime.measure import why_one_at_a_time
 from tests.builders import build, normal, save
 

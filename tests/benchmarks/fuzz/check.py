@@ -12,11 +12,11 @@ from typing import Any, Literal
 import numpy as np
 import onnx
 
-from bitswap_onnx.audit import Audit
-from bitswap_onnx.campaign import run_campaign
+from bitswap_onnx.campaign.audit import Audit
+from bitswap_onnx.campaign.run import run_campaign
+from bitswap_onnx.campaign.setup import Settings
+from bitswap_onnx.data.preprocessing import Preprocessing
 from bitswap_onnx.errors import BitswapError, ControlFailedError, RunError
-from bitswap_onnx.prepare import Settings
-from bitswap_onnx.preprocessing import Preprocessing
 from tests.benchmarks.fuzz.builder import Array
 from tests.benchmarks.fuzz.faults import Injection, write_faults
 from tests.benchmarks.fuzz.networks import Network

@@ -1,1 +1,0 @@
-"""What finished campaigns say: estimates and comparisons. Reads stores; runs campaigns only through `campaign`."""

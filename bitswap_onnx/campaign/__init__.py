@@ -1,0 +1,1 @@
+"""One campaign, from a prepared model to a finished run directory."""

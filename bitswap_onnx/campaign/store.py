@@ -1,0 +1,280 @@
+"""One SQLite file per run: settings, receipts, counts. The only truth of a campaign; every other file derives from it.
+
+Who may write: one process, which holds the run's lock. What a crash leaves: whole transactions. A store exists once the
+transaction that made it, receipts included, is committed; a directory without one counts as new.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitswap_onnx.campaign.schedule import Chunk, Queue
+from bitswap_onnx.campaign.schema import (
+    CONTROLS_HAVE_LANES,
+    RECEIPT_COLUMNS,
+    SCHEMA,
+    SCHEMA_VERSION,
+    Address,
+    receipt_row,
+)
+from bitswap_onnx.campaign.store_checks import plan_digest
+from bitswap_onnx.campaign.store_file import StoreFile
+from bitswap_onnx.errors import RunError
+from bitswap_onnx.graph.neurons import ALL_INPUTS
+from bitswap_onnx.graph.receipts import InjectionEdits, ResolvedInjection
+from bitswap_onnx.graph.sites import is_site
+from bitswap_onnx.outcome import COUNTS, Counts
+
+if TYPE_CHECKING:
+    from bitswap_onnx.campaign.store_checks import Digest
+
+#: Layers that the label of a faulty path names, at most.
+_NAMED = 3
+
+#: An injection's position, its counts over a chunk, and what else was recorded of it, by name.
+Outcome = tuple[int, Counts, dict[str, bytes]]
+
+
+class Store(StoreFile):
+    """A run's store. Use it as a context manager; `bitswap_onnx.campaign.run_directory` opens one."""
+
+    def create(
+        self,
+        settings: dict[str, Any],
+        injections: Iterable[ResolvedInjection],
+        address: Address,
+        block_of: Callable[[str], Chunk | None],
+        joined: Mapping[tuple[str, ...], tuple[str, ...]] = MappingProxyType({}),
+    ) -> None:
+        """Commit the whole plan of a new campaign in one transaction: settings, injections, receipts.
+
+        ``block_of``: the inputs that the injection of an id runs over, None for those that its faults name, or all.
+        ``joined``: faulty paths that run as another one (`bitswap_onnx.campaign.schedule.join_paths`).
+        """
+        with self._transaction() as db:
+            for statement in SCHEMA.split(";"):
+                db.execute(statement)
+            plan = self._insert(settings, injections, address, block_of, joined)
+            db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        self._plan = plan
+
+    def extend(
+        self,
+        settings: dict[str, Any],
+        injections: Iterable[ResolvedInjection],
+        address: Address,
+        block_of: Callable[[str], Chunk | None],
+    ) -> None:
+        """Commit more injections, behind those there are, and ``settings`` as they are from then on, in one transaction."""
+        with self._transaction():
+            plan = self._insert(settings, injections, address, block_of, {})
+        self._plan = plan
+
+    def _insert(
+        self,
+        settings: dict[str, Any],
+        injections: Iterable[ResolvedInjection],
+        address: Address,
+        block_of: Callable[[str], Chunk | None],
+        joined: Mapping[tuple[str, ...], tuple[str, ...]],
+    ) -> "Digest":
+        db, before = self._db, self.injections
+        rows = [(key, json.dumps(value)) for key, value in settings.items()]
+        db.executemany("INSERT OR REPLACE INTO setting VALUES (?, ?)", rows)
+        paths = {path: number for number, path in self.paths().items()}
+        for position, injection in enumerate(injections, before):
+            path = joined.get(injection.path, injection.path)
+            if path not in paths:
+                paths[path] = len(paths)
+                db.execute("INSERT INTO path VALUES (?, ?)", (paths[path], json.dumps(path)))
+            block = block_of(injection.id)
+            over, first = (injection.inputs, None) if block is None else (block, block.first)
+            number = None if over is None else len(over)
+            values = (position, injection.id, paths[path], injection.changes, number, first)
+            db.execute("INSERT INTO injection VALUES (?, ?, ?, ?, ?, ?)", values)
+            db.executemany(
+                f"INSERT INTO receipt VALUES (?, ?{', ?' * len(RECEIPT_COLUMNS)})",
+                [(position, row, *receipt_row(r, address)) for row, r in enumerate(injection.rows)],
+            )
+        plan = plan_digest(db) if self._plan is None else plan_digest(db, before, self._plan)
+        db.execute("INSERT OR REPLACE INTO setting VALUES ('plan', ?)", (json.dumps(plan.hexdigest()),))
+        return plan
+
+    @property
+    def injections(self) -> int:
+        """Number of injections."""
+        return self._number("SELECT COUNT(*) FROM injection")
+
+    def paths(self) -> dict[int, tuple[str, ...]]:
+        """Return the faulty paths, number → tensors."""
+        return {
+            number: tuple(json.loads(text)) for number, text in self._db.execute("SELECT number, tensors FROM path")
+        }
+
+    def queue(self) -> Queue:
+        """Return the positions of the injections that change something, by block and path; equal ones lie side by side."""
+        rows = self._db.execute(
+            "SELECT COALESCE(i.first_input, -1), i.path, i.position FROM injection i"
+            " JOIN receipt r ON r.position = i.position AND r.row = 0"
+            " WHERE i.changes ORDER BY i.first_input, i.path, r.element, r.mask, i.position"
+        )
+        table = np.fromiter((number for row in rows for number in row), np.int64).reshape(-1, 3)
+        edges = np.flatnonzero(np.diff(table[:, :2], axis=0).any(axis=1)) + 1
+        queue: Queue = {}
+        for part in np.split(table, edges) if len(table) else ():
+            first, path, _ = part[0].tolist()
+            queue.setdefault(None if first < 0 else first, {})[path] = part[:, 2]
+        return queue
+
+    def unchanged(self, chunk: Chunk) -> list[int]:
+        """Return the positions of injections that run over ``chunk``, change nothing and have no outcome there yet."""
+        rows = self._db.execute(
+            "SELECT position FROM injection i WHERE NOT changes AND COALESCE(i.first_input, ?) = ? AND NOT EXISTS"
+            " (SELECT 1 FROM outcome o WHERE o.position = i.position AND o.first = ?)",
+            (chunk.first, chunk.first, chunk.first),
+        )
+        return [position for (position,) in rows]
+
+    def finished(self, chunk: Chunk) -> NDArray[np.int64]:
+        """Return the positions of the injections that have run over ``chunk``, or whose faults name no input there."""
+        rows = self._db.execute(
+            "SELECT position FROM outcome WHERE first = ? UNION ALL SELECT position FROM injection i"
+            " WHERE i.inputs IS NOT NULL AND i.first_input IS NULL AND NOT EXISTS"
+            " (SELECT 1 FROM receipt r WHERE r.position = i.position AND r.input >= ? AND r.input < ?)",
+            (chunk.first, chunk.first, chunk.stop),
+        )
+        return np.fromiter((position for (position,) in rows), np.int64)
+
+    def controlled(self, chunk: Chunk) -> dict[int, str]:
+        """Return the paths whose null control has run over ``chunk``, and on which lane, as far as the store tells."""
+        lane = "lane" if self._has_lanes else "''"
+        return dict(self._db.execute(f"SELECT path, {lane} FROM control WHERE first = ?", (chunk.first,)))
+
+    @property
+    def _has_lanes(self) -> bool:
+        return self._number("PRAGMA user_version") >= CONTROLS_HAVE_LANES
+
+    def edits(self, position: int, chunk: Chunk) -> InjectionEdits:
+        """Return what an injection changes over ``chunk``."""
+        edits: dict[str, list[tuple[int, ...]]] = {}
+        columns = "SELECT row, tensor, element, mask, input FROM receipt WHERE position = ? AND"
+        rows = self._db.execute(
+            f"{columns} input IS NULL UNION ALL {columns} input >= ? AND input < ? ORDER BY row",
+            (position, position, chunk.first, chunk.stop),
+        )
+        for _, tensor, element, mask, number in rows:
+            own = edits.setdefault(tensor, [])
+            if is_site(tensor):
+                keep, toggle = (int(part, 16) for part in mask.split(":"))
+                own.append((ALL_INPUTS if number is None else number, element, keep, toggle))
+            else:
+                own.append((element, int(mask, 16)))
+        return edits
+
+    def inputs(self, position: int) -> list[int] | None:
+        """Return the inputs that an injection runs over, None for all."""
+        query = "SELECT inputs, first_input FROM injection WHERE position = ?"
+        over, first = self._db.execute(query, (position,)).fetchone()
+        if over is None:
+            return None
+        if first is not None:
+            return list(range(first, first + over))
+        rows = self._db.execute("SELECT DISTINCT input FROM receipt WHERE position = ? ORDER BY input", (position,))
+        return [number for (number,) in rows]
+
+    def add(self, chunk: Chunk, outcomes: Iterable[Outcome], controls: Iterable[tuple[int, int, str]] = ()) -> None:
+        """Commit, in one transaction, outcomes over ``chunk`` and null controls: (path, inputs left masked, lane).
+
+        The counts of an outcome have, as ``inputs``, how many of the chunk's inputs the injection ran over.
+        """
+        with self._transaction() as db:
+            columns = 5 if self._has_lanes else 4
+            rows = [(path, chunk.first, len(chunk), masked, lane)[:columns] for path, masked, lane in controls]
+            db.executemany(f"INSERT OR REPLACE INTO control VALUES (?{', ?' * (columns - 1)})", rows)
+            db.executemany(
+                f"INSERT INTO outcome VALUES (?{', ?' * (len(COUNTS) + 4)})",
+                (
+                    (
+                        position,
+                        chunk.first,
+                        counts["inputs"],
+                        *map(counts.get, COUNTS),
+                        blobs.get("per_input"),
+                        blobs.get("scores"),
+                    )
+                    for position, counts, blobs in outcomes
+                ),
+            )
+
+    def use_engine(self, engine: str) -> None:
+        """Say which engine runs from now on; the null controls of another one no longer count."""
+        if self.setting("engine") != engine:
+            with self._transaction() as db:
+                db.execute("DELETE FROM control")
+                db.execute("INSERT OR REPLACE INTO setting VALUES ('engine', ?)", (json.dumps(engine),))
+
+    @property
+    def given_up(self) -> frozenset[int]:
+        """The paths whose lane failed its null control: they run as whole models."""
+        given_up = frozenset(self.setting("given_up") or ())
+        if not given_up <= self.paths().keys():
+            raise RunError(
+                f"{self.run}: expected faulty paths in the setting given_up, found others; start again elsewhere"
+            )
+        return given_up
+
+    def give_up(self, path: int) -> None:
+        """Throw away, in one transaction, what a path has committed; it runs as whole models from now on."""
+        with self._transaction() as db:
+            of_path = "IN (SELECT position FROM injection WHERE path = ? AND changes)"
+            db.execute(f"DELETE FROM outcome WHERE position {of_path}", (path,))
+            db.execute("DELETE FROM control WHERE path = ?", (path,))
+            given_up = json.dumps(sorted(self.given_up | {path}))
+            db.execute("INSERT OR REPLACE INTO setting VALUES ('given_up', ?)", (given_up,))
+
+    def failed_controls(self) -> list[tuple[int, int]]:
+        """Return the path and the number of unmasked inputs of every null control that did not hold."""
+        return self._db.execute(
+            "SELECT path, SUM(inputs - masked) FROM control GROUP BY path HAVING SUM(inputs - masked) > 0"
+        ).fetchall()
+
+    def label(self, path: int) -> str:
+        """Return a faulty path in the user's words: its layers and parameters, or sides of layers."""
+        rows = self._db.execute(
+            "SELECT DISTINCT r.layer, r.parameter, r.site FROM receipt r JOIN injection i USING (position)"
+            " WHERE i.path = ? ORDER BY r.layer LIMIT ?",
+            (path, _NAMED + 1),
+        ).fetchall()
+        named = [
+            f"the {site} of {layer}" if site else f"{layer} {parameter}" for layer, parameter, site in rows[:_NAMED]
+        ]
+        return ", ".join(named) + (", ..." if len(rows) > _NAMED else "")
+
+    def check_complete(self) -> None:
+        """Raise RunError unless every injection has run over all inputs that are its own, and every control held.
+
+        Nor may an outcome have counts that cannot be.
+        """
+        if self.setting("growing"):
+            raise RunError(f"{self.run}: more faults are to be drawn; finish the campaign with inject --until --resume")
+        inputs = self.setting("golden")["inputs"]
+        unfinished = self._number(
+            "SELECT COUNT(*) FROM injection i WHERE (SELECT COALESCE(SUM(o.inputs), 0) FROM outcome o"
+            f" WHERE o.position = i.position) != COALESCE(i.inputs, {int(inputs)})"
+        )
+        if unfinished or self.failed_controls():
+            what = f"{unfinished} injections have not run over all inputs" if unfinished else "a null control failed"
+            raise RunError(f"{self.run}: {what}; finish the campaign with inject --resume")
+        if (self.setting("audit") or {}).get("different"):
+            raise RunError(f"{self.run}: its audit failed, its results are invalid; run the campaign again elsewhere")
+        self.check_outcomes()
+
+    def totals(self) -> Counts:
+        """Return the sums of all counts so far, and of the inferences as ``inputs``."""
+        names = ("inputs", *COUNTS)
+        row = self._db.execute(f"SELECT {', '.join(f'SUM({name})' for name in names)} FROM outcome").fetchone()
+        return dict(zip(names, row, strict=True))

@@ -1,0 +1,1 @@
+"""Inputs and labels: datasets, their preprocessing, readers of files, chunks of inputs."""

@@ -1,0 +1,238 @@
+"""Stored values → what the model takes: presets, scaling, resizing, and the match of layouts and sizes."""
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitswap_onnx.data.readers import Array, Decoding, StoredArray, StoredImages, centre_crop
+from bitswap_onnx.errors import DataError
+
+_AXES = {"nchw": (0, 1, 2), "nhwc": (2, 0, 1)}  # where one input has its channels, height and width
+_PAIRS = [(data, model) for data in _AXES for model in _AXES]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Resize to ``size`` (by the shorter side and a centre crop if that is set), then (x / divisor - mean) / std."""
+
+    mean: tuple[float, ...] | None = None  # None: values stay as they are
+    std: tuple[float, ...] = (1.0,)
+    divisor: float = 255.0
+    bgr: bool = False
+    size: tuple[int, int] | Literal["model"] | None = None
+    shorter_side: int | None = None
+
+    @property
+    def channels(self) -> int:
+        """How many channels mean and std are for; 1: any number."""
+        return max(len(self.mean or (0.0,)), len(self.std))
+
+
+PRESETS = {
+    "cifar10": Recipe((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
+    "cifar100": Recipe(
+        (0.5070751592371323, 0.48654887331495095, 0.4409178433670343),
+        (0.2673342858792401, 0.2564384629170883, 0.27615047132568404),
+    ),
+    "gtsrb": Recipe((0.3403, 0.3121, 0.3214), (0.2724, 0.2608, 0.2669), size=(50, 50)),
+    "imagenet-torch": Recipe((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), size=(224, 224), shorter_side=256),
+    "imagenet-tf": Recipe((1.0, 1.0, 1.0), divisor=127.5, size="model"),
+    "imagenet-caffe": Recipe((103.939, 116.779, 123.68), divisor=1.0, bgr=True, size="model"),
+    "imagenet-identity": Recipe((0.0, 0.0, 0.0), divisor=1.0, size="model"),
+}
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What the user asked for; raises DataError where that contradicts itself.
+
+    ``preset``: a name in `PRESETS`, for RGB pixels 0-255. ``mean``, ``std``: (x - mean) / std, with one value for all
+    channels or one each, on the stored values, or on x / 255 where uint8 is stored. ``resize``: (height, width),
+    bilinear, in place of what the preset does to the size. ``data_layout``: nchw or nhwc, that of the stored data.
+
+    imagenet-torch resizes image files as torchvision does (Pillow, antialiased), arrays with `resize_bilinear`, and
+    takes arrays of 224 x 224 as cropped already. Everything else resizes with `resize_bilinear`.
+    """
+
+    preset: str | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    resize: tuple[int, int] | None = None
+    data_layout: str | None = None
+
+    def __post_init__(self) -> None:
+        mean, std = self.mean or (0.0,), self.std or (1.0,)
+        if self.preset is not None and self.preset not in PRESETS:
+            raise DataError(f"--preset {self.preset}: no such preset; expected one of {', '.join(PRESETS)}")
+        if self.preset is not None and (self.mean or self.std):
+            raise DataError(f"--preset {self.preset} sets mean and std already; give the preset or --mean and --std")
+        if len(mean) != len(std) and 1 not in (len(mean), len(std)):
+            raise DataError(f"--mean has {len(mean)} values and --std {len(std)}; expected as many, or one for all")
+        if not np.isfinite([*mean, *std]).all() or min(std) <= 0:
+            raise DataError(f"--mean {mean} --std {std}: expected finite numbers, and a std above 0")
+        if self.resize is not None and min(self.resize) < 1:
+            raise DataError(f"--resize {self.resize[0]},{self.resize[1]}: expected a height and a width of at least 1")
+        if self.data_layout not in (None, *_AXES):
+            raise DataError(f"--data-layout {self.data_layout}: expected nchw or nhwc")
+
+
+def recipe_for(asked: Preprocessing) -> Recipe:
+    """Return how to compute what was asked for."""
+    if asked.preset is None:
+        mean = asked.mean or ((0.0,) if asked.std else None)
+        return Recipe(mean, asked.std or (1.0,), size=asked.resize)
+    preset = PRESETS[asked.preset]
+    return preset if asked.resize is None else replace(preset, size=asked.resize, shorter_side=None)
+
+
+def resize_bilinear(x: NDArray[np.float32], size: tuple[int, int], axes: tuple[int, int]) -> NDArray[np.float32]:
+    """Return ``x`` with its height and width, at ``axes``, made ``size``: half-pixel centres, no antialiasing.
+
+    The arithmetic of tf.image.resize, in its order: along the width, then along the height, all in float32.
+    """
+    return _interpolate(_interpolate(x, axes[1], size[1]), axes[0], size[0])
+
+
+def _interpolate(x: NDArray[np.float32], axis: int, size: int) -> NDArray[np.float32]:
+    last, half = x.shape[axis] - 1, np.float32(0.5)
+    at = (np.arange(size, dtype=np.float32) + half) * (np.float32(last + 1) / np.float32(size)) - half
+    low = np.floor(at).astype(np.intp)
+    weight = (at - np.floor(at)).reshape([-1 if i == axis else 1 for i in range(x.ndim)])
+    below, above = x.take(np.maximum(low, 0), axis), x.take(np.minimum(low + 1, last), axis)
+    return np.asarray(below + (above - below) * weight)
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Blocks of stored inputs → inputs of ``shape``, ``dtype``; ``order`` transposes a block to the model's layout."""
+
+    recipe: Recipe
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    order: tuple[int, ...]
+    axes: tuple[int, int, int] | None  # channels, height and width in a batch as the model takes it, if images
+
+    def __call__(self, where: str, block: Array) -> Array:
+        """Return a block (n, ...) of stored inputs as the model takes them; raises DataError."""
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            values = self._compute(where, block.transpose(self.order))
+        if is_float(self.dtype) and not np.isfinite(values).all():
+            raise DataError(f"{where}: values too large for {self.dtype}, which the model takes; scale them")
+        return values
+
+    def _compute(self, where: str, values: Array) -> Array:
+        if self.axes is not None and self.recipe.size is not None:
+            values = self._resize(values, self.axes[1:])
+        if values.shape[1:] != self.shape:
+            raise DataError(f"{where}: shape {values.shape[1:]}, the model takes {self.shape}; try --resize")
+        if self.recipe.mean is not None:
+            values = self._scale(values.astype(np.float32), self.recipe.mean)
+        return values.astype(self.dtype, copy=False)
+
+    def _resize(self, values: Array, axes: tuple[int, int]) -> Array:
+        found = (values.shape[axes[0]], values.shape[axes[1]])
+        size, side = self.recipe.size, self.recipe.shorter_side
+        if not isinstance(size, tuple) or found == size:
+            return values
+        values = values.astype(np.float32)
+        if side is None:
+            return resize_bilinear(values, size, axes)
+        scaled, corner = centre_crop(found, side, size)
+        cut = [slice(None)] * values.ndim
+        for axis, start, length in zip(axes, corner, size, strict=True):
+            cut[axis] = slice(start, start + length)
+        return resize_bilinear(values, scaled, axes)[tuple(cut)]
+
+    def _scale(self, values: NDArray[np.float32], mean: tuple[float, ...]) -> NDArray[np.float32]:
+        channel = self.axes[0] if self.axes is not None else values.ndim - 1
+        if self.recipe.bgr:
+            values = np.flip(values, channel)
+        per_channel = [-1 if axis == channel else 1 for axis in range(values.ndim)]
+        minus, over = (np.array(each, np.float32).reshape(per_channel) for each in (mean, self.recipe.std))
+        return np.asarray((values / np.float32(self.recipe.divisor) - minus) / over)
+
+
+def plan_pipeline(
+    stored: StoredArray | StoredImages,
+    rows: NDArray[np.intp],
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    recipe: Recipe,
+    layout: str | None,
+) -> Pipeline:
+    """Match the layout and size of the data, judged by its first input, to the model's; raises DataError."""
+    where, block = next(stored.blocks(rows[:1]))
+    if None not in (stored.layout, layout) and stored.layout != layout:
+        raise DataError(f"{where}: --data-layout {layout}, but such files are {stored.layout}; leave the option out")
+    if len(shape) == 3 and block.ndim == 4:
+        data, model = _layouts(where, block.shape[1:], shape, recipe, stored.layout or layout)
+        if recipe.size == "model":
+            recipe = replace(recipe, size=(shape[_AXES[model][1]], shape[_AXES[model][2]]))
+        order = (0, 1, 2, 3) if data == model else (0, 2, 3, 1) if data == "nchw" else (0, 3, 1, 2)
+        channel, height, width = (1 + axis for axis in _AXES[model])
+        return Pipeline(recipe, shape, dtype, order, (channel, height, width))
+    if block.shape[1:] != shape:
+        raise DataError(f"{where}: {_mismatch(block.shape[1:], shape, recipe)}")
+    if recipe.size is not None or recipe.channels not in (1, shape[-1] if len(shape) == 1 else 1):
+        raise DataError(f"{where}: inputs of shape {shape} are no images; leave --preset, --resize, mean lists out")
+    return Pipeline(recipe, shape, dtype, tuple(range(block.ndim)), None)
+
+
+def _layouts(
+    where: str, found: tuple[int, ...], model: tuple[int, ...], recipe: Recipe, layout: str | None
+) -> tuple[str, str]:
+    """Return the layout of the data and that of the model: the one pair that fits shapes, channel count and ``layout``.
+
+    One or three channels are preferred to other counts. Where ``layout`` leaves the model's open, it is nchw, ONNX's.
+    """
+    fits = [pair for pair in _PAIRS if _fits(found, model, pair, recipe.size)]
+    asked = [pair for pair in fits if layout in (None, pair[0])]
+    if fits and not asked:
+        raise DataError(f"{where}: inputs {found} do not fit the model's {model} as {layout}; try the other layout")
+    if not asked:
+        raise DataError(f"{where}: {_mismatch(found, model, recipe)}")
+    counts = {pair: model[_AXES[pair[1]][0]] for pair in asked}
+    asked = [pair for pair in asked if recipe.channels in (1, counts[pair])]
+    if not asked:
+        have = " or ".join(str(count) for count in sorted({1, 3} & {*counts.values()} or {*counts.values()}))
+        raise DataError(f"{where}: mean and std have {recipe.channels} channels, the inputs {have}; give as many")
+    asked = [pair for pair in asked if counts[pair] in (1, 3)] or asked
+    sided = recipe.size is not None or recipe.channels > 1
+    effects = {("as it is" if data == of_model else data, of_model if sided else "") for data, of_model in asked}
+    if layout is None and len(effects) > 1:
+        raise DataError(f"{where}: inputs {found} fit the model's {model} both ways; give --data-layout nchw|nhwc")
+    return asked[0]
+
+
+def _fits(found: tuple[int, ...], model: tuple[int, ...], layouts: tuple[str, str], size: object) -> bool:
+    channels, *own = (found[axis] for axis in _AXES[layouts[0]])
+    wanted, *model_size = (model[axis] for axis in _AXES[layouts[1]])
+    return channels == wanted and (size == "model" or (size or tuple(own)) == tuple(model_size))
+
+
+def _mismatch(found: tuple[int, ...], model: tuple[int, ...], recipe: Recipe) -> str:
+    """Say that shapes differ, and which option would help: --resize if only height and width do."""
+    resized = f" resized to {recipe.size}" if isinstance(recipe.size, tuple) else ""
+    hint = f"store x as (N, {', '.join(map(str, model))})"
+    if len(found) == len(model) == 3:
+        for pair in reversed(_PAIRS):
+            channels, height, width = (model[axis] for axis in _AXES[pair[1]])
+            if channels in (1, 3) and _fits(found, model, pair, "model"):
+                hint = f"try --resize {height},{width}"
+    return f"inputs of shape {found}{resized}, the model takes {model}; {hint}"
+
+
+def decoding_for(recipe: Recipe, shape: tuple[int, ...]) -> Decoding:
+    """Images become gray for a model of one channel, else RGB; imagenet-torch sizes them as torchvision does."""
+    ends = (shape[0], shape[-1]) if len(shape) == 3 else ()
+    mode = "L" if 1 in ends and 3 not in ends else "RGB"
+    if recipe.shorter_side is None or not isinstance(recipe.size, tuple):
+        return Decoding(mode)
+    return Decoding(mode, recipe.shorter_side, recipe.size)
+
+
+def is_float(dtype: np.dtype[Any]) -> bool:
+    """Whether ``dtype`` is a float; bfloat16 is one, though no subtype of numpy's floats."""
+    return "float" in dtype.name

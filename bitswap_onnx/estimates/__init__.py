@@ -1,0 +1,1 @@
+"""What runs and published files say: rates with intervals, per network, layer and bit."""

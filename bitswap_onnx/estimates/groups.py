@@ -1,0 +1,106 @@
+"""The groups of injections that are asked about: parts of a network by layer, bit, class of bits, or layer and bit."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from bitswap_onnx.estimates.read import OTHER, SEVERAL, Labels, Recorded
+from bitswap_onnx.faults.bits import BIT_CLASSES, FORMATS
+from bitswap_onnx.sampling.strata import Part
+from bitswap_onnx.stats.intervals import Values
+from bitswap_onnx.stats.stratified import Frame, Members
+
+Scope = Literal["network", "layer", "bit", "bit-class", "layer-bit"]
+#: Of each group, the strata that hold faults of it, and how many.
+Held = dict[str, dict[int, int]]
+
+SCOPES: tuple[Scope, ...] = ("network", "layer", "bit", "bit-class", "layer-bit")
+#: The one group that is not a part.
+ALL = "all"
+
+
+class Group(NamedTuple):
+    """The injections of a group, and how many faults of it each stratum holds (strata,); None: not known, or all it has."""
+
+    name: str
+    member: Members
+    held: Values | None = None
+
+
+def held_by_strata(parts: Sequence[Part], scope: Scope) -> Held:
+    """Return the sizes of a scope's groups."""
+    held: Held = {}
+    for part in parts:
+        for bit in part.bits:
+            own = held.setdefault(_NAMES[scope](part, bit), {})
+            own[part.stratum] = own.get(part.stratum, 0) + part.each
+    return held
+
+
+def groups(recorded: Recorded, scope: Scope, frame: Frame) -> Iterator[Group]:
+    """Yield the groups of a scope: layers as the list has them, bits from the highest on.
+
+    Sizes count as not known where any injection's label is none that its stratum holds: a file may not tell the class of
+    a bit, and a run may read a list's bits in the other order.
+    """
+    split = list(_groups(recorded, scope))
+    held = None if frame.parts is None or scope == "network" else held_by_strata(frame.parts, scope)
+    known = held is not None and all(_fits(held.get(group.name, {}), group, frame) for group in split)
+    for group in split:
+        yield group._replace(held=_vector(held, group.name, frame)) if held is not None and known else group
+
+
+def _groups(recorded: Recorded, scope: Scope) -> Iterator[Group]:
+    layers, bits = recorded.layers, recorded.bits
+    match scope:
+        case "network":
+            yield Group(ALL, np.arange(len(recorded)))
+        case "layer":
+            yield from _split(layers)
+        case "bit":
+            yield from sorted(_split(bits), key=lambda group: _bit_order(group.name))
+        case "bit-class":
+            order = (*BIT_CLASSES, OTHER, SEVERAL)
+            yield from sorted(_split(recorded.bit_classes), key=lambda group: order.index(group.name))
+        case "layer-bit":
+            mixed = (layers == SEVERAL) | (bits == SEVERAL)
+            for layer, member, _ in _split(np.where(mixed, SEVERAL, layers)):
+                parts = [Group(SEVERAL, np.arange(len(member)))] if layer == SEVERAL else _split(bits[member])
+                for bit, part, _ in sorted(parts, key=lambda group: _bit_order(group.name)):
+                    yield Group(SEVERAL if layer == SEVERAL else f"{layer} bit {bit}", member[part])
+
+
+def _fits(held: dict[int, int], group: Group, frame: Frame) -> bool:
+    strata, drawn = np.unique(frame.stratum[group.member], return_counts=True)
+    most = [held.get(stratum, 0) for stratum in strata.tolist()]
+    if frame.inputs_drawn:  # the same fault may come again, over other inputs
+        return all(most)
+    return all(number <= size for number, size in zip(drawn.tolist(), most, strict=True))
+
+
+def _vector(held: Held, name: str, frame: Frame) -> Values:
+    sizes = np.zeros(len(frame.sizes))
+    own = held[name]
+    sizes[list(own)] = list(own.values())
+    return sizes
+
+
+def _split(labels: Labels) -> list[Group]:
+    """Return each label, in the order of first appearance, with the injections that have it."""
+    names, first, number = np.unique(labels, return_index=True, return_inverse=True)
+    parts = np.split(np.argsort(number, kind="stable"), np.cumsum(np.bincount(number))[:-1])
+    return [Group(str(names[i]), parts[i]) for i in np.argsort(first)]
+
+
+def _bit_order(bit: str) -> tuple[int, str]:
+    return (-int(bit), "") if bit.isdigit() else (1, bit)
+
+
+_NAMES: dict[Scope, Callable[[Part, int], str]] = {
+    "network": lambda part, bit: ALL,
+    "layer": lambda part, bit: part.layer,
+    "bit": lambda part, bit: str(bit),
+    "bit-class": lambda part, bit: FORMATS[part.format].bit_class(bit),
+    "layer-bit": lambda part, bit: f"{part.layer} bit {bit}",
+}

@@ -1,0 +1,51 @@
+"""Which inputs a rate is about, and whether its interval allows for their having been drawn."""
+
+from dataclasses import dataclass
+
+from bitswap_onnx.estimates.read import Recorded
+
+CONDITIONAL = "Estimates are conditional on the inputs run"
+
+
+@dataclass(frozen=True, slots=True)
+class InputDesign:
+    """The ``name`` that stands in every result, one sentence that says what the rates are ``about``, and notes."""
+
+    name: str
+    about: str
+    notes: tuple[str, ...] = ()
+
+
+def input_design(recorded: Recorded, over_inputs: bool) -> InputDesign:
+    """Return the design of a source, whose inputs count as a sample if ``over_inputs``."""
+    if over_inputs:
+        return InputDesign(
+            "two-way: faults and inputs sampled",
+            "Estimates are over all inputs that those run were drawn from, as if at random",
+            (
+                "inputs are a sample: the shares of faults by their critical share, and sdc_5, sdc_10 and sdc_20, which are "
+                "not recorded per input, are left out",
+                "the inputs' part of an interval is Student's t of their means: where few inputs decide a rate, as where "
+                "low bits flip, it falls short unless many inputs ran",
+            ),
+        )
+    if recorded.own_inputs is not None:
+        number = f"{recorded.own_inputs:,}"
+        shares = (
+            f"a fault's share is that of the {number} inputs drawn for it: means over faults and their intervals cover that "
+            "draw, so there is no population correction; harmful faults, and faults by critical share, are about so many "
+            "inputs, not about all"
+        )
+        lost = (
+            "the accuracy lost is against the golden run over all inputs, of which a fault's own are an unbiased sample"
+        )
+        return InputDesign(
+            f"nested: {number} inputs of its own per fault",
+            "Estimates are over all inputs of the golden run, of which each fault's own were drawn at random",
+            (shares,) if recorded.accuracy is None else (shares, lost),
+        )
+    if recorded.named_inputs:
+        return InputDesign("inputs that the faults name, conditional on them", CONDITIONAL)
+    if recorded.from_file:
+        return InputDesign("not known from a file, conditional on the inputs", CONDITIONAL)
+    return InputDesign("all inputs of the run, conditional on them", CONDITIONAL)

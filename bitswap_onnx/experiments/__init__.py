@@ -1,0 +1,1 @@
+"""Studies built from campaigns. Each one runs campaigns and reads their stores."""

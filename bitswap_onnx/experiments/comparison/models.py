@@ -1,0 +1,113 @@
+"""Run one fault list on two models that hold the same weights, each in its own run directory, and compare the runs."""
+
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from bitswap_onnx.campaign.executor import OnProgress
+from bitswap_onnx.campaign.results import require_parquet
+from bitswap_onnx.campaign.run import run_campaign
+from bitswap_onnx.campaign.run_directory import has_store
+from bitswap_onnx.campaign.setup import Settings
+from bitswap_onnx.errors import FaultListError, MissingExtraError, RunError
+from bitswap_onnx.experiments.comparison.compare import Comparison, Judgement, compare_runs
+from bitswap_onnx.faults.fault import Injection
+from bitswap_onnx.faults.fault_list import read_fault_list, refuse_neurons, write_fault_list
+from bitswap_onnx.graph.convert import convert_faults
+from bitswap_onnx.graph.model import Model, load_model
+from bitswap_onnx.graph.resolve import BitOrder, resolve
+
+#: What a folder of two runs holds beside compare.json and compare.csv.
+RUN_A, RUN_B, LIST_B = "a", "b", "faults_b.csv"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Running:
+    """How the two campaigns run; see `bitswap_onnx.campaign.run.run_campaign`."""
+
+    settings: Settings = Settings()
+    resume: bool = False
+    workers: int | None = None
+    bit_order: BitOrder = "lsb"
+    on_progress: OnProgress | None = None
+    on_notes: Callable[[Iterable[str]], None] | None = None
+    stop: threading.Event | None = None
+
+
+def compare_models(
+    model_a: Path,
+    model_b: Path,
+    faults: Path,
+    folder: Path,
+    judgement: Judgement,
+    running: Running,
+) -> Comparison:
+    """Run ``faults``, a list for ``model_a``, on both models into ``folder``/a and ``folder``/b, and compare them.
+
+    Where the list does not hit the same bits in ``model_b``, it is converted by content into ``folder``/faults_b.csv.
+    Both run on the same data: that beside ``model_a`` where none is named. Raises BitswapError as `run_campaign`,
+    `convert_faults` and `compare_runs` do.
+    """
+    if not running.resume and any(has_store(folder / name) for name in (RUN_A, RUN_B)):
+        raise RunError(f"{folder}: holds runs already; continue them with --resume or choose another --out")
+    injections = read_fault_list(faults)
+    refuse_neurons(injections, "a comparison")
+    a, b = load_model(model_a), load_model(model_b)
+    fits = _hits_the_same(injections, a, b, running.bit_order)
+    converted = None if fits else convert_faults(injections, a, b)
+    notes = [f"{faults.name} converted for {b.name} by content", *converted.notes] if converted else []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{folder}: cannot make the folder: {error.strerror}") from None
+    if converted:
+        write_fault_list(folder / LIST_B, converted)
+    if running.on_notes:
+        running.on_notes(notes)
+    beside = model_a.with_suffix(".npz")
+    settings = running.settings
+    if settings.data is None and beside.is_file():
+        settings = replace(settings, data=beside)
+    runs = ((model_a, faults, folder / RUN_A), (model_b, folder / LIST_B if converted else faults, folder / RUN_B))
+    for model, fault_list, run in runs:
+        _run(model, fault_list, run, replace(running, settings=settings))
+    return compare_runs(folder / RUN_A, folder / RUN_B, judgement)
+
+
+def _hits_the_same(injections: Iterable[Injection], a: Model, b: Model, bit_order: BitOrder) -> bool:
+    """Whether the list, as it is, resolves in both models to the same bits."""
+    try:
+        for in_a, in_b in zip(resolve(a, injections, bit_order), resolve(b, injections, bit_order), strict=True):
+            if [(r.clean_bits, r.faulty_bits) for r in in_a.receipts] != [
+                (r.clean_bits, r.faulty_bits) for r in in_b.receipts
+            ]:
+                return False
+    except FaultListError:
+        return False  # in A: converting says so again, with the line
+    return True
+
+
+def _run(model: Path, faults: Path, run: Path, running: Running) -> None:
+    run_campaign(
+        model,
+        faults,
+        settings=running.settings,
+        run=run,
+        resume=running.resume and has_store(run),
+        workers=running.workers,
+        bit_order=running.bit_order,
+        per_input=_records_inputs(),
+        on_progress=running.on_progress,
+        on_notes=running.on_notes,
+        stop=running.stop,
+    )
+
+
+def _records_inputs() -> bool:
+    """Whether outcomes per input can be kept, which agreement is best measured on."""
+    try:
+        require_parquet()
+    except MissingExtraError:
+        return False
+    return True

@@ -1,0 +1,232 @@
+"""Two finished runs of the same faults on the same inputs, read side by side; what can be checked of that, is.
+
+Injections are partners when they have one id and changed elements of the same bits in the same way. A data hash covers
+the inputs as the model takes them, so it differs between NCHW and NHWC: there, dataset, source and labels must agree.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitswap_onnx.campaign.run_directory import reading
+from bitswap_onnx.campaign.store import Store
+from bitswap_onnx.errors import RunError
+from bitswap_onnx.outcome import CRITICAL, MASKED, NON_CRITICAL, OUTCOME_NAMES, decode_outcomes
+
+Table = NDArray[np.int64]
+
+#: What is read of every injection, in this order.
+READ_COUNTS = ("inputs", *OUTCOME_NAMES, "nonfinite", "critical_nonfinite")
+
+#: Settings that may differ, and then the difference is not that of two graphs alone.
+_RUNTIME = ("providers", "machine", "versions")
+
+_NAMED = 12
+
+
+@dataclass(frozen=True, eq=False)
+class RunPair:
+    """Injections that both runs have, in A's order.
+
+    ``counts_a`` and ``counts_b``: (injections, `READ_COUNTS`). ``tables``: (injections, 3, 3), how often each pair of
+    outcomes occurred (rows A, columns B); per input if ``per_input``, else one entry for the outcomes that most inputs
+    have. ``finite_tables``: the same without inputs that are nonfinite in either run. ``golden_a`` and ``golden_b`` are
+    golden.json's content.
+    """
+
+    golden_a: dict[str, Any]
+    golden_b: dict[str, Any]
+    layers: NDArray[np.str_]
+    partner_layers: NDArray[np.str_]
+    bit_classes: NDArray[np.str_]
+    counts_a: Table
+    counts_b: Table
+    tables: Table
+    finite_tables: Table
+    per_input: bool
+    masked_comparable: bool
+    unpaired_a: tuple[str, ...]
+    unpaired_b: tuple[str, ...]
+    checked: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Injection:
+    position: int
+    layer: str
+    bit_class: str
+    changes: tuple[str, ...]
+    counts: tuple[int, ...]
+
+
+def read_pair(run_a: Path, run_b: Path, allow_unpaired: bool = False) -> RunPair:
+    """Read two finished runs.
+
+    Raises RunError for an unfinished run, for runs over other inputs, labels, classes or criteria, and for injections
+    without a partner unless ``allow_unpaired``; for runs that share no injection in any case.
+    """
+    with reading(run_a) as store_a, reading(run_b) as store_b:
+        for store in (store_a, store_b):
+            store.check_complete()
+            _refuse_neurons(store)
+        checked, notes = _check_alike(store_a, store_b)
+        all_a, all_b = dict(_injections(store_a)), dict(_injections(store_b))
+        both = [name for name, one in all_a.items() if name in all_b and all_b[name].changes == one.changes]
+        shared = frozenset(both)
+        unpaired = [tuple(name for name in side if name not in shared) for side in (all_a, all_b)]
+        _check_unpaired(unpaired, bool(both), allow_unpaired, store_a, store_b)
+        mine, theirs = [all_a[name] for name in both], [all_b[name] for name in both]
+        per_input = all("per_input" in store.setting("identity")["records"] for store in (store_a, store_b))
+        pairs = list(zip(mine, theirs, strict=True))
+        both_tables = [_recorded(store_a, store_b, *p) if per_input else _prevailing(*p) for p in pairs]
+        tables = np.array(both_tables, np.int64).reshape(-1, 2, 3, 3)
+        golden_a, golden_b = ({**s.setting("golden"), "identity": s.setting("identity")} for s in (store_a, store_b))
+    comparable = {golden_a.get("probabilities"), golden_b.get("probabilities")} != {True, False}
+    return RunPair(
+        golden_a,
+        golden_b,
+        layers=np.array([one.layer for one in mine]),
+        partner_layers=np.array([one.layer for one in theirs]),
+        bit_classes=np.array([one.bit_class for one in mine]),
+        counts_a=np.array([one.counts for one in mine], np.int64),
+        counts_b=np.array([one.counts for one in theirs], np.int64),
+        tables=tables[:, 0],
+        finite_tables=tables[:, 1],
+        per_input=per_input,
+        masked_comparable=comparable,
+        unpaired_a=unpaired[0],
+        unpaired_b=unpaired[1],
+        checked=tuple(checked),
+        notes=tuple(notes),
+    )
+
+
+def _refuse_neurons(store: Store) -> None:
+    """Two models' neurons have bits of their own, by which no fault of one is a fault of the other."""
+    row = store.query("SELECT layer FROM receipt WHERE site != '' LIMIT 1").fetchone()
+    if row is not None:
+        raise RunError(f"{store.run}: compare takes faults in stored parameters alone, found neurons of {row[0]}")
+
+
+def _injections(store: Store) -> Iterator[tuple[str, _Injection]]:
+    """Yield (id, injection) in the list's order; layers and bit classes of several kinds become ``several``."""
+    receipts: dict[int, list[tuple[str, str, str]]] = {}
+    rows = store.query("SELECT position, layer, bit_class, clean_bits || '>' || faulty_bits FROM receipt")
+    for position, *receipt in rows:
+        receipts.setdefault(position, []).append((receipt[0], receipt[1], receipt[2]))
+    sums = ", ".join(f"SUM(o.{name})" for name in READ_COUNTS)
+    counts = store.query(
+        f"SELECT i.id, i.position, {sums} FROM injection i JOIN outcome o USING (position)"
+        " GROUP BY i.position ORDER BY i.position"
+    )
+    for name, position, *numbers in counts:
+        layers, classes, changes = zip(*receipts[position], strict=True)
+        yield name, _Injection(position, _one(layers), _one(classes), tuple(sorted(changes)), tuple(numbers))
+
+
+def _one(names: Iterable[str]) -> str:
+    distinct = set(names)
+    return distinct.pop() or "other" if len(distinct) == 1 else "several"
+
+
+def _recorded(store_a: Store, store_b: Store, a: _Injection, b: _Injection) -> tuple[Table, Table]:
+    """Return the tables of one injection from the outcomes recorded per input."""
+    (code_a, nonfinite_a), (code_b, nonfinite_b) = _outcomes(store_a, a), _outcomes(store_b, b)
+    both = code_a * np.uint8(3) + code_b
+    finite = ~(nonfinite_a | nonfinite_b)
+    return _table(both), _table(both[finite])
+
+
+def _outcomes(store: Store, one: _Injection) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    rows = store.query("SELECT per_input FROM outcome WHERE position = ? ORDER BY first", (one.position,))
+    return decode_outcomes(b"".join(blob for (blob,) in rows))
+
+
+def _table(codes: NDArray[np.uint8]) -> Table:
+    return np.bincount(codes, minlength=9).reshape(3, 3)
+
+
+def _prevailing(a: _Injection, b: _Injection) -> tuple[Table, Table]:
+    """Return tables with one entry: the outcome that most inputs have in A, and that in B."""
+    tables = np.zeros((2, 3, 3), np.int64)
+    for table, finite in zip(tables, (False, True), strict=True):
+        table[_most(a.counts, finite), _most(b.counts, finite)] = 1
+    return tables[0], tables[1]
+
+
+def _most(counts: tuple[int, ...], finite: bool) -> int:
+    named = dict(zip(READ_COUNTS, counts, strict=True))
+    numbers = [named[name] for name in OUTCOME_NAMES]
+    if finite:
+        numbers[CRITICAL] -= named["critical_nonfinite"]
+        numbers[NON_CRITICAL] -= min(named["nonfinite"] - named["critical_nonfinite"], numbers[NON_CRITICAL])
+    order = (CRITICAL, NON_CRITICAL, MASKED)  # of equals, the one that does more harm
+    return max(order, key=lambda code: numbers[code])
+
+
+def _check_unpaired(unpaired: list[tuple[str, ...]], some: bool, allowed: bool, store_a: Store, store_b: Store) -> None:
+    if allowed and some:
+        return
+    parts = [
+        f"{store.run} has {len(names)} without a partner ({', '.join(names[:_NAMED])}{', ...' * (len(names) > _NAMED)})"
+        for store, names in zip((store_a, store_b), unpaired, strict=True)
+        if names
+    ]
+    if parts or not some:
+        remedy = "leave them out with --allow-unpaired" if some else "run both with one list (faults convert)"
+        raise RunError(f"injections pair by id and by the bits they change: {'; '.join(parts)}; {remedy}")
+
+
+def _check_alike(store_a: Store, store_b: Store) -> tuple[list[str], list[str]]:
+    """Return what was checked of the runs being over the same inputs, and notes on what differs or is not known."""
+    golden_a, golden_b = store_a.setting("golden"), store_b.setting("golden")
+    identity_a, identity_b = store_a.setting("identity"), store_b.setting("identity")
+    where = f"{store_a.run} and {store_b.run}"
+    for key, word in (("inputs", "inputs"), ("values_per_input", "classes")):
+        if golden_a[key] != golden_b[key]:
+            raise RunError(f"{where}: expected runs over the same {word}, found {golden_a[key]} and {golden_b[key]}")
+    if identity_a["tolerance"] != identity_b["tolerance"]:
+        raise RunError(f"{where}: one run's --criterion is not the other's; run both with the same one")
+    if identity_a.get("inputs") != identity_b.get("inputs"):
+        raise RunError(
+            f"{where}: one run's --inputs-per-injection or its --seed is not the other's; run both over the same inputs"
+        )
+    checked, notes = _check_data(where, golden_a, golden_b, identity_a["data"] == identity_b["data"])
+    if identity_a["model"] == identity_b["model"]:
+        notes.append("both runs are of one model file")
+    differing = [key for key in _RUNTIME if golden_a[key] != golden_b[key]]
+    numerics_a, numerics_b = identity_a["numerics"], identity_b["numerics"]
+    differing += [key for key in numerics_a if numerics_a[key] != numerics_b.get(key)]
+    if differing:
+        notes.append(
+            f"not the graphs alone differ, also {', '.join(differing)}: the difference is that of all together"
+        )
+    if "probabilities" not in golden_a or "probabilities" not in golden_b:
+        notes.append("one run does not say whether its scores are probabilities; masked shares may not be comparable")
+    return checked, notes
+
+
+def _check_data(where: str, a: dict[str, Any], b: dict[str, Any], equal: bool) -> tuple[list[str], list[str]]:
+    if equal:
+        return ["inputs and labels are equal, by their hash"], []
+    if a["dataset"] != b["dataset"]:
+        raise RunError(f"{where}: expected runs over one dataset, found {a['dataset']} and {b['dataset']}")
+    if a["dataset"] == "synthetic":
+        raise RunError(f"{where}: their synthetic inputs differ, as they do between layouts; give both the same --data")
+    checked, notes = [f"{a['inputs']} inputs of {a['dataset']}"], []
+    labels = [golden.get("labels") for golden in (a, b)]
+    if None not in labels:
+        if labels[0] != labels[1]:
+            raise RunError(f"{where}: the inputs have other labels, or the same in another order")
+        checked.append("labels are equal in their order, by their hash")
+    elif a["data"] != b["data"]:
+        raise RunError(f"{where}: cannot tell whether the inputs are the same: {a['data']}; {b['data']}")
+    if a["data"] != b["data"]:
+        notes.append(f"the inputs are described differently: A: {a['data']}; B: {b['data']}")
+    notes.append("whether the pixels are equal could not be checked: their hashes differ, as they do between layouts")
+    return checked, notes

@@ -1,0 +1,1 @@
+"""The same faults in ONNX Runtime and in the native framework."""

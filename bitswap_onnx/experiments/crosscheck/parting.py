@@ -1,0 +1,285 @@
+"""Where ONNX Runtime and a native run of a faulty model part: the first node whose values differ beyond rounding.
+
+Values are compared where a converter recorded a layer, in execution order. Between the last that agree and the first that
+differ, the ONNX reference (`onnx.reference`: node by node, nothing fused) stands in for the native run, if both end alike.
+A value whose reading changes ONNX Runtime's scores exists in no plain run: it lies within a fused group and is left out.
+"""
+
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx.reference import ReferenceEvaluator
+
+from bitswap_onnx.campaign.setup import Setup
+from bitswap_onnx.converters.native import Native
+from bitswap_onnx.graph.model import node_label
+from bitswap_onnx.graph.receipts import ResolvedInjection
+from bitswap_onnx.graph.slices import Slicer
+from bitswap_onnx.graph.weights import rewrite
+from bitswap_onnx.outcome import Scores
+from bitswap_onnx.runtime.session import Numerics
+from bitswap_onnx.runtime.submodel import open_part
+
+Array = NDArray[Any]
+
+#: Finite values differ beyond rounding from this share of the largest one on.
+MAX_DIFFERENCE = 1e-3
+
+_RUNTIME, _REFERENCE = "ONNX Runtime", "ONNX reference"
+_NAMED_NODES = 3
+_READ_AT_ONCE = 16
+
+
+@dataclass(frozen=True)
+class Parting:
+    """The first place, in execution order, where two runs of an injection part, on one input.
+
+    ``nodes``, as (operator, label), lie between the last values that agree and the first that differ; none where no such
+    place is found. ``layer``: the framework's layer up to whose output that is, if there is one. ``sides``: what the runs
+    have in the first element that differs. ``note``: what else there is to say.
+    """
+
+    injection: str
+    input: int
+    nodes: tuple[tuple[str, str], ...] = ()
+    layer: str = ""
+    sides: tuple[tuple[str, float], ...] = ()
+    note: str = ""
+
+    @property
+    def operators(self) -> str:
+        """The operator where the runs part, or the first and the last of several."""
+        return " to ".join(dict.fromkeys((self.nodes[0][0], self.nodes[-1][0])))
+
+    @property
+    def text(self) -> str:
+        """One line for a report."""
+        names = [f"{operator} {label}" for operator, label in self.nodes]
+        if len(names) > _NAMED_NODES:
+            names = [f"{names[0]} to {names[-1]}, {len(names)} nodes"]
+        layer = f" (layer {self.layer})" if self.layer else ""
+        sides = (
+            ", ".join(f"{name} {value:.6g}" for name, value in self.sides).replace("nan", "NaN").replace("inf", "Inf")
+        )
+        parts = f"injection {self.injection}, input {self.input}", ", ".join(names) + layer, sides, self.note
+        return ": ".join(filter(None, parts))
+
+
+def differing(ours: Array, theirs: Array) -> NDArray[np.bool_]:
+    """Return which elements of two equally large arrays differ beyond rounding, flat: NaN equals NaN, Inf equals Inf."""
+    a, b = (np.asarray(values, np.float64).reshape(-1) for values in (ours, theirs))
+    finite = np.isfinite(a) & np.isfinite(b)
+    scale = np.abs(np.concatenate([a[finite], b[finite]])).max(initial=0.0)
+    with np.errstate(invalid="ignore", over="ignore"):
+        far = ~finite | (np.abs(a - b) > MAX_DIFFERENCE * scale)
+    return np.asarray(far & (a != b) & ~(np.isnan(a) & np.isnan(b)))
+
+
+def find_parting(
+    setup: Setup, injection: ResolvedInjection, native: Native, number: int, scores: tuple[Scores, Scores]
+) -> Parting:
+    """Find where an injection's run of input ``number`` parts from the native one.
+
+    ``scores``, (classes,) each, are what ONNX Runtime and the native run gave for that input.
+    """
+    row = setup.dataset.batch(number, number + 1)
+    run = _Run(replace(setup.slicer, model=rewrite(setup.model, injection.edits)), setup.numerics, row)
+    layers = _layers(setup, injection, native, row, scores[1])
+    gap = _gap(run, run.inputs, {setup.output: scores[1]} | {name: layer.left for name, layer in layers.items()})
+    if gap is None or differing(run.scores, scores[0]).any():
+        return Parting(injection.id, number, note="not seen when this input runs alone")
+    layer, notes = layers.get(gap.value), [] if layers else [f"{native.name} shows no values of its layers"]
+    if layer is not None:
+        gap = _gap(run, gap.agreed, _entrance(setup, run, gap, layer) | {gap.value: layer.left}) or gap
+        if layers.get(gap.value) is not layer:
+            notes.append(f"before layer {layer.path}")
+    reference = run.reference(gap)
+    sides = {_RUNTIME: gap.ours, native.name: gap.theirs}
+    if gap.value in reference and not differing(reference[gap.value], gap.theirs).any():
+        narrow = _gap(run, gap.agreed, reference) or gap
+        sides = sides if narrow.value == gap.value else {_RUNTIME: narrow.ours}
+        gap = narrow
+        if len(run.computing(gap)) > 1 and gap.unread:
+            notes.append(f"{_RUNTIME} computes them in one piece")
+    if gap.value in reference:
+        sides[_REFERENCE] = reference[gap.value]
+    path = layer.path if layer is not None and f"before layer {layer.path}" not in notes else ""
+    return Parting(injection.id, number, run.computing(gap), path, _where_apart(sides, gap), "; ".join(notes))
+
+
+@dataclass(frozen=True, eq=False)
+class _Gap:
+    """The first ``value`` that differs, with both sides of it, and ONNX Runtime's values of all before it that agree.
+
+    ``unread``: values that would have been compared, but exist in no plain run.
+    """
+
+    value: str
+    ours: Array
+    theirs: Array
+    agreed: Mapping[str, Array]
+    unread: frozenset[str]
+
+
+@dataclass(frozen=True, eq=False)
+class _Layer:
+    """What one call of a native layer took in and put out, clean and faulty, in the file's layout, without the batch."""
+
+    path: str
+    clean: tuple[Array | None, Array]
+    entered: Array | None
+    left: Array
+
+
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """ONNX Runtime's run of one model on one input, a ``row`` (1, ...), in the batch shape of the campaign."""
+
+    slicer: Slicer
+    numerics: Numerics
+    row: Array
+
+    @property
+    def inputs(self) -> dict[str, Array]:
+        """The input, by its name, without the batch."""
+        return {self.slicer.inputs[0]: self.row[0]}
+
+    @cached_property
+    def scores(self) -> Array:
+        """What it gives when nothing else is read."""
+        return self._read([])[self.slicer.output]
+
+    def values(self, names: Iterable[str]) -> dict[str, Array]:
+        """Return, in execution order, the values whose reading leaves the scores alone, without the batch."""
+        known = {name for name in names if name == self.slicer.output or self.slicer.has_rows(name)}
+        return self._kept(sorted(known & self.slicer.producer.keys(), key=self.slicer.producer.__getitem__))
+
+    def _kept(self, names: list[str]) -> dict[str, Array]:
+        if len(names) <= _READ_AT_ONCE:
+            values = self._read(names)
+            if not differing(values[self.slicer.output], self.scores).any():
+                return {name: values[name] for name in names}
+            if len(names) == 1:
+                return {}
+        half = len(names) // 2
+        return self._kept(names[:half]) | self._kept(names[half:])
+
+    def _read(self, names: Iterable[str]) -> dict[str, Array]:
+        part = open_part(self.slicer.extract(self.slicer.inputs, sorted({*names, self.slicer.output})), self.numerics)
+        batch = np.repeat(self.row, self.numerics.batch_size, axis=0)
+        outputs = part.run({self.slicer.inputs[0]: batch})
+        return {name: values[0] for name, values in zip(part.outputs, outputs, strict=True)}
+
+    def between(self, gap: _Gap) -> tuple[list[int], list[str]]:
+        """Return the nodes that make a gap's value of those that agree, in order, and which of these they take in."""
+        nodes: set[int] = set()
+        feeds: dict[str, None] = {}
+        pending = [gap.value]
+        while pending:
+            name = pending.pop()
+            if name in gap.agreed:
+                feeds[name] = None
+            elif name not in self.slicer.constants and self.slicer.producer[name] not in nodes:
+                nodes.add(self.slicer.producer[name])
+                pending += self.slicer.reads[self.slicer.producer[name]]
+        return sorted(nodes), list(feeds)
+
+    def made(self, gap: _Gap) -> list[str]:
+        """Return the values within a gap, its end included, that have one row per input."""
+        names = (name for i in self.between(gap)[0] for name in self.slicer.nodes[i].output if name)
+        return [name for name in names if name == gap.value or self.slicer.has_rows(name)]
+
+    def computing(self, gap: _Gap) -> tuple[tuple[str, str], ...]:
+        """Return (operator, label) of the nodes within a gap, without those that compute shapes alone."""
+        nodes = [self.slicer.nodes[i] for i in self.between(gap)[0]]
+        shown = [node for node in nodes if any(name == gap.value or self._is_number(name) for name in node.output)]
+        return tuple((node.op_type, node_label(node)) for node in shown)
+
+    def _is_number(self, name: str) -> bool:
+        dims = self.slicer.dims(name)
+        return dims is None or (dims != () and not np.issubdtype(self.slicer.dtype(name), np.integer))
+
+    def reference(self, gap: _Gap) -> dict[str, Array]:
+        """Return what the ONNX reference makes within a gap of what agrees; nothing where it lacks an operator."""
+        feeds, names = self.between(gap)[1], self.made(gap)
+        (value,) = (v for v in self.slicer.model.proto.graph.input if v.name == self.slicer.inputs[0])
+        count = value.type.tensor_type.shape.dim[0].dim_value or 1
+        batch = {name: np.repeat(gap.agreed[name][np.newaxis], count, axis=0) for name in feeds}
+        try:
+            with np.errstate(all="ignore"), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                outputs = ReferenceEvaluator(self.slicer.extract(feeds, names).proto).run(names, batch)
+        except Exception:  # it has an exception of its own for every operator
+            return {}
+        return {name: values[0] for name, values in zip(names, outputs, strict=True)}
+
+
+def _gap(run: _Run, agreed: Mapping[str, Array], theirs: Mapping[str, Array]) -> _Gap | None:
+    """Compare ONNX Runtime with ``theirs``, in execution order, beyond what agrees already."""
+    ours = run.values(theirs)
+    agreed = dict(agreed)
+    for name, values in ours.items():
+        if differing(values, theirs[name]).any():
+            return _Gap(name, values, theirs[name], agreed, frozenset(theirs.keys() - ours.keys()))
+        agreed[name] = values
+    return None
+
+
+def _entrance(setup: Setup, run: _Run, gap: _Gap, layer: _Layer) -> dict[str, Array]:
+    """Return the value within a gap that enters the layer, known by its clean numbers, and what the native run has there.
+
+    Keras's channels, which are last, may be first in the file.
+    """
+    clean, faulty = layer.clean[0], layer.entered
+    if clean is None or faulty is None:
+        return {}
+    values = _Run(setup.slicer, setup.numerics, run.row).values(set(run.made(gap)) - {gap.value})
+    for name, ours in reversed(values.items()):
+        for first in (0, -1) if clean.ndim > 1 else (0,):
+            turned = np.moveaxis(clean, first, 0)
+            if ours.shape == turned.shape and not differing(ours, turned).any():
+                return {name: np.moveaxis(faulty, first, 0)}
+    return {}
+
+
+def _layers(
+    setup: Setup, injection: ResolvedInjection, native: Native, row: Array, scores: Scores
+) -> dict[str, _Layer]:
+    """Return the native layers by the ONNX value that they put out.
+
+    Left out are those whose clean values differ, and all if the native scores change when layers are read.
+    """
+    if native.layers is None:
+        return {}
+    _, clean = native.layers(None, row)
+    faulty_scores, faulty = native.layers(injection, row)
+    if differing(faulty_scores, scores).any():
+        return {}
+    found: dict[str, _Layer] = {}
+    for path, entry in sorted(setup.model.metadata.get("modules", {}).items(), key=lambda item: len(item[0])):
+        names = entry.get("values", [entry["value"]])
+        if path and len(names) == len(clean.get(path, ())) == len(faulty.get(path, ())):
+            for name, before, after in zip(names, clean[path], faulty[path], strict=True):
+                order = np.argsort(entry.get("permutations", {}).get(name, range(before[1].ndim)))
+                left = before[1].transpose(order)[0], after[1].transpose(order)[0]
+                entered = tuple(None if values is None else values[0] for values in (before[0], after[0]))
+                found[name] = _Layer(path, (entered[0], left[0]), entered[1], left[1])  # the innermost that ends here
+    ours = _Run(setup.slicer, setup.numerics, row).values(found)
+    return {
+        name: found[name]
+        for name, values in ours.items()
+        if values.shape == found[name].left.shape and not differing(values, found[name].clean[1]).any()
+    }
+
+
+def _where_apart(sides: Mapping[str, Array], gap: _Gap) -> tuple[tuple[str, float], ...]:
+    """Return what each side has in the first element that differs, with NaN or Inf if there is such a one."""
+    apart = differing(gap.ours, gap.theirs)
+    nonfinite = apart & ~(np.isfinite(gap.ours) & np.isfinite(gap.theirs)).reshape(-1)
+    element = int(np.argmax(nonfinite if nonfinite.any() else apart))
+    return tuple((name, float(values.reshape(-1)[element])) for name, values in sides.items())

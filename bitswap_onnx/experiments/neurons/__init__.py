@@ -1,0 +1,1 @@
+"""Random faults in neurons, layer by layer."""

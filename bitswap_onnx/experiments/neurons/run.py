@@ -1,0 +1,242 @@
+"""Random transient faults in neurons: one random neuron and one random bit of every layer for each input of a dataset.
+
+Each layer has one injection per trial, which has a fault for each input. Layer and trial seed the draws alone
+(`draw_faults`), so what is drawn for one does not depend on which others run.
+"""
+
+import math
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Unpack
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitswap_onnx.campaign.executor import Running
+from bitswap_onnx.campaign.reach import without_shut
+from bitswap_onnx.campaign.run import Record, as_begun, default_run, run_campaign
+from bitswap_onnx.campaign.run_directory import reading
+from bitswap_onnx.campaign.setup import Settings, Setup, for_neurons, prepare
+from bitswap_onnx.campaign.store import Store
+from bitswap_onnx.errors import BitswapError, ControlFailedError, DataError, ModelError, RunError
+from bitswap_onnx.experiments.neurons.report import (
+    Layer,
+    NeuronCampaign,
+    Proportion,
+    Row,
+    proportion,
+    report_files,
+    write_detail,
+    write_report,
+)
+from bitswap_onnx.experiments.sweep.bit_errors import MOST_FAULTS, Region
+from bitswap_onnx.faults.fault import Injection, Site
+from bitswap_onnx.graph.model import stored_tensors
+from bitswap_onnx.graph.site_choice import select_sites
+from bitswap_onnx.graph.sites import find_sites
+from bitswap_onnx.outcome import CRITICAL, decode_outcomes
+
+#: Called with the network's name and the layers before anything runs.
+OnLayers = Callable[[str, Sequence[Layer]], None]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will run: the ``layers``, ``trials`` of each, over the first ``inputs`` of the dataset; ``bit`` None: random."""
+
+    layers: tuple[Layer, ...]
+    inputs: int
+    trials: int
+    bit: int | None
+    seed: int
+
+    @property
+    def injections(self) -> tuple[Injection, ...]:
+        """One injection per layer and trial."""
+        return tuple(draw_faults(layer, trial, self) for layer in self.layers for trial in range(self.trials))
+
+    @property
+    def description(self) -> str:
+        """What is about to run, for people."""
+        factors = {"layers": len(self.layers), "inputs": self.inputs, "trials": self.trials}
+        counts = " x ".join(f"{count} {name[:-1] if count == 1 else name}" for name, count in factors.items())
+        return f"neuron faults: {counts} = {math.prod(factors.values()):,}, seed {self.seed}"
+
+
+def run_neurons(
+    model: str | Path,
+    *,
+    layers: str | None = None,
+    kinds: str | None = None,
+    exclude: str | None = None,
+    numbers: Collection[int] | None = None,
+    bit: int | None = None,
+    trials: int = 1,
+    drop_last: bool = False,
+    detailed_log: bool = False,
+    settings: Settings = Settings(),
+    on_layers: OnLayers | None = None,
+    **running: Unpack[Running],
+) -> NeuronCampaign:
+    """Flip a random bit (or ``bit``, 0 the least significant) of a random neuron per layer and input; count what it does.
+
+    ``layers``, ``kinds``, ``numbers`` and ``exclude`` choose as in `choose_layers`. ``trials`` draws are made per layer and
+    input. ``drop_last`` leaves out the inputs of the last batch if it is not full. ``settings.seed`` seeds the draws,
+    `FROM_CLOCK` draws it as well (`NeuronCampaign.seed` says which it was). The rest is as in `run_campaign`; the files of
+    `NeuronCampaign.files` go into its run directory. ``detailed_log`` lists every misclassification in one of them.
+
+    Raises BitswapError as `choose_layers`, `plan_neurons` and `run_campaign` do.
+    """
+    if running.get("resume") and running.get("run") is None:
+        raise RunError("--resume needs --out RUN: the run directory to continue")
+    settings = for_neurons(settings)
+    setup = prepare(Path(model), as_begun(settings, running.get("run")) if running.get("resume") else settings)
+    setup, chosen = choose_layers(setup, layers, kinds, numbers, exclude)
+    plan = plan_neurons(setup, chosen, settings.seed, trials, bit, drop_last)
+    folder = Path(running.get("run") or default_run(setup))
+    if on_layers:
+        on_layers(setup.model.name, plan.layers)
+    if on_notes := running.get("on_notes"):
+        on_notes([plan.description])
+    records: tuple[Record, ...] = ("per_input", "scores") if detailed_log else ("per_input",)
+    try:
+        run_campaign(setup, plan.injections, records=records, **(running | Running(run=folder)))
+    except ControlFailedError:  # what an earlier end of this run wrote is wrong
+        for file in report_files(folder, setup.model.name, setup.dataset.name, plan.seed):
+            file.unlink(missing_ok=True)
+        raise
+    return _report(setup, plan, folder, detailed_log)
+
+
+def choose_layers(
+    setup: Setup,
+    layers: str | None = None,
+    kinds: str | None = None,
+    numbers: Collection[int] | None = None,
+    exclude: str | None = None,
+) -> tuple[Setup, tuple[Layer, ...]]:
+    """Return the layers whose output is hit: chosen by name and type as `select_sites` does, and of these by number.
+
+    Numbers count what names and types chose, from 0; without these that is the model's input. Layers that faults cannot get
+    at are left out, and the setup that is returned says so (`bitswap_onnx.campaign.reach`). Raises ModelError as
+    `select_sites` and `without_shut` do, and for a number that no layer has.
+    """
+    every = [site for site in find_sites(setup.slicer) if site.site is Site.OUTPUT]
+    found = select_sites(every, layers, kinds, exclude=exclude)
+    wrong = next((number for number in numbers or () if not 0 <= number < len(found)), None)
+    if wrong is not None:
+        raise ModelError(
+            f"--layer-num: there is no layer {wrong}; layers to choose from: {len(found)}, numbered 0-{len(found) - 1}"
+        )
+    chosen = {number: site for number, site in enumerate(found) if numbers is None or number in numbers}
+    if not chosen:
+        return setup, ()
+    setup, open_sites = without_shut(setup, tuple(chosen.values()))
+    stored = stored_tensors(setup.model.proto)
+    weights = {number: site.weight and tuple(stored[site.weight].dims) for number, site in chosen.items()}
+    return setup, tuple(
+        Layer(number, site, weights[number] or None) for number, site in chosen.items() if site in open_sites
+    )
+
+
+def plan_neurons(
+    setup: Setup, layers: tuple[Layer, ...], seed: int, trials: int = 1, bit: int | None = None, drop_last: bool = False
+) -> Plan:
+    """Check what shall run.
+
+    Raises BitswapError for no trials, a ``bit`` that a layer's format does not have, fewer inputs than one batch with
+    ``drop_last``, and more than `MOST_FAULTS` faults.
+    """
+    if trials < 1:
+        raise BitswapError(f"--trials: expected a positive number, found {trials}")
+    if not layers:
+        raise BitswapError("--layer-num: expected at least one number, found none")
+    for site in (layer.site for layer in layers):
+        if bit is not None and not 0 <= bit < site.format.width:
+            raise BitswapError(
+                f"--bit {bit} is outside {site.dtype} (0-{site.format.width - 1}), which {site.layer} puts out; "
+                "choose another bit or other --layers"
+            )
+    inputs, batch = len(setup.dataset), setup.numerics.batch_size
+    if drop_last:
+        if inputs < batch:
+            raise DataError(
+                f"--drop-last: {inputs} inputs are fewer than one batch of {batch}; leave it out or choose a smaller "
+                "--batch-size"
+            )
+        inputs -= inputs % batch
+    faults = len(layers) * trials * inputs
+    if faults > MOST_FAULTS:
+        raise BitswapError(
+            f"--trials {trials}: {len(layers)} layers and {inputs} inputs would have {faults:,} faults, more than "
+            f"{MOST_FAULTS:,}; take fewer trials or layers, or --first"
+        )
+    return Plan(layers, inputs, trials, bit, seed)
+
+
+def draw_faults(layer: Layer, trial: int, plan: Plan) -> Injection:
+    """Draw one fault per input: a uniform neuron of the layer's output, and a uniform bit of its format or the one bit.
+
+    Both come, input by input, from ``SeedSequence(seed, spawn_key=(trial, number))``, a number that the layer's name
+    decides (`NeuronSite.number`). So other layers, more trials, inputs behind these and a fixed bit leave the rest of the
+    draws as they were.
+    """
+    site = layer.site
+    rng = np.random.default_rng(np.random.SeedSequence(plan.seed, spawn_key=(trial, layer.site.number)))
+    elements, bits = rng.integers([site.elements, site.format.width], size=(plan.inputs, 2)).T
+    region = Region(site.layer, site.shape, site.format.width, site=site.site, inputs=plan.inputs)
+    neurons = np.arange(plan.inputs) * site.elements + elements
+    positions = neurons * site.format.width + (bits if plan.bit is None else plan.bit)
+    return Injection(layer.injection(trial), tuple(region.faults(positions)))
+
+
+def _report(setup: Setup, plan: Plan, run: Path, detailed: bool) -> NeuronCampaign:
+    """Read what came out, and write the files."""
+    golden = setup.clean_run().golden.take(slice(plan.inputs))
+    correct = None if golden.labels is None else golden.top_1 == golden.labels
+    with reading(run) as store:
+        critical, nonfinite = _outcomes(store, plan)
+        rows = [_row(layer, critical[i], nonfinite[i], correct) for i, layer in enumerate(plan.layers)]
+        rows.append(_row(None, critical.reshape(-1, plan.inputs), nonfinite.reshape(-1, plan.inputs), correct))
+        campaign = NeuronCampaign(
+            run=run,
+            network=setup.model.name,
+            dataset=setup.dataset.name,
+            seed=plan.seed,
+            inputs=plan.inputs,
+            trials=plan.trials,
+            bit=plan.bit,
+            correct=None if correct is None else int(correct.sum()),
+            rows=tuple(rows),
+            is_classifier=golden.criterion.tolerance is None,
+            detailed=detailed,
+        )
+        write_report(campaign)
+        if detailed:
+            wrong = critical if correct is None else critical & correct
+            write_detail(campaign, store, golden, wrong, setup.numerics.batch_size)
+    return campaign
+
+
+def _outcomes(store: Store, plan: Plan) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return which inferences were critical and which nonfinite, each (layers, trials, inputs)."""
+    shape = len(plan.layers), plan.trials, plan.inputs
+    critical, nonfinite = np.empty(shape, np.bool_), np.empty(shape, np.bool_)
+    for i, layer in enumerate(plan.layers):
+        for trial in range(plan.trials):
+            rows = store.query(
+                "SELECT per_input FROM outcome JOIN injection USING (position) WHERE id = ? ORDER BY first",
+                (layer.injection(trial),),
+            )
+            codes, nonfinite[i, trial] = decode_outcomes(b"".join(blob for (blob,) in rows))
+            critical[i, trial] = codes == CRITICAL
+    return critical, nonfinite
+
+
+def _row(
+    layer: Layer | None, critical: NDArray[np.bool_], nonfinite: NDArray[np.bool_], correct: NDArray[np.bool_] | None
+) -> Row:
+    """Count outcomes (trials, inputs). A golden-correct input is misclassified exactly if its outcome is critical."""
+    misclassified: Proportion | None = None if correct is None else proportion(critical[:, correct].T)
+    return Row(layer, misclassified, proportion(critical.T), proportion(nonfinite.T))

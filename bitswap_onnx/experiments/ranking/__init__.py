@@ -1,0 +1,1 @@
+"""Rankings of layers by how much their faults matter."""

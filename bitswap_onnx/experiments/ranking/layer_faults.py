@@ -1,0 +1,97 @@
+"""Faults layer by layer: one campaign in which each injection stays within one layer, and what each layer makes of it."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitswap_onnx.campaign.run_directory import reading
+from bitswap_onnx.campaign.setup import Setup
+from bitswap_onnx.errors import ModelError
+from bitswap_onnx.faults.bits import FORMATS
+from bitswap_onnx.faults.fault import Fault, Injection, Site
+from bitswap_onnx.graph.costs import kernel_of
+from bitswap_onnx.graph.sites import NeuronSite
+from bitswap_onnx.graph.targets import Target, find_targets
+from bitswap_onnx.outcome import CRITICAL, decode_correct, decode_outcomes
+from bitswap_onnx.stats.intervals import Values
+
+Where = Literal["neurons", "weights"]
+
+
+@dataclass(frozen=True, eq=False)
+class LayerOutcomes:
+    """Shares of right answers, of critical and of nonfinite inferences, each (layers, units).
+
+    A unit is what is sampled: an input with the mean of its trials for neurons, a fault with the mean of its inputs for
+    weights. Without labels an answer is right if it is the golden one.
+    """
+
+    correct: Values
+    critical: Values
+    nonfinite: Values
+
+
+def draw_injections(setup: Setup, sites: Sequence[NeuronSite], where: Where, trials: int, seed: int) -> list[Injection]:
+    """Return ``trials`` injections per layer, each with one random bit of one random element, the sign included.
+
+    Neurons: of what the layer takes in, another one for each input. Weights: of its kernel, for all inputs. Trial t of a
+    layer draws, input by input, from ``SeedSequence(seed, spawn_key=(t, number))``, a number that its name decides: other
+    layers, more trials and more inputs leave a draw as it was. Raises ModelError for a layer without a stored kernel where
+    weights are hit.
+    """
+    targets = find_targets(setup.model)
+    kernels = [kernel_of(site, targets) for site in sites] if where == "weights" else [None] * len(sites)
+    missing = [site.layer for site, kernel in zip(sites, kernels, strict=True) if kernel is None]
+    if where == "weights" and missing:
+        raise ModelError(f"--site weights: layer {missing[0]!r} has no stored kernel; choose others with --layers")
+    return list(_injections(setup, sites, kernels, trials, seed))
+
+
+def _injections(
+    setup: Setup, sites: Sequence[NeuronSite], kernels: Sequence[Target | None], trials: int, seed: int
+) -> Iterator[Injection]:
+    for number, (site, kernel) in enumerate(zip(sites, kernels, strict=True)):
+        for trial in range(trials):
+            rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(trial, site.number)))
+            shape, count = (site.shape, len(setup.dataset)) if kernel is None else (kernel.shape, 1)
+            width = site.format.width if kernel is None else FORMATS[kernel.dtype].width
+            elements, bits = rng.integers([math.prod(shape), width], size=(count, 2)).T.tolist()
+            indices = [tuple(map(int, np.unravel_index(element, shape))) if shape else () for element in elements]
+            yield Injection(
+                identifier(number, trial),
+                tuple(
+                    Fault(site.layer, index, bit, site=Site.INPUT, input=place)
+                    if kernel is None
+                    else Fault(kernel.layer, index, bit, parameter=kernel.parameter)
+                    for place, (index, bit) in enumerate(zip(indices, bits, strict=True))
+                ),
+            )
+
+
+def identifier(layer: int, trial: int) -> str:
+    """Return the id of a layer's injection."""
+    return f"L{layer}_t{trial}"
+
+
+def read_outcomes(run: Path, layers: int, trials: Sequence[int], where: Where, labelled: bool) -> LayerOutcomes:
+    """Return what a finished run of `draw_injections` kept of every inference (records ``per_input``) in some ``trials``."""
+    found: dict[str, NDArray[np.bool_]] = {}
+    with reading(run) as store:
+        rows = store.query("SELECT i.id, o.per_input FROM outcome o JOIN injection i USING (position) ORDER BY o.first")
+        blobs: dict[str, list[bytes]] = {}
+        for name, blob in rows:
+            blobs.setdefault(name, []).append(blob)
+    for name, parts in blobs.items():
+        codes, nonfinite = decode_outcomes(encoded := b"".join(parts))
+        right = decode_correct(encoded) if labelled else codes != CRITICAL
+        found[name] = np.stack([right, codes == CRITICAL, nonfinite])
+    table = np.array([[found[identifier(layer, trial)] for trial in trials] for layer in range(layers)])
+    over = 1 if where == "neurons" else 3  # (layers, trials, kinds, inputs): the mean over what is no unit
+    means = table.mean(axis=over)
+    kinds = np.moveaxis(means, 1, 0) if where == "neurons" else np.moveaxis(means, 2, 0)
+    return LayerOutcomes(*kinds)

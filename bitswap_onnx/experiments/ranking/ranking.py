@@ -1,0 +1,275 @@
+"""How good a ranking of layers is for selective monitoring: its score, what it is measured against, how sure that is.
+
+The score is BitSwapDetection's. With a_l the accuracy under faults in layer l alone and r an order of m layers, the most
+critical first, S_k = 100/k * sum_{i<=k} a_{r_i} and score = mean of S_1 ... S_m, in percent; lower is better. A partial
+order is scored over its own m layers alone, and so is all that it is compared with.
+
+The sampling unit is the input; its trials are a cluster. So values come as ``per_input``: (layers, inputs), the mean over
+an input's trials, and a bootstrap draws whole inputs, the same for all layers. Everything is conditional on the layers.
+
+Two oracles. The in-sample one sorts the accuracies that also score it: no order scores lower on these inputs, but it has
+picked up their noise. The cross-fitted one is ordered on one half of the inputs and scored on the other; its noise costs
+it something. In expectation the best order's score lies between the two.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import hadamard
+
+from bitswap_onnx.errors import BitswapError
+from bitswap_onnx.stats.clustered import DRAWS
+from bitswap_onnx.stats.intervals import Values
+
+Order = NDArray[np.intp]
+"""Indices of layers, (m,), all different, the most critical first; m may be less than the model's layers."""
+
+LEVEL = 0.95
+#: Random groups of inputs; the cross-fitted oracle is averaged over balanced ways to halve them (a power of two).
+GROUPS = 8
+#: Percentage points that scores may differ by from rounding alone; an input is worth far more.
+ROUNDING = 1e-9
+FIRST_BETTER, SECOND_BETTER, ALIKE = "the first is better", "the second is better", "cannot be told apart"
+
+_CHUNK = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A value and its bootstrap interval; NaN where there is no value, infinite ends where the inputs do not settle it."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """The lowest, expected and highest score of all orders of the same layers on the same inputs, in percent.
+
+    ``random`` and ``random_sd``: mean and standard deviation over all orders, each as likely as the other.
+    """
+
+    oracle: float
+    random: float
+    random_sd: float
+    worst: float
+
+
+@dataclass(frozen=True, slots=True)
+class RankingScore:
+    """A ranking of ``layers`` of ``all_layers`` (its coverage) and what it is measured against; scores in percent.
+
+    ``normalised``: (random - score) / (random - oracle) with the cross-fitted oracle, ``normalised_in_sample`` with that
+    of ``in_sample``. 1 is the oracle, 0 random, less is worse than random; NaN where the oracle is no better than random.
+    """
+
+    layers: int
+    all_layers: int
+    score: Estimate
+    in_sample: Bounds
+    cross_fitted_oracle: float
+    normalised: Estimate
+    normalised_in_sample: float
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """The score of the first ranking minus the second's, in percentage points over ``layers``, and what that shows."""
+
+    layers: int
+    score: Estimate
+    verdict: str
+
+
+@dataclass(frozen=True, eq=False)
+class FromInputs:
+    """A ranking that is a function of data: ascending means of ``per_input`` (layers, inputs), ties in index order.
+
+    Accuracies give the sensitivity ranking; for values that are high in critical layers give their negatives.
+    """
+
+    per_input: Values
+
+
+Ranking = Order | FromInputs
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """Kendall's tau-b over the ``common`` layers and the overlap of the first ``top``; ``sampled``: inputs or layers."""
+
+    common: int
+    top: int
+    tau: Estimate
+    overlap: Estimate
+    sampled: str
+
+
+def s_curve(accuracies: Values) -> Values:
+    """Return S_1 ... S_m in percent from accuracies (m,) in ranking order, as shares."""
+    return np.asarray(100 * np.cumsum(accuracies) / np.arange(1, len(accuracies) + 1))
+
+
+def score_weights(m: int) -> Values:
+    """Return w_i = (H_m - H_{i-1}) / m, (m,), H the harmonic numbers; they sum to 1 and fall strictly."""
+    return np.asarray(np.cumsum(1 / np.arange(m, 0, -1))[::-1] / m)
+
+
+def score(accuracies: Values) -> float:
+    """Return 100 * sum w_i a_i, the mean of `s_curve`, in percent. Summed exactly: equal accuracies may change places."""
+    return 100 * math.fsum(score_weights(len(accuracies)) * accuracies)
+
+
+def bounds(accuracies: Values) -> Bounds:
+    """Return the scores of the best, a random and the worst order of accuracies (m,), sorted and scored on the same.
+
+    A random order's score is a linear rank statistic: mean 100 ā, variance
+    100² / (m-1) * sum (w_i - w̄)² * sum (a_j - ā)² (Hájek and Šidák, Theory of Rank Tests, 1967, ch. II.3).
+    """
+    m, ascending = len(accuracies), np.sort(accuracies)
+    variance = m**2 * np.var(score_weights(m)) * np.var(accuracies) / max(m - 1, 1)
+    return Bounds(score(ascending), 100 * float(np.mean(accuracies)), 100 * math.sqrt(variance), score(ascending[::-1]))
+
+
+def score_ranking(order: Order, per_input: Values, rng: np.random.Generator, draws: int = DRAWS) -> RankingScore:
+    """Score ``order`` on correct answers ``per_input`` (layers, inputs).
+
+    The score's interval is the percentile bootstrap's over inputs. The normalised score's is the basic one, 2 t - quantiles
+    (Davison and Hinkley, 1997, sec. 5.2), with the cross-fitted oracle ordered anew in each draw: a draw adds noise to
+    the noise that the order already carries, so its quantiles are shifted about as far from t as t is from the truth, and
+    percentiles miss the truth on that side (simulated, 20 layers x 1,000 inputs: percentiles cover 65 % of the time with
+    the in-sample oracle and 73 % with the cross-fitted one, basic intervals 97 %). A draw whose oracle is no better than
+    random says nothing: it counts as the most extreme on both sides.
+    """
+    layers = np.sort(order)  # not the ranking's own order: its ties must not lend the oracle anything
+    places = np.searchsorted(layers, order)
+    n = per_input.shape[1]
+    values = per_input[layers][:, rng.permutation(n)]
+    own = _score_random_oracle(values, places, np.ones((n, 1)))
+    drawn = np.hstack([_score_random_oracle(values, places, counts) for counts in _resampled(n, rng, draws)])
+    t, ends = float(_normalised(*own)[0]), _quantiles(_normalised(*drawn))
+    normalised = Estimate(t, 2 * t - ends[1], 2 * t - ends[0])
+    accuracies = per_input[order].mean(axis=1)
+    value, (low, high) = score(accuracies), _quantiles(drawn[0])
+    mine, extremes = (
+        Estimate(value, min(low, value), max(high, value)),
+        bounds(accuracies),
+    )  # rounding, if all are alike
+    in_sample = float(_normalised(*np.array([[mine.value], [extremes.random], [extremes.oracle]]))[0])
+    return RankingScore(len(order), len(per_input), mine, extremes, float(own[2, 0]), normalised, in_sample)
+
+
+def distinguish(a: Order, b: Order, per_input: Values, rng: np.random.Generator, draws: int = DRAWS) -> Difference:
+    """Compare the scores of two rankings on the same inputs, ``per_input`` (layers, inputs) of correct answers.
+
+    Both are scored over the layers that both name, each in its own order; the interval is the paired percentile
+    bootstrap's over inputs. The rankings must not come from these inputs: one that does has picked up their noise.
+    Raises BitswapError if they have fewer than two layers in common.
+    """
+    first, second = a[np.isin(a, b)], b[np.isin(b, a)]
+    _check_common(len(first))
+    weights = np.zeros(len(per_input))
+    weights[first] += score_weights(len(first))
+    weights[second] -= score_weights(len(second))
+    d = 100 * weights @ per_input  # (inputs,): the score is linear in them, its difference is their mean
+    low, high = _quantiles(np.concatenate([d @ counts / len(d) for counts in _resampled(len(d), rng, draws)]))
+    verdict = FIRST_BETTER if high < -ROUNDING else SECOND_BETTER if low > ROUNDING else ALIKE
+    return Difference(len(first), Estimate(float(d.mean()), low, high), verdict)
+
+
+def agreement(a: Ranking, b: Ranking, top: int, rng: np.random.Generator, draws: int = DRAWS) -> Agreement:
+    """Return Kendall's tau-b of the places of the common layers and |A_k ∩ B_k| / k for k = ``top``.
+
+    A ranking that comes from data is derived anew in each draw of inputs (two of them must be of the same inputs); noise
+    shuffles it twice then, so its percentile interval leans towards disagreement. Two fixed orders have no sampling error
+    in the inputs: their interval is the percentile bootstrap's over layers, as if the model's were a sample of layers.
+    Raises BitswapError for fewer than two common layers, or a ``top`` that is no number of layers of both.
+    """
+    inputs = {ranking.per_input.shape[1] for ranking in (a, b) if isinstance(ranking, FromInputs)}
+    assert len(inputs) < 2, "two rankings from data must come from the same inputs"
+    n = max(inputs, default=1)
+    layers = max(len(r.per_input) if isinstance(r, FromInputs) else 1 + int(r.max()) for r in (a, b))
+    (places,) = _places((a, b), layers, np.ones((n, 1)))
+    ranked = places < layers
+    _check_common(common := int(ranked.all(axis=0).sum()))
+    shorter = int(ranked.sum(axis=1).min())
+    if not 1 <= top <= shorter:
+        raise BitswapError(f"top: expected 1 to {shorter}, the layers of the shorter ranking, found {top}")
+    if inputs:
+        drawn = (draw for counts in _resampled(n, rng, draws) for draw in _places((a, b), layers, counts))
+    else:
+        either = np.flatnonzero(ranked.any(axis=0))
+        drawn = (places[:, rng.choice(either, len(either))] for _ in range(draws))
+    tau, overlap = _agree(places, top, layers)
+    taus, overlaps = np.array([_agree(draw, top, layers) for draw in drawn]).T
+    estimates = Estimate(tau, *_quantiles(taus[~np.isnan(taus)])), Estimate(overlap, *_quantiles(overlaps))
+    return Agreement(common, top, *estimates, "inputs" if inputs else "layers")
+
+
+def _check_common(layers: int) -> None:
+    if layers < 2:
+        raise BitswapError(f"expected two rankings that share at least 2 layers, found {layers}; rank more of the same")
+
+
+def _resampled(n: int, rng: np.random.Generator, draws: int) -> Iterator[Values]:
+    """Yield how often each input is in each bootstrap draw, (inputs, draws), ``_CHUNK`` draws at a time for memory."""
+    for start in range(0, draws, _CHUNK):
+        picks = rng.integers(n, size=(min(_CHUNK, draws - start), n))
+        yield np.stack([np.bincount(pick, minlength=n) for pick in picks], axis=1).astype(np.float64)
+
+
+def _score_random_oracle(values: Values, places: Order, counts: Values) -> Values:
+    """Return the ranking's score, the random expectation and the cross-fitted oracle of each draw, (3, draws).
+
+    ``values`` (layers, inputs) with the inputs in random order. Half the groups order, the others score, then the other
+    way round, for each balanced half (McCarthy 1969). An input's copies stay in its group. NaN where a half is empty.
+    """
+    weights, groups = 100 * score_weights(len(values)), np.array_split(np.arange(values.shape[1]), GROUPS)
+    sums = np.stack([values[:, group] @ counts[group] for group in groups])  # (groups, layers, draws)
+    sizes = np.stack([counts[group].sum(axis=0) for group in groups])
+    halves = [half == sign for half in hadamard(GROUPS)[1:] for sign in (1, -1)]
+    oracle, inputs = np.zeros((2, counts.shape[1]))
+    for half in halves:
+        ascending = np.argsort(sums[half].sum(axis=0), axis=0, kind="stable")
+        oracle += weights @ np.take_along_axis(sums[~half].sum(axis=0), ascending, axis=0)
+        size = sizes[~half].sum(axis=0)
+        inputs += np.where(size > 0, size, np.nan)
+    accuracies = sums.sum(axis=0) / sizes.sum(axis=0)
+    return np.stack([weights @ accuracies[places], 100 * accuracies.mean(axis=0), oracle / inputs])
+
+
+def _normalised(mine: Values, random: Values, oracle: Values) -> Values:
+    gap = random - oracle
+    return np.divide(random - mine, gap, out=np.full_like(gap, np.nan), where=gap > ROUNDING)
+
+
+def _quantiles(values: Values) -> tuple[float, float]:
+    """Return the central ``LEVEL`` of values; NaN counts as the lowest for its lower end, the highest for its upper."""
+    low = np.percentile(np.nan_to_num(values, nan=-np.inf), 50 * (1 - LEVEL), method="lower")
+    return float(low), float(np.percentile(np.nan_to_num(values, nan=np.inf), 50 * (1 + LEVEL), method="higher"))
+
+
+def _places(rankings: tuple[Ranking, Ranking], layers: int, counts: Values) -> Order:
+    """Return the places of all layers in both rankings, (draws, 2, layers); unranked ones stand at ``layers``."""
+    places = np.full((counts.shape[1], 2, layers), layers)
+    for i, given in enumerate(rankings):
+        if isinstance(given, FromInputs):
+            order = np.argsort(given.per_input @ counts, axis=0, kind="stable").T
+        else:
+            order = given[np.newaxis]
+        np.put_along_axis(places[:, i], order, np.arange(order.shape[1])[np.newaxis], axis=1)
+    return places
+
+
+def _agree(places: Order, top: int, layers: int) -> tuple[float, float]:
+    """Return tau-b and top-k overlap of places (2, items), where items may be copies; tau NaN if all are one layer."""
+    common = places[:, (places < layers).all(axis=0)]
+    a, b = (np.sign(np.subtract.outer(row, row)) for row in common)
+    pairs = math.sqrt(np.sum(a * a) * np.sum(b * b))
+    tau = np.sum(a * b) / pairs if pairs else np.nan
+    first, second = np.argsort(places, axis=1, kind="stable")[:, :top]
+    return float(tau), len(np.intersect1d(first, second, assume_unique=True)) / top

@@ -1,0 +1,131 @@
+"""What a measured ranking writes into its run directory: tables, everything as JSON, and a figure for a paper."""
+
+import csv
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, astuple
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bitswap_onnx.experiments.ranking.layer_faults import Where
+from bitswap_onnx.experiments.ranking.robustness import Pair, Ranked, Robustness, report_files
+from bitswap_onnx.files import replacing
+from bitswap_onnx.report.figures import Curve, Panel, save_figure
+
+#: Rankings that others are read against: drawn apart.
+_REFERENCES = ("random", "oracle")
+
+
+def write_robustness(robustness: Robustness) -> tuple[Path, ...]:
+    """Write the tables and the JSON of `report_files`; return them. A table without rows is not written."""
+    files = report_files(robustness.run, robustness.network)
+    tables = {
+        "layers": list(_layers(robustness)),
+        "rankings": [_ranking(robustness, ranked) for ranked in robustness.rankings],
+        "curves": list(_curves(robustness)),
+        "pairs": [_pair(pair, robustness.where) for pair in robustness.pairs],
+    }
+    written = [files[name] for name, rows in tables.items() if rows]
+    for path, rows in zip(written, filter(None, tables.values()), strict=True):
+        _write_table(path, rows)
+    with replacing(files["json"]) as file:
+        json.dump(_plain(_settings(robustness) | tables), file, indent=2, allow_nan=False)
+        file.write("\n")
+    return (*written, files["json"])
+
+
+def plot_robustness(robustness: Robustness) -> tuple[Path, Path]:
+    """Draw the S-curves of all rankings and their residual risk into ``<model>_rank.svg`` and ``.png``."""
+    curves, risks = [], []
+    for ranked in robustness.rankings:
+        name, reference = ranked.name, ranked.name in _REFERENCES
+        curves.append(Curve(name, np.arange(1, len(ranked.curve) + 1), ranked.curve, reference=reference))
+        if not np.isnan(ranked.risk.macs).any():
+            risks.append(Curve(name, 100 * ranked.risk.macs, 100 * ranked.risk.unmonitored, reference=reference))
+    panels = [Panel("S-curves: lower is better", "layers monitored", "accuracy under faults there, %", curves)]
+    if risks:
+        panels.append(Panel("Residual risk", "monitored, % of MACs", "critical left, %", risks, y_range=(0, 100)))
+    return save_figure(report_files(robustness.run, robustness.network)["svg"], panels)
+
+
+def _settings(robustness: Robustness) -> dict[str, Any]:
+    names = ("network", "dataset", "where", "inputs", "trials", "seed", "golden", "labelled")
+    return {name: getattr(robustness, name) for name in names}
+
+
+def _layers(robustness: Robustness) -> Iterable[dict[str, Any]]:
+    for layer in robustness.layers:
+        own = {"number": layer.number, "layer": layer.name, "type": layer.kind}
+        shares = {"accuracy": layer.correct, "critical": layer.critical, "nonfinite": layer.nonfinite}
+        cost = {name: value for name, value in asdict(layer.cost).items() if name != "layer"}
+        yield own | shares | cost | {"bits": layer.bits, "largest_activation": layer.largest}
+
+
+def _ranking(robustness: Robustness, ranked: Ranked) -> dict[str, Any]:
+    score = ranked.score
+    return {
+        "ranking": ranked.name,
+        "layers": score.layers,
+        "coverage": score.layers / score.all_layers,
+        "score": score.score.value,
+        "score_low": score.score.low,
+        "score_high": score.score.high,
+        "normalised": score.normalised.value,
+        "normalised_low": score.normalised.low,
+        "normalised_high": score.normalised.high,
+        "normalised_in_sample": score.normalised_in_sample,
+        "cross_fitted_oracle": score.cross_fitted_oracle,
+        **{f"in_sample_{name}": value for name, value in asdict(score.in_sample).items()},
+        "order": ";".join(robustness.layers[number].name for number in ranked.order),
+    }
+
+
+def _curves(robustness: Robustness) -> Iterable[dict[str, Any]]:
+    """Yield each point of each curve; point 0 monitors nothing, so it has no S."""
+    for ranked in robustness.rankings:
+        risk = ranked.risk
+        for k, (left, macs, bits) in enumerate(zip(risk.unmonitored, risk.macs, risk.bits, strict=True)):
+            yield {
+                "ranking": ranked.name,
+                "k": k,
+                "layer": robustness.layers[ranked.order[k - 1]].name if k else "",
+                "s": float(ranked.curve[k - 1]) if k else None,
+                "critical_unmonitored": float(left),
+                "macs_monitored": float(macs),
+                "bits_monitored": float(bits),
+            }
+
+
+def _pair(pair: Pair, where: Where) -> dict[str, Any]:
+    agreement, difference = pair.agreement, pair.difference
+    score = (None, None, None) if difference is None else astuple(difference.score)
+    values = [*astuple(agreement.tau), *astuple(agreement.overlap), *score]
+    names = [f"{name}{end}" for name in ("tau_b", "overlap", "score_difference") for end in ("", "_low", "_high")]
+    return {
+        "first": pair.first,
+        "second": pair.second,
+        "common_layers": agreement.common,
+        "top": agreement.top,
+        "resampled": "faults" if agreement.sampled == "inputs" and where == "weights" else agreement.sampled,
+        **dict(zip(names, values, strict=True)),
+        "verdict": None if difference is None else difference.verdict,
+    }
+
+
+def _write_table(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    with replacing(path) as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _plain(value: Any) -> Any:
+    """Return plain data without the numbers that JSON lacks: NaN and infinities become null."""
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_plain(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

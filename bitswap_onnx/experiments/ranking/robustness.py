@@ -1,0 +1,81 @@
+"""Results of a ranking experiment: the effect of faults in each layer, and the quality of each ranking."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from bitswap_onnx.experiments.ranking.layer_faults import Where
+from bitswap_onnx.experiments.ranking.ranking import Agreement, Difference, Order, RankingScore
+from bitswap_onnx.experiments.ranking.residual_risk import ResidualRisk
+from bitswap_onnx.graph.costs import LayerCost
+from bitswap_onnx.stats.intervals import Values
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A layer under faults: shares of right answers, critical and nonfinite inferences, and what the layer holds.
+
+    ``bits``: those that faults can hit there. ``largest``: the largest finite magnitude that it takes in.
+    """
+
+    number: int
+    kind: str
+    cost: LayerCost
+    bits: int
+    largest: float
+    correct: float
+    critical: float
+    nonfinite: float
+
+    @property
+    def name(self) -> str:
+        """The layer's name."""
+        return self.cost.layer
+
+
+@dataclass(frozen=True, eq=False)
+class Ranked:
+    """A ranking: ``order`` are layers by number, ``curve`` its S-curve in percent."""
+
+    name: str
+    order: Order
+    score: RankingScore
+    curve: Values
+    risk: ResidualRisk
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """Two rankings beside each other; ``difference`` is None with the oracle, which knows the units that score it."""
+
+    first: str
+    second: str
+    agreement: Agreement
+    difference: Difference | None
+
+
+@dataclass(frozen=True, eq=False)
+class Robustness:
+    """What a model's layers do under faults, and how rankings of them do.
+
+    ``golden``: the share of right answers without faults; not ``labelled``: an answer is right if it is the golden one.
+    """
+
+    run: Path
+    network: str
+    dataset: str
+    where: Where
+    inputs: int
+    trials: int
+    seed: int
+    golden: float
+    labelled: bool
+    layers: tuple[Layer, ...]
+    rankings: tuple[Ranked, ...]
+    pairs: tuple[Pair, ...]
+    notes: tuple[str, ...]
+
+
+def report_files(run: Path, network: str) -> dict[str, Path]:
+    """Return where a report's tables, everything as JSON and the figures lie, by what they are."""
+    tables = {name: run / f"{network}_{name}.csv" for name in ("layers", "rankings", "curves", "pairs")}
+    return tables | {suffix: run / f"{network}_rank.{suffix}" for suffix in ("json", "svg", "png")}

@@ -1,0 +1,1 @@
+"""Random bit errors at a range of error rates."""

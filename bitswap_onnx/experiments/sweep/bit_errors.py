@@ -1,0 +1,275 @@
+"""Random bit errors: which bits flip, independently of each other, at each of several rates, in each of several repeats.
+
+In one repeat every bit of the population has one threshold, uniform on (0, 1), and flips at every rate above it. So the
+flips at a rate are among those at any higher one, which makes rates comparable, and the number of flips among B bits at
+rate r is Binomial(B, r). Only what flips at the highest rate is drawn: how many bits, which (a uniform choice of distinct
+ones), and their thresholds as fractions of that rate. Time and memory grow with the flips, not with the bits.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from functools import partial
+from itertools import compress, pairwise
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitswap_onnx.campaign.reach import without_shut
+from bitswap_onnx.campaign.setup import Setup
+from bitswap_onnx.errors import BitswapError, ModelError
+from bitswap_onnx.faults.bits import FORMATS
+from bitswap_onnx.faults.fault import Fault, Injection, Site
+from bitswap_onnx.faults.numerals import real
+from bitswap_onnx.graph.resolve import Resolver
+from bitswap_onnx.graph.site_choice import select_sites
+from bitswap_onnx.graph.sites import NeuronSite, find_sites
+from bitswap_onnx.graph.targets import select_targets
+
+#: Faults that the campaign of one sweep may have: each is a row in the store and some 200 bytes of memory.
+MOST_FAULTS = 20_000_000
+
+Where = Literal["weights", "neurons", "both"]
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """Bits that errors can hit: elements of ``width`` bits, in ``shape``, of a stored parameter or of what a layer puts out.
+
+    ``site`` None: the stored ``parameter`` of a ``layer``. Otherwise neurons, which have the bits once for each of
+    ``inputs`` inputs of the dataset. Bits are numbered by input, then element (row-major), then bit (least significant
+    first).
+    """
+
+    layer: str
+    shape: tuple[int, ...]
+    width: int
+    parameter: str | None = None
+    site: Site | None = None
+    inputs: int = 1
+
+    @property
+    def bits(self) -> int:
+        """Number of bits."""
+        return self.inputs * math.prod(self.shape) * self.width
+
+    def faults(self, positions: NDArray[np.int64]) -> list[Fault]:
+        """Return the flips of the bits at ``positions`` (flips,), each from 0 up to `bits`."""
+        elements, bits = np.divmod(positions, self.width)
+        inputs, elements = np.divmod(elements, math.prod(self.shape))
+        axes = [axis.tolist() for axis in np.unravel_index(elements, self.shape)] if self.shape else []
+        indices = list(zip(*axes, strict=True)) if axes else [()] * len(positions)
+        return [
+            Fault(
+                self.layer,
+                index,
+                bit,
+                parameter=self.parameter,
+                site=self.site,
+                input=None if self.site is None else number,
+            )
+            for index, bit, number in zip(indices, bits.tolist(), inputs.tolist(), strict=True)
+        ]
+
+
+@dataclass(frozen=True, eq=False)
+class Errors:
+    """The bits that flip in one repeat at the highest rate: distinct ``positions`` (flips,), ascending.
+
+    ``thresholds`` (flips,): the rate above which each bit flips, as a fraction of the highest rate, in [0, 1).
+    """
+
+    positions: NDArray[np.int64]
+    thresholds: NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One repeat at one rate: how many bits flip, and the id of the injection that flips them (empty for no flips)."""
+
+    rate: float
+    repeat: int
+    flips: int
+    injection: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The points of a sweep of ``bits`` bits, by rate and then repeat; those of equal flips share one of ``injections``."""
+
+    bits: int
+    points: tuple[Point, ...]
+    injections: tuple[Injection, ...]
+
+    @property
+    def description(self) -> str:
+        """What is about to run, for people."""
+        flipped = sum(point.flips > 0 for point in self.points)
+        faults = sum(len(injection.faults) for injection in self.injections)
+        return (
+            f"bit errors among {self.bits:,} bits: {flipped} of {len(self.points)} points have flips; "
+            f"{len(self.injections)} injections, {faults:,} flips in all"
+        )
+
+
+#: Returns the bits of a setup's model that a pattern names, of all without one.
+Finder = Callable[[Setup, str | None], list[Region]]
+
+
+def find_regions(
+    setup: Setup, layers: str | None, site: Where, exclude: str | None = None
+) -> tuple[Setup, tuple[Region, ...]]:
+    """Return the bits that errors can hit: of stored parameters, of what layers with kernels put out, or of both.
+
+    Neurons that faults cannot get at are left out, and the setup that is returned says so (`bitswap_onnx.campaign.reach`).
+    """
+    setup, neurons = _open_neurons(setup, exclude) if site != "weights" else (setup, ())
+    hit: Finder = partial(_named_neurons, neurons=neurons)
+    finders: dict[Where, tuple[Finder, ...]] = {"weights": (_stored,), "neurons": (hit,), "both": (_stored, hit)}
+    found: dict[Region, None] = {}
+    for pattern in layers.split(",") if layers is not None else [None]:
+        refused: list[ModelError] = []
+        for find in finders[site]:
+            try:
+                found |= dict.fromkeys(find(setup, pattern))
+            except ModelError as error:
+                refused.append(error)
+        if len(refused) == len(finders[site]):
+            raise refused[0]
+    left_out = frozenset(_stored(setup, exclude)) if exclude and site != "neurons" else frozenset()
+    return setup, tuple(region for region in found if region not in left_out)
+
+
+def _stored(setup: Setup, pattern: str | None) -> list[Region]:
+    resolver = Resolver(setup.model)
+    chosen = {target.tensor for target in select_targets(setup.model, pattern)}
+    regions = []
+    for target in resolver.targets:
+        if target.tensor in chosen:
+            layer, parameter = resolver.address(target)
+            regions.append(Region(layer, target.shape, FORMATS[target.dtype].width, parameter))
+    return regions
+
+
+def _open_neurons(setup: Setup, exclude: str | None) -> tuple[Setup, tuple[NeuronSite, ...]]:
+    """Return what layers with kernels put out, as far as faults can get at it."""
+    kernels = [entry for entry in find_sites(setup.slicer) if entry.role == "kernel" and entry.site is Site.OUTPUT]
+    chosen = select_sites(kernels, exclude=exclude)
+    return without_shut(setup, chosen) if chosen else (setup, ())
+
+
+def _named_neurons(setup: Setup, pattern: str | None, neurons: Sequence[NeuronSite]) -> list[Region]:
+    inputs = len(setup.dataset)
+    return [
+        Region(entry.layer, entry.shape, entry.format.width, site=entry.site, inputs=inputs)
+        for entry in select_sites(neurons, pattern)
+    ]
+
+
+def parse_rates(text: str) -> tuple[float, ...]:
+    """Return the rates of ``LOW:HIGH`` (decades from LOW, and both ends) or of a comma-separated list, ascending.
+
+    Raises BitswapError for anything else, and for rates as `check_rates` does.
+    """
+    try:
+        ends = [[real(part) for part in end.split(",")] for end in text.split(":")]
+    except ValueError:
+        ends = []
+    match ends:
+        case [rates]:
+            return check_rates(rates)
+        case [[low], [high]]:
+            check_rates({low, high})
+            if low >= high:
+                raise BitswapError(f"--rates: expected LOW:HIGH with LOW below HIGH, found {text!r}")
+            return check_rates([*_decades(low, high), high])
+    raise BitswapError(f"--rates: expected LOW:HIGH or numbers separated by commas, like 1e-10:1e-6, found {text!r}")
+
+
+def _decades(low: float, high: float) -> Iterator[float]:
+    """Yield ``low``, ten times ``low`` and so on, as far as they are below ``high``, exact as they are written."""
+    rate, last = Decimal(repr(low)), Decimal(repr(high))
+    while rate < last:
+        yield float(rate)
+        rate *= 10
+
+
+def check_rates(rates: Iterable[float]) -> tuple[float, ...]:
+    """Return ``rates`` ascending; raises BitswapError for none, one given twice or one outside (0, 1)."""
+    given = sorted(rates)
+    if not given:
+        raise BitswapError("--rates: expected at least one bit error rate, found none")
+    for rate in given:
+        if not 0 < rate < 1:
+            raise BitswapError(f"--rates: expected rates between 0 and 1, both excluded, found {rate:g}")
+    twice = next((rate for rate, following in pairwise(given) if rate == following), None)
+    if twice is not None:
+        raise BitswapError(f"--rates: {twice:g} is given twice; give each rate once")
+    return tuple(given)
+
+
+def draw_errors(bits: int, rate: float, seed: np.random.SeedSequence) -> Errors:
+    """Draw which of ``bits`` bits flip at ``rate``, the highest, and at which fraction of it each begins to."""
+    rng = np.random.default_rng(seed)
+    flips = int(rng.binomial(bits, rate))
+    positions = np.sort(rng.choice(bits, flips, replace=False, shuffle=False))
+    return Errors(positions, rng.random(flips))
+
+
+def faults_at(regions: Sequence[Region], positions: NDArray[np.int64]) -> list[Fault]:
+    """Return the flips at ``positions``, ascending, of the bits of all ``regions`` one after the other."""
+    starts = np.cumsum([0, *(region.bits for region in regions)])
+    cuts = np.searchsorted(positions, starts)
+    faults: list[Fault] = []
+    for region, start, (first, stop) in zip(regions, starts, pairwise(cuts), strict=False):
+        if first < stop:
+            faults += region.faults(positions[first:stop] - start)
+    return faults
+
+
+def plan_sweep(regions: Sequence[Region], rates: Iterable[float], repeats: int, seed: int) -> Plan:
+    """Draw every repeat at every rate.
+
+    Repeat k draws from ``SeedSequence(seed, spawn_key=(k,))`` alone. So with more repeats the earlier ones stay as they
+    were, and with other rates below the same highest one every rate that is still there keeps its flips. Another highest
+    rate, seed or population (model, layers, site, for neurons the number of inputs) draws everything anew.
+
+    Raises BitswapError for rates as `check_rates`, for less than one repeat, for regions without bits, and for more
+    expected flips than `MOST_FAULTS`.
+    """
+    rates = check_rates(rates)
+    if repeats < 1:
+        raise BitswapError(f"--repeats: expected a positive number, found {repeats}")
+    bits = sum(region.bits for region in regions)
+    if not bits:
+        raise BitswapError("there are no bits to flip: the model has no such weights or neurons; choose other --layers")
+    _check_number(bits, rates, repeats)
+    points: list[Point] = []
+    injections: list[Injection] = []
+    for repeat in range(repeats):
+        errors = draw_errors(bits, rates[-1], np.random.SeedSequence(seed, spawn_key=(repeat,)))
+        faults = faults_at(regions, errors.positions)
+        identifier, before = "", 0
+        for rate in rates:
+            flipped = errors.thresholds < rate / rates[-1]
+            flips = int(np.count_nonzero(flipped))
+            if flips > before:
+                identifier, before = f"{rate!r}_r{repeat}", flips
+                injections.append(Injection(identifier, tuple(compress(faults, flipped))))
+            points.append(Point(rate, repeat, flips, identifier))
+    return Plan(bits, tuple(sorted(points, key=lambda point: (point.rate, point.repeat))), tuple(injections))
+
+
+def _check_number(bits: int, rates: Sequence[float], repeats: int) -> None:
+    """Refuse a sweep of more faults than a campaign can sensibly hold."""
+    total = 0.0
+    for rate in rates:
+        total += repeats * bits * rate
+        if total > MOST_FAULTS:
+            raise BitswapError(
+                f"--rates: at {rate:g}, {bits:,} bits have {bits * rate:,.0f} flips in each of {repeats} repeats: with "
+                f"the rates below it {total:,.0f} faults in all, more than {MOST_FAULTS:,}; leave out the highest rates, "
+                "or take fewer repeats or --layers"
+            )

@@ -1,0 +1,200 @@
+"""The mean of a bounded value over faults drawn from strata: weighted, with its standard error and an interval.
+
+Over strata h with n_h of N_h faults drawn and W_h = N_h / N: p = sum W_h mean(f_h) and
+Var = sum W_h^2 (1 - n_h / N_h) s_h^2 / n_h (Cochran, Sampling Techniques, 1977, sec. 5.3-5.4).
+
+A group that cuts through strata, like a bit of a list drawn by layer, has N_hg faults in stratum h, a number that the design
+tells. The d_h of them that were drawn, given how many they are, are a simple random sample of those N_hg: all of the above
+holds with N_hg and d_h (subpopulations: chapters 2 and 5A there). To take N_h d_h / n_h for N_hg instead makes weights that
+vary from list to list, most where strata are of unlike size, and tells of a mean less than the design does.
+
+Where N_hg > 0 but d_h = 0, nothing is known of that part, of weight u: the mean is that of the others, and the interval goes
+from all values there at their least to all at their most. Where N_hg is not known, N_h d_h / n_h stands for it, and the mean
+is a ratio: its variance is, to first order, that of sum N_h z_h over the sum of the estimated sizes, z being the distance to
+the mean in the group and 0 outside. Its interval takes the weights for known. Intervals: `bitswap_onnx.stats.intervals`.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitswap_onnx.errors import RunError
+from bitswap_onnx.sampling.strata import Part
+from bitswap_onnx.stats.intervals import Values, fewest_faults, finite_shrink, share_interval
+
+Members = NDArray[np.intp]
+
+
+@dataclass(frozen=True)
+class Strata:
+    """How a list was drawn: ``sizes`` (1 or more) of ``populations`` each.
+
+    ``bits``: bits of memory that the whole population covers, None where its injections are not all single flips of them.
+    ``order``: the stratum of each injection; None: the list has stratum after stratum. ``parts``: what they hold, if known.
+    """
+
+    names: tuple[str, ...]
+    sizes: tuple[int, ...]
+    populations: tuple[int, ...]
+    bits: int | None = None
+    order: tuple[int, ...] | None = None
+    parts: tuple[Part, ...] | None = None
+
+
+class Frame(NamedTuple):
+    """The stratum of each injection (injections,), and of each stratum how many were drawn and how many there are.
+
+    ``inputs_drawn``: every injection ran over inputs of its own, drawn anew, so that even all faults together are a sample:
+    no population correction. ``parts``: as in `Strata`.
+    """
+
+    stratum: Members
+    sizes: Values
+    populations: Values
+    inputs_drawn: bool = False
+    parts: tuple[Part, ...] | None = None
+
+
+class Weights(NamedTuple):
+    """How the faults of a group count: its ``member`` (indices), the place among its strata of each one's (faults,).
+
+    Per stratum: faults ``drawn``, weight, and what was not drawn. ``shares`` add up to 1. ``unseen`` is 1 - d_h / N_hg,
+    ``shrink`` `finite_shrink`; both 1 without a correction. ``unknown``: u, the part of the group in strata without any of
+    it drawn. ``listed``: all faults of each stratum in the list, where ``shares`` are estimated from them; else None.
+    """
+
+    member: Members
+    place: Members
+    drawn: Members
+    shares: Values
+    unseen: Values
+    shrink: Values
+    unknown: float = 0.0
+    listed: Values | None = None
+
+    @property
+    def census(self) -> bool:
+        """Whether every fault of the group was drawn."""
+        return not self.unseen.any() and not self.unknown
+
+    def too_few(self, level: float) -> bool:
+        """Return whether the interval of a share would reach past one half even if it were 0 in all of these faults."""
+        if self.census or len(self.member) < fewest_faults(level):
+            return not self.census
+        _, high = share_interval(np.zeros(len(self.drawn)), self.drawn, level, self.shares, self.shrink)
+        return (1 - self.unknown) * float(high) + self.unknown > 0.5
+
+
+class Bounded(NamedTuple):
+    """One value per injection (injections,), all from ``low`` to ``high``, low <= 0 <= high."""
+
+    values: Values
+    low: float = 0.0
+    high: float = 1.0
+
+
+class Estimate(NamedTuple):
+    """A mean over ``n`` faults, its standard error (NaN where one fault has no spread) and its interval."""
+
+    n: int
+    mean: float
+    se: float
+    low: float
+    high: float
+    census: bool
+
+
+def frame_of(source: str, injections: int, strata: Strata | None, inputs_drawn: bool = False) -> Frame:
+    """Return the frame of ``injections``; without strata: a sample of an endless population. RunError if they do not fit."""
+    if strata is None:
+        return Frame(np.zeros(injections, np.intp), np.array([float(injections)]), np.array([math.inf]), inputs_drawn)
+    within = all(size <= population for size, population in zip(strata.sizes, strata.populations, strict=True))
+    fits = within or inputs_drawn  # the same fault may come again, over other inputs
+    if sum(strata.sizes) != injections or not fits:
+        raise RunError(
+            f"{source}: its {injections:,} injections are not the {sum(strata.sizes):,} of the design; "
+            "give the design of this list"
+        )
+    follow = np.repeat(np.arange(len(strata.sizes)), strata.sizes)
+    numbers = follow if strata.order is None else np.array(strata.order, np.intp)
+    sizes, populations = (np.array(column, np.float64) for column in (strata.sizes, strata.populations))
+    return Frame(numbers, sizes, populations, inputs_drawn, strata.parts)
+
+
+def weigh(frame: Frame, member: Members, held: Values | None = None) -> Weights:
+    """Return how the faults of a group (indices, at least one) count; ``held``: its size in each stratum (strata,).
+
+    None: that is not known, and taken to be the stratum's where all drawn faults are the group's, 0 where none is. A group
+    found in one stratum alone counts as all there is of it.
+    """
+    strata, place, drawn = np.unique(frame.stratum[member], return_inverse=True, return_counts=True)
+    sizes, populations = frame.sizes[strata], frame.populations[strata]
+    if held is not None:
+        whole = populations = held[strata]
+        sizes, listed, unknown = drawn.astype(np.float64), None, float(1 - whole.sum() / held.sum())
+    else:
+        whole = np.ones(1) if len(strata) == 1 else populations / sizes * drawn
+        listed, unknown = (None if len(strata) == 1 or (drawn == sizes).all() else sizes), 0.0
+    corrected = np.full(len(strata), math.inf) if frame.inputs_drawn else populations
+    unseen, shrink = 1 - sizes / corrected, finite_shrink(sizes, corrected)
+    return Weights(member, place, drawn, whole / whole.sum(), unseen, shrink, unknown, listed)
+
+
+def estimate_mean(
+    frame: Frame, member: Members, quantity: Bounded, level: float, held: Values | None = None
+) -> Estimate:
+    """Return the mean of ``quantity`` over the group of injections ``member``; `weigh` says what ``held`` is."""
+    return weighted_mean(weigh(frame, member, held), quantity, level)
+
+
+def weighted_mean(weights: Weights, quantity: Bounded, level: float) -> Estimate:
+    """Return the mean of ``quantity``, which has a value for every injection, over a group.
+
+    A stratum with one fault of the group has no spread of its own: the group's stands in for it.
+    """
+    values = quantity.values[weights.member]
+    place, drawn = weights.place, weights.drawn
+    means = np.bincount(place, values) / drawn
+    mean = float(weights.shares @ means)
+    low, high = _interval(Bounded(values, quantity.low, quantity.high), weights, level)
+    low, high = (
+        (1 - weights.unknown) * limit + weights.unknown * bound
+        for limit, bound in ((low, quantity.low), (high, quantity.high))
+    )
+    return Estimate(len(values), mean, _standard_error(values, means, mean, weights), low, high, weights.census)
+
+
+def _standard_error(values: Values, means: Values, mean: float, weights: Weights) -> float:
+    place, drawn, listed = weights.place, weights.drawn, weights.listed
+    squares = np.bincount(place, (values - means[place]) ** 2)
+    pooled = np.var(values, ddof=1) if len(values) > 1 else math.nan
+    if listed is None:
+        variances = np.where(drawn > 1, squares / np.maximum(drawn - 1, 1), pooled) / drawn
+    else:  # the sum of (z - mean z)^2 over all drawn of the stratum: within the group, and between it and the rest
+        spread = squares + drawn * (1 - drawn / listed) * (means - mean) ** 2
+        variances = np.where(listed > 1, spread / np.maximum(listed - 1, 1), pooled) * listed / drawn**2
+    return math.sqrt(np.where(weights.unseen > 0, weights.shares**2 * weights.unseen * variances, 0.0).sum())
+
+
+def _interval(own: Bounded, weights: Weights, level: float) -> tuple[float, float]:
+    """Return the interval of the weighted mean: that of a share, or of the difference of two.
+
+    A value of either sign is a gain less a loss, each a share of its own bound; the distances to their limits add as
+    squares (MOVER: Zou and Donner 2008, doi 10.1002/sim.3095).
+    """
+
+    def part(bound: float) -> tuple[float, float, float]:
+        if not bound:
+            return 0.0, 0.0, 0.0
+        means = np.bincount(weights.place, np.clip(own.values / bound, 0, 1)) / weights.drawn
+        low, high = share_interval(means, weights.drawn, level, weights.shares, weights.shrink)
+        return abs(bound) * float(weights.shares @ means), abs(bound) * float(low), abs(bound) * float(high)
+
+    gain, gain_low, gain_high = part(own.high)
+    loss, loss_low, loss_high = part(own.low)
+    low = gain - loss - math.hypot(gain - gain_low, loss_high - loss)
+    high = gain - loss + math.hypot(gain_high - gain, loss - loss_low)
+    return max(low, own.low), min(high, own.high)

@@ -1,0 +1,1 @@
+"""Campaigns that stop when a share is known well enough."""

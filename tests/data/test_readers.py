@@ -1,0 +1,415 @@
+import pickle
+import struct
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from bitswap_onnx.data.readers import Decoding, StoredArray, as_labels, open_data, read_image
+from bitswap_onnx.errors import BitswapError, DataError, MissingExtraError
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (5, 3072), np.uint8)
+IMAGES = PIXELS.reshape(5, 3, 32, 32)
+
+
+def opened(path: Path, labels: Path | None = None) -> Any:
+    return open_data(path, labels, Decoding())
+
+
+def contents(stored: Any) -> list[NDArray[Any]]:
+    return [image for _, block in stored.blocks(np.arange(len(stored))) for image in block]
+
+
+def refusal(path: Path, labels: Path | None = None) -> str:
+    with pytest.raises(DataError) as caught:
+        opened(path, labels)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def save_image(path: Path, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+    return pixels
+
+
+def rgb(seed: int, height: int = 6, width: int = 5) -> NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+# Labels
+
+
+@pytest.mark.parametrize(
+    "y",
+    [
+        np.array([2, 0, 1]),
+        np.array([[2], [0], [1]], np.uint8),
+        np.array([2.0, 0.0, 1.0], np.float32),
+        np.array([[0, 0, 1], [1, 0, 0], [0, 1, 0]]),
+        np.array([[0, 0, 1], [1, 0, 0], [0, 1, 0]], np.float64),
+        np.array([[0, 0, 1], [1, 0, 0], [0, 1, 0]], bool),
+    ],
+)
+def test_labels_in_every_accepted_form(y: NDArray[Any]) -> None:
+    found = as_labels(y, 3, "here")
+    assert found.dtype == np.int64
+    assert found.tolist() == [2, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("y", "complaint"),
+    [
+        (np.array([1, 2]), "2 labels for 3 inputs"),
+        (np.array([[1], [2]]), "2 labels for 3 inputs"),
+        (np.array([1, -1, 0]), "label 1 (counted from 0) is not an integer of at least 0"),
+        (np.array([1, 0.5, 0]), "label 1 (counted from 0) is not an integer of at least 0"),
+        (np.array([1, 0, np.nan]), "label 2 (counted from 0) is not an integer of at least 0"),
+        (np.array([1, 0, 2**64 - 1], np.uint64), "label 2 (counted from 0)"),
+        (np.array([[1, 0], [1, 1], [0, 1]]), "label 1 (counted from 0) is not a one-hot row"),
+        (np.array([[1, 0], [0, 0], [0, 1]]), "one-hot row"),
+        (np.array([[1, 0], [0.5, 0.5], [0, 1]]), "one-hot row"),
+        (np.array([[1, 0], [1, -1], [0, 1]]), "one-hot row"),
+        (np.array(["a", "b", "c"]), "labels are <U1"),
+        (np.zeros((3, 1, 1)), "of shape (3, 1, 1)"),
+        (np.zeros((3, 0)), "of shape (3, 0)"),
+        (np.array(3), "of shape ()"),
+    ],
+)
+def test_labels_refused(y: NDArray[Any], complaint: str) -> None:
+    with pytest.raises(DataError) as caught:
+        as_labels(y, 3, "here")
+    assert complaint in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["3\n1\n\n4\n1\n0\n", "3\r\n1\r\n4\r\n1\r\n0", "\ufeff3\n 1\n+4\n1\n0"])
+def test_labels_from_a_text_file(tmp_path: Path, text: str) -> None:
+    np.save(tmp_path / "x.npy", IMAGES)
+    (tmp_path / "y.txt").write_text(text, encoding="utf-8")
+    assert opened(tmp_path / "x.npy", tmp_path / "y.txt").labels.tolist() == [3, 1, 4, 1, 0]
+
+
+def test_given_labels_replace_those_of_the_archive(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", x=IMAGES, y=np.zeros(5, int))
+    np.save(tmp_path / "y.npy", np.arange(5.0))
+    assert opened(tmp_path / "x.npz", tmp_path / "y.npy").labels.tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "complaint"),
+    [
+        ("y.txt", b"0\n1\ncat\n", "y.txt:3: expected an integer, or a file name and an integer, found 'cat'"),
+        ("y.txt", b"0\n1.5\n", "y.txt:2"),
+        ("y.txt", b"9" * 5000, "y.txt:1"),
+        ("y.txt", b"0\n1\n", "2 labels for 5 inputs"),
+        ("y.txt", b"", "0 labels for 5 inputs"),
+        ("y.txt", "1\n\u0663\n".encode(), "y.txt:2: expected an integer, or a file name and an integer"),
+        ("y.txt", b"\xff\xfe\xff", "expected a text file of labels"),
+        ("y.txt", b"a.png,1\n", "1 rows, expected one for each of 0 images; found a.png"),
+        ("y.npy", b"no", "expected an .npy file of plain numbers"),
+        ("missing", None, "expected a text file of labels"),
+    ],
+)
+def test_labels_file_refused(tmp_path: Path, name: str, content: bytes | None, complaint: str) -> None:
+    np.save(tmp_path / "x.npy", IMAGES)
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    assert complaint in refusal(tmp_path / "x.npy", tmp_path / name)
+
+
+# Arrays
+
+
+def test_npz(tmp_path: Path) -> None:
+    np.savez_compressed(tmp_path / "some.npz", x=IMAGES, y=np.arange(5, dtype=np.uint8))
+    stored = opened(tmp_path / "some.npz")
+    assert (stored.name, stored.layout, len(stored)) == ("some", None, 5)
+    assert stored.labels.tolist() == [0, 1, 2, 3, 4]
+    np.testing.assert_array_equal(stored.inputs, IMAGES)
+
+
+def test_npy_is_mapped_not_loaded(tmp_path: Path) -> None:
+    np.save(tmp_path / "some.npy", IMAGES)
+    stored = opened(tmp_path / "some.npy")
+    assert isinstance(stored, StoredArray)
+    assert isinstance(stored.inputs.base, np.memmap)
+    assert stored.labels is None
+    np.testing.assert_array_equal(np.stack(contents(stored)), IMAGES)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "complaint"),
+    [
+        ({"images": IMAGES, "labels": np.arange(5)}, "expected arrays x and y, found images, labels"),
+        ({}, "found nothing"),
+        ({"x": np.array([None, {}])}, "Object arrays cannot be loaded"),
+        ({"x": np.array([["a"], ["b"]])}, "x has dtype <U1"),
+        ({"x": np.zeros((2, 2), complex)}, "x has dtype complex128"),
+        ({"x": np.zeros((0, 3, 2, 2))}, "x has shape (0, 3, 2, 2)"),
+        ({"x": np.zeros(4)}, "x has shape (4,)"),
+        ({"x": IMAGES, "y": np.arange(4)}, "4 labels for 5 inputs"),
+        ({"x": IMAGES, "y": np.array([None] * 5)}, "Object arrays cannot be loaded"),
+    ],
+)
+def test_npz_refused(tmp_path: Path, arrays: dict[str, Any], complaint: str) -> None:
+    path = tmp_path / "some.npz"
+    np.savez(path, **arrays)
+    message = refusal(path)
+    assert message.startswith(f"{path}: ")
+    assert complaint in message
+
+
+@pytest.mark.parametrize("name", ["some.npz", "some.npy", "test_batch"])
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 and then nothing", b"\x93NUMPY\x01\x00", b"plain text\n"])
+def test_broken_files_are_refused_in_one_line(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    assert refusal(tmp_path / name).startswith(f"{tmp_path / name}: expected ")
+
+
+def test_a_file_cut_short_is_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "some.npz", x=IMAGES)
+    np.save(tmp_path / "some.npy", IMAGES)
+    for path in (tmp_path / "some.npz", tmp_path / "some.npy"):
+        path.write_bytes(path.read_bytes()[:-3000])
+        assert "reading it failed" in refusal(path)
+
+
+def test_missing_and_unknown_files_are_refused(tmp_path: Path) -> None:
+    assert "no such file or folder; expected a .npz or .npy file" in refusal(tmp_path / "nothing.npz")
+    (tmp_path / "data.mat").touch()
+    assert "data.mat: unknown kind of dataset; expected" in refusal(tmp_path / "data.mat")
+
+
+# CIFAR
+
+
+def cifar_batch(labels: bytes = b"labels", **more: Any) -> dict[bytes, Any]:
+    batch: dict[bytes, Any] = {b"data": PIXELS, labels: [3, 1, 4, 1, 5], b"batch_label": b"testing batch 1 of 1"}
+    return batch | {key.encode(): value for key, value in more.items()}
+
+
+def python2_pickle() -> bytes:
+    """Spell out, opcode by opcode, what cPickle of Python 2 wrote into the files that the authors publish."""
+
+    def text(value: bytes) -> bytes:
+        return b"U" + bytes([len(value)]) + value
+
+    dtype = b"cnumpy\ndtype\n" + text(b"u1") + b"K\x00K\x01\x87R(K\x03" + text(b"|") + b"NNNJ" + b"\xff" * 4
+    dtype += b"J" + b"\xff" * 4 + b"K\x00tb"
+    array = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85" + text(b"b") + b"\x87R"
+    array += b"(K\x01K\x05M\x00\x0c\x86" + dtype + b"\x89T" + struct.pack("<i", PIXELS.size) + PIXELS.tobytes() + b"tb"
+    labels = b"](K\x03K\x01K\x04K\x01K\x05e"
+    return b"\x80\x02}(" + text(b"data") + array + text(b"labels") + labels + b"u."
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4])
+def test_cifar_python_batch(tmp_path: Path, protocol: int) -> None:
+    (tmp_path / "data_batch_1").write_bytes(pickle.dumps(cifar_batch(), protocol))
+    stored = opened(tmp_path / "data_batch_1")
+    assert (stored.name, stored.layout, stored.labels.tolist()) == ("cifar10", "nchw", [3, 1, 4, 1, 5])
+    np.testing.assert_array_equal(stored.inputs, IMAGES)
+
+
+def test_cifar_python_batch_as_published(tmp_path: Path) -> None:
+    published = python2_pickle()
+    np.testing.assert_array_equal(pickle.loads(published, encoding="bytes")[b"data"], PIXELS)
+    (tmp_path / "test_batch").write_bytes(published)
+    stored = opened(tmp_path / "test_batch")
+    assert (stored.name, stored.labels.tolist()) == ("cifar10", [3, 1, 4, 1, 5])
+    np.testing.assert_array_equal(stored.inputs, IMAGES)
+
+
+def test_cifar100_python_batch_has_fine_labels(tmp_path: Path) -> None:
+    batch = cifar_batch(b"fine_labels", coarse_labels=[0] * 5, filenames=[b"a.png"] * 5)
+    (tmp_path / "test").write_bytes(pickle.dumps(batch, 2))
+    for path in (tmp_path / "test", tmp_path):
+        stored = opened(path)
+        assert (stored.name, stored.labels.tolist()) == ("cifar100", [3, 1, 4, 1, 5])
+
+
+@pytest.mark.parametrize("name", ["test.bin", "test_batch.bin"])
+def test_cifar_binary(tmp_path: Path, name: str) -> None:
+    prefix = [[9, 3], [9, 1], [9, 4], [9, 1], [9, 5]] if name == "test.bin" else [[3], [1], [4], [1], [5]]
+    np.hstack([np.array(prefix, np.uint8), PIXELS]).tofile(tmp_path / name)
+    for path in (tmp_path / name, tmp_path):
+        stored = opened(path)
+        assert stored.name == ("cifar100" if name == "test.bin" else "cifar10")
+        assert stored.labels.tolist() == [3, 1, 4, 1, 5]
+        np.testing.assert_array_equal(np.stack(contents(stored)), IMAGES)
+
+
+def test_cifar_folder_reads_the_test_batch(tmp_path: Path) -> None:
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    (folder / "data_batch_1").write_bytes(b"unread")
+    (folder / "test_batch").write_bytes(pickle.dumps(cifar_batch(), 2))
+    assert opened(folder).path == folder / "test_batch"
+
+
+class Malice:
+    def __reduce__(self) -> tuple[Any, ...]:
+        import os
+
+        return os.system, ("touch harm",)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pickle.dumps(Malice()),
+        pickle.dumps({b"data": Malice(), b"labels": []}, 2),
+        b"cbuiltins\neval\n(V1/0\ntR.",
+        b"cnumpy\nfromfile\n(Vtest_batch\ntR.",
+        b"\x80\x04\x8c\x05numpy\x8c\x0btesting.run\x93.",
+        b"c_codecs\nencode\n(Vabc\nVzip\ntR.",
+    ],
+)
+def test_a_pickle_that_asks_for_anything_else_is_refused(
+    tmp_path: Path, content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "test_batch").write_bytes(content)
+    assert "refused" in refusal(tmp_path / "test_batch")
+    assert not (tmp_path / "harm").exists()
+
+
+@pytest.mark.parametrize(
+    ("batch", "complaint"),
+    [
+        ([1, 2], "expected a CIFAR python batch"),
+        ({b"labels": [1]}, "expected a CIFAR python batch"),
+        (cifar_batch() | {b"data": b"pixels"}, "expected a CIFAR python batch"),
+        (cifar_batch() | {b"data": PIXELS.astype(np.float32)}, "not uint8"),
+        (cifar_batch() | {b"data": np.asfortranarray(PIXELS)}, "not uint8 in C order"),
+        (cifar_batch() | {b"data": PIXELS[:, :100]}, "expected a CIFAR python batch"),
+        (cifar_batch() | {b"labels": [0, 1]}, "2 labels for 5 inputs"),
+        (cifar_batch() | {b"labels": [0, 1, 2, 3, 10]}, "label 10 in what should be a CIFAR-10 batch"),
+    ],
+)
+def test_pickles_that_are_no_cifar_batch_are_refused(tmp_path: Path, batch: Any, complaint: str) -> None:
+    (tmp_path / "test_batch").write_bytes(pickle.dumps(batch, 2))
+    assert complaint in refusal(tmp_path / "test_batch")
+
+
+@pytest.mark.parametrize("size", [0, 100, 3073 + 3074])
+def test_cifar_binary_of_a_wrong_size_is_refused(tmp_path: Path, size: int) -> None:
+    (tmp_path / "test_batch.bin").write_bytes(bytes(size))
+    assert f"{size} bytes, expected CIFAR rows of 3073 or 3074 bytes" in refusal(tmp_path)
+
+
+# Images
+
+
+def test_class_folders(tmp_path: Path) -> None:
+    folder = tmp_path / "street signs"
+    expected = [save_image(folder / name, rgb(i)) for i, name in enumerate(["a/2.png", "a/sub/1.ppm", "b/x.BMP"])]
+    (folder / "b" / "notes.txt").touch()
+    (folder / ".cache").mkdir()
+    stored = opened(folder)
+    assert (stored.name, stored.layout, stored.labels.tolist()) == ("street signs", "nhwc", [0, 0, 1])
+    for found, pixels in zip(contents(stored), expected, strict=True):
+        np.testing.assert_array_equal(found, pixels)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("labels.txt", "7\n8\n9\n"),
+        ("labels.csv", "filename,label\nc.png,9\na 1.png,7\nb.png,8\n"),
+        ("labels.txt", "c.png 9\na 1.png 7\nb.png   8\n"),
+        ("../validation_label.txt", "a 1.png 7\nb.png 8\nc.png 9\n"),
+    ],
+)
+def test_flat_folder_finds_its_labels(tmp_path: Path, name: str, text: str) -> None:
+    folder = tmp_path / "val_set"
+    for image in ("a 1.png", "b.png", "c.png"):
+        save_image(folder / image, rgb(1))
+    assert opened(folder).labels is None
+    (folder / name).write_text(text)
+    assert opened(folder).labels.tolist() == [7, 8, 9]
+    if name.startswith(".."):
+        assert opened(tmp_path).labels.tolist() == [7, 8, 9]
+
+
+def test_labels_given_by_relative_path(tmp_path: Path) -> None:
+    for name in ("a/1.png", "b/1.png"):
+        save_image(tmp_path / "images" / name, rgb(1))
+    (tmp_path / "mine.csv").write_text("b/1.png,5\na/1.png,6\n")
+    assert opened(tmp_path / "images", tmp_path / "mine.csv").labels.tolist() == [6, 5]
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("1\n2\n3\n", "3 labels for 2 inputs"),
+        ("a.png,1\nz.png,2\n", "2 rows, expected one for each of 2 images; found b.png"),
+        ("a.png,1\n", "found b.png"),
+        ("a.png,1\nb.png,2\na.png,1\n", "found a name given twice or left out"),
+        ("a.png,1\nb.png,2\n3\n", "found a name given twice or left out"),
+        ("a.png,1\nfilename,label\n", "labels.txt:2"),
+        ("a.png,-1\nb.png,0\n", "label 0 (counted from 0) is not an integer of at least 0"),
+    ],
+)
+def test_labels_of_a_folder_refused(tmp_path: Path, text: str, complaint: str) -> None:
+    for image in ("a.png", "b.png"):
+        save_image(tmp_path / image, rgb(1))
+    (tmp_path / "labels.txt").write_text(text)
+    assert complaint in refusal(tmp_path)
+
+
+def test_folders_refused(tmp_path: Path) -> None:
+    assert "no images; expected one folder per class" in refusal(tmp_path)
+    save_image(tmp_path / "a.png", rgb(1))
+    save_image(tmp_path / "b" / "a.png", rgb(1))
+    assert "both images and folders of images" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("kind", ["RGB", "RGBA", "L", "1", "CMYK"])
+def test_images_become_the_mode_asked_for(tmp_path: Path, mode: str, kind: str) -> None:
+    path = tmp_path / ("some.jpg" if kind == "CMYK" else "some.png")
+    Image.fromarray(rgb(3)).convert(kind).save(path)
+    pixels = read_image(path, Decoding(mode))
+    assert pixels.dtype == np.uint8
+    with Image.open(path) as image:
+        np.testing.assert_array_equal(pixels.squeeze(), np.asarray(image.convert(mode)))
+    assert pixels.shape == (6, 5, len(mode))
+
+
+@pytest.mark.parametrize(("height", "width"), [(300, 400), (400, 301), (100, 100), (257, 256), (51, 500)])
+def test_images_are_sized_as_torchvision_does(tmp_path: Path, height: int, width: int) -> None:
+    save_image(tmp_path / "some.png", rgb(4, height, width))
+    short = 256 / min(height, width)
+    tall = height if height > width else width
+    size = (256, int(256 * tall / width)) if width <= height else (int(256 * tall / height), 256)
+    assert abs(size[1] - height * short) < 1
+    with Image.open(tmp_path / "some.png") as image:
+        whole = np.asarray(image.resize(size, Image.Resampling.BILINEAR))
+    top, left = round((size[1] - 224) / 2.0), round((size[0] - 224) / 2.0)
+    pixels = read_image(tmp_path / "some.png", Decoding("RGB", 256, (224, 224)))
+    np.testing.assert_array_equal(pixels, whole[top : top + 224, left : left + 224])
+
+
+def test_images_refused(tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((4, 4), np.uint16)).save(tmp_path / "deep.png")
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nand no more")
+    save_image(tmp_path / "short.png", rgb(1, 64, 64))
+    (tmp_path / "short.png").write_bytes((tmp_path / "short.png").read_bytes()[:500])
+    for name, complaint in (("deep", "mode I;16"), ("broken", "expected an image"), ("short", "expected an image")):
+        with pytest.raises(DataError, match=complaint) as caught:
+            read_image(tmp_path / f"{name}.png", Decoding())
+        assert f"{name}.png: " in str(caught.value)
+
+
+def test_missing_pillow_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_image(tmp_path / "a.png", rgb(1))
+    stored = opened(tmp_path)
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'bitswap-onnx\[images\]'") as caught:
+        contents(stored)
+    assert isinstance(caught.value, BitswapError)
