@@ -21,10 +21,12 @@ lint: $(VENV)/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# Type checkers cannot follow an editable install with a package-dir mapping: they get a copy.
+# Type checkers cannot follow an editable install with a package-dir mapping: they get a folder of links laid out like it.
+TYPED := $(VENV)/typecheck/bitswap_onnx
 types: $(VENV)/dev
 	rm -rf $(VENV)/typecheck
-	$(PIP) install --no-deps --target $(VENV)/typecheck .
+	mkdir -p $(TYPED)
+	ln -s $(CURDIR)/bitswap_onnx/* $(CURDIR)/converters $(CURDIR)/models $(TYPED)
 	MYPYPATH=$(VENV)/typecheck $(BIN)/mypy -p bitswap_onnx
 	MYPYPATH=$(VENV)/typecheck $(BIN)/mypy tests
 

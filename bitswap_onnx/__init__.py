@@ -26,20 +26,19 @@ if TYPE_CHECKING:
     from bitswap_onnx.graph.targets import Target, find_targets
     from bitswap_onnx.graph.weights import rewrite
     from bitswap_onnx.sampling.design import generate_faults, read_design
-    from bitswap_onnx.until.planners import Goal, parse_goal
+    from bitswap_onnx.until.goal import Goal, parse_goal
     from bitswap_onnx.until.run import Until, run_until
 
 _HOMES = {
-    "experiments.neurons.run": ("run_neurons",),
-    "until.run": ("Until", "run_until"),
-    "experiments.ranking.run": ("evaluate_robustness",),
-    "estimates.rates": ("estimate_rates",),
-    "experiments.sweep.run": ("sweep_errors",),
-    "until.planners": ("Goal", "parse_goal"),
     "campaign.run": ("Campaign", "run_campaign"),
+    "campaign.setup": ("Settings",),
     "data.dataset": ("Dataset", "load_dataset"),
-    "sampling.design": ("generate_faults", "read_design"),
+    "data.preprocessing": ("Preprocessing",),
     "errors": ("BitswapError",),
+    "estimates.rates": ("estimate_rates",),
+    "experiments.neurons.run": ("run_neurons",),
+    "experiments.ranking.run": ("evaluate_robustness",),
+    "experiments.sweep.run": ("sweep_errors",),
     "faults.fault": ("Fault", "Injection", "Kind", "Site"),
     "faults.fault_list": ("FaultList", "read_fault_list", "write_fault_list"),
     "graph.model": ("Model", "load_model", "save_model"),
@@ -47,8 +46,9 @@ _HOMES = {
     "graph.resolve": ("apply", "resolve"),
     "graph.targets": ("Target", "find_targets"),
     "graph.weights": ("rewrite",),
-    "campaign.setup": ("Settings",),
-    "data.preprocessing": ("Preprocessing",),
+    "sampling.design": ("generate_faults", "read_design"),
+    "until.goal": ("Goal", "parse_goal"),
+    "until.run": ("Until", "run_until"),
 }
 _HOME = {name: f"bitswap_onnx.{module}" for module, names in _HOMES.items() for name in names}
 

@@ -134,7 +134,7 @@ def softmax(builder: Builder, node: ir.Node) -> Any:
     return builder.add("Softmax", tensor, axis=-1 if axis == rank - 1 else axis)
 
 
-def merge(kind: str, scaling: Callable[[float, bool], dict[str, float]] | None = None) -> Convert:
+def merge_layer(kind: str, scaling: Callable[[float, bool], dict[str, float]] | None = None) -> Convert:
     """Return the conversion of an elementwise operator on tensors, or, by ``scaling``, on a tensor and a number.
 
     ``scaling`` gets the number and whether it comes first, and returns what a Rescaling layer does instead.
@@ -189,7 +189,7 @@ def flatten(builder: Builder, node: ir.Node) -> Any:
     return reshaped(builder, tensor, [_elements(builder, node, sizes(tensor))])
 
 
-def reshape(builder: Builder, node: ir.Node) -> Any:
+def reshape_layer(builder: Builder, node: ir.Node) -> Any:
     """Reshape that leaves the batch alone."""
     tensor = builder.tensor(node, 0)
     wanted = builder.integers(node, "shape", 1) or []
@@ -224,7 +224,7 @@ def unsqueeze(builder: Builder, node: ir.Node) -> Any:
     return reshaped(builder, tensor, [1 if axis in added else next(kept) or 1 for axis in range(1, rank)])
 
 
-def transpose(builder: Builder, node: ir.Node) -> Any:
+def transpose_layer(builder: Builder, node: ir.Node) -> Any:
     """Transpose that leaves the batch first."""
     tensor = builder.tensor(node, 0)
     rank = len(tensor.shape)
@@ -237,7 +237,7 @@ def transpose(builder: Builder, node: ir.Node) -> Any:
     return tensor if dims == list(range(rank)) else builder.add("Permute", tensor, dims=tuple(dims[1:]))
 
 
-def same(builder: Builder, node: ir.Node) -> Any:
+def same_value(builder: Builder, node: ir.Node) -> Any:
     """Hand on the input: Identity, and Dropout at inference."""
     return builder.tensor(node, 0)
 
@@ -252,7 +252,7 @@ def _elements(builder: Builder, node: ir.Node, shape: Sequence[int | None]) -> i
 
 
 #: Every operator that has a counterpart: the Keras layers that it becomes, and what makes them.
-RULES: dict[str, tuple[str, Convert]] = {
+LAYER_RULES: dict[str, tuple[str, Convert]] = {
     "Conv": ("Conv2D (`groups` for grouped and depthwise), ZeroPadding2D", convolution),
     "Gemm": ("Dense", gemm),
     "MatMul": ("Dense (with the Add behind it)", matrix_product),
@@ -273,24 +273,27 @@ RULES: dict[str, tuple[str, Convert]] = {
     "GlobalMaxPool": ("GlobalMaxPooling2D", global_pool("GlobalMaxPooling2D")),
     "ReduceMean": ("GlobalAveragePooling2D (height and width)", global_pool("GlobalAveragePooling2D")),
     "ReduceMax": ("GlobalMaxPooling2D (height and width)", global_pool("GlobalMaxPooling2D")),
-    "Add": ("Add, Rescaling (a number)", merge("Add", lambda number, _: {"scale": 1.0, "offset": number})),
+    "Add": ("Add, Rescaling (a number)", merge_layer("Add", lambda number, _: {"scale": 1.0, "offset": number})),
     "Sub": (
         "Subtract, Rescaling (a number)",
-        merge(
+        merge_layer(
             "Subtract", lambda number, first: {"scale": -1.0 if first else 1.0, "offset": number if first else -number}
         ),
     ),
-    "Mul": ("Multiply, Rescaling (a number)", merge("Multiply", lambda number, _: {"scale": number, "offset": 0.0})),
-    "Max": ("Maximum", merge("Maximum")),
-    "Min": ("Minimum", merge("Minimum")),
+    "Mul": (
+        "Multiply, Rescaling (a number)",
+        merge_layer("Multiply", lambda number, _: {"scale": number, "offset": 0.0}),
+    ),
+    "Max": ("Maximum", merge_layer("Maximum")),
+    "Min": ("Minimum", merge_layer("Minimum")),
     "Concat": ("Concatenate", concatenation),
     "Pad": ("ZeroPadding2D (zeros; channels too)", pad),
     "Slice": ("Cropping2D, AveragePooling2D (of single pixels, strided)", sliced),
     "Flatten": ("Flatten (behind Permute, in ONNX's order)", flatten),
-    "Reshape": ("Flatten, Reshape, Permute", reshape),
+    "Reshape": ("Flatten, Reshape, Permute", reshape_layer),
     "Squeeze": ("Flatten, Reshape, Permute", squeeze),
     "Unsqueeze": ("Reshape, Permute", unsqueeze),
-    "Transpose": ("Permute", transpose),
-    "Identity": ("none", same),
-    "Dropout": ("none", same),
+    "Transpose": ("Permute", transpose_layer),
+    "Identity": ("none", same_value),
+    "Dropout": ("none", same_value),
 }

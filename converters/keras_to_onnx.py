@@ -28,10 +28,10 @@ from bitswap_onnx.graph.model import METADATA_KEY
 if TYPE_CHECKING:
     import keras
 
-__all__ = ["OPSETS", "ExportReport", "export_keras"]
+__all__ = ["KERAS_OPSETS", "ExportReport", "export_keras"]
 
 #: Opsets that tf2onnx can write (it has none above) and that every runtime takes.
-OPSETS = range(17, 19)
+KERAS_OPSETS = range(17, 19)
 
 
 def export_keras(
@@ -57,8 +57,8 @@ def export_keras(
     """
     require("tensorflow", "keras", "tf2onnx.convert")
     path = Path(path)
-    if opset not in OPSETS:
-        raise ModelError(f"{path}: expected opset {OPSETS[0]} to {OPSETS[-1]}, found {opset}")
+    if opset not in KERAS_OPSETS:
+        raise ModelError(f"{path}: expected opset {KERAS_OPSETS[0]} to {KERAS_OPSETS[-1]}, found {opset}")
     network = load_keras_file(Path(model)) if isinstance(model, str | Path) else model
     shape = _input_shape(network, input_shape)
     variables = _variables(network)

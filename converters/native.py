@@ -14,7 +14,7 @@ from bitswap_onnx.converters.torch_taps import LayerCall
 from bitswap_onnx.errors import FaultListError
 from bitswap_onnx.faults.bits import to_bits
 from bitswap_onnx.graph.model import Model, load_model
-from bitswap_onnx.graph.pairing import Pair, pair_targets
+from bitswap_onnx.graph.pairing import TargetPair, pair_targets
 from bitswap_onnx.graph.receipts import Receipt, ResolvedInjection
 from bitswap_onnx.graph.targets import find_targets
 from bitswap_onnx.graph.weights import rewrite
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import keras
     import torch
 
-Array = NDArray[Any]
+NativeArray = NDArray[Any]
 _BATCH = 64
 
 
@@ -36,9 +36,11 @@ class Native:
     """
 
     name: str
-    clean: Callable[[Array], Array]
-    faulty: Callable[[ResolvedInjection, Array], Array]
-    layers: Callable[[ResolvedInjection | None, Array], tuple[Array, dict[str, list[LayerCall]]]] | None = None
+    clean: Callable[[NativeArray], NativeArray]
+    faulty: Callable[[ResolvedInjection, NativeArray], NativeArray]
+    layers: Callable[[ResolvedInjection | None, NativeArray], tuple[NativeArray, dict[str, list[LayerCall]]]] | None = (
+        None
+    )
 
 
 def torch_native(module: "torch.nn.Module") -> Native:
@@ -51,18 +53,20 @@ def torch_native(module: "torch.nn.Module") -> Native:
     parameters = {name: tensor.detach().numpy() for name, tensor in module.state_dict(keep_vars=True).items()}
 
     @torch.no_grad()
-    def run(inputs: Array) -> Array:
+    def run(inputs: NativeArray) -> NativeArray:
         batches = (
             torch.from_numpy(np.ascontiguousarray(inputs[i : i + _BATCH])) for i in range(0, len(inputs), _BATCH)
         )
         return np.concatenate([module(batch).numpy() for batch in batches])
 
-    def faulty(injection: ResolvedInjection, inputs: Array) -> Array:
+    def faulty(injection: ResolvedInjection, inputs: NativeArray) -> NativeArray:
         with _flipped(injection, parameters):
             return run(inputs)
 
     @torch.no_grad()
-    def layers(injection: ResolvedInjection | None, inputs: Array) -> tuple[Array, dict[str, list[LayerCall]]]:
+    def layers(
+        injection: ResolvedInjection | None, inputs: NativeArray
+    ) -> tuple[NativeArray, dict[str, list[LayerCall]]]:
         with _flipped(injection, parameters) if injection else nullcontext(), tapped(module) as taps:
             scores, _ = module(torch.from_numpy(np.ascontiguousarray(inputs)))
         return scores.numpy(), taps.results()
@@ -82,18 +86,20 @@ def keras_native(model: Model, network: "keras.Model") -> Native:
     own = all(target.tensor in variables for target in find_targets(model))
     pairs = {} if own else _keras_pairs(model, network)
 
-    def turned(inputs: Array) -> Array:
+    def turned(inputs: NativeArray) -> NativeArray:
         other = inputs.ndim == 4 and inputs.shape[1:] != tuple(network.input_shape[1:])
         return np.moveaxis(inputs, 1, -1) if other else inputs
 
-    def run(inputs: Array) -> Array:
+    def run(inputs: NativeArray) -> NativeArray:
         return np.asarray(network.predict(turned(inputs), batch_size=_BATCH, verbose=0))
 
-    def faulty(injection: ResolvedInjection, inputs: Array) -> Array:
+    def faulty(injection: ResolvedInjection, inputs: NativeArray) -> NativeArray:
         with changed_to(injection):
             return run(inputs)
 
-    def layers(injection: ResolvedInjection | None, inputs: Array) -> tuple[Array, dict[str, list[LayerCall]]]:
+    def layers(
+        injection: ResolvedInjection | None, inputs: NativeArray
+    ) -> tuple[NativeArray, dict[str, list[LayerCall]]]:
         with changed_to(injection) if injection else nullcontext(), tapped_layers(network) as taps:
             taps.enter("", (inputs,))
             scores = np.asarray(network(turned(inputs), training=False))
@@ -120,7 +126,7 @@ def tensorflow_native(model: Model) -> Native:
     """Run an ONNX model, clean or rewritten, in TensorFlow by way of onnx2tf: slow, but independent of everything else."""
     from bitswap_onnx.converters.onnx_to_tf import onnx_to_tf, run_saved_model
 
-    def run(converted: Model, inputs: Array) -> Array:
+    def run(converted: Model, inputs: NativeArray) -> NativeArray:
         with TemporaryDirectory() as folder:
             onnx_to_tf(converted, Path(folder))
             return run_saved_model(Path(folder), inputs)
@@ -130,7 +136,7 @@ def tensorflow_native(model: Model) -> Native:
     )
 
 
-def _keras_pairs(model: Model, network: "keras.Model") -> dict[str, Pair]:
+def _keras_pairs(model: Model, network: "keras.Model") -> dict[str, TargetPair]:
     from bitswap_onnx.converters.keras_to_onnx import export_keras
 
     with TemporaryDirectory() as folder:
@@ -138,7 +144,7 @@ def _keras_pairs(model: Model, network: "keras.Model") -> dict[str, Pair]:
         return pair_targets(model, load_model(Path(folder) / "keras.onnx")).pairs
 
 
-def _moved(injection: ResolvedInjection, pairs: Mapping[str, Pair]) -> ResolvedInjection:
+def _moved(injection: ResolvedInjection, pairs: Mapping[str, TargetPair]) -> ResolvedInjection:
     """Return the same injection in the paired tensors."""
     missing = [receipt.target.tensor for receipt in injection.receipts if receipt.target.tensor not in pairs]
     if missing:
@@ -148,14 +154,16 @@ def _moved(injection: ResolvedInjection, pairs: Mapping[str, Pair]) -> ResolvedI
     )
 
 
-def _in_partner(receipt: Receipt, pair: Pair) -> Receipt:
+def _in_partner(receipt: Receipt, pair: TargetPair) -> Receipt:
     index = tuple(int(i) for i in np.unravel_index(receipt.element, pair.source.shape))
     element = int(np.ravel_multi_index(pair.index(index), pair.partner.shape)) if pair.partner.shape else 0
     return replace(receipt, target=pair.partner, element=element)
 
 
 @contextmanager
-def _flipped(injection: ResolvedInjection, parameters: Mapping[str, Array], restore: bool = True) -> Iterator[None]:
+def _flipped(
+    injection: ResolvedInjection, parameters: Mapping[str, NativeArray], restore: bool = True
+) -> Iterator[None]:
     """XOR an injection's masks onto ``parameters``, in place, and take them off again.
 
     Raises FaultListError for parameters that the native model does not have, or that hold other bits than the file.
@@ -170,7 +178,7 @@ def _flipped(injection: ResolvedInjection, parameters: Mapping[str, Array], rest
             _xor(injection, parameters)
 
 
-def _check(receipt: Receipt, parameters: Mapping[str, Array]) -> None:
+def _check(receipt: Receipt, parameters: Mapping[str, NativeArray]) -> None:
     name, place = receipt.target.tensor, np.unravel_index(receipt.element, receipt.target.shape)
     values = parameters.get(name)
     if values is None or values.shape != receipt.target.shape:
@@ -179,7 +187,7 @@ def _check(receipt: Receipt, parameters: Mapping[str, Array]) -> None:
         raise FaultListError(f"{name}: the native model has other weights; give it those that were exported")
 
 
-def _xor(injection: ResolvedInjection, parameters: Mapping[str, Array]) -> None:
+def _xor(injection: ResolvedInjection, parameters: Mapping[str, NativeArray]) -> None:
     for receipt in injection.receipts:
         bits = to_bits(parameters[receipt.target.tensor])
         bits[np.unravel_index(receipt.element, receipt.target.shape)] ^= bits.dtype.type(receipt.mask)

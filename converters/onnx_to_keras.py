@@ -16,7 +16,7 @@ import numpy as np
 import onnx_ir as ir
 
 from bitswap_onnx.converters.keras_builder import Builder, Stored, label
-from bitswap_onnx.converters.keras_layers import RULES
+from bitswap_onnx.converters.keras_layers import LAYER_RULES
 from bitswap_onnx.converters.keras_setup import load_keras_file, quiet, require
 from bitswap_onnx.converters.simplify import simplify
 from bitswap_onnx.errors import ControlFailedError, ModelError, one_line
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import keras
 
 #: ONNX operator → the Keras layers that it becomes.
-SUPPORTED: dict[str, str] = {operator: layers for operator, (layers, _) in RULES.items()}
+SUPPORTED: dict[str, str] = {operator: layers for operator, (layers, _) in LAYER_RULES.items()}
 
 #: Operators whose results are never negative, and those that keep that of all their inputs.
 _NONNEGATIVE = frozenset({"Relu", "Clip", "Sigmoid", "HardSigmoid", "Softmax", "Softplus"})
@@ -138,14 +138,14 @@ def _convert(node: ir.Node, builder: Builder) -> None:
         order = node.attributes.get_ints("perm", list(reversed(range(stored.elements.ndim))))
         builder.constants[name] = stored.permuted(*order)
         return
-    if node.op_type not in RULES or node.domain not in ("", "ai.onnx"):
+    if node.op_type not in LAYER_RULES or node.domain not in ("", "ai.onnx"):
         raise ModelError(
             f"{builder.name}: operator {node.op_type} ({label(node)}) has no Keras counterpart; supported are "
-            f"{', '.join(sorted(RULES))}"
+            f"{', '.join(sorted(LAYER_RULES))}"
         )
     builder.node = node
     try:
-        builder.tensors[name] = RULES[node.op_type][1](builder, node)
+        builder.tensors[name] = LAYER_RULES[node.op_type][1](builder, node)
     except (ValueError, TypeError) as error:  # Keras's own refusals
         raise builder.error(node, f"Keras refuses it: {one_line(error)}") from error
     keeps = node.op_type in _KEEPING and all(x in builder.nonnegative or x in builder.constants for x in given)

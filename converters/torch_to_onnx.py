@@ -27,10 +27,10 @@ from bitswap_onnx.graph.model import METADATA_KEY
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["OPSETS", "ExportReport", "export_torch", "load_state_dict_file", "require_torch"]
+__all__ = ["TORCH_OPSETS", "ExportReport", "export_torch", "load_state_dict_file", "require_torch"]
 
 #: Opsets that the exporter can write (it has none below) and that every runtime takes.
-OPSETS = range(18, 21)
+TORCH_OPSETS = range(18, 21)
 
 #: What PyTorch warns of in its own code: deprecated calls, recurrent layers that reorder their weights.
 _NOISY_WARNINGS: tuple[tuple[str, type[Warning]], ...] = (
@@ -91,8 +91,8 @@ def export_torch(
     """
     require_torch()
     path = Path(path)
-    if opset not in OPSETS:
-        raise ModelError(f"{path}: expected opset {OPSETS[0]} to {OPSETS[-1]}, found {opset}")
+    if opset not in TORCH_OPSETS:
+        raise ModelError(f"{path}: expected opset {TORCH_OPSETS[0]} to {TORCH_OPSETS[-1]}, found {opset}")
     state = _state(module)
     with tapped(module) as taps:
         program = _trace(module, input_shape, opset)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 #: Layers → (growth rate, layers in each of the four dense blocks).
-DEPTHS = {121: (32, (6, 12, 24, 16)), 161: (48, (6, 12, 36, 24))}
+DENSENET_DEPTHS = {121: (32, (6, 12, 24, 16)), 161: (48, (6, 12, 36, 24))}
 
 #: Channels of a bottleneck, in growth rates.
 BOTTLENECK = 4
@@ -25,7 +25,7 @@ BOTTLENECK = 4
 def densenet(depth: int, classes: int = 10) -> "nn.Module":
     """Return an untrained network: (batch, 3, height, width) → scores (batch, ``classes``), made for 32×32.
 
-    Raises ModelError for a depth that is not in `DEPTHS`, MissingExtraError without PyTorch.
+    Raises ModelError for a depth that is not in `DENSENET_DEPTHS`, MissingExtraError without PyTorch.
     """
     growth, blocks = _size(depth)
     require_torch()
@@ -60,7 +60,7 @@ def densenet_unpooled(depth: int, classes: int = 100) -> "nn.Module":
 
     The last pooling is a 4×4 window: of the 6×6 positions that 50×50 images leave, the upper left 16.
 
-    Raises ModelError for a depth that is not in `DEPTHS`, MissingExtraError without PyTorch.
+    Raises ModelError for a depth that is not in `DENSENET_DEPTHS`, MissingExtraError without PyTorch.
     """
     growth, blocks = _size(depth)
     require_torch()
@@ -88,9 +88,9 @@ def densenet_unpooled(depth: int, classes: int = 100) -> "nn.Module":
 
 
 def _size(depth: int) -> tuple[int, tuple[int, ...]]:
-    if depth not in DEPTHS:
-        raise ModelError(f"DenseNet: expected depth {', '.join(map(str, DEPTHS))}, found {depth}")
-    return DEPTHS[depth]
+    if depth not in DENSENET_DEPTHS:
+        raise ModelError(f"DenseNet: expected depth {', '.join(map(str, DENSENET_DEPTHS))}, found {depth}")
+    return DENSENET_DEPTHS[depth]
 
 
 def _sequence(**layers: "nn.Module") -> "nn.Sequential":

@@ -97,7 +97,7 @@ def train(digits: Digits) -> "nn.Module":
     return network
 
 
-def draw_faults(targets: Sequence[Target]) -> list[Injection]:
+def draw_example_faults(targets: Sequence[Target]) -> list[Injection]:
     """Return `FAULTS` different single-bit flips: every target and every bit in turn, elements at random."""
     generator = np.random.default_rng(SEED)
     bits = generator.permutation(np.arange(FAULTS) % 32)
@@ -125,7 +125,7 @@ def make(out: Path) -> float:
     model = out / "models" / "digits_cnn.onnx"
     export_torch(network, (1, 8, 8), model)
     np.savez_compressed(model.with_suffix(".npz"), x=x, y=y)
-    faults = draw_faults(find_targets(load_model(model)))
+    faults = draw_example_faults(find_targets(load_model(model)))
     write_fault_list(out / "fault_lists" / "digits_cnn.csv", faults)
     return accuracy(network, (x, y))
 

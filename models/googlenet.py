@@ -28,7 +28,7 @@ MODULES = {
 
 #: Modules with a pooling in front.
 POOLED = ("4a", "5a")
-STEM = 192
+GOOGLENET_STEM = 192
 
 
 def googlenet(classes: int = 10) -> "nn.Module":
@@ -40,8 +40,8 @@ def googlenet(classes: int = 10) -> "nn.Module":
     from torch import nn
 
     network = nn.Sequential()
-    network.add_module("conv1", _named_unit(3, STEM, 3))
-    channels = STEM
+    network.add_module("conv1", _named_unit(3, GOOGLENET_STEM, 3))
+    channels = GOOGLENET_STEM
     for name, sizes in MODULES.items():
         if name in POOLED:
             network.add_module(f"maxpool{int(name[0]) - 1}", nn.MaxPool2d(3, stride=2, padding=1))
@@ -62,10 +62,10 @@ def googlenet_stacked(classes: int = 100) -> "nn.Module":
     require_torch()
     from torch import nn
 
-    stem = [layer for inputs, planes in ((3, 64), (64, 64), (64, STEM)) for layer in _unit(inputs, planes, 3)]
+    stem = [layer for inputs, planes in ((3, 64), (64, 64), (64, GOOGLENET_STEM)) for layer in _unit(inputs, planes, 3)]
     network = nn.Sequential()
     network.add_module("prelayer", nn.Sequential(*stem))
-    channels = STEM
+    channels = GOOGLENET_STEM
     for name, sizes in MODULES.items():
         if name in POOLED:
             network.add_module(f"maxpool{int(name[0]) - 1}", nn.MaxPool2d(3, stride=2, padding=1))

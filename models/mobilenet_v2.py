@@ -14,8 +14,16 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 #: (expansion, channels, blocks, stride of the first block) of the seven stages.
-STAGES = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
-STEM, HEAD = 32, 1280
+MOBILENET_STAGES = (
+    (1, 16, 1, 1),
+    (6, 24, 2, 1),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
+)
+MOBILENET_STEM, HEAD = 32, 1280
 
 
 def mobilenet_v2(classes: int = 10) -> "nn.Module":
@@ -27,14 +35,14 @@ def mobilenet_v2(classes: int = 10) -> "nn.Module":
     from torch import nn
 
     blocks: list[nn.Module] = []
-    channels = STEM
-    for expansion, planes, number, first in STAGES:
+    channels = MOBILENET_STEM
+    for expansion, planes, number, first in MOBILENET_STAGES:
         for stride in (first, *(1 for _ in range(number - 1))):
             blocks.append(_block_type()(channels, planes, expansion, stride))
             channels = planes
     layers = {
-        "conv1": nn.Conv2d(3, STEM, 3, padding=1, bias=False),
-        "bn1": nn.BatchNorm2d(STEM),
+        "conv1": nn.Conv2d(3, MOBILENET_STEM, 3, padding=1, bias=False),
+        "bn1": nn.BatchNorm2d(MOBILENET_STEM),
         "relu1": nn.ReLU(),
         "layers": nn.Sequential(*blocks),
         "conv2": nn.Conv2d(channels, HEAD, 1, bias=False),

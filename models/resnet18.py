@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 #: (channels, stride of the first block) of the four stages of two blocks each.
-STAGES = ((64, 1), (128, 2), (256, 2), (512, 2))
+RESNET18_STAGES = ((64, 1), (128, 2), (256, 2), (512, 2))
 
 
 def resnet18(classes: int = 100) -> "nn.Module":
@@ -24,11 +24,11 @@ def resnet18(classes: int = 100) -> "nn.Module":
     require_torch()
     from torch import nn
 
-    channels = STAGES[0][0]
+    channels = RESNET18_STAGES[0][0]
     stem = nn.Sequential(nn.Conv2d(3, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels), nn.ReLU())
     network = nn.Sequential()
     network.add_module("conv1", stem)
-    for number, (planes, stride) in enumerate(STAGES, start=2):
+    for number, (planes, stride) in enumerate(RESNET18_STAGES, start=2):
         blocks = nn.Sequential(_block_type()(channels, planes, stride), _block_type()(planes, planes, 1))
         network.add_module(f"conv{number}_x", blocks)
         channels = planes

@@ -15,29 +15,29 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 #: Layers → blocks per stage: 6n + 2 layers, n blocks in each of three stages.
-DEPTHS = {6 * blocks + 2: blocks for blocks in (3, 5, 7, 9, 18)}
+RESNET_DEPTHS = {6 * blocks + 2: blocks for blocks in (3, 5, 7, 9, 18)}
 
 #: (channels, stride of the first block) of the three stages.
-STAGES = ((16, 1), (32, 2), (64, 2))
+RESNET_CIFAR_STAGES = ((16, 1), (32, 2), (64, 2))
 
 
 def resnet(depth: int, classes: int = 10) -> "nn.Module":
     """Return an untrained network: (batch, 3, height, width) → scores (batch, ``classes``), made for 32×32.
 
-    Raises ModelError for a depth that is not in `DEPTHS`, MissingExtraError without PyTorch.
+    Raises ModelError for a depth that is not in `RESNET_DEPTHS`, MissingExtraError without PyTorch.
     """
-    if depth not in DEPTHS:
-        raise ModelError(f"ResNet for CIFAR: expected depth {', '.join(map(str, DEPTHS))}, found {depth}")
+    if depth not in RESNET_DEPTHS:
+        raise ModelError(f"ResNet for CIFAR: expected depth {', '.join(map(str, RESNET_DEPTHS))}, found {depth}")
     require_torch()
     from torch import nn
 
-    blocks = DEPTHS[depth]
+    blocks = RESNET_DEPTHS[depth]
     network = nn.Sequential()
     network.add_module("conv1", nn.Conv2d(3, 16, 3, padding=1, bias=False))
     network.add_module("bn1", nn.BatchNorm2d(16))
     network.add_module("relu", nn.ReLU())
     channels = 16
-    for number, (planes, stride) in enumerate(STAGES, start=1):
+    for number, (planes, stride) in enumerate(RESNET_CIFAR_STAGES, start=1):
         begin = _block_type()(channels, planes, stride)
         rest = (_block_type()(planes, planes, 1) for _ in range(blocks - 1))
         network.add_module(f"layer{number}", nn.Sequential(begin, *rest))

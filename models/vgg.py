@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 #: Layers → convolutions in each of the five stages (table 1 of the paper: A, B, D, E).
-DEPTHS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
+VGG_DEPTHS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 
 #: Channels of the five stages.
 CHANNELS = (64, 128, 256, 512, 512)
@@ -23,10 +23,10 @@ HIDDEN = 4096
 def vgg_bn(depth: int, classes: int = 10) -> "nn.Module":
     """Return an untrained network: (batch, 3, height, width) → scores (batch, ``classes``), made for 32×32 and 50×50.
 
-    Raises ModelError for a depth that is not in `DEPTHS`, MissingExtraError without PyTorch.
+    Raises ModelError for a depth that is not in `VGG_DEPTHS`, MissingExtraError without PyTorch.
     """
-    if depth not in DEPTHS:
-        raise ModelError(f"VGG: expected depth {', '.join(map(str, DEPTHS))}, found {depth}")
+    if depth not in VGG_DEPTHS:
+        raise ModelError(f"VGG: expected depth {', '.join(map(str, VGG_DEPTHS))}, found {depth}")
     require_torch()
     from torch import nn
 
@@ -43,7 +43,7 @@ def _features(depth: int) -> "nn.Sequential":
 
     layers: list[nn.Module] = []
     inputs = 3
-    for channels, convolutions in zip(CHANNELS, DEPTHS[depth], strict=True):
+    for channels, convolutions in zip(CHANNELS, VGG_DEPTHS[depth], strict=True):
         for _ in range(convolutions):
             layers += [nn.Conv2d(inputs, channels, 3, padding=1), nn.BatchNorm2d(channels), nn.ReLU()]
             inputs = channels

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-Builder = Callable[[int], "nn.Module"]
+ModelBuilder = Callable[[int], "nn.Module"]
 
 #: Inputs that batch-norm statistics of a random network are measured on.
 CALIBRATION_INPUTS = 8
@@ -35,7 +35,7 @@ _LFS_POINTER = b"version https://git-lfs.github.com"
 
 
 @dataclass(frozen=True)
-class Dataset:
+class DatasetName:
     """What a dataset's networks take and give: ``input_shape`` of one input without the batch, number of classes."""
 
     name: str
@@ -48,8 +48,8 @@ class Network:
     """One network for one dataset; ``weights`` is the path of its checkpoint in a dnn-benchmarks checkout."""
 
     name: str
-    dataset: Dataset
-    builder: Builder
+    dataset: DatasetName
+    builder: ModelBuilder
     weights: str
 
     def untrained(self) -> "nn.Module":
@@ -57,12 +57,12 @@ class Network:
         return self.builder(self.dataset.classes)
 
 
-CIFAR10 = Dataset("CIFAR10", (3, 32, 32), 10)
-CIFAR100 = Dataset("CIFAR100", (3, 32, 32), 100)
-GTSRB = Dataset("GTSRB", (3, 50, 50), 43)
+CIFAR10 = DatasetName("CIFAR10", (3, 32, 32), 10)
+CIFAR100 = DatasetName("CIFAR100", (3, 32, 32), 100)
+GTSRB = DatasetName("GTSRB", (3, 50, 50), 43)
 
 #: Name, dataset, builder, folder and file of the checkpoint.
-_TABLE: tuple[tuple[str, Dataset, Builder, str, str], ...] = (
+_TABLE: tuple[tuple[str, DatasetName, ModelBuilder, str, str], ...] = (
     ("ResNet20", CIFAR10, partial(resnet, 20), "resnet", "ResNet20.th"),
     ("ResNet32", CIFAR10, partial(resnet, 32), "resnet", "ResNet32.th"),
     ("ResNet44", CIFAR10, partial(resnet, 44), "resnet", "ResNet44.th"),

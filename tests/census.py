@@ -12,14 +12,15 @@ from numpy.typing import NDArray
 from bitswap_onnx.campaign.run import run_campaign
 from bitswap_onnx.campaign.run_directory import reading
 from bitswap_onnx.campaign.setup import Settings
-from bitswap_onnx.estimates.read import Labels, read_recorded
+from bitswap_onnx.estimates.read import FaultLabels, read_recorded
 from bitswap_onnx.faults.fault import Fault
 from bitswap_onnx.graph.model import Model, load_model
 from bitswap_onnx.sampling.design import Request, generate_faults, plan_sample
 from bitswap_onnx.sampling.draws import Sample, draw, permute
+from bitswap_onnx.sampling.rounds import Members
 from bitswap_onnx.sampling.strata import parts_of
 from bitswap_onnx.stats.intervals import Values
-from bitswap_onnx.stats.stratified import Bounded, Frame, Members, Strata, estimate_mean, frame_of
+from bitswap_onnx.stats.stratified import Bounded, Frame, Strata, estimate_mean, frame_of
 
 MODEL = Path(__file__).resolve().parents[1] / "models" / "digits_cnn.onnx"
 #: The roles of all that the model stores.
@@ -40,8 +41,8 @@ class Census:
     model: Model
     inputs: int
     shares: dict[str, Values]
-    tensors: Labels
-    layers: Labels
+    tensors: FaultLabels
+    layers: FaultLabels
     bits: NDArray[np.int64]
     places: dict[tuple[str, str, str, int], int]
 

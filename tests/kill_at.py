@@ -16,7 +16,7 @@ from typing import Any
 
 from bitswap_onnx.campaign.run import run_campaign
 from bitswap_onnx.campaign.setup import Settings
-from bitswap_onnx.until.planners import parse_goal
+from bitswap_onnx.until.goal import parse_goal
 from bitswap_onnx.until.run import Until, run_until
 
 _left = int(sys.argv[4])

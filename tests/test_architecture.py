@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,46 +12,26 @@ import pytest
 REPO = Path(__file__).parent.parent
 PACKAGES = {"bitswap_onnx": REPO / "bitswap_onnx", "bitswap_onnx.converters": REPO / "converters", "bitswap_onnx.models": REPO / "models"}  # fmt: skip  # noqa: E501
 
-#: The line, from left to right. A module imports from its own room and from rooms to its left.
-LINE = [
+#: The rooms from the ground up. A module imports from its own room and from rooms above it in this list.
+ROOMS = [
     "errors",
     "files",
-    "numerals",
+    "outcome",
     "faults",
+    "data",
     "graph",
-    "design",
-    "convert",
     "converters",
     "models",
-    "describe",
-    "plan",
-    "input_sample",
-    "dataset",
-    "outcome",
-    "store",
-    "run_directory",
-    "results",
+    "sampling",
+    "stats",
     "runtime",
-    "prepare",
-    "reach",
-    "audit",
-    "execute",
     "campaign",
-    "analysis",
+    "estimates",
+    "experiments",
+    "until",
+    "report",
     "cli",
 ]
-#: Modules that share a room with another one.
-ROOMS = {
-    "data_files": "dataset",
-    "preprocessing": "dataset",
-    "schema": "store",
-    "store_checks": "store",
-    "store_file": "store",
-    "stored_settings": "store",
-    "checked_list": "campaign",
-    "growing": "campaign",
-    "__main__": "cli",
-}
 
 #: Heavy libraries and the rooms that may import them, at module level or inside functions.
 HOMES = {
@@ -63,9 +44,11 @@ HOMES = {
     "tf2onnx": {"converters"},
     "onnx2tf": {"converters"},
     "sklearn": {"models"},
-    "PIL": {"dataset"},
-    "pyarrow": {"results"},
-    "matplotlib": {"analysis"},
+    "PIL": {"data"},
+    "pyarrow": {"campaign"},
+    "matplotlib": {"report"},
+    "scipy": {"stats", "sampling"},
+    "sqlite3": {"campaign"},
 }
 #: Libraries that are optional, so never imported when a module is.
 LAZY = {"torch", "tensorflow", "keras", "sklearn", "PIL", "pyarrow", "tf2onnx", "onnx2tf", "matplotlib"}
@@ -81,7 +64,7 @@ def modules() -> Iterator[tuple[str, Path]]:
 def room(module: str) -> str:
     parts = module.split(".")
     name = parts[1] if len(parts) > 1 else "bitswap_onnx"
-    return ROOMS.get(name, name)
+    return "cli" if name == "__main__" else name
 
 
 def imports(path: Path, top_level: bool) -> Iterator[str]:
@@ -101,6 +84,16 @@ def imports(path: Path, top_level: bool) -> Iterator[str]:
             nodes.extend(ast.iter_child_nodes(node))
 
 
+def definitions(path: Path) -> Iterator[str]:
+    """Yield the names that a module defines at its top level."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            yield from (name.id for target in targets for name in ast.walk(target) if isinstance(name, ast.Name))
+
+
 MODULES = dict(modules())
 
 
@@ -112,22 +105,32 @@ def test_heavy_libraries_stay_at_home(module: str) -> None:
     assert not {name.split(".")[0] for name in imports(MODULES[module], top_level=True)} & LAZY
 
 
-@pytest.mark.parametrize("module", [name for name in MODULES if room(name) in LINE])
+@pytest.mark.parametrize("module", [name for name in MODULES if room(name) in ROOMS])
 def test_data_flows_one_way(module: str) -> None:
-    allowed = LINE[: LINE.index(room(module)) + 1]
+    allowed = ROOMS[: ROOMS.index(room(module)) + 1]
     used = {room(name) for name in imports(MODULES[module], top_level=False) if name.startswith("bitswap_onnx.")}
-    assert used <= set(allowed), f"{module} imports to its right"
+    assert used <= set(allowed), f"{module} imports from a room below its own"
 
 
 def test_every_module_has_a_room() -> None:
-    known = {*LINE, *ROOMS, "__init__", "py"}
+    known = {*ROOMS, "__init__", "__main__"}
     assert {name.split(".")[1] for name in MODULES if "." in name} <= known
 
 
 def test_faults_know_no_onnx() -> None:
     for module, path in MODULES.items():
-        if room(module) in ("errors", "files", "numerals", "faults"):
+        if room(module) in ("errors", "files", "outcome", "faults"):
             assert not {name for name in imports(path, top_level=False) if name.split(".")[0].startswith("onnx")}
+
+
+def test_public_names_exist_once() -> None:
+    """A name has one meaning. Commands are exempt: each of their modules has a ``command`` or an ``app``."""
+    homes = defaultdict(list)
+    for module, path in MODULES.items():
+        for name in definitions(path):
+            if not name.startswith("_") and name not in ("app", "command", "main"):
+                homes[name].append(module)
+    assert not {name: found for name, found in homes.items() if len(found) > 1}
 
 
 @pytest.mark.parametrize("module", MODULES)

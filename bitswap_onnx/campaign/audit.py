@@ -15,11 +15,12 @@ from random import Random
 
 import numpy as np
 
-from bitswap_onnx.campaign.schedule import Chunk, Work, chunks
 from bitswap_onnx.campaign.store import Store
+from bitswap_onnx.data.chunks import Chunk, chunks
 from bitswap_onnx.errors import BitswapError, ControlFailedError
 from bitswap_onnx.outcome import COUNTS
-from bitswap_onnx.runtime.pool import Pool, Unit
+from bitswap_onnx.runtime.messages import Unit, Work
+from bitswap_onnx.runtime.pool import Pool
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,13 +13,15 @@ from typing import Any, Literal, Self, TypedDict
 import numpy as np
 
 from bitswap_onnx.campaign.audit import DEFAULT_AUDIT, Audit, is_due, refuse_failed, run_audit
-from bitswap_onnx.campaign.schedule import LARGEST_UNIT, Chunk, Lot, Queue, Schedule, chunks, make_lots
+from bitswap_onnx.campaign.schedule import LARGEST_UNIT, Lot, Queue, Schedule, make_lots
 from bitswap_onnx.campaign.setup import Setup
 from bitswap_onnx.campaign.store import Store
+from bitswap_onnx.data.chunks import Chunk, chunks
 from bitswap_onnx.errors import ControlFailedError, InterruptedRunError, RunError
 from bitswap_onnx.outcome import Golden, judge
 from bitswap_onnx.runtime.incremental import WHOLE
-from bitswap_onnx.runtime.pool import Engine, Pool, Unit
+from bitswap_onnx.runtime.messages import Engine, Unit
+from bitswap_onnx.runtime.pool import Pool
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from bitswap_onnx.campaign.store import Store
 from bitswap_onnx.errors import FaultListError
 from bitswap_onnx.faults.fault import Injection
 from bitswap_onnx.faults.fault_list import FaultList, has_neurons, read_fault_list
-from bitswap_onnx.faults.fault_list import fingerprint as list_fingerprint
+from bitswap_onnx.faults.fault_list import list_fingerprint as list_fingerprint
 from bitswap_onnx.graph.receipts import ResolvedInjection
 from bitswap_onnx.graph.resolve import BitOrder, Resolver
 from bitswap_onnx.graph.sites import NeuronSite, output_key

@@ -25,15 +25,15 @@ from bitswap_onnx.campaign.results import (
     write_scores,
 )
 from bitswap_onnx.campaign.run_directory import has_store, holds_other_files, locked, reading, writing
-from bitswap_onnx.campaign.schedule import chunk_length
 from bitswap_onnx.campaign.setup import CleanRun, Settings, Setup
 from bitswap_onnx.campaign.store import Store
+from bitswap_onnx.data.chunks import chunk_length
 from bitswap_onnx.data.dataset import Dataset
 from bitswap_onnx.errors import ControlFailedError, RunError
 from bitswap_onnx.faults.fault import Injection
 from bitswap_onnx.graph.resolve import BitOrder
 from bitswap_onnx.outcome import Golden, judge
-from bitswap_onnx.runtime.golden import fingerprint as score_fingerprint
+from bitswap_onnx.runtime.golden import score_fingerprint as score_fingerprint
 from bitswap_onnx.runtime.session import Numerics, machine_name, versions
 from bitswap_onnx.sampling.input_blocks import PerInjection
 

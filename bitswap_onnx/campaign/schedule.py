@@ -7,14 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-#: A clean run over one chunk of inputs may take about this long.
-CHUNK_SECONDS = 1.0
-
-#: Batches in one chunk at most, so that what a worker holds at once is bounded.
-BATCHES_PER_CHUNK = 64
-
-#: As many chunks as this at least, where the inputs suffice, so that several workers have one each.
-CHUNKS = 4
+from bitswap_onnx.data.chunks import Chunk
+from bitswap_onnx.runtime.messages import Work
 
 #: A unit may take about this long: a campaign that is stopped waits for the units at hand.
 UNIT_SECONDS = 3.0
@@ -28,29 +22,6 @@ FIRST_UNIT, LARGEST_UNIT = 32, 1024
 #: First input of a block → faulty path → positions of the injections that run over that block. None, then the only key: over
 #: all inputs.
 Queue = dict[int | None, dict[int, NDArray[np.int64]]]
-
-
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """The inputs from ``first`` up to ``stop`` (excluded)."""
-
-    first: int
-    stop: int
-
-    def __len__(self) -> int:
-        return self.stop - self.first
-
-
-def chunk_length(inputs: int, batch_size: int, seconds_per_input: float) -> int:
-    """Return how many inputs a chunk has: whole batches, so that every batch is the same whichever chunk it is in."""
-    affordable = CHUNK_SECONDS / max(seconds_per_input * batch_size, 1e-9)
-    shared = -(-inputs // (batch_size * CHUNKS))
-    return batch_size * int(max(1, min(affordable, shared, BATCHES_PER_CHUNK)))
-
-
-def chunks(inputs: int, length: int) -> tuple[Chunk, ...]:
-    """Cut ``inputs`` into chunks of ``length``; the last one may be shorter."""
-    return tuple(Chunk(first, min(first + length, inputs)) for first in range(0, inputs, length))
 
 
 @dataclass(eq=False)
@@ -70,17 +41,6 @@ class Lot:
     def is_done(self) -> bool:
         """Whether everything has been handed out."""
         return not len(self.positions) and not self.control
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """A part of a lot: ``positions`` of injections, after the ``control`` if this is the first; ``held`` as there."""
-
-    chunk: Chunk
-    path: int
-    positions: tuple[int, ...]
-    control: bool
-    held: str | None = None
 
 
 @dataclass

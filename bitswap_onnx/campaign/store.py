@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bitswap_onnx.campaign.schedule import Chunk, Queue
+from bitswap_onnx.campaign.schedule import Queue
 from bitswap_onnx.campaign.schema import (
     CONTROLS_HAVE_LANES,
     RECEIPT_COLUMNS,
@@ -23,6 +23,7 @@ from bitswap_onnx.campaign.schema import (
 )
 from bitswap_onnx.campaign.store_checks import plan_digest
 from bitswap_onnx.campaign.store_file import StoreFile
+from bitswap_onnx.data.chunks import Chunk
 from bitswap_onnx.errors import RunError
 from bitswap_onnx.graph.neurons import ALL_INPUTS
 from bitswap_onnx.graph.receipts import InjectionEdits, ResolvedInjection

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from bitswap_onnx.campaign.schema import OLDER_AS_TODAY
 from bitswap_onnx.campaign.store_checks import REMEDY, check_golden, check_outcomes, check_plan, check_schema
-from bitswap_onnx.campaign.stored_settings import REQUIRED, misfit
+from bitswap_onnx.campaign.stored_settings import REQUIRED_SETTINGS, misfit
 from bitswap_onnx.errors import RunError
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class StoreFile:
         self._db.executescript(OLDER_AS_TODAY.get(self._number("PRAGMA user_version"), ""))
         if not self.is_new:
             given = {key for (key,) in self._db.execute("SELECT key FROM setting")}
-            for key in sorted(given | set(REQUIRED), key=str):
+            for key in sorted(given | set(REQUIRED_SETTINGS), key=str):
                 self.setting(key)
 
     def check_content(self, golden: dict[str, Any]) -> None:
@@ -67,7 +67,7 @@ class StoreFile:
     def setting(self, key: str) -> Any:
         """Return one setting of the campaign, or None if it was never made; raises RunError for one that cannot be."""
         row = self._db.execute("SELECT value FROM setting WHERE key = ?", (key,)).fetchone()
-        if row is None and key not in REQUIRED:
+        if row is None and key not in REQUIRED_SETTINGS:
             return None
         try:
             value = json.loads(row[0]) if row else None

@@ -101,7 +101,7 @@ SHAPES: dict[str, Any] = {
 }
 
 #: Settings without which a store is none.
-REQUIRED = ("identity", "golden", "unit_length")
+REQUIRED_SETTINGS = ("identity", "golden", "unit_length")
 
 
 def misfit(key: str, value: Any) -> str | None:

@@ -10,10 +10,10 @@ from rich.table import Table
 from bitswap_onnx.campaign.setup import Settings
 from bitswap_onnx.cli import console
 from bitswap_onnx.cli.inject import print_notes, stop_on_signal
-from bitswap_onnx.cli.options import BitOrder, with_shared
+from bitswap_onnx.cli.options import BitOrderOption, with_shared
 from bitswap_onnx.errors import RunError
-from bitswap_onnx.experiments.comparison.compare import FILES, Comparison, Judgement, Row, compare_runs
-from bitswap_onnx.experiments.comparison.models import Running, compare_models
+from bitswap_onnx.experiments.comparison.compare import FILES, Comparison, ComparisonRow, Judgement, compare_runs
+from bitswap_onnx.experiments.comparison.models import ModelRunOptions, compare_models
 
 _LAYERS = 10
 
@@ -37,7 +37,7 @@ def command(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="With --models: continue the runs in --out.")] = False,
     workers: Annotated[int | None, typer.Option(min=1, help="With --models: processes of one thread each.")] = None,
-    bit_order: BitOrder = "lsb",
+    bit_order: BitOrderOption = "lsb",
 ) -> None:
     """Compare how two models, e.g. PyTorch's and Keras's, bear the same faults; --seed also seeds the bootstrap."""
     judgement = Judgement(delta=delta, theta=theta, seed=settings.seed)
@@ -55,7 +55,7 @@ def command(
             )
         folder = out or _default_folder(*models)
         with console.progress() as on_progress:
-            running = Running(
+            running = ModelRunOptions(
                 settings=settings,
                 resume=resume,
                 workers=workers,
@@ -109,7 +109,7 @@ def _print(comparison: Comparison, folder: Path) -> None:
     console.out.print(f"written: {', '.join(str(folder / name) for name in FILES)}")
 
 
-def _critical_table(rows: list[Row], delta: float) -> Table:
+def _critical_table(rows: list[ComparisonRow], delta: float) -> Table:
     title = f"Critical share in %, B - A in points; equivalent: the 90 % interval lies inside ±{delta:g} points"
     names = (
         "Faults in",
@@ -130,7 +130,7 @@ def _critical_table(rows: list[Row], delta: float) -> Table:
     return result
 
 
-def _agreement_table(rows: list[Row], theta: float, per: str) -> Table:
+def _agreement_table(rows: list[ComparisonRow], theta: float, per: str) -> Table:
     over = f"over {100 * theta:g} % critical"
     names = ("Faults in", ">In A alone", ">In B alone", ">McNemar p", ">Kappa", ">Positive agreement")
     result = console.table(f"Faults {over} in one model alone; agreement of outcomes {per}", *names)
@@ -140,11 +140,11 @@ def _agreement_table(rows: list[Row], theta: float, per: str) -> Table:
     return result
 
 
-def _group(row: Row) -> str:
+def _group(row: ComparisonRow) -> str:
     return row.group if row.quantity == "critical" else f"{row.group}, finite"
 
 
-def _masked_table(rows: list[Row]) -> Table:
+def _masked_table(rows: list[ComparisonRow]) -> Table:
     names = ("Faults in", ">Faults", ">A", ">B", ">B - A ± SE", ">95 % interval", ">Bootstrap 95 %")
     result = console.table("Masked share in %: rounding alone moves it", *names)
     for row in rows:
@@ -153,7 +153,7 @@ def _masked_table(rows: list[Row]) -> Table:
     return result
 
 
-def _means(row: Row) -> tuple[str, str, str]:
+def _means(row: ComparisonRow) -> tuple[str, str, str]:
     se = _number(None if row.se is None else 100 * row.se, "{:.3f}")
     return f"{100 * row.share_a:.3f}", f"{100 * row.share_b:.3f}", f"{100 * row.difference:+.3f} ± {se}"
 

@@ -9,10 +9,10 @@ import typer
 
 from bitswap_onnx.campaign.setup import Settings
 from bitswap_onnx.cli import console
-from bitswap_onnx.cli.options import BitOrder, Faults, Model, with_shared
+from bitswap_onnx.cli.options import BitOrderOption, Faults, ModelPath, with_shared
 from bitswap_onnx.errors import BitswapError
 from bitswap_onnx.experiments.crosscheck.run import Agreement, Verdict, crosscheck
-from bitswap_onnx.graph.model import Model as LoadedModel
+from bitswap_onnx.graph.model import Model
 
 if TYPE_CHECKING:
     from bitswap_onnx.converters.native import Native
@@ -22,7 +22,7 @@ _FORMS = "torch:MODULE:CALLABLE, torch:model.pt2, torch:zoo:NAME:DATASET, keras:
 
 @with_shared
 def command(
-    model: Model,
+    model: ModelPath,
     faults: Faults,
     settings: Settings,
     native: Annotated[list[str], typer.Option(metavar="FRAMEWORK:...", help=f"{_FORMS}; may be repeated.")],
@@ -34,7 +34,7 @@ def command(
     ] = False,
     out: Annotated[Path | None, typer.Option(help="Keep ONNX Runtime's run directory there.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes of one thread each.")] = None,
-    bit_order: BitOrder = "lsb",
+    bit_order: BitOrderOption = "lsb",
 ) -> None:
     """Run clean and faulty inferences natively and in ONNX Runtime, and judge whether they agree."""
     makers = [_maker(text, weights, trust_pickle) for text in native]
@@ -56,7 +56,7 @@ def command(
         verdict.check()
 
 
-def _maker(text: str, weights: Path | None, trust_pickle: bool) -> Callable[[LoadedModel], "Native"]:
+def _maker(text: str, weights: Path | None, trust_pickle: bool) -> Callable[[Model], "Native"]:
     """Return what makes the native run that ``text`` names; its files are read now, so that mistakes show early."""
     framework, _, source = text.partition(":")
     if framework == "torch" and source:
@@ -74,7 +74,7 @@ def _maker(text: str, weights: Path | None, trust_pickle: bool) -> Callable[[Loa
     raise BitswapError(f"--native {text}: expected {_FORMS}")
 
 
-def _torch(source: str, weights: Path | None, trust_pickle: bool) -> Callable[[LoadedModel], "Native"]:
+def _torch(source: str, weights: Path | None, trust_pickle: bool) -> Callable[[Model], "Native"]:
     from bitswap_onnx.converters.native import torch_native
     from bitswap_onnx.converters.torch_source import load_source, load_weights
 

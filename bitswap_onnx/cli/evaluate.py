@@ -9,14 +9,14 @@ import typer
 
 from bitswap_onnx.campaign.setup import Settings, prepare
 from bitswap_onnx.cli import console
-from bitswap_onnx.cli.options import Json, Model, with_shared
+from bitswap_onnx.cli.options import Json, ModelPath, with_shared
 from bitswap_onnx.files import check_output, replacing
 from bitswap_onnx.outcome import judge
 
 
 @with_shared
 def command(
-    model: Model,
+    model: ModelPath,
     settings: Settings,
     save_outputs: Annotated[Path | None, typer.Option(metavar="FILE.npy", help="Write the scores there.")] = None,
     as_json: Json = False,

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from bitswap_onnx.cli import console, generate
-from bitswap_onnx.cli.options import BitOrder, Faults, Json
+from bitswap_onnx.cli.options import BitOrderOption, Faults, Json
 from bitswap_onnx.faults.fault_list import read_fault_list, write_fault_list
 from bitswap_onnx.files import check_output
 from bitswap_onnx.graph.convert import convert_faults
@@ -22,7 +22,7 @@ ModelOption = Annotated[Path | None, typer.Option("--model", metavar="MODEL", he
 
 
 @app.command("validate")
-def validate(faults: Faults, model: ModelOption = None, bit_order: BitOrder = "lsb") -> None:
+def validate(faults: Faults, model: ModelOption = None, bit_order: BitOrderOption = "lsb") -> None:
     """Check every row of a list; with --model also that each fault hits something and changes it."""
     injections = iter(read_fault_list(faults))
     if model is None:

@@ -6,18 +6,18 @@ from typing import Annotated
 import typer
 
 from bitswap_onnx.cli import console
-from bitswap_onnx.cli.options import Bits, Exclude, Kinds, Layers, Model, Parameters, parse_kinds
+from bitswap_onnx.cli.options import BitsOption, Exclude, Kinds, Layers, ModelPath, Parameters, parse_kinds
 from bitswap_onnx.errors import BitswapError
 from bitswap_onnx.files import check_output
 from bitswap_onnx.graph.model import load_model
-from bitswap_onnx.sampling.design import Design, Population, Request, Scheme, design_path, generate_faults
+from bitswap_onnx.sampling.design import Design, Population, Request, SamplingScheme, design_path, generate_faults
 from bitswap_onnx.sampling.sizes import Rounding
 
 #: Strata that are shown one by one; of more, only what they span.
 _MOST_ROWS = 40
 
 SchemeOption = Annotated[
-    Scheme,
+    SamplingScheme,
     typer.Option(
         help="A sample of all bits, of each layer's, of each bit of each layer (data-aware: with sizes by what the bit does "
         "to the weights); everything there is (exhaustive); or --number of each target.",
@@ -26,7 +26,7 @@ SchemeOption = Annotated[
 
 
 def command(
-    model: Model,
+    model: ModelPath,
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="F.csv", help="The list; its design goes to F.design.json.")
     ],
@@ -47,7 +47,7 @@ def command(
     layers: Layers = None,
     exclude: Exclude = None,
     parameters: Parameters = "weight",
-    bits: Bits = None,
+    bits: BitsOption = None,
     multiplicity: Annotated[int, typer.Option(metavar="K", help="Faults per injection.")] = 1,
     burst: Annotated[
         bool, typer.Option("--burst", help="They hit neighbouring bits of one element, not any bits of the stratum.")

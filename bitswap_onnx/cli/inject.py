@@ -14,26 +14,26 @@ import typer
 
 from bitswap_onnx.campaign.adaptive_list import GROWTH_NAME
 from bitswap_onnx.campaign.executor import Running
+from bitswap_onnx.campaign.records import InterimEstimate
 from bitswap_onnx.campaign.run import run_campaign
 from bitswap_onnx.campaign.setup import Settings
 from bitswap_onnx.cli import console
-from bitswap_onnx.cli.options import BitOrder, Model, with_shared
+from bitswap_onnx.cli.options import BitOrderOption, ModelPath, with_shared
 from bitswap_onnx.errors import BitswapError
 from bitswap_onnx.sampling.input_blocks import parse_per_injection
-from bitswap_onnx.until.planners import Look
 from bitswap_onnx.until.run import Reached, Until, run_until
 
 
 @with_shared
 def command(
-    model: Model,
+    model: ModelPath,
     settings: Settings,
     running: Running,
     until: Until | None,
     faults: Annotated[
         Path | None, typer.Argument(metavar="FAULTS", help="A fault list (CSV), or --until.", show_default=False)
     ] = None,
-    bit_order: BitOrder = "lsb",
+    bit_order: BitOrderOption = "lsb",
     save_outputs: Annotated[bool, typer.Option("--save-outputs", help="Keep all scores as .npy files.")] = False,
     per_input: Annotated[bool, typer.Option("--per-input", help="Keep every input's outcome (parquet).")] = False,
     inputs_per_injection: Annotated[
@@ -81,7 +81,7 @@ def command(
         print_reached(reached)
 
 
-def print_look(found: Look) -> None:
+def print_look(found: InterimEstimate) -> None:
     """Print to stderr what is known after a round."""
     print_notes([f"round {found.round}: {_known(found)}"])
 
@@ -103,7 +103,7 @@ def print_reached(reached: Reached) -> None:
     console.out.print(f"rounds: {reached.campaign.run / GROWTH_NAME}")
 
 
-def _known(found: Look) -> str:
+def _known(found: InterimEstimate) -> str:
     low, mean, high = (f"{100 * share:.4g}" for share in (found.low, found.mean, found.high))
     half = f"{100 * found.half_width:.3g}"
     return (

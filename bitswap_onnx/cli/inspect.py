@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from bitswap_onnx.cli import console
-from bitswap_onnx.cli.options import Json, Model
+from bitswap_onnx.cli.options import Json, ModelPath
 from bitswap_onnx.faults.bits import FORMATS
 from bitswap_onnx.faults.fault import Site
 from bitswap_onnx.graph.model import load_model
@@ -18,7 +18,7 @@ from bitswap_onnx.graph.targets import Target, select_targets
 
 
 def command(
-    model: Model,
+    model: ModelPath,
     layers: Annotated[
         str | None,
         typer.Option(metavar="GLOB,..", help="Only layers or parameters that match a glob or contain the text."),

@@ -16,20 +16,21 @@ from bitswap_onnx.data.preprocessing import Preprocessing
 from bitswap_onnx.errors import BitswapError
 from bitswap_onnx.faults.fault import BIT_KINDS, Kind
 from bitswap_onnx.faults.numerals import real, whole
-from bitswap_onnx.until.planners import Scheme, parse_goal
+from bitswap_onnx.until.goal import parse_goal
+from bitswap_onnx.until.planners import UntilScheme
 from bitswap_onnx.until.run import Until
 
 Number = TypeVar("Number", int, float)
-Model = Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX file.", show_default=False)]
+ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX file.", show_default=False)]
 Faults = Annotated[Path, typer.Argument(metavar="FAULTS", help="A fault list (CSV).", show_default=False)]
-BitOrder = Annotated[
+BitOrderOption = Annotated[
     Literal["lsb", "msb"],
     typer.Option(help="How the list counts bits: lsb: 0 is the least significant; msb: 0 is the sign."),
 ]
 Layers = Annotated[str | None, typer.Option(metavar="NAME,..", help="Layers: globs or parts of names.")]
 Exclude = Annotated[str | None, typer.Option(metavar="NAME,..", help="Layers to leave out, likewise.")]
 Parameters = Annotated[str, typer.Option(metavar="ROLE,..", help="Roles, or names of parameters; weight: kernels.")]
-Bits = Annotated[
+BitsOption = Annotated[
     str | None, typer.Option(metavar="BITS", help="0-31, or 30,31, or sign, exponent, mantissa. Default: all.")
 ]
 #: Kinds by the names that --kinds takes.
@@ -134,7 +135,7 @@ def _until(
         ),
     ] = None,
     scheme: Annotated[
-        Scheme,
+        UntilScheme,
         typer.Option(
             help="How --until draws. stratified: from layers and classes of bits, as often as it pays; iterative: the "
             "published method, for comparison."
@@ -144,7 +145,7 @@ def _until(
     layers: Layers = None,
     exclude: Exclude = None,
     parameters: Parameters = "weight",
-    bits: Bits = None,
+    bits: BitsOption = None,
 ) -> Until | None:
     """Return what a campaign without a fault list runs for."""
     if until is not None:

@@ -12,18 +12,19 @@ from bitswap_onnx.campaign.executor import Running
 from bitswap_onnx.campaign.setup import Settings
 from bitswap_onnx.cli import console
 from bitswap_onnx.cli.inject import watched
-from bitswap_onnx.cli.options import Exclude, Layers, Model, Plot, with_shared
+from bitswap_onnx.cli.options import Exclude, Layers, ModelPath, Plot, with_shared
 from bitswap_onnx.errors import BitswapError
-from bitswap_onnx.experiments.ranking.ranking import LEVEL, Estimate
-from bitswap_onnx.experiments.ranking.report import plot_robustness, write_robustness
+from bitswap_onnx.experiments.ranking.ranking import RANKING_LEVEL, RiskEstimate
+from bitswap_onnx.experiments.ranking.report import write_robustness
 from bitswap_onnx.experiments.ranking.robustness import Ranked, Robustness
 from bitswap_onnx.experiments.ranking.run import BUILTIN, evaluate_robustness
 from bitswap_onnx.report.figures import require_matplotlib
+from bitswap_onnx.report.ranking import plot_robustness
 
 
 @with_shared
 def command(
-    model: Model,
+    model: ModelPath,
     settings: Settings,
     running: Running,
     ranking: Annotated[
@@ -116,7 +117,7 @@ def _print(robustness: Robustness, files: Iterable[Path]) -> None:
 
 def _rankings(robustness: Robustness) -> Table:
     """Return the rankings, the best of all layers first."""
-    interval = f"{100 * LEVEL:g} % interval"
+    interval = f"{100 * RANKING_LEVEL:g} % interval"
     table = console.table(
         "Rankings: score (lower is better; best and worst of all orders beside it); normalised: 0 as at random, 1 as the "
         "oracle that learns from half of the data (who learns from all can do better)",
@@ -141,7 +142,8 @@ def _print_pairs(robustness: Robustness) -> None:
         console.out.print(f"{len(compared) - len(told)} of {len(compared)} pairs of rankings cannot be told apart")
     if told:
         console.out.print(
-            f"the others ({100 * LEVEL:g} % intervals each; {len(compared) * (1 - LEVEL):.1f} by chance, were all alike):"
+            f"the others ({100 * RANKING_LEVEL:g} % intervals each; "
+            f"{len(compared) * (1 - RANKING_LEVEL):.1f} by chance, were all alike):"
         )
     for pair in told:
         assert pair.difference is not None
@@ -150,7 +152,7 @@ def _print_pairs(robustness: Robustness) -> None:
         console.out.print(f"  {better[0]} is better than {better[1]} by {low:.3f} to {high:.3f} points")
 
 
-def _estimate(estimate: Estimate, digits: int) -> tuple[str, str]:
+def _estimate(estimate: RiskEstimate, digits: int) -> tuple[str, str]:
     """Return a value and its interval, dashes for what the data do not settle."""
     if not math.isfinite(estimate.value) or not (math.isfinite(estimate.low) or math.isfinite(estimate.high)):
         return "-", "-"

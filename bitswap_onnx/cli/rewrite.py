@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from bitswap_onnx.cli import console
-from bitswap_onnx.cli.options import BitOrder, Faults, Model
+from bitswap_onnx.cli.options import BitOrderOption, Faults, ModelPath
 from bitswap_onnx.errors import FaultListError
 from bitswap_onnx.faults.bits import format_value, hex_bits
 from bitswap_onnx.faults.fault_list import read_fault_list
@@ -17,13 +17,13 @@ from bitswap_onnx.graph.resolve import Resolver, apply
 
 
 def command(
-    model: Model,
+    model: ModelPath,
     faults: Faults,
     injection: Annotated[str, typer.Option(metavar="ID", help="The injection to apply.", show_default=False)],
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="FAULTY.onnx", help="The new file.", show_default=False)
     ],
-    bit_order: BitOrder = "lsb",
+    bit_order: BitOrderOption = "lsb",
 ) -> None:
     """Write a valid standalone model that differs from MODEL in exactly the bits of one injection.
 

@@ -10,16 +10,17 @@ from bitswap_onnx.campaign.executor import Running
 from bitswap_onnx.campaign.setup import Settings
 from bitswap_onnx.cli import console
 from bitswap_onnx.cli.inject import watched
-from bitswap_onnx.cli.options import Exclude, Model, Plot, with_shared
+from bitswap_onnx.cli.options import Exclude, ModelPath, Plot, with_shared
 from bitswap_onnx.experiments.sweep.bit_errors import parse_rates
-from bitswap_onnx.experiments.sweep.run import LEVEL, REPEATS, Sweep, interval, plot_sweep, sweep_errors
+from bitswap_onnx.experiments.sweep.run import REPEATS, SWEEP_LEVEL, Sweep, interval, sweep_errors
 from bitswap_onnx.report.figures import require_matplotlib
+from bitswap_onnx.report.sweep import plot_sweep
 from bitswap_onnx.stats.clustered import Mean
 
 
 @with_shared
 def command(
-    model: Model,
+    model: ModelPath,
     settings: Settings,
     running: Running,
     rates: Annotated[
@@ -62,7 +63,7 @@ def _print(sweep: Sweep, files: Iterable[Path]) -> None:
     shown = {name: title for name, title in names.items() if sweep.golden[name] is not None}
     result = console.table(
         f"{sweep.network} on {sweep.dataset}, {sweep.inputs} inputs: random flips among {sweep.bits:,} bits; "
-        f"shares in % with their {100 * LEVEL:g} % intervals",
+        f"shares in % with their {100 * SWEEP_LEVEL:g} % intervals",
         ">Rate",
         ">Mean flips",
         ">Repeats with flips",

@@ -5,11 +5,12 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from bitswap_onnx.estimates.read import OTHER, SEVERAL, Labels, Recorded
+from bitswap_onnx.estimates.read import OTHER, SEVERAL, FaultLabels, Recorded
 from bitswap_onnx.faults.bits import BIT_CLASSES, FORMATS
-from bitswap_onnx.sampling.strata import Part
+from bitswap_onnx.sampling.rounds import Members
+from bitswap_onnx.sampling.strata import StratumPart
 from bitswap_onnx.stats.intervals import Values
-from bitswap_onnx.stats.stratified import Frame, Members
+from bitswap_onnx.stats.stratified import Frame
 
 Scope = Literal["network", "layer", "bit", "bit-class", "layer-bit"]
 #: Of each group, the strata that hold faults of it, and how many.
@@ -28,7 +29,7 @@ class Group(NamedTuple):
     held: Values | None = None
 
 
-def held_by_strata(parts: Sequence[Part], scope: Scope) -> Held:
+def held_by_strata(parts: Sequence[StratumPart], scope: Scope) -> Held:
     """Return the sizes of a scope's groups."""
     held: Held = {}
     for part in parts:
@@ -86,7 +87,7 @@ def _vector(held: Held, name: str, frame: Frame) -> Values:
     return sizes
 
 
-def _split(labels: Labels) -> list[Group]:
+def _split(labels: FaultLabels) -> list[Group]:
     """Return each label, in the order of first appearance, with the injections that have it."""
     names, first, number = np.unique(labels, return_index=True, return_inverse=True)
     parts = np.split(np.argsort(number, kind="stable"), np.cumsum(np.bincount(number))[:-1])
@@ -97,7 +98,7 @@ def _bit_order(bit: str) -> tuple[int, str]:
     return (-int(bit), "") if bit.isdigit() else (1, bit)
 
 
-_NAMES: dict[Scope, Callable[[Part, int], str]] = {
+_NAMES: dict[Scope, Callable[[StratumPart, int], str]] = {
     "network": lambda part, bit: ALL,
     "layer": lambda part, bit: part.layer,
     "bit": lambda part, bit: str(bit),

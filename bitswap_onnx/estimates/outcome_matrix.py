@@ -9,17 +9,15 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bitswap_onnx.campaign.run_directory import reading
 from bitswap_onnx.campaign.store import Store
 from bitswap_onnx.errors import RunError
-from bitswap_onnx.outcome import CRITICAL, MASKED, NON_CRITICAL, decode_correct, decode_outcomes
+from bitswap_onnx.outcome import CRITICAL, MASKED, NON_CRITICAL, Flags, decode_correct, decode_outcomes
+from bitswap_onnx.sampling.rounds import Members
 from bitswap_onnx.stats.intervals import Values
-from bitswap_onnx.stats.stratified import Members, Weights
+from bitswap_onnx.stats.stratified import Weights
 from bitswap_onnx.stats.two_way import InputPart, Margins, add_stratum
-
-Flags = NDArray[np.bool_]
 
 _OPTION = "--over-inputs"
 _CORRECT = "top_1_correct"

@@ -28,7 +28,7 @@ from bitswap_onnx.stats.stratified import Bounded, Estimate, Frame, Strata, Weig
 from bitswap_onnx.stats.two_way import over_inputs
 
 Nonfinite = Literal["as-is", "critical", "detected"]
-Counts = NDArray[np.number[Any]]
+_Counts = NDArray[np.number[Any]]
 
 #: The scope of P(f >= theta) over several theta, for the network.
 CURVE = "curve"
@@ -218,7 +218,7 @@ def _remarks(sample: _Sample, recorded: Recorded, asked: list[_Asked]) -> Iterat
         yield _UNKNOWN_GOLDEN
 
 
-def shares_of(inputs: Counts, counts: Mapping[str, Counts]) -> dict[str, Values]:
+def shares_of(inputs: _Counts, counts: Mapping[str, _Counts]) -> dict[str, Values]:
     """Return the share of each fault's ``inputs`` (faults,) that each quantity has; what was not counted is absent.
 
     ``counts``: (faults,) each, by names of `bitswap_onnx.outcome.COUNTS`.

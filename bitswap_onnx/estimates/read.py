@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from bitswap_onnx.campaign.run_directory import reading
 from bitswap_onnx.campaign.store import Store
 from bitswap_onnx.errors import FaultListError, RunError
-from bitswap_onnx.estimates.drawn import drawn_strata
+from bitswap_onnx.estimates.frames import drawn_strata
 from bitswap_onnx.faults.bits import FORMATS, format_value, parse_pattern
 from bitswap_onnx.faults.csv_rows import read_rows
-from bitswap_onnx.faults.fault import Fault, Injection, Kind
-from bitswap_onnx.faults.fault_list import fingerprint, read_fault_list
+from bitswap_onnx.faults.fault import Fault, Kind
+from bitswap_onnx.faults.fault_list import read_fault_list
 from bitswap_onnx.faults.fault_row import TF_INJECTOR
 from bitswap_onnx.faults.numerals import real
 from bitswap_onnx.outcome import COUNTS, OUTCOME_NAMES
@@ -31,7 +31,7 @@ from bitswap_onnx.stats.stratified import Strata
 #: What an injection with faults of several layers, bits or classes belongs to; what has no bit, or none that is known.
 SEVERAL, OTHER = "several", "other"
 
-Labels = NDArray[np.str_]
+FaultLabels = NDArray[np.str_]
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,9 +48,9 @@ class Recorded:
     source: str
     inputs: NDArray[np.int64]
     counts: dict[str, NDArray[np.int64]]
-    layers: Labels
-    bits: Labels
-    bit_classes: Labels
+    layers: FaultLabels
+    bits: FaultLabels
+    bit_classes: FaultLabels
     single_flips: bool
     accuracy: float | None
     notes: tuple[str, ...] = ()
@@ -102,23 +102,6 @@ def read_counts(store: Store) -> tuple[NDArray[np.int64], dict[str, NDArray[np.i
     columns = dict(zip(names, zip(*table, strict=True), strict=True))
     inputs = np.array(columns.pop("inputs"), np.int64)
     return inputs, {name: np.array(column, np.int64) for name, column in columns.items() if None not in column}
-
-
-def list_fingerprints(source: Path) -> tuple[str, ...]:
-    """Return what the fingerprint of a source's fault list may be.
-
-    Of a file, that of the list as it stands, or without the role that faults have by default: our results name every
-    parameter, lists need not.
-    """
-    if source.is_dir():
-        with reading(source) as store:
-            return (store.setting("identity")["faults"],)
-    injections = read_fault_list(source)
-    plain = (
-        Injection(one.id, tuple(replace(f, parameter=None) if f.parameter == "weight" else f for f in one.faults))
-        for one in injections
-    )
-    return tuple([digest for _, digest in fingerprint(some)][-1] for some in (injections, plain))
 
 
 def _read_store(store: Store) -> Recorded:

@@ -18,7 +18,7 @@ from typing import TextIO
 from bitswap_onnx.errors import FaultListError
 from bitswap_onnx.faults.csv_rows import read_rows
 from bitswap_onnx.faults.fault import Fault, Injection, Kind
-from bitswap_onnx.faults.fault_row import OPTIONAL, REQUIRED, SFI_NEURONS, Columns, parse_row
+from bitswap_onnx.faults.fault_row import OPTIONAL, REQUIRED_COLUMNS, SFI_NEURONS, Columns, parse_row
 from bitswap_onnx.files import replacing
 
 
@@ -74,7 +74,7 @@ def refuse_neurons(injections: Iterable[Injection], what: str) -> None:
 
 
 def write_fault_list(path: str | Path, injections: Iterable[Injection], examples: Iterable[Fault] | None = None) -> str:
-    """Write injections as a CSV list and return its `fingerprint`; there are those optional columns that faults need.
+    """Write injections as a CSV list and return its `list_fingerprint`; there are those optional columns that faults need.
 
     Which these are, ``examples`` show: faults that together need all of them. Without, the whole list is looked at first:
     ``injections`` is iterated twice, so that a list of any length fits in memory. The file appears whole or not at all;
@@ -84,12 +84,12 @@ def write_fault_list(path: str | Path, injections: Iterable[Injection], examples
         injections = tuple(injections) if isinstance(injections, Iterator) else injections
         examples = (fault for injection in injections for fault in injection.faults)
     needed = {name for fault in examples for name in _needed(fault)}
-    columns = [*REQUIRED, *(name for name in OPTIONAL if name in needed)]
+    columns = [*REQUIRED_COLUMNS, *(name for name in OPTIONAL if name in needed)]
     digest = ""
     with replacing(Path(path)) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)
-        for injection, digest in fingerprint(injections):  # noqa: B007
+        for injection, digest in list_fingerprint(injections):  # noqa: B007
             for fault in injection.faults:
                 if not needed.issuperset(_needed(fault)):
                     raise FaultListError(f"{fault.where}: the fault list changed while it was read; run again")
@@ -109,7 +109,7 @@ def _needed(fault: Fault) -> list[str]:
     return [name for name, wanted in used if wanted]
 
 
-def fingerprint(injections: Iterable[Injection]) -> Iterator[tuple[Injection, str]]:
+def list_fingerprint(injections: Iterable[Injection]) -> Iterator[tuple[Injection, str]]:
     """Yield each injection with the running SHA-256 of all up to it; the last one identifies the list's content."""
     digest = hashlib.sha256()
     for injection in injections:
@@ -161,7 +161,7 @@ def _rows(source: str, file: TextIO) -> Iterator[tuple[int, str, Fault]]:
     line, header = next(rows, (0, []))
     if line != 1:
         found = "an empty line" if line else "an empty file"
-        raise FaultListError(f"{source}:1: expected a header with {','.join(REQUIRED)}, found {found}")
+        raise FaultListError(f"{source}:1: expected a header with {','.join(REQUIRED_COLUMNS)}, found {found}")
     columns = Columns(header, source)
     golden_row = columns.golden_row
     for line, row in rows:

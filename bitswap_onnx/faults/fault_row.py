@@ -7,7 +7,7 @@ from bitswap_onnx.errors import FaultListError
 from bitswap_onnx.faults.bits import is_number, parse_pattern
 from bitswap_onnx.faults.fault import BIT_KINDS, Fault, Kind, Site
 
-REQUIRED = ("Injection", "Layer", "TensorIndex", "Bit")
+REQUIRED_COLUMNS = ("Injection", "Layer", "TensorIndex", "Bit")
 OPTIONAL = ("Parameter", "Kind", "Value", "Site", "Input")
 TF_INJECTOR = ("inj_id", "target_layer", "layer_weigths", "bit_pos")
 SFI_NEURONS = ("Injection", "LayerName", "FeatureMapIndex", "Value")
@@ -27,12 +27,13 @@ class Columns:
         if "TensorIndex" not in names:
             names = ["TensorIndex" if name == "Index" else name for name in names]
         dialects = ((TF_INJECTOR, TF_INJECTOR[0]), (SFI_NEURONS, SFI_NEURONS[2]))
-        wanted = next((columns for columns, mark in dialects if mark in names), REQUIRED)
+        wanted = next((columns for columns, mark in dialects if mark in names), REQUIRED_COLUMNS)
         missing = [name for name in wanted if name not in names]
         if missing:
             found = ",".join(names)[:80]
             raise FaultListError(
-                f"{source}:1: expected a header with {','.join(REQUIRED)}; missing {', '.join(missing)}, found {found!r}"
+                f"{source}:1: expected a header with {','.join(REQUIRED_COLUMNS)}; "
+                f"missing {', '.join(missing)}, found {found!r}"
             )
         self.neurons = wanted is SFI_NEURONS
         known = {name.casefold(): name for name in (*wanted, *OPTIONAL)}

@@ -27,7 +27,7 @@ ROWS = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class StretchRow:
     """One output channel of a head, with the edits that hit it (none: the clean channel)."""
 
     channel: int
@@ -47,7 +47,7 @@ class Feed:
     width: int = 1
     share: int = 1
 
-    def channels(self, rows: Sequence[Row]) -> NDArray[np.int64]:
+    def channels(self, rows: Sequence[StretchRow]) -> NDArray[np.int64]:
         """Return which channels of the value the rows read, row after row."""
         groups = np.array([row.channel for row in rows]) // self.share
         return np.asarray((groups[:, None] * self.width + np.arange(self.width)).reshape(-1))
@@ -99,7 +99,7 @@ class Head:
         with np.errstate(invalid="ignore"):  # of a signalling NaN
             return bool(np.isfinite(bits.view(operand.array.dtype).astype(np.float64)).all())
 
-    def build(self, rows: Sequence[Row]) -> Model:
+    def build(self, rows: Sequence[StretchRow]) -> Model:
         """Return the model that computes ``rows``: like the head, with ``len(rows)`` channels."""
         proto = self.slicer.extract((), ()).proto
         for position, step in enumerate(self.steps):
@@ -121,7 +121,7 @@ class Head:
         proto.graph.output.append(self.slicer.declare(self.value, self.value, self.axis, len(rows)))
         return Model(proto, self.slicer.model.name, self.slicer.model.folder, sha256="")
 
-    def _gather(self, operand: Operand, rows: Sequence[Row]) -> NDArray[Any]:
+    def _gather(self, operand: Operand, rows: Sequence[StretchRow]) -> NDArray[Any]:
         """Return the rows' slices of a constant, their faults applied."""
         channels = [row.channel for row in rows]
         array = np.ascontiguousarray(operand.array.take(channels, operand.axis))

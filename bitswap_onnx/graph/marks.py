@@ -1,8 +1,8 @@
 """Marks: for each element of a value, which input of the batch it depends on.
 
 Marks of a value are an integer array of its rank; an axis along which they are equal has length 1. A mark is the number of
-an input, or `NOTHING` (the element depends on no input), `COUNT` (on how many inputs there are) or `SEVERAL` (on more than
-one of them).
+an input, or `NOTHING` (the element depends on no input), `COUNT` (on the number of inputs) or `SEVERAL_INPUTS` (on more
+than one of them).
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -17,11 +17,11 @@ from bitswap_onnx.graph.model import attribute
 
 Marks = NDArray[np.int16]
 
-NOTHING, COUNT, SEVERAL = -1, -2, -3
+NOTHING, COUNT, SEVERAL_INPUTS = -1, -2, -3
 
 
 @dataclass(frozen=True, slots=True)
-class Values:
+class MarkedValues:
     """What is known of the inputs and outputs of one node.
 
     ``marks`` of its inputs, None where one is left out; ``shapes`` of both, ``numbers`` held by small inputs that depend on
@@ -45,14 +45,14 @@ class Values:
         return [marks for marks in self.marks if marks is not None]
 
 
-Rule = Callable[[Values], list[Marks]]
+Rule = Callable[[MarkedValues], list[Marks]]
 
 
 def merge(first: Marks, *others: Marks) -> Marks:
     """Return the marks of elements that depend on one element of each, broadcast."""
     for other in others:
         first, other = np.broadcast_arrays(first, other)
-        either = np.where(first == NOTHING, other, np.where(other == NOTHING, first, SEVERAL))
+        either = np.where(first == NOTHING, other, np.where(other == NOTHING, first, SEVERAL_INPUTS))
         first = np.where(first == other, first, either).astype(np.int16)
     return first
 
@@ -65,7 +65,7 @@ def merged(marks: Marks, axes: Iterable[int] | None = None) -> Marks:
     anything = marks != NOTHING
     low = np.where(anything, marks, np.iinfo(np.int16).max).min(axis=over, keepdims=True)
     high = np.where(anything, marks, np.iinfo(np.int16).min).max(axis=over, keepdims=True)
-    found = np.where(low == high, low, SEVERAL)
+    found = np.where(low == high, low, SEVERAL_INPUTS)
     return np.where(anything.any(axis=over, keepdims=True), found, NOTHING).astype(np.int16)
 
 
@@ -82,6 +82,6 @@ def plain(rank: int, mark: int = NOTHING) -> Marks:
     return np.full((1,) * rank, mark, np.int16)
 
 
-def whole(marks: Iterable[Marks | None]) -> Marks:
+def whole_mark(marks: Iterable[Marks | None]) -> Marks:
     """Return the one mark, of rank 0, of what depends on all of some values."""
     return merge(plain(0), *(merged(each).reshape(()) for each in marks if each is not None and each.size))

@@ -24,14 +24,14 @@ from bitswap_onnx.faults.bits import Bits, to_bits
 from bitswap_onnx.graph.model import Model, read_tensor, stored_tensors
 from bitswap_onnx.graph.targets import Target, find_targets
 
-Order = tuple[int, ...]
+AxisOrder = tuple[int, ...]
 
 _CHUNK = 1 << 20
 _PROBE = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class TargetPair:
     """A target and its partner in the other model.
 
     ``axes``: axes of length one aside, axis i of ``partner`` is axis ``axes[i]`` of ``source``. ``note`` says what
@@ -40,7 +40,7 @@ class Pair:
 
     source: Target
     partner: Target
-    axes: Order
+    axes: AxisOrder
     note: str = ""
 
     def index(self, index: tuple[int, ...]) -> tuple[int, ...]:
@@ -54,7 +54,7 @@ class Pair:
 class Pairing:
     """Pairs by the source's tensor key; ``unpaired`` says why a target has no partner, by tensor key."""
 
-    pairs: dict[str, Pair]
+    pairs: dict[str, TargetPair]
     unpaired: dict[str, str]
 
 
@@ -64,7 +64,7 @@ def pair_targets(source: Model, partner: Model) -> Pairing:
     classes, unpaired = _equal_classes(left, right)
     matches, ambiguous = _match(classes)
     orders = {a.tensor: _orders(left.bits(a), right.bits(b)) for a, b, _ in matches}
-    votes: dict[tuple[int, int, str], Counter[Order]] = defaultdict(Counter)
+    votes: dict[tuple[int, int, str], Counter[AxisOrder]] = defaultdict(Counter)
     for a, b, _ in matches:
         votes[_kind(a, b)].update(orders[a.tensor])
     pairs = {a.tensor: _pair(a, b, note, orders[a.tensor], votes[_kind(a, b)]) for a, b, note in matches}
@@ -191,11 +191,11 @@ def _kind(a: Target, b: Target) -> tuple[int, int, str]:
     return len(a.shape), len(b.shape), a.role
 
 
-def _orders(a: Bits, b: Bits, at_most: int | None = None) -> list[Order]:
+def _orders(a: Bits, b: Bits, at_most: int | None = None) -> list[AxisOrder]:
     """Return the axis orders under which ``a`` is ``b``: of all axes for equal ranks, else of those longer than one."""
     if a.ndim != b.ndim:
         a, b = a.squeeze(), b.squeeze()
-    found: list[Order] = []
+    found: list[AxisOrder] = []
     for order in permutations(range(a.ndim)) if a.ndim == b.ndim else ():
         if tuple(a.shape[axis] for axis in order) == b.shape and _equal(a.transpose(order), b):
             found.append(order)
@@ -208,16 +208,16 @@ def _equal(a: NDArray[Any], b: NDArray[Any]) -> bool:
     return bool(np.array_equal(a.flat[:_PROBE], b.flat[:_PROBE]) and np.array_equal(a, b))
 
 
-def _pair(a: Target, b: Target, note: str, orders: list[Order], votes: Counter[Order]) -> Pair:
+def _pair(a: Target, b: Target, note: str, orders: list[AxisOrder], votes: Counter[AxisOrder]) -> TargetPair:
     """Choose the axis order that fits most pairs of this kind; orders that differ in axes of length one are one."""
     best = max(orders, key=lambda order: votes[order])  # the first of equals: identity before others
     rivals = {_long_axes(a, b, order) for order in orders if votes[order] == votes[best]}
     if len(rivals) > 1:
         note = "; ".join(filter(None, (note, f"{len(rivals)} axis orders give these bits; took the first")))
-    return Pair(a, b, _long_axes(a, b, best), note)
+    return TargetPair(a, b, _long_axes(a, b, best), note)
 
 
-def _long_axes(a: Target, b: Target, order: Order) -> Order:
+def _long_axes(a: Target, b: Target, order: AxisOrder) -> AxisOrder:
     """Return ``order`` without the axes of length one, renumbered."""
     if len(a.shape) != len(b.shape):
         return order

@@ -7,10 +7,10 @@ import onnx
 from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 
-from bitswap_onnx.graph.marks import NOTHING, Marks, Values, merge, merged, whole
+from bitswap_onnx.graph.marks import NOTHING, MarkedValues, Marks, merge, merged, whole_mark
 
 
-def reshape(values: Values) -> list[Marks]:
+def reshape(values: MarkedValues) -> list[Marks]:
     """Lay the elements out in another shape."""
     (shape,) = values.out_shapes
     data, own = values.given()[0], values.in_shapes[0]
@@ -18,19 +18,19 @@ def reshape(values: Values) -> list[Marks]:
     return [_full(data, own).reshape(shape)]
 
 
-def transpose(values: Values) -> list[Marks]:
+def transpose(values: MarkedValues) -> list[Marks]:
     """Move the axes."""
     (data,) = values.given()
     return [data.transpose(values.setting("perm", range(data.ndim)[::-1]))]
 
 
-def expand(values: Values) -> list[Marks]:
+def expand(values: MarkedValues) -> list[Marks]:
     """Repeat along new axes."""
     (shape,), data = values.out_shapes, values.given()[0]
     return [data.reshape((1,) * (len(shape) - data.ndim) + data.shape)]
 
 
-def move(values: Values) -> list[Marks]:
+def move(values: MarkedValues) -> list[Marks]:
     """Move the marks as the operator moves elements; what says where to must be known numbers.
 
     They are moved one higher, so that the zeros that an operator may put around them mean `NOTHING`.
@@ -75,7 +75,7 @@ def _moved_slots(node: onnx.NodeProto) -> frozenset[int]:
     return frozenset((0, 2)) if node.op_type in ("ScatterND", "ScatterElements", "Scatter") else frozenset((0,))
 
 
-def gather(values: Values) -> list[Marks]:
+def gather(values: MarkedValues) -> list[Marks]:
     """Take slices along an axis; where numbers of the input choose them, out of all of them."""
     data, chosen = values.given()
     rank, axis = data.ndim, values.setting("axis", 0) % data.ndim
@@ -86,17 +86,17 @@ def gather(values: Values) -> list[Marks]:
     return [merge(taken, chosen.reshape(chosen.shape + (1,) * (rank - axis - 1)))]
 
 
-def gather_elements(values: Values) -> list[Marks]:
+def gather_elements(values: MarkedValues) -> list[Marks]:
     """Take elements along an axis, out of all of it."""
     data, chosen = values.given()
     return [merge(merged(data, [values.setting("axis", 0)]), chosen)]
 
 
-def one_hot(values: Values) -> list[Marks]:
+def one_hot(values: MarkedValues) -> list[Marks]:
     """Add an axis for the classes."""
     chosen = values.given()[0]
     axis = values.setting("axis", -1) % (chosen.ndim + 1)
-    return [merge(np.expand_dims(chosen, axis), whole(values.given()[1:]))]
+    return [merge(np.expand_dims(chosen, axis), whole_mark(values.given()[1:]))]
 
 
 def _full(marks: Marks, shape: tuple[int, ...]) -> Marks:

@@ -6,67 +6,78 @@
 import numpy as np
 
 from bitswap_onnx.graph import row_moves
-from bitswap_onnx.graph.marks import COUNT, NOTHING, SEVERAL, Marks, Rule, Values, merge, merged, plain, whole
+from bitswap_onnx.graph.marks import (
+    COUNT,
+    NOTHING,
+    SEVERAL_INPUTS,
+    MarkedValues,
+    Marks,
+    Rule,
+    merge,
+    merged,
+    plain,
+    whole_mark,
+)
 
 
-def _elementwise(values: Values) -> list[Marks]:
+def _elementwise(values: MarkedValues) -> list[Marks]:
     found = merge(*values.given())
     if found.ndim and any(_differs_by_row(values, slot, found) for slot in range(len(values.marks))):
-        found = plain(found.ndim, SEVERAL)
+        found = plain(found.ndim, SEVERAL_INPUTS)
     return [found.reshape((1,) * (len(shape) - found.ndim) + found.shape) for shape in values.out_shapes]
 
 
-def _differs_by_row(values: Values, slot: int, found: Marks) -> bool:
+def _differs_by_row(values: MarkedValues, slot: int, found: Marks) -> bool:
     """Whether a stored input has another number for each row of the batch: what a row gives depends on its place."""
     marks, shape, numbers = values.marks[slot], values.in_shapes[slot], values.numbers[slot]
     if marks is None or not shape or (marks != NOTHING).any():
         return False
     aligned = (1,) * (found.ndim - len(shape)) + shape
     longer = [axis for axis in range(found.ndim) if found.shape[axis] > 1 and aligned[axis] > 1]
-    rows = [axis for axis in longer if (merged(found, [axis]) == SEVERAL).any()]  # several inputs along it
+    rows = [axis for axis in longer if (merged(found, [axis]) == SEVERAL_INPUTS).any()]  # several inputs along it
     if not rows or numbers is None:
         return bool(rows)
     wide = numbers.reshape(aligned)
     return any((wide != wide.take([0], axis)).any() for axis in rows)
 
 
-def _scaled(values: Values) -> list[Marks]:
+def _scaled(values: MarkedValues) -> list[Marks]:
     data, *parameters = values.given()
     trained = values.setting("training_mode", 0) or len(values.out_shapes) > 1
     if values.node.op_type == "BatchNormalization" and trained:
         data = merged(data, [axis for axis in range(data.ndim) if axis != 1])
-        statistics = whole(values.given())
-        return [merge(data, whole(parameters)), *[merge(plain(len(s)), statistics) for s in values.out_shapes[1:]]]
-    return [merge(data, whole(parameters))]
+        statistics = whole_mark(values.given())
+        return [merge(data, whole_mark(parameters)), *[merge(plain(len(s)), statistics) for s in values.out_shapes[1:]]]
+    return [merge(data, whole_mark(parameters))]
 
 
-def _first(values: Values) -> list[Marks]:
+def _first(values: MarkedValues) -> list[Marks]:
     return [values.given()[0]] * len(values.out_shapes)
 
 
-def _same(values: Values) -> list[Marks]:
-    return [merge(values.given()[0], whole(values.given()[1:]))]
+def _same(values: MarkedValues) -> list[Marks]:
+    return [merge(values.given()[0], whole_mark(values.given()[1:]))]
 
 
-def _shape(values: Values) -> list[Marks]:
+def _shape(values: MarkedValues) -> list[Marks]:
     grows = values.grows[0][slice(values.setting("start", None), values.setting("end", None))]
     return [np.array([COUNT if each else NOTHING for each in grows], np.int16)]
 
 
-def _size(values: Values) -> list[Marks]:
+def _size(values: MarkedValues) -> list[Marks]:
     return [plain(0, COUNT if any(values.grows[0]) else NOTHING)]
 
 
-def _filled(values: Values) -> list[Marks]:
+def _filled(values: MarkedValues) -> list[Marks]:
     return [plain(len(shape)) for shape in values.out_shapes]
 
 
-def _all(values: Values) -> list[Marks]:
-    mark = whole(values.marks)
+def _all(values: MarkedValues) -> list[Marks]:
+    mark = whole_mark(values.marks)
     return [merge(plain(len(shape)), mark) for shape in values.out_shapes]
 
 
-def _along_axis(values: Values) -> list[Marks]:
+def _along_axis(values: MarkedValues) -> list[Marks]:
     data, *rest = values.given()
     node = values.node.op_type
     axis = values.setting("axis", -1)
@@ -76,16 +87,16 @@ def _along_axis(values: Values) -> list[Marks]:
     if node in ("CumSum", "CumProd"):
         axes = list(range(data.ndim)) if values.numbers[1] is None else [int(values.numbers[1].reshape(()))]
         rest = []
-    return [merge(merged(data, axes), whole(rest))] * len(values.out_shapes)
+    return [merge(merged(data, axes), whole_mark(rest))] * len(values.out_shapes)
 
 
-def _arg(values: Values) -> list[Marks]:
+def _arg(values: MarkedValues) -> list[Marks]:
     axis = values.setting("axis", 0)
     found = merged(values.given()[0], [axis])
     return [found if values.setting("keepdims", 1) else found.squeeze(axis)]
 
 
-def _reduce(values: Values) -> list[Marks]:
+def _reduce(values: MarkedValues) -> list[Marks]:
     data = values.given()[0]
     axes = values.setting("axes", None)
     if axes is None and len(values.marks) > 1 and values.marks[1] is not None:
@@ -99,14 +110,14 @@ def _reduce(values: Values) -> list[Marks]:
     return [found if values.setting("keepdims", 1) else found.squeeze(tuple(over))]
 
 
-def _behind_axis(values: Values) -> list[Marks]:
+def _behind_axis(values: MarkedValues) -> list[Marks]:
     data, *parameters = values.given()
     over = range(values.setting("axis", -1) % data.ndim, data.ndim)
-    found = merge(merged(data, over), whole(parameters))
+    found = merge(merged(data, over), whole_mark(parameters))
     return [found] * len(values.out_shapes)
 
 
-def _moments(values: Values) -> list[Marks]:
+def _moments(values: MarkedValues) -> list[Marks]:
     data = values.given()[0]
     return [merged(data, values.setting("axes", [0, 2, 3]))]
 
@@ -120,7 +131,7 @@ _SAMPLE_SLOTS = {
 }
 
 
-def _samples(values: Values) -> list[Marks]:
+def _samples(values: MarkedValues) -> list[Marks]:
     """Take the first axis for the batch, of the inputs that hold samples; others are parameters, read whole."""
     _check_batch_is_kept(values)
     batch = (values.in_shapes[0] or (0,))[0]
@@ -131,18 +142,18 @@ def _samples(values: Values) -> list[Marks]:
             continue
         rows = merged(marks, range(1, marks.ndim)).reshape(-1) if marks.ndim else marks.reshape(1)
         carries = slot in slots and bool((rows >= 0).any()) and shape is not None and shape[:1] == (batch,)
-        found = merge(found, rows if carries else whole([marks]).reshape(1))
+        found = merge(found, rows if carries else whole_mark([marks]).reshape(1))
     if any(shape[:1] != (batch,) for shape in values.out_shapes):
         found = merged(found)
     outputs = [
         found.reshape(-1, *(1,) * (len(shape) - 1)) if shape else found.reshape(()) for shape in values.out_shapes
     ]
     if values.node.op_type == "MaxPool":  # its second output counts through the whole batch
-        outputs[1:] = [plain(marks.ndim, SEVERAL) for marks in outputs[1:]]
+        outputs[1:] = [plain(marks.ndim, SEVERAL_INPUTS) for marks in outputs[1:]]
     return outputs
 
 
-def _check_batch_is_kept(values: Values) -> None:
+def _check_batch_is_kept(values: MarkedValues) -> None:
     """Raise ValueError for forms of operators that work across the first axis."""
     operator = values.node.op_type
     if operator == "QLinearSoftmax" and values.setting("axis", 1) == 0:
@@ -158,23 +169,23 @@ def _check_batch_is_kept(values: Values) -> None:
         raise ValueError("the batch may be resized")
 
 
-def _matmul(values: Values) -> list[Marks]:
+def _matmul(values: MarkedValues) -> list[Marks]:
     slots = (0, 3) if values.node.op_type == "QLinearMatMul" else (0, 1)
     left, right = (values.marks[slot] for slot in slots)
     assert left is not None
     assert right is not None
     if values.node.op_type == "MatMulNBits":  # its weights are packed in a shape of their own
-        return [merge(merged(left, [-1]), whole([right]), whole(values.marks[2:]))]
+        return [merge(merged(left, [-1]), whole_mark([right]), whole_mark(values.marks[2:]))]
     rest = [marks for slot, marks in enumerate(values.marks) if slot not in slots]
     wide_left = left.reshape(1, -1) if left.ndim == 1 else left
     wide_right = right.reshape(-1, 1) if right.ndim == 1 else right
-    found = merge(merged(wide_left, [-1]), merged(wide_right, [-2]), whole(rest))
+    found = merge(merged(wide_left, [-1]), merged(wide_right, [-2]), whole_mark(rest))
     if right.ndim == 1:
         found = found.squeeze(-1)
     return [found.squeeze(-2 if right.ndim > 1 else -1) if left.ndim == 1 else found]
 
 
-def _gemm(values: Values) -> list[Marks]:
+def _gemm(values: MarkedValues) -> list[Marks]:
     slots = (0, 3) if values.node.op_type == "QGemm" else (0, 1)
     left, right = (values.marks[slot] for slot in slots)
     assert left is not None
@@ -182,10 +193,10 @@ def _gemm(values: Values) -> list[Marks]:
     rest = [marks for slot, marks in enumerate(values.marks) if slot not in slots and marks is not None]
     rows = merged(left, [0]).T if values.setting("transA", 0) else merged(left, [1])
     columns = merged(right, [1]).T if values.setting("transB", 0) else merged(right, [0])
-    return [merge(rows, columns, *(rest[:1] if values.node.domain == "" else [whole(rest)]))]
+    return [merge(rows, columns, *(rest[:1] if values.node.domain == "" else [whole_mark(rest)]))]
 
 
-def _einsum(values: Values) -> list[Marks]:
+def _einsum(values: MarkedValues) -> list[Marks]:
     terms, _, result = values.setting("equation", b"").decode().replace(" ", "").partition("->")
     if "." in terms or not result:
         raise ValueError("an equation with an ellipsis or no result")
@@ -204,7 +215,7 @@ def _einsum(values: Values) -> list[Marks]:
     return [kept.transpose([order.index(label) for label in result])]
 
 
-def _recurrent(values: Values) -> list[Marks]:
+def _recurrent(values: MarkedValues) -> list[Marks]:
     """LSTM, GRU and RNN: the batch is the second axis of (steps, batch, ...), or the first where ``layout`` says so."""
     first = bool(values.setting("layout", 0))
     axis = 0 if first else 1
@@ -218,14 +229,14 @@ def _recurrent(values: Values) -> list[Marks]:
         elif slot in (5, 6):
             rows = merge(rows, merged(marks, [i for i in range(marks.ndim) if i != axis]).reshape(-1))
         else:
-            rows = merge(rows, whole([marks]).reshape(1))
+            rows = merge(rows, whole_mark([marks]).reshape(1))
     whole_states = [rows.reshape(-1, 1, 1), rows.reshape(1, -1, 1)][axis]
     steps = rows.reshape(-1, 1, 1, 1) if first else rows.reshape(1, 1, -1, 1)
     outputs = zip((steps, whole_states, whole_states), values.node.output, strict=False)
     return [marks for marks, name in outputs if name]
 
 
-RULES: dict[str, Rule] = {
+ROW_RULES: dict[str, Rule] = {
     "elementwise": _elementwise,
     "scaled": _scaled,
     "first": _first,

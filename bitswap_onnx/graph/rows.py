@@ -14,10 +14,20 @@ from numpy.typing import NDArray
 
 from bitswap_onnx.errors import ModelError
 from bitswap_onnx.graph.constants import NotEvaluatedError, constant_value
-from bitswap_onnx.graph.marks import COUNT, NOTHING, SEVERAL, Marks, Values, compressed, merged, plain, whole
+from bitswap_onnx.graph.marks import (
+    COUNT,
+    NOTHING,
+    SEVERAL_INPUTS,
+    MarkedValues,
+    Marks,
+    compressed,
+    merged,
+    plain,
+    whole_mark,
+)
 from bitswap_onnx.graph.model import Model, node_label, subgraphs
 from bitswap_onnx.graph.operators import RANDOM, operator
-from bitswap_onnx.graph.row_rules import RULES
+from bitswap_onnx.graph.row_rules import ROW_RULES
 from bitswap_onnx.graph.slices import Slicer
 
 
@@ -51,7 +61,7 @@ def find_mixing(slicer: Slicer, measured: Measured) -> onnx.NodeProto | None:
     suspects = [i for i in sorted(needed) for name in slicer.nodes[i].output if _is_wrong(slicer, name, marks, batch)]
     if not suspects:
         return None
-    several = [i for i in sorted(needed) if any(_has(marks, name, SEVERAL) for name in slicer.nodes[i].output)]
+    several = [i for i in sorted(needed) if any(_has(marks, name, SEVERAL_INPUTS) for name in slicer.nodes[i].output)]
     return slicer.nodes[(several or suspects)[0]]
 
 
@@ -126,7 +136,7 @@ def _followed(node: onnx.NodeProto, opset: int, marks: Mapping[str, Marks], meas
     outputs = [name for name in node.output if name]
     if known is None or any(True for _ in subgraphs(node)) or not measured.shapes.keys() >= set(outputs):
         return None
-    values = Values(
+    values = MarkedValues(
         node=node,
         opset=opset,
         marks=[marks.get(name) if name else None for name in node.input],
@@ -138,7 +148,7 @@ def _followed(node: onnx.NodeProto, opset: int, marks: Mapping[str, Marks], meas
     if any(name and values.marks[slot] is None for slot, name in enumerate(node.input)):
         return None
     try:
-        found = RULES[known.rows](values)
+        found = ROW_RULES[known.rows](values)
     except Exception:  # a form of the operator that its rule does not follow: nothing is known of its rows
         return None
     fits = all(own.ndim == len(shape) for own, shape in zip(found, values.out_shapes, strict=False))
@@ -154,8 +164,8 @@ def _unknown(
     node: onnx.NodeProto, reads: Collection[str], marks: Mapping[str, Marks], measured: Measured
 ) -> list[Marks]:
     """Return the marks of outputs of which nothing is known but what they may depend on."""
-    mark = int(whole(marks.get(name, plain(0, SEVERAL)) for name in reads))
-    mark = SEVERAL if mark >= 0 else mark
+    mark = int(whole_mark(marks.get(name, plain(0, SEVERAL_INPUTS)) for name in reads))
+    mark = SEVERAL_INPUTS if mark >= 0 else mark
     return [plain(len(measured.shapes.get(name, ())), mark) for name in node.output if name]
 
 
@@ -163,7 +173,7 @@ def _checked(marks: Marks, grows: tuple[bool, ...]) -> Marks:
     """Return marks of a value; one that is as long as there are inputs, where no row of its own is, sees all of them."""
     of_inputs = bool((marks >= 0).any())
     alike = any(more and marks.shape[axis] == 1 for axis, more in enumerate(grows))
-    return plain(marks.ndim, SEVERAL) if of_inputs and alike else marks
+    return plain(marks.ndim, SEVERAL_INPUTS) if of_inputs and alike else marks
 
 
 def without_constant_branches(slicer: Slicer) -> Model:

@@ -15,12 +15,12 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from bitswap_onnx.graph.heads import ROWS, Row
+from bitswap_onnx.graph.heads import ROWS, StretchRow
 from bitswap_onnx.graph.model import Model
 from bitswap_onnx.outcome import Scores
 from bitswap_onnx.runtime.lanes import Block, Faulty, flat, same
 from bitswap_onnx.runtime.packed import Pack, PackedLane, padded_batches
-from bitswap_onnx.runtime.submodel import Part, open_part, to_device
+from bitswap_onnx.runtime.submodel import Submodel, open_part, to_device
 
 _OPSET = 17  # ReduceMax still has its axes as an attribute
 
@@ -30,7 +30,7 @@ class DeviceLane(PackedLane):
     """A `PackedLane` whose values are device values, one per batch of a block (`Block.values`)."""
 
     device: str = "cuda"
-    _graphs: dict[object, Part] = field(default_factory=dict)
+    _graphs: dict[object, Submodel] = field(default_factory=dict)
 
     def control(self, block: Block, rows: NDArray[np.intp]) -> NDArray[np.bool_]:
         """As `PackedLane.control`; ``rows`` of each batch keep to it, in their order."""
@@ -60,9 +60,9 @@ class DeviceLane(PackedLane):
             bounds = np.searchsorted(owners[order], np.arange(len(pack.numbers) + 1)).tolist()
             yield Faulty(block.count, pack.numbers, rows[order], bounds, np.concatenate(scores)[order])
 
-    def _head(self, rows: Sequence[Row], block: Block) -> Iterator[tuple[int, Any, NDArray[np.bool_]]]:
+    def _head(self, rows: Sequence[StretchRow], block: Block) -> Iterator[tuple[int, Any, NDArray[np.bool_]]]:
         """As in `PackedLane`, the value on the device."""
-        padded = [*rows, *[Row(rows[-1].channel, {})] * (ROWS - len(rows))]
+        padded = [*rows, *[StretchRow(rows[-1].channel, {})] * (ROWS - len(rows))]
         part = open_part(self.head.build(padded), self.numerics, self.blocked[0])
         chosen = {
             feed.name: self._on_device(feed.channels(padded)) for feed in self.head.feeds if feed.axis is not None
@@ -116,17 +116,17 @@ class DeviceLane(PackedLane):
         return to_device(np.ascontiguousarray(array, np.int64), self.device)
 
     @cached_property
-    def _compare(self) -> Part:
+    def _compare(self) -> Submodel:
         return self._graph(_compare_graph, self.head.value, self.head.axis)
 
     @cached_property
-    def _put(self) -> Part:
+    def _put(self) -> Submodel:
         return self._graph(_put_graph, self.head.value, self.head.axis)
 
-    def _gather(self, name: str, axis: int) -> Part:
+    def _gather(self, name: str, axis: int) -> Submodel:
         return self._graph(_gather_graph, name, axis)
 
-    def _graph(self, make: Callable[[int, int, int], onnx.GraphProto], value: str, axis: int) -> Part:
+    def _graph(self, make: Callable[[int, int, int], onnx.GraphProto], value: str, axis: int) -> Submodel:
         """Return a small graph for arrays like ``value``, loaded once."""
         dims = self.slicer.dims(value)
         assert dims is not None

@@ -40,6 +40,6 @@ def golden_run(model: Model, session: Session, inputs: Iterable[NDArray[np.gener
     return scores
 
 
-def fingerprint(scores: Scores) -> str:
+def score_fingerprint(scores: Scores) -> str:
     """Return a hash of the scores' bits: equal only for runs that round alike."""
     return hashlib.sha256(np.ascontiguousarray(scores).tobytes()).hexdigest()

@@ -18,7 +18,7 @@ from bitswap_onnx.runtime.lanes import Block
 from bitswap_onnx.runtime.memory import aligned_empty
 from bitswap_onnx.runtime.probes import alike
 from bitswap_onnx.runtime.session import Numerics, open_session
-from bitswap_onnx.runtime.submodel import Part, open_part, to_device
+from bitswap_onnx.runtime.submodel import Submodel, open_part, to_device
 
 
 @dataclass(eq=False)
@@ -34,7 +34,7 @@ class GoldenValues:
     scores: Scores
     memory: int
     device: str | None = None
-    _prefix: tuple[frozenset[str], Part] | None = field(default=None, init=False)
+    _prefix: tuple[frozenset[str], Submodel] | None = field(default=None, init=False)
     _last: tuple[tuple[int, int, frozenset[str]], Block] | None = field(default=None, init=False)
 
     def blocks(self, names: frozenset[str], first: int, stop: int) -> Iterator[tuple[int, Block]]:
@@ -125,7 +125,7 @@ class GoldenValues:
                 values[name].append(found[name])
         return values
 
-    def _part(self, names: frozenset[str]) -> Part:
+    def _part(self, names: frozenset[str]) -> Submodel:
         if self._prefix is None or self._prefix[0] != names:
             self._prefix = names, open_part(self.slicer.extract(self.slicer.inputs, sorted(names)), self.numerics)
         return self._prefix[1]

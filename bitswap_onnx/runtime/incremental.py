@@ -34,7 +34,7 @@ from bitswap_onnx.runtime.probes import plant
 from bitswap_onnx.runtime.session import Numerics
 
 #: The tensors that an injection touches, sorted.
-Path = tuple[str, ...]
+FaultyPath = tuple[str, ...]
 
 #: A path with fewer batches to run than this, in all, is not worth the search for a faster lane, which costs
 #: some ten runs of a batch.
@@ -68,15 +68,15 @@ class IncrementalEngine:
     output: str
     inputs: NDArray[Any]
     scores: Scores
-    paths: Mapping[Path, int]
+    paths: Mapping[FaultyPath, int]
     sites: Mapping[str, NeuronSite] = field(default_factory=dict)
     memory: int = 1 << 30
     worth: int = WORTH_BATCHES
     device: str | None = None
-    _found: dict[Path, int] = field(default_factory=dict)
-    _lanes: dict[Path, Lane] = field(default_factory=dict)
+    _found: dict[FaultyPath, int] = field(default_factory=dict)
+    _lanes: dict[FaultyPath, Lane] = field(default_factory=dict)
     _last_whole: WholeLane | None = None
-    _given_up: set[Path] = field(default_factory=set)
+    _given_up: set[FaultyPath] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         if self.numerics.provider != "cpu":
@@ -100,7 +100,7 @@ class IncrementalEngine:
         """Golden values of the inputs, made where they are asked for; half of the memory is theirs."""
         return GoldenValues(self.slicer, self.numerics, self.inputs, self.scores, self.memory // 2, self.device)
 
-    def control(self, path: Path, first: int, stop: int) -> int:
+    def control(self, path: FaultyPath, first: int, stop: int) -> int:
         """Send no fault the way of ``path``, over the inputs ``first`` to ``stop``; return how many stay golden."""
         lane = self.lane(path)
         return sum(
@@ -108,7 +108,7 @@ class IncrementalEngine:
         )
 
     def run(
-        self, path: Path, injections: Sequence[InjectionEdits], first: int, stop: int
+        self, path: FaultyPath, injections: Sequence[InjectionEdits], first: int, stop: int
     ) -> Iterator[tuple[int, Faulty]]:
         """Yield what becomes of ``injections`` of one path over the inputs ``first`` to ``stop``.
 
@@ -118,7 +118,7 @@ class IncrementalEngine:
         for start, block in self._blocks(lane, first, stop):
             yield from ((start, faulty) for faulty in lane.run(injections, block))
 
-    def lane(self, path: Path) -> Lane:
+    def lane(self, path: FaultyPath) -> Lane:
         """Return the fastest exact lane of a faulty path, looked for when it is first asked for.
 
         Lanes stay loaded, in the order of use, as far as half the memory holds them.
@@ -131,29 +131,29 @@ class IncrementalEngine:
             del self._lanes[next(iter(self._lanes))]
         return lane
 
-    def found(self, path: Path) -> int:
+    def found(self, path: FaultyPath) -> int:
         """Return which of the `candidates` a path runs on, or `WHOLE`."""
         self.lane(path)
         return self._found[path]
 
-    def kind(self, path: Path) -> str:
+    def kind(self, path: FaultyPath) -> str:
         """Return what a path runs on: ``packed``, ``neuron``, ``cone`` or ``whole``."""
         lane = self.lane(path)
         kinds = {"packed": PackedLane, "neuron": NeuronLane, "cone": ConeLane}
         return next((name for name, kind in kinds.items() if isinstance(lane, kind)), "whole")
 
-    def trust(self, path: Path, number: int) -> None:
+    def trust(self, path: FaultyPath, number: int) -> None:
         """Take for ``path`` what another worker found (`found`)."""
         self._found.setdefault(path, number)
 
-    def give_up(self, path: Path) -> None:
+    def give_up(self, path: FaultyPath) -> None:
         """Run a path as whole models from now on: what lane it had has failed its null control."""
         self._given_up.add(path)
         if self._found.get(path) != WHOLE:
             self._found[path] = WHOLE
             self._lanes.pop(path, None)
 
-    def expect(self, paths: Mapping[Path, int]) -> None:
+    def expect(self, paths: Mapping[FaultyPath, int]) -> None:
         """Take in which ``paths`` will come from now on: one that was not worth a search may be worth it now."""
         before = set(filter(self._is_worth_it, self.paths))
         self.paths = paths
@@ -164,24 +164,24 @@ class IncrementalEngine:
             self._lanes.pop(path, None)
         vars(self).pop("_shared", None)
 
-    def _search(self, path: Path) -> int:
+    def _search(self, path: FaultyPath) -> int:
         candidates = enumerate(self.candidates(path) if self._is_worth_it(path) else ())
         return next((number for number, lane in candidates if self.holds(lane, path)), WHOLE)
 
-    def _is_worth_it(self, path: Path) -> bool:
+    def _is_worth_it(self, path: FaultyPath) -> bool:
         return self.paths.get(path, 0) >= self.worth and path not in self._given_up
 
-    def _make(self, path: Path, number: int) -> Lane:
+    def _make(self, path: FaultyPath, number: int) -> Lane:
         return self._whole(path) if number == WHOLE else next(islice(self.candidates(path), number, None))
 
-    def holds(self, lane: Lane, path: Path) -> bool:
+    def holds(self, lane: Lane, path: FaultyPath) -> bool:
         """Whether a lane may be used: it is exact and bears plants. One that the runtime does not take may not."""
         try:
             return self.is_exact(lane) and self.bears_plants(lane, path)
         except ModelError:
             return False
 
-    def _whole(self, path: Path) -> WholeLane:
+    def _whole(self, path: FaultyPath) -> WholeLane:
         if self._last_whole is None or self._last_whole.path != path:
             own = (self._clean, self.numerics, self.output, path, self.sites)
             self._last_whole = WholeLane(*own, loaded_bytes=self._whole_bytes)
@@ -192,7 +192,7 @@ class IncrementalEngine:
         """About what a session of the whole model takes."""
         return self.slicer.loaded_bytes(self.slicer.inputs, (self.output,))
 
-    def candidates(self, path: Path) -> Iterator[PackedLane | NeuronLane | ConeLane]:
+    def candidates(self, path: FaultyPath) -> Iterator[PackedLane | NeuronLane | ConeLane]:
         """Yield the lanes that may be exact for a path, the fastest first."""
         if self.model.proto.graph.sparse_initializer:  # parts of the model would lack them
             return
@@ -213,7 +213,7 @@ class IncrementalEngine:
         if cuts is not None and not self.rules.parts_fold(starts) and self.rules.may_cut(cuts):
             yield ConeLane(self.slicer, self.numerics, path, cuts)
 
-    def _neuron_candidates(self, path: Path) -> Iterator[NeuronLane | ConeLane]:
+    def _neuron_candidates(self, path: FaultyPath) -> Iterator[NeuronLane | ConeLane]:
         """Yield the lanes of a path with neuron sites: golden values and the suffix, or flip nodes in the cone."""
         sites = [self.sites[key] for key in path if is_site(key) and self._reaches_scores(self.sites[key])]
         values = [tapped_value(site.key) for site in sites]
@@ -235,7 +235,7 @@ class IncrementalEngine:
             value == self.output or self.slicer.cuts(self.slicer.cone(self.slicer.readers.get(value, ()))) is not None
         )
 
-    def _packed(self, head: Head, cuts: tuple[str, ...], path: Path, blocked: tuple[bool, bool]) -> PackedLane:
+    def _packed(self, head: Head, cuts: tuple[str, ...], path: FaultyPath, blocked: tuple[bool, bool]) -> PackedLane:
         if self.device is None:
             return PackedLane(self.slicer, self.numerics, head, cuts, self._whole(path), blocked)
         return DeviceLane(self.slicer, self.numerics, head, cuts, self._whole(path), blocked, device=self.device)
@@ -251,7 +251,7 @@ class IncrementalEngine:
             return False
         return all(bool(lane.control(block, rows).all()) for rows in (np.roll(order, 1), order // 2))
 
-    def bears_plants(self, lane: Lane, path: Path) -> bool:
+    def bears_plants(self, lane: Lane, path: FaultyPath) -> bool:
         """Whether planted faults give on a lane what they give in the whole model, over the first inputs."""
         block = self._probe(lane)
         plants = plant(self.model, path, self.sites)

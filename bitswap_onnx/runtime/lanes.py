@@ -22,7 +22,7 @@ from bitswap_onnx.graph.slices import Slicer
 from bitswap_onnx.graph.weights import rewrite
 from bitswap_onnx.outcome import Scores
 from bitswap_onnx.runtime.session import Numerics, as_floats
-from bitswap_onnx.runtime.submodel import Part, open_part
+from bitswap_onnx.runtime.submodel import Submodel, open_part
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +101,7 @@ class _FaultyModel:
     output: str
     path: tuple[str, ...]
     sites: Mapping[str, NeuronSite]
-    _loaded: list[Part] = field(default_factory=list)
+    _loaded: list[Submodel] = field(default_factory=list)
 
     @cached_property
     def _sites(self) -> list[NeuronSite]:
@@ -129,7 +129,7 @@ class _FaultyModel:
             scores.append(flat(part.run(fed)[0])[own - start])
         return np.concatenate(rows), np.concatenate(scores)
 
-    def _part(self, edits: InjectionEdits) -> Part:
+    def _part(self, edits: InjectionEdits) -> Submodel:
         stored = {tensor: changes for tensor, changes in edits.items() if tensor in self._stored}
         if not stored and self._loaded:
             return self._loaded[0]

@@ -20,7 +20,7 @@ from bitswap_onnx.outcome import Scores
 from bitswap_onnx.runtime.lanes import Block, Faulty, affected, flat, neuron_edits, same
 from bitswap_onnx.runtime.packed import padded_batches
 from bitswap_onnx.runtime.session import Numerics
-from bitswap_onnx.runtime.submodel import Part, open_part
+from bitswap_onnx.runtime.submodel import Submodel, open_part
 
 #: Pairs that run together at most: what their scores take is bounded by it.
 _PAIRS = 4096
@@ -40,7 +40,7 @@ class NeuronLane:
     numerics: Numerics
     sites: tuple[NeuronSite, ...]
     cuts: tuple[str, ...]
-    _suffix: list[Part] = field(default_factory=list)
+    _suffix: list[Submodel] = field(default_factory=list)
 
     @cached_property
     def _sources(self) -> dict[str, str]:
@@ -103,7 +103,7 @@ class NeuronLane:
         return np.concatenate(scores)[: len(inputs)]
 
     @property
-    def _part(self) -> Part | None:
+    def _part(self) -> Submodel | None:
         """The clean suffix; None where the site is the scores themselves."""
         if self.cuts == (self.slicer.output,):
             return None

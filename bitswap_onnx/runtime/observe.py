@@ -17,7 +17,7 @@ from bitswap_onnx.graph.slices import Slicer
 from bitswap_onnx.outcome import Scores
 from bitswap_onnx.runtime.lanes import flat
 from bitswap_onnx.runtime.session import Numerics, open_session
-from bitswap_onnx.runtime.submodel import Part, open_part
+from bitswap_onnx.runtime.submodel import Submodel, open_part
 
 
 def largest_values(
@@ -113,11 +113,11 @@ class Observer:
             first += count
         return [int(bits) for bits in found]
 
-    def _part(self, names: Iterable[str]) -> Part:
+    def _part(self, names: Iterable[str]) -> Submodel:
         made = sorted({*names, self.output} - set(self.slicer.inputs))
         return open_part(self.slicer.extract(self.slicer.inputs, made), self.numerics)
 
-    def _run(self, part: Part, batch: NDArray[np.generic]) -> dict[str, NDArray[np.generic]]:
+    def _run(self, part: Submodel, batch: NDArray[np.generic]) -> dict[str, NDArray[np.generic]]:
         values = {self.slicer.inputs[0]: batch}
         return values | dict(zip(part.outputs, part.run(values), strict=True))
 

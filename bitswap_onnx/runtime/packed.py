@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bitswap_onnx.graph.heads import ROWS, Feed, Head, Row
+from bitswap_onnx.graph.heads import ROWS, Feed, Head, StretchRow
 from bitswap_onnx.graph.receipts import InjectionEdits
 from bitswap_onnx.graph.slices import Slicer
 from bitswap_onnx.outcome import Scores
 from bitswap_onnx.runtime.lanes import Block, Faulty, WholeLane, flat, same
 from bitswap_onnx.runtime.memory import aligned_empty
 from bitswap_onnx.runtime.session import Numerics
-from bitswap_onnx.runtime.submodel import Part, open_part
+from bitswap_onnx.runtime.submodel import Submodel, open_part
 
 #: Changed values that wait for the suffix, and their scores, in bytes; the more wait, the fuller its batches are.
 _HELD_BYTES = 1 << 26
@@ -41,7 +41,7 @@ class Pack:
     """Injections that share a head, each with equally many rows: ``places`` (injections, rows each) says which."""
 
     numbers: list[int]
-    rows: list[Row]
+    rows: list[StretchRow]
     places: NDArray[np.intp]
 
     @property
@@ -59,7 +59,7 @@ class Pack:
         return inputs, owner, self.places[owner], channels[self.places[owner]]
 
 
-def _packs(injections: Sequence[tuple[int, list[Row]]]) -> Iterator[Pack]:
+def _packs(injections: Sequence[tuple[int, list[StretchRow]]]) -> Iterator[Pack]:
     """Put injections, each with its rows, into packs that fit a head; packs of one width follow each other."""
     ordered = sorted(injections, key=lambda injection: len(injection[1]))
     for width, group in groupby(ordered, key=lambda injection: len(injection[1])):
@@ -84,7 +84,7 @@ class PackedLane:
     cuts: tuple[str, ...]
     fallback: WholeLane
     blocked: tuple[bool, bool] = (False, False)
-    _suffix: list[Part] = field(default_factory=list)
+    _suffix: list[Submodel] = field(default_factory=list)
 
     @property
     def values(self) -> frozenset[str]:
@@ -99,7 +99,7 @@ class PackedLane:
         """
         narrow = []
         for number, edits in enumerate(injections):
-            rows = self.rows(edits) or [Row(0, {})]
+            rows = self.rows(edits) or [StretchRow(0, {})]
             if len(rows) <= ROWS and self._stays_finite(edits):
                 narrow.append((number, rows))
             else:
@@ -147,30 +147,33 @@ class PackedLane:
         """Whether a clean channel keeps its bits in every row of the head: the first, a middle and the last one."""
         last = self.head.channels - 1
         for channel in sorted({0, last // 2, last}):
-            if any(changed[: block.count - start].any() for start, _, changed in self._head([Row(channel, {})], block)):
+            if any(
+                changed[: block.count - start].any()
+                for start, _, changed in self._head([StretchRow(channel, {})], block)
+            ):
                 return False
         return True
 
-    def _sample(self) -> list[Row]:
+    def _sample(self) -> list[StretchRow]:
         """Return clean rows of channels all over the layer, not in their order."""
         channels = np.unique(np.linspace(0, self.head.channels - 1, ROWS).astype(int))[::-1]
-        return [Row(int(channel), {}) for channel in channels]
+        return [StretchRow(int(channel), {}) for channel in channels]
 
-    def rows(self, edits: InjectionEdits) -> list[Row]:
+    def rows(self, edits: InjectionEdits) -> list[StretchRow]:
         """Return an injection as one row per output channel that it hits."""
         found: dict[int, dict[str, list[tuple[int, int]]]] = {}
         for tensor, changes in edits.items():
             for element, mask in changes:
                 own = found.setdefault(self.head.channel(tensor, element), {})
                 own.setdefault(tensor, []).append((element, mask))
-        return [Row(channel, own) for channel, own in found.items()]
+        return [StretchRow(channel, own) for channel, own in found.items()]
 
-    def _head(self, rows: Sequence[Row], block: Block) -> Iterator[tuple[int, Any, NDArray[np.bool_]]]:
+    def _head(self, rows: Sequence[StretchRow], block: Block) -> Iterator[tuple[int, Any, NDArray[np.bool_]]]:
         """Run the faulty layer batch by batch.
 
         Yield where a batch begins, its value, and (inputs, rows) whether a row lost the golden bits.
         """
-        padded = [*rows, *[Row(rows[-1].channel, {})] * (ROWS - len(rows))]
+        padded = [*rows, *[StretchRow(rows[-1].channel, {})] * (ROWS - len(rows))]
         part = open_part(self.head.build(padded), self.numerics, self.blocked[0])
         channels, axis = [row.channel for row in padded], self.head.axis
         for start in block.starts:
@@ -215,7 +218,7 @@ class PackedLane:
         return self.cuts if self.head.value in self.cuts else (*self.cuts, self.head.value)
 
     @property
-    def _part(self) -> Part | None:
+    def _part(self) -> Submodel | None:
         """The clean suffix; None where the faulty layer makes the scores."""
         if self.head.value == self.slicer.output:
             return None
@@ -225,7 +228,7 @@ class PackedLane:
         return self._suffix[0]
 
 
-def _fed(value: NDArray[Any], feed: Feed, rows: Sequence[Row]) -> NDArray[Any]:
+def _fed(value: NDArray[Any], feed: Feed, rows: Sequence[StretchRow]) -> NDArray[Any]:
     if feed.axis is None:
         return value
     channels = feed.channels(rows)

@@ -10,52 +10,14 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 
-from bitswap_onnx.campaign.schedule import Work
 from bitswap_onnx.errors import BitswapError, ModelError, RunError
-from bitswap_onnx.graph.receipts import InjectionEdits
-from bitswap_onnx.outcome import Counts
-from bitswap_onnx.runtime.worker import Message, Worker, receive, send
-
-Engine = Literal["incremental", "reference"]
+from bitswap_onnx.runtime.messages import Message, Result, Unit, receive, send
+from bitswap_onnx.runtime.worker import Worker
 
 #: Units that a worker has: the one it runs, and one that waits, so that it never does.
 _AT_HAND = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Unit:
-    """Some ``work`` on the faulty ``path``: ``edits`` to run, one entry per injection.
-
-    ``label`` names it in messages. ``lane`` is what another worker found out about the path, if one did. ``whole``: its lane
-    was given up, so it runs as whole models.
-    """
-
-    work: Work
-    label: str
-    path: tuple[str, ...]
-    edits: list[InjectionEdits]
-    engine: Engine
-    lane: int | None = None
-    whole: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What a worker made of a unit.
-
-    ``control``: inputs that the null control left masked, None if none ran; if it did not hold, nothing else was run. Per
-    injection: counts, and the recorded blobs (``per_input``, ``scores``) by name. ``kind``: what the path ran on; ``lane``
-    is what the incremental engine found out about it.
-    """
-
-    control: int | None
-    counts: list[Counts]
-    blobs: list[dict[str, bytes]]
-    seconds: float
-    lane: int | None = None
-    kind: str = "whole"
 
 
 @dataclass

@@ -16,7 +16,7 @@ from bitswap_onnx.runtime.session import Numerics, load
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class Submodel:
     """A loaded sub-model: golden values in, values out, each with one row per input."""
 
     handle: Any = field(repr=False)
@@ -82,13 +82,13 @@ def to_device(array: NDArray[Any], device: str) -> Any:
     return ort.OrtValue.ortvalue_from_numpy(array, device, 0)
 
 
-def open_part(model: Model, numerics: Numerics, blocked: bool = False) -> Part:
+def open_part(model: Model, numerics: Numerics, blocked: bool = False) -> Submodel:
     """Load a sub-model, its inputs and outputs as its graph declares them; errors as `open_session`.
 
     ``blocked``: images come in as the NCHWc kernels of the whole model hand them on, not as it reads its own input.
     """
     handle = load(_entering_blocked(model) if blocked else model, numerics)
-    return Part(handle, tuple(value.name for value in handle.get_outputs()))
+    return Submodel(handle, tuple(value.name for value in handle.get_outputs()))
 
 
 def _entering_blocked(model: Model) -> Model:

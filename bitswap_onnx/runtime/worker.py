@@ -5,7 +5,6 @@ unit at a time, and where a list has grown, before its next unit, which paths th
 no lock, and ends when its pipe closes. A message is one line of JSON, followed by the bytes of its blobs.
 """
 
-import json
 import os
 import signal
 import sys
@@ -22,31 +21,11 @@ from bitswap_onnx.graph.slices import Slicer
 from bitswap_onnx.outcome import Criterion, Golden, Outcomes, judge_rows
 from bitswap_onnx.runtime.incremental import IncrementalEngine
 from bitswap_onnx.runtime.lanes import affected_inputs
+from bitswap_onnx.runtime.messages import Message, receive, send
 from bitswap_onnx.runtime.reference import ReferenceEngine
 from bitswap_onnx.runtime.session import Numerics
 
-Message = dict[str, Any]
 Rows = np.ndarray[Any, np.dtype[np.intp]]
-
-
-def send(pipe: BinaryIO, message: Message, blobs: dict[str, bytes] | None = None) -> None:
-    """Write one message and its blobs."""
-    sizes = {name: len(blob) for name, blob in (blobs or {}).items()}
-    pipe.write(json.dumps({**message, "blobs": sizes}).encode() + b"\n")
-    for blob in (blobs or {}).values():
-        pipe.write(blob)
-    pipe.flush()
-
-
-def receive(pipe: BinaryIO) -> tuple[Message, dict[str, bytes]] | None:
-    """Read one message and its blobs, or None where the other side is gone."""
-    line = pipe.readline()
-    if not line.endswith(b"\n"):
-        return None
-    message: Message = json.loads(line)
-    sizes = message.pop("blobs")
-    blobs = {name: pipe.read(size) for name, size in sizes.items()}
-    return (message, blobs) if all(len(blobs[name]) == size for name, size in sizes.items()) else None
 
 
 class Worker:

@@ -14,17 +14,12 @@ from bitswap_onnx.faults.fault import Kind
 from bitswap_onnx.faults.fault_list import write_fault_list
 from bitswap_onnx.files import replacing
 from bitswap_onnx.graph.model import Model
-from bitswap_onnx.sampling.draws import (
-    Pattern,
-    Region,
-    Sample,
-    Stratum,
-    stratify,
-)
+from bitswap_onnx.sampling.draws import Sample
 from bitswap_onnx.sampling.population import bit_distances, find_population
 from bitswap_onnx.sampling.sizes import Rounding, normal_quantile, proportions_of, sample_size
+from bitswap_onnx.sampling.strata import Pattern, Region, Stratum, stratify
 
-Scheme = Literal["network", "layer", "bit-layer", "data-aware", "exhaustive", "per-target"]
+SamplingScheme = Literal["network", "layer", "bit-layer", "data-aware", "exhaustive", "per-target"]
 Population = Literal["flips", "stuck_at"]
 
 #: What the sidecar says it is, and which form of it.
@@ -49,7 +44,7 @@ class Request:
     ``population``: how many faults a bit counts for in sizes, 1 (flips) or 2 (stuck_at); None: its kinds.
     """
 
-    scheme: Scheme = "network"
+    scheme: SamplingScheme = "network"
     margin: float = 0.01
     confidence: float = 0.99
     t: float | None = None

@@ -7,9 +7,8 @@ on SHA-256 and on 64-bit integer arithmetic: one seed gives one list, on every m
 """
 
 import hashlib
-import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import accumulate, count, islice
 from typing import Literal
 
@@ -17,84 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitswap_onnx.errors import BitswapError
-from bitswap_onnx.faults.fault import BIT_KINDS, Fault, Injection, Kind
+from bitswap_onnx.faults.fault import Fault, Injection
+from bitswap_onnx.sampling.strata import Pattern, Stratum
 
-Order = Literal["listed", "drawn", "again"]
+DrawOrder = Literal["listed", "drawn", "again"]
 Numbers = NDArray[np.uint64]
 
 #: Rounds of the permutation. A domain of many bits needs few; small ones need more to look random.
 _ROUNDS = 24
 #: Faults that are made at a time.
 _PIECE = 1 << 16
-
-
-@dataclass(frozen=True, slots=True)
-class Region:
-    """The ``bits`` of every element of one stored tensor, as far as faults are drawn from them.
-
-    ``layer`` groups regions; ``tensor`` is the model's key of what is stored. ``address`` is the (layer, parameter) under
-    which a fault list finds it, None for the role weight; ``format`` a name of `bitswap_onnx.faults.bits.FORMATS`,
-    ``shape`` the stored layout.
-    """
-
-    layer: str
-    tensor: str
-    address: tuple[str, str | None]
-    format: str
-    shape: tuple[int, ...]
-    bits: tuple[int, ...]
-
-    @property
-    def slots(self) -> int:
-        """Number of places for a fault: elements times bits."""
-        return math.prod(self.shape) * len(self.bits)
-
-
-@dataclass(frozen=True, slots=True)
-class Pattern:
-    """What one injection of a sample is: faults of one of ``kinds`` each, ``multiplicity`` of them.
-
-    ``burst``: neighbouring bits of one element, of one kind, the lowest of which is a bit of the region. Otherwise they
-    sit on any distinct bits of the stratum, and each has a kind of its own. Raises BitswapError for other kinds than
-    those of single bits, and for one that is given twice.
-    """
-
-    kinds: tuple[Kind, ...] = (Kind.FLIP,)
-    multiplicity: int = 1
-    burst: bool = False
-
-    def __post_init__(self) -> None:
-        if not self.kinds or len(set(self.kinds)) < len(self.kinds) or not BIT_KINDS.issuperset(self.kinds):
-            expected = "expected some of flip, stuck_at_0, stuck_at_1, each once"
-            raise BitswapError(f"--kinds: {expected}, found {','.join(self.kinds) or 'none'}")
-
-    @property
-    def scattered(self) -> int:
-        """How many places an injection takes: a burst counts once."""
-        return 1 if self.burst else self.multiplicity
-
-    def population(self, slots: int, kinds: int | None = None) -> int:
-        """Return how many injections ``slots`` places have room for, with ``kinds`` kinds per place (default: its own)."""
-        kinds = len(self.kinds) if kinds is None else kinds
-        return math.comb(slots, self.scattered) * int(kinds**self.scattered)
-
-
-@dataclass(frozen=True, slots=True)
-class Stratum:
-    """Regions that one sample is drawn from; ``name`` is unique in a list and takes part in what is drawn."""
-
-    name: str
-    regions: tuple[Region, ...]
-
-    @property
-    def slots(self) -> int:
-        """Number of places for a fault."""
-        return sum(region.slots for region in self.regions)
-
-    @property
-    def bits(self) -> tuple[int, ...]:
-        """The bits that its regions have, ascending."""
-        return tuple(sorted({bit for region in self.regions for bit in region.bits}))
 
 
 @dataclass(frozen=True)
@@ -128,20 +59,8 @@ class Sample:
                 number += 1
 
 
-def stratify(regions: Sequence[Region], name: Callable[[Region, int], str]) -> tuple[Stratum, ...]:
-    """Return strata of the bits of ``regions`` that get the same name, which ``name`` makes of a region and a bit."""
-    strata: dict[str, list[Region]] = {}
-    for region in regions:
-        split: dict[str, list[int]] = {}
-        for bit in region.bits:
-            split.setdefault(name(region, bit), []).append(bit)
-        for key, bits in split.items():
-            strata.setdefault(key, []).append(replace(region, bits=tuple(bits)))
-    return tuple(Stratum(key, tuple(parts)) for key, parts in strata.items())
-
-
 def draw(
-    stratum: Stratum, pattern: Pattern, seed: int, stop: int, start: int = 0, *, order: Order = "listed"
+    stratum: Stratum, pattern: Pattern, seed: int, stop: int, start: int = 0, *, order: DrawOrder = "listed"
 ) -> Iterator[tuple[Fault, ...]]:
     """Yield the faults of injections ``start`` to ``stop`` - 1 of the sample that ``seed`` draws from ``stratum``.
 
@@ -201,7 +120,7 @@ def _mix(values: Numbers) -> Numbers:
     return values ^ (values >> np.uint64(31))
 
 
-def _singles(population: int, key: str, start: int, stop: int, order: Order) -> Iterator[Numbers]:
+def _singles(population: int, key: str, start: int, stop: int, order: DrawOrder) -> Iterator[Numbers]:
     """Yield places ``start`` to ``stop`` - 1 of all faults, in their own order or a drawn one: pieces (n,).
 
     Drawn ``again``, a place is the remainder of a number below 2^63: the bias is below population / 2^63.

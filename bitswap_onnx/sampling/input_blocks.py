@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal, NoReturn
 
-from bitswap_onnx.campaign.schedule import Chunk
+from bitswap_onnx.data.chunks import Chunk
 from bitswap_onnx.errors import BitswapError
 
 #: How many inputs each injection runs over: so many, one batch (``auto``), or all (None).

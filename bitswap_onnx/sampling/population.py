@@ -11,7 +11,7 @@ from bitswap_onnx.faults.bits import BIT_CLASSES, FORMATS, BitFormat, Bits, from
 from bitswap_onnx.graph.model import Model
 from bitswap_onnx.graph.resolve import Resolver
 from bitswap_onnx.graph.targets import Target, select_targets
-from bitswap_onnx.sampling.draws import Region
+from bitswap_onnx.sampling.strata import Region
 
 #: Elements of a tensor that are looked at in one go.
 _PIECE = 1 << 18

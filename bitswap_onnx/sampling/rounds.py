@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitswap_onnx.faults.fault import Injection
-from bitswap_onnx.sampling.draws import Pattern, Stratum, draw, permute
+from bitswap_onnx.sampling.draws import draw, permute
+from bitswap_onnx.sampling.strata import Pattern, Stratum
 
 Members = NDArray[np.intp]
 Probabilities = NDArray[np.float64]

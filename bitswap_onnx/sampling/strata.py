@@ -1,13 +1,96 @@
-"""What strata hold, by layer and bit: how many faults of a group there are, whatever a draw found of it."""
+"""Strata of faults: which bits of which tensors they hold, and how many faults that makes, by layer and bit."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from bitswap_onnx.sampling.draws import Pattern, Stratum
+from bitswap_onnx.errors import BitswapError
+from bitswap_onnx.faults.fault import BIT_KINDS, Kind
 
 
-class Part(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Region:
+    """The ``bits`` of every element of one stored tensor, as far as faults are drawn from them.
+
+    ``layer`` groups regions; ``tensor`` is the model's key of what is stored. ``address`` is the (layer, parameter) under
+    which a fault list finds it, None for the role weight; ``format`` a name of `bitswap_onnx.faults.bits.FORMATS`,
+    ``shape`` the stored layout.
+    """
+
+    layer: str
+    tensor: str
+    address: tuple[str, str | None]
+    format: str
+    shape: tuple[int, ...]
+    bits: tuple[int, ...]
+
+    @property
+    def slots(self) -> int:
+        """Number of places for a fault: elements times bits."""
+        return math.prod(self.shape) * len(self.bits)
+
+
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """What one injection of a sample is: faults of one of ``kinds`` each, ``multiplicity`` of them.
+
+    ``burst``: neighbouring bits of one element, of one kind, the lowest of which is a bit of the region. Otherwise they
+    sit on any distinct bits of the stratum, and each has a kind of its own. Raises BitswapError for other kinds than
+    those of single bits, and for one that is given twice.
+    """
+
+    kinds: tuple[Kind, ...] = (Kind.FLIP,)
+    multiplicity: int = 1
+    burst: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.kinds or len(set(self.kinds)) < len(self.kinds) or not BIT_KINDS.issuperset(self.kinds):
+            expected = "expected some of flip, stuck_at_0, stuck_at_1, each once"
+            raise BitswapError(f"--kinds: {expected}, found {','.join(self.kinds) or 'none'}")
+
+    @property
+    def scattered(self) -> int:
+        """How many places an injection takes: a burst counts once."""
+        return 1 if self.burst else self.multiplicity
+
+    def population(self, slots: int, kinds: int | None = None) -> int:
+        """Return how many injections ``slots`` places have room for, with ``kinds`` kinds per place (default: its own)."""
+        kinds = len(self.kinds) if kinds is None else kinds
+        return math.comb(slots, self.scattered) * int(kinds**self.scattered)
+
+
+@dataclass(frozen=True, slots=True)
+class Stratum:
+    """Regions that one sample is drawn from; ``name`` is unique in a list and takes part in what is drawn."""
+
+    name: str
+    regions: tuple[Region, ...]
+
+    @property
+    def slots(self) -> int:
+        """Number of places for a fault."""
+        return sum(region.slots for region in self.regions)
+
+    @property
+    def bits(self) -> tuple[int, ...]:
+        """The bits that its regions have, ascending."""
+        return tuple(sorted({bit for region in self.regions for bit in region.bits}))
+
+
+def stratify(regions: Sequence[Region], name: Callable[[Region, int], str]) -> tuple[Stratum, ...]:
+    """Return strata of the bits of ``regions`` that get the same name, which ``name`` makes of a region and a bit."""
+    strata: dict[str, list[Region]] = {}
+    for region in regions:
+        split: dict[str, list[int]] = {}
+        for bit in region.bits:
+            split.setdefault(name(region, bit), []).append(bit)
+        for key, bits in split.items():
+            strata.setdefault(key, []).append(replace(region, bits=tuple(bits)))
+    return tuple(Stratum(key, tuple(parts)) for key, parts in strata.items())
+
+
+class StratumPart(NamedTuple):
     """Faults of one ``stratum`` (its number) in one ``layer``, as lists name it: ``each`` on every one of ``bits``."""
 
     stratum: int
@@ -17,12 +100,12 @@ class Part(NamedTuple):
     each: int
 
 
-def parts_of(strata: Sequence[Stratum], pattern: Pattern) -> tuple[Part, ...] | None:
+def parts_of(strata: Sequence[Stratum], pattern: Pattern) -> tuple[StratumPart, ...] | None:
     """Return what ``strata`` hold, None where an injection has several faults: those may be of several layers and bits."""
     if pattern.multiplicity > 1:
         return None
     return tuple(
-        Part(number, region.address[0], region.format, region.bits, math.prod(region.shape) * len(pattern.kinds))
+        StratumPart(number, region.address[0], region.format, region.bits, math.prod(region.shape) * len(pattern.kinds))
         for number, stratum in enumerate(strata)
         for region in stratum.regions
     )

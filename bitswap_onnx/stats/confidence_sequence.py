@@ -23,8 +23,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from bitswap_onnx.sampling.rounds import Members
 from bitswap_onnx.stats.intervals import Values
-from bitswap_onnx.stats.stratified import Members
 
 #: How much of the capital a bet may risk.
 _RISK = 0.95

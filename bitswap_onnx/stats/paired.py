@@ -14,8 +14,8 @@ from scipy import stats
 
 from bitswap_onnx.stats.clustered import Mean
 
-Flags = NDArray[np.bool_]
-Counts = NDArray[np.integer[Any]]
+_Flags = NDArray[np.bool_]
+_Counts = NDArray[np.integer[Any]]
 
 EQUIVALENT, DIFFERENT, NOT_SHOWN = "equivalent", "different", "not shown"
 
@@ -66,14 +66,14 @@ def equivalence(difference: Mean, delta: float, alpha: float = 0.05) -> Equivale
     return Equivalence(low, high, p, verdict)
 
 
-def mcnemar(a: Flags, b: Flags) -> McNemar:
+def mcnemar(a: _Flags, b: _Flags) -> McNemar:
     """Return McNemar's exact two-sided test on paired flags (faults,): binomial with 1/2 over the discordant pairs."""
     a_only, b_only = int(np.sum(a & ~b)), int(np.sum(b & ~a))
     p = 2 * float(stats.binom.cdf(min(a_only, b_only), a_only + b_only, 0.5))
     return McNemar(a_only, b_only, min(1.0, p))
 
 
-def kappa(table: Counts) -> float:
+def kappa(table: _Counts) -> float:
     """Return Cohen's kappa of a (classes, classes) table, rows A, columns B (doi 10.1177/001316446002000104).
 
     (p_o - p_e) / (1 - p_e); NaN for an empty table and where both always give one and the same class.
@@ -84,7 +84,7 @@ def kappa(table: Counts) -> float:
     return (total * agreed - chance) / beyond if beyond else np.nan
 
 
-def positive_agreement(table: Counts) -> float:
+def positive_agreement(table: _Counts) -> float:
     """Return 2a / (2a + b + c) of the last class: a in both, b and c in one alone; NaN where it never occurs.
 
     Cicchetti and Feinstein, doi 10.1016/0895-4356(90)90159-M: what kappa hides when a class is rare.

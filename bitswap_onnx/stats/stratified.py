@@ -19,13 +19,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bitswap_onnx.errors import RunError
-from bitswap_onnx.sampling.strata import Part
+from bitswap_onnx.sampling.rounds import Members
+from bitswap_onnx.sampling.strata import StratumPart
 from bitswap_onnx.stats.intervals import Values, fewest_faults, finite_shrink, share_interval
-
-Members = NDArray[np.intp]
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,7 @@ class Strata:
     populations: tuple[int, ...]
     bits: int | None = None
     order: tuple[int, ...] | None = None
-    parts: tuple[Part, ...] | None = None
+    parts: tuple[StratumPart, ...] | None = None
 
 
 class Frame(NamedTuple):
@@ -55,7 +53,7 @@ class Frame(NamedTuple):
     sizes: Values
     populations: Values
     inputs_drawn: bool = False
-    parts: tuple[Part, ...] | None = None
+    parts: tuple[StratumPart, ...] | None = None
 
 
 class Weights(NamedTuple):

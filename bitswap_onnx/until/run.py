@@ -12,26 +12,27 @@ import numpy as np
 
 from bitswap_onnx.campaign.adaptive_list import Addition
 from bitswap_onnx.campaign.executor import Running
+from bitswap_onnx.campaign.records import InterimEstimate
 from bitswap_onnx.campaign.run import Campaign, as_begun, run_campaign
 from bitswap_onnx.campaign.run_directory import reading
 from bitswap_onnx.campaign.setup import Settings, Setup, prepare
 from bitswap_onnx.campaign.store import Store
 from bitswap_onnx.errors import BitswapError
-from bitswap_onnx.estimates.drawn import RECORD, looks_of, rounds_of
+from bitswap_onnx.estimates.frames import RECORD, looks_of, rounds_of
 from bitswap_onnx.estimates.rates import shares_of
 from bitswap_onnx.estimates.read import read_counts
 from bitswap_onnx.faults.fault import Kind
 from bitswap_onnx.files import replacing
 from bitswap_onnx.outcome import counted
-from bitswap_onnx.sampling.draws import Pattern, Region, stratify
 from bitswap_onnx.sampling.input_blocks import PerInjection, sample_inputs
 from bitswap_onnx.sampling.population import find_population
 from bitswap_onnx.sampling.rounds import Round, choose_strata, injections_of_last
-from bitswap_onnx.sampling.strata import parts_of
-from bitswap_onnx.until.planners import SCHEMES, Goal, Look, Planner, Scheme, bit_group, is_reached, look, take
+from bitswap_onnx.sampling.strata import Pattern, Region, parts_of, stratify
+from bitswap_onnx.until.goal import Goal, is_reached
+from bitswap_onnx.until.planners import SCHEMES, Planner, UntilScheme, bit_group, look, take
 
 #: What strata are called: bits of regions that get the same name.
-_NAMES: dict[Scheme, Callable[[Region, int], str]] = {
+_NAMES: dict[UntilScheme, Callable[[Region, int], str]] = {
     "stratified": lambda region, bit: f"{region.layer} {bit_group(region.format, bit)}",
     "iterative": lambda region, bit: "network",
 }
@@ -42,7 +43,7 @@ class Until:
     """What is to be known of which faults: a ``goal``, a ``scheme``, and filters as `find_population` takes them."""
 
     goal: Goal
-    scheme: Scheme = "stratified"
+    scheme: UntilScheme = "stratified"
     kinds: tuple[Kind, ...] = (Kind.FLIP,)
     layers: str | None = None
     exclude: str | None = None
@@ -59,7 +60,7 @@ class Reached:
 
     campaign: Campaign
     until: Until
-    looks: tuple[Look, ...]
+    looks: tuple[InterimEstimate, ...]
     is_census: bool
 
 
@@ -74,7 +75,7 @@ class DrawnList:
         self,
         setup: Setup,
         until: Until,
-        on_look: Callable[[Look], None] | None = None,
+        on_look: Callable[[InterimEstimate], None] | None = None,
         *,
         own_inputs: bool = False,
     ) -> None:
@@ -138,7 +139,7 @@ class DrawnList:
         """Write what was known after each round."""
         with replacing(path) as file:
             writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(Look._fields)
+            writer.writerow(InterimEstimate._fields)
             writer.writerows(looks_of(store.setting(RECORD)))
 
     def planner(self) -> Planner:
@@ -173,7 +174,7 @@ def run_until(
     inputs_per_injection: PerInjection = None,
     save_outputs: bool = False,
     per_input: bool = False,
-    on_look: Callable[[Look], None] | None = None,
+    on_look: Callable[[InterimEstimate], None] | None = None,
     **running: Unpack[Running],
 ) -> Reached:
     """Run faults of ``model``, drawn with the settings' seed, until the goal is reached or all have run.

@@ -19,13 +19,15 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from bitswap_onnx.campaign.records import InterimEstimate
 from bitswap_onnx.campaign.run_directory import reading
 from bitswap_onnx.campaign.setup import Settings, prepare
 from bitswap_onnx.outcome import OUTCOME_NAMES, decode_outcomes
 from bitswap_onnx.sampling.draws import draw, permute
 from bitswap_onnx.sampling.input_blocks import sample_inputs
 from bitswap_onnx.sampling.rounds import choose_strata
-from bitswap_onnx.until.planners import Goal, Look, Scheme, is_reached, look, take
+from bitswap_onnx.until.goal import Goal, is_reached
+from bitswap_onnx.until.planners import UntilScheme, look, take
 from bitswap_onnx.until.run import DrawnList, Until
 from tests.benchmarks.census import EVERYTHING
 from tests.census import MODEL, Census, take_census
@@ -38,7 +40,7 @@ class Case(NamedTuple):
 
     goal: Goal
     own: int | None = None
-    scheme: Scheme = "stratified"
+    scheme: UntilScheme = "stratified"
     layers: str | None = None
     bits: str | None = None
 
@@ -67,11 +69,11 @@ class Replay:
     codes: Codes
     tables: list[NDArray[np.intp]]
 
-    def campaign(self, goal: Goal, own: int | None, seed: int) -> list[Look]:
+    def campaign(self, goal: Goal, own: int | None, seed: int) -> list[InterimEstimate]:
         """Return all looks of one campaign."""
         sample = sample_inputs(own, self.codes.shape[1], 32, seed)
         planner, wanted = self.drawn.planner(), OUTCOME_NAMES.index(goal.quantity)
-        rounds, taken, looks, number = [planner.begin()], [0] * len(self.tables), list[Look](), 0
+        rounds, taken, looks, number = [planner.begin()], [0] * len(self.tables), list[InterimEstimate](), 0
         while True:
             *_, pieces = choose_strata(rounds, self.drawn.populations, seed, again=self.drawn.again)
             strata = np.concatenate([piece.strata for piece in pieces])

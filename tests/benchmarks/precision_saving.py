@@ -18,10 +18,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from bitswap_onnx.campaign.records import InterimEstimate
 from bitswap_onnx.estimates.read import read_recorded
 from bitswap_onnx.sampling.rounds import choose_strata
 from bitswap_onnx.stats.intervals import Values, share_interval
-from bitswap_onnx.until.planners import SCHEMES, Goal, Look, Scheme, bit_group, is_reached, look, take
+from bitswap_onnx.until.goal import Goal, is_reached
+from bitswap_onnx.until.planners import SCHEMES, UntilScheme, bit_group, look, take
 from tests import reference
 
 LEVEL, ENOUGH, SAVING = 0.99, 0.985, 20
@@ -49,7 +51,7 @@ class Published:
         return [len(own) for own in self.critical]
 
 
-def read(name: str, scheme: Scheme) -> Published:
+def read(name: str, scheme: UntilScheme) -> Published:
     recorded = read_recorded(SUBJECTS[name])
     (images,) = set(recorded.inputs.tolist())
     classes = np.array([bit_group("float32", int(bit)) for bit in recorded.bits])
@@ -60,7 +62,7 @@ def read(name: str, scheme: Scheme) -> Published:
     return Published(critical, np.unique(names[1], return_inverse=True)[1], images)
 
 
-def campaign(published: Published, scheme: Scheme, goal: Goal, own: int | None, seed: int) -> Look:
+def campaign(published: Published, scheme: UntilScheme, goal: Goal, own: int | None, seed: int) -> InterimEstimate:
     """Return the last look of one campaign."""
     rng = np.random.default_rng(seed)
     populations = [size * LARGER for size in published.sizes]
@@ -82,7 +84,7 @@ def campaign(published: Published, scheme: Scheme, goal: Goal, own: int | None, 
         rounds.append(planner.go_on())
 
 
-def report(name: str, scheme: Scheme, own: int | None, samples: int) -> tuple[float, float]:
+def report(name: str, scheme: UntilScheme, own: int | None, samples: int) -> tuple[float, float]:
     """Print a row; return the coverage and by how much fewer inferences were run."""
     published = read(name, scheme)
     shares, fixed = published.shares, len(published.shares)

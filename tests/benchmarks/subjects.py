@@ -24,7 +24,8 @@ from bitswap_onnx.data.preprocessing import Preprocessing
 from bitswap_onnx.faults.fault import Injection
 from bitswap_onnx.faults.fault_list import read_fault_list
 from bitswap_onnx.models import zoo
-from bitswap_onnx.runtime.pool import Pool, Result, Unit
+from bitswap_onnx.runtime.messages import Result, Unit
+from bitswap_onnx.runtime.pool import Pool
 from bitswap_onnx.runtime.session import machine_name, versions
 
 IMAGES = "cifar10/test_846.npz"

@@ -21,7 +21,7 @@ import numpy as np
 
 from bitswap_onnx.campaign.setup import Settings, prepare
 from bitswap_onnx.experiments.sweep.bit_errors import faults_at, find_regions
-from bitswap_onnx.experiments.sweep.run import LEVEL, Row, sweep_errors
+from bitswap_onnx.experiments.sweep.run import SWEEP_LEVEL, SweepRow, sweep_errors
 from bitswap_onnx.faults.fault import Injection
 from bitswap_onnx.stats.clustered import Mean, clustered_mean
 from tests.benchmarks.subjects import add_reference, campaign, image_settings, machine, make_subject, published_list
@@ -51,7 +51,7 @@ def single_share(model: Path, settings: Settings, count: int, seed: int, run: Pa
     return bits, clustered_mean(np.array(list(critical.values())) / settings.first)
 
 
-def swept(model: Path, settings: Settings, bits: int, rate: float, flips: int, run: Path) -> Row:
+def swept(model: Path, settings: Settings, bits: int, rate: float, flips: int, run: Path) -> SweepRow:
     """Sweep at one rate, as often as it takes to flip about ``flips`` bits."""
     repeats = math.ceil(flips / (bits * rate))
     sweep = sweep_errors(model, [rate], repeats=repeats, layers=LAYERS, settings=settings, run=run)
@@ -84,7 +84,7 @@ def main() -> None:
     for name, mean in predictions.items():
         print(f"{name}: {mean.n} faults, critical {percent(mean, 1)}")
     print(
-        f"critical in %, {100 * LEVEL:g} % intervals: rate | expected flips, drawn | sweep | prediction | overlap | z"
+        f"critical in %, {100 * SWEEP_LEVEL:g} % intervals: rate | expected flips, drawn | sweep | prediction | overlap | z"
     )
     apart = 0
     for row in rows:
@@ -92,7 +92,9 @@ def main() -> None:
         assert measured is not None
         for name, mean in predictions.items():
             expected = bits * row.rate
-            overlap = overlaps(measured.interval(LEVEL), [expected * bound for bound in mean.interval(LEVEL)])
+            overlap = overlaps(
+                measured.interval(SWEEP_LEVEL), [expected * bound for bound in mean.interval(SWEEP_LEVEL)]
+            )
             z = (measured.mean - expected * mean.mean) / np.hypot(measured.se, expected * mean.se)
             apart += not overlap
             print(
@@ -104,7 +106,7 @@ def main() -> None:
 
 def percent(mean: Mean, factor: float) -> str:
     """A mean share times ``factor`` and its interval, in percent."""
-    low, high = (100 * factor * bound for bound in mean.interval(LEVEL))
+    low, high = (100 * factor * bound for bound in mean.interval(SWEEP_LEVEL))
     return f"{100 * factor * mean.mean:.4f} [{low:.4f}, {high:.4f}]"
 
 

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from bitswap_onnx.campaign.run import run_campaign
 from bitswap_onnx.campaign.setup import Settings
-from bitswap_onnx.converters.torch_to_onnx import export_torch, load_state_dict_file
+from bitswap_onnx.converters.torch_checkpoint import load_state_dict_file
+from bitswap_onnx.converters.torch_to_onnx import export_torch
 from bitswap_onnx.data.preprocessing import Preprocessing
 from bitswap_onnx.faults.fault import Injection
 from bitswap_onnx.faults.fault_list import read_fault_list

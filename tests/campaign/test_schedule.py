@@ -4,20 +4,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitswap_onnx.campaign.schedule import (
-    BATCHES_PER_CHUNK,
-    CHUNKS,
-    FIRST_UNIT,
-    LARGEST_UNIT,
-    Chunk,
-    Lot,
-    Queue,
-    Schedule,
-    Work,
-    chunk_length,
-    chunks,
-    make_lots,
-)
+from bitswap_onnx.campaign.schedule import FIRST_UNIT, LARGEST_UNIT, Lot, Queue, Schedule, make_lots
+from bitswap_onnx.data.chunks import BATCHES_PER_CHUNK, CHUNKS, Chunk, chunk_length, chunks
+from bitswap_onnx.runtime.messages import Work
 
 
 def lots(*sizes: int, parts: int = 2) -> list[Lot]:

@@ -8,7 +8,7 @@ import pytest
 
 from bitswap_onnx.errors import BitswapError
 from bitswap_onnx.faults.fault import Injection, Kind
-from bitswap_onnx.faults.fault_list import fingerprint, read_fault_list
+from bitswap_onnx.faults.fault_list import list_fingerprint, read_fault_list
 from bitswap_onnx.graph.model import load_model
 from bitswap_onnx.sampling.design import Design, Request, design_path, generate_faults, read_design
 from bitswap_onnx.sampling.population import bit_distances, find_population
@@ -35,7 +35,7 @@ def generate(run: Run, *options: object) -> tuple[list[Injection], Design, str]:
     assert (code, err) == (0, "")
     injections, design = list(read_fault_list("f.csv")), read_design("f.design.json")
     assert run("validate", "f.csv", "--model", "cnn.onnx")[0] == 0
-    *_, (_, digest) = fingerprint(injections)
+    *_, (_, digest) = list_fingerprint(injections)
     assert (design.list_sha256, design.size) == (digest, len(injections))
     assert [injection.id for injection in injections] == [str(number) for number in range(design.size)]
     for stratum in design.strata:

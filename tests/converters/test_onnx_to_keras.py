@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from bitswap_onnx.converters import onnx_to_keras as module
 from bitswap_onnx.converters.keras_setup import load_keras_file, quiet
 from bitswap_onnx.converters.onnx_to_keras import SUPPORTED, onnx_to_keras
-from bitswap_onnx.converters.torch_to_onnx import export_torch, load_state_dict_file
+from bitswap_onnx.converters.torch_checkpoint import load_state_dict_file
+from bitswap_onnx.converters.torch_to_onnx import export_torch
 from bitswap_onnx.errors import ControlFailedError, ModelError
 from bitswap_onnx.graph.model import from_proto
 from bitswap_onnx.models.resnet_cifar import resnet

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from bitswap_onnx.converters.torch_to_onnx import load_state_dict_file
+from bitswap_onnx.converters.torch_checkpoint import load_state_dict_file
 from bitswap_onnx.errors import ModelError
 
 STATE = {"fc.weight": torch.arange(6.0).reshape(2, 3), "fc.bias": torch.zeros(2)}

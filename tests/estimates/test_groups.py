@@ -17,10 +17,10 @@ from bitswap_onnx.estimates.groups import SCOPES, held_by_strata
 from bitswap_onnx.estimates.rates import HARMFUL, Question, Rates, estimate_rates
 from bitswap_onnx.faults.fault import Kind
 from bitswap_onnx.graph.model import load_model
-from bitswap_onnx.sampling.design import Request, Scheme, generate_faults, read_design
-from bitswap_onnx.sampling.strata import Part, parts_of
+from bitswap_onnx.sampling.design import Request, SamplingScheme, generate_faults, read_design
+from bitswap_onnx.sampling.strata import StratumPart, parts_of
 from bitswap_onnx.stats.stratified import Bounded, Strata, estimate_mean, frame_of, weigh
-from bitswap_onnx.until.planners import parse_goal
+from bitswap_onnx.until.goal import parse_goal
 from bitswap_onnx.until.run import Until, run_until
 from tests.builders import cnn, normal, save
 
@@ -46,8 +46,8 @@ def results(folder: Path, rows: list[tuple[str, int, int]]) -> Path:
 # --- sizes -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("scheme", get_args(Scheme))
-def test_what_strata_hold_adds_up(model: Path, tmp_path: Path, scheme: Scheme) -> None:
+@pytest.mark.parametrize("scheme", get_args(SamplingScheme))
+def test_what_strata_hold_adds_up(model: Path, tmp_path: Path, scheme: SamplingScheme) -> None:
     """To each stratum's population, to what each region has, and to the same sizes in every scheme."""
     number = 5 if scheme == "per-target" else None
     margin = 0.01 if scheme in ("per-target", "exhaustive") else 0.2
@@ -225,7 +225,7 @@ def test_sizes_that_are_not_known_are_said_to_be(tmp_path: Path) -> None:
     """No parts; parts that do not have what the list has; and parts that do."""
     faults = [(layer, bit, 10 * (bit == 30 and i % 2)) for layer in ("a", "b") for bit in (30, 31) for i in range(20)]
     path = results(tmp_path, faults)
-    part = Part(0, "a", "float32", (30, 31), 300), Part(1, "b", "float32", (30, 31), 900)
+    part = StratumPart(0, "a", "float32", (30, 31), 300), StratumPart(1, "b", "float32", (30, 31), 900)
     for parts, approximate in ((None, True), ((part[0], part[1]._replace(bits=(30,))), True), (part, False)):
         strata = Strata(("a", "b"), (40, 40), (600, 1800), parts=parts)
         rates = estimate_rates(path, Question(by=("bit", "layer")), strata)
@@ -236,7 +236,7 @@ def test_sizes_that_are_not_known_are_said_to_be(tmp_path: Path) -> None:
 
 def test_groups_of_which_too_little_was_drawn_have_no_estimate(tmp_path: Path) -> None:
     path = results(tmp_path, [("a", 30, 0)] * 40 + [("b", 31, 0)] * 40)
-    parts = Part(0, "a", "float32", (30, 31), 300), Part(1, "b", "float32", (30, 31), 900)
+    parts = StratumPart(0, "a", "float32", (30, 31), 300), StratumPart(1, "b", "float32", (30, 31), 900)
     rates = estimate_rates(path, Question(by=("bit",)), Strata(("a", "b"), (40, 40), (600, 1800), parts=parts))
     few, enough = (rates.find("bit", bit, "critical") for bit in ("30", "31"))
     assert (few.mean, few.too_few, few.faults) == (None, True, 40)

@@ -9,7 +9,7 @@ import pytest
 
 from bitswap_onnx.errors import FaultListError
 from bitswap_onnx.faults.fault import Fault, Injection, Kind
-from bitswap_onnx.faults.fault_list import fingerprint, read_fault_list, write_fault_list
+from bitswap_onnx.faults.fault_list import list_fingerprint, read_fault_list, write_fault_list
 
 HEADER = "Injection,Layer,TensorIndex,Bit\n"
 FULL_HEADER = "Injection,Layer,TensorIndex,Bit,Parameter,Kind,Value\n"
@@ -169,7 +169,7 @@ def test_writing_reads_back(tmp_path: Path) -> None:
     ]
     digest = write_fault_list(tmp_path / "out.csv", injections)
     assert list(read_fault_list(tmp_path / "out.csv")) == injections
-    assert [running for _, running in fingerprint(injections)][-1] == digest
+    assert [running for _, running in list_fingerprint(injections)][-1] == digest
 
 
 def test_numbers_of_numpy_become_pythons() -> None:
@@ -190,7 +190,7 @@ def test_an_injection_has_faults() -> None:
 
 def test_fingerprint_is_of_the_content(tmp_path: Path) -> None:
     def last(text: str) -> str:
-        return [digest for _, digest in fingerprint(read(tmp_path, text))][-1]
+        return [digest for _, digest in list_fingerprint(read(tmp_path, text))][-1]
 
     same = last(HEADER + ROW + "\n")
     assert same == last('Layer,Bit,Injection,TensorIndex,x\r\nconv1,2,0,"[0,1]",y\r\n')

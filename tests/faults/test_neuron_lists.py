@@ -7,7 +7,7 @@ import pytest
 
 from bitswap_onnx.errors import FaultListError
 from bitswap_onnx.faults.fault import Fault, Injection, Kind, Site
-from bitswap_onnx.faults.fault_list import fingerprint, has_neurons, read_fault_list, write_fault_list
+from bitswap_onnx.faults.fault_list import has_neurons, list_fingerprint, read_fault_list, write_fault_list
 
 SFI = "Injection,LayerName,LayerIndex,FeatureMapIndex,Value\n"
 
@@ -130,7 +130,9 @@ def test_a_written_list_reads_back(tmp_path: Path) -> None:
     assert rows[2] == 'n,conv1,"(1, 2)",3,,flip,,output,all'
     assert list(read_fault_list(path)) == mixed()
     assert has_neurons(read_fault_list(path))
-    assert [running for _, running in fingerprint(read_fault_list(path))] == [h for _, h in fingerprint(mixed())]
+    assert [running for _, running in list_fingerprint(read_fault_list(path))] == [
+        h for _, h in list_fingerprint(mixed())
+    ]
 
 
 def test_a_list_of_weights_has_the_columns_it_always_had(tmp_path: Path) -> None:
@@ -152,7 +154,7 @@ def test_a_list_of_weights_has_the_hash_it_always_had() -> None:
         ("x", "x", "l", "()", "", "", "mask", "0x80"),
     )
     expected = hashlib.sha256("".join(map(repr, rows)).encode()).hexdigest()
-    assert [running for _, running in fingerprint(injections)][-1] == expected
+    assert [running for _, running in list_fingerprint(injections)][-1] == expected
 
 
 @pytest.mark.parametrize(
@@ -160,8 +162,8 @@ def test_a_list_of_weights_has_the_hash_it_always_had() -> None:
     [neuron((1,), input=3), neuron((1,), site=Site.INPUT), neuron((1,), 4), neuron((2,)), Fault("conv1", (1,), 3)],
 )
 def test_what_tells_lists_apart(other: Fault) -> None:
-    ((_, mine),) = fingerprint([Injection("a", (neuron((1,)),))])
-    ((_, theirs),) = fingerprint([Injection("a", (other,))])
+    ((_, mine),) = list_fingerprint([Injection("a", (neuron((1,)),))])
+    ((_, theirs),) = list_fingerprint([Injection("a", (other,))])
     assert mine != theirs
 
 

@@ -14,7 +14,7 @@ from bitswap_onnx.faults.bits import FORMATS, encode
 from bitswap_onnx.faults.numerals import real, whole
 from bitswap_onnx.outcome import parse_criterion
 from bitswap_onnx.sampling.input_blocks import parse_per_injection
-from bitswap_onnx.until.planners import parse_goal
+from bitswap_onnx.until.goal import parse_goal
 
 PARSERS: dict[str, tuple[Callable[[str], Any], str]] = {
     "value": (lambda text: encode(text, FORMATS["float32"]), "3"),

@@ -8,7 +8,7 @@ import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 
-from bitswap_onnx.graph.heads import Feed, Head, Row, find_head
+from bitswap_onnx.graph.heads import Feed, Head, StretchRow, find_head
 from bitswap_onnx.graph.model import Model, from_proto
 from bitswap_onnx.graph.slices import Slicer
 from bitswap_onnx.graph.weights import rewrite
@@ -217,8 +217,8 @@ def test_rows_are_channels_of_the_faulty_model(name: str) -> None:
     rows = []
     for _ in range(9):
         element, mask = int(draw.integers(model.tensor(tensor).size)), 1 << int(draw.integers(20, 30))
-        rows.append(Row(head.channel(tensor, element), {tensor: [(element, mask)]}))
-    rows[4] = Row(head.channels - 1, {})
+        rows.append(StretchRow(head.channel(tensor, element), {tensor: [(element, mask)]}))
+    rows[4] = StretchRow(head.channels - 1, {})
     assert {row.channel for row in rows} <= set(range(head.channels))
     x = {head.slicer.inputs[0]: normal(BATCH, *head.slicer.shape, seed=7)}
     golden = values(model, x, tuple({feed.value for feed in head.feeds}))
@@ -254,12 +254,12 @@ def test_a_fault_stays_in_the_channel_of_its_element(name: str) -> None:
 def test_the_model_is_not_changed() -> None:
     proto, tensor, _ = CASES["grouped"]
     before = proto.SerializeToString(deterministic=True)
-    head_of(proto, tensor).build([Row(0, {tensor: [(0, 1)]}), Row(5, {})])
+    head_of(proto, tensor).build([StretchRow(0, {tensor: [(0, 1)]}), StretchRow(5, {})])
     assert proto.SerializeToString(deterministic=True) == before
 
 
 def test_what_a_row_of_a_group_reads() -> None:
-    rows = [Row(5, {}), Row(0, {}), Row(3, {})]
+    rows = [StretchRow(5, {}), StretchRow(0, {}), StretchRow(3, {})]
     (feed,) = head_of(*CASES["grouped"][:2]).feeds
     assert feed.channels(rows).tolist() == [2, 3, 0, 1, 2, 3]
     (feed,) = head_of(*CASES["channel multiplier"][:2]).feeds

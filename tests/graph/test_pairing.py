@@ -189,7 +189,8 @@ def test_what_has_no_partner_is_named() -> None:
 def resnets(depth: int, folder: Path) -> tuple[Model, Model]:
     """A ResNet as PyTorch and as Keras store it; the published weights where they are, else random ones."""
     torch = pytest.importorskip("torch")
-    from bitswap_onnx.converters.torch_to_onnx import export_torch, load_state_dict_file
+    from bitswap_onnx.converters.torch_checkpoint import load_state_dict_file
+    from bitswap_onnx.converters.torch_to_onnx import export_torch
     from bitswap_onnx.models.resnet_cifar import resnet
 
     torch.manual_seed(0)

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from torch import nn
 
-from bitswap_onnx.converters.torch_to_onnx import export_torch, load_state_dict_file
+from bitswap_onnx.converters.torch_checkpoint import load_state_dict_file
+from bitswap_onnx.converters.torch_to_onnx import export_torch
 from bitswap_onnx.errors import ModelError
-from bitswap_onnx.models.resnet_cifar import DEPTHS, resnet
+from bitswap_onnx.models.resnet_cifar import RESNET_DEPTHS, resnet
 from tests import reference
 
 
@@ -46,7 +47,7 @@ def test_classes_and_shapes() -> None:
 
 
 def test_unknown_depth() -> None:
-    with pytest.raises(ModelError, match=f"expected depth {', '.join(map(str, DEPTHS))}, found 21"):
+    with pytest.raises(ModelError, match=f"expected depth {', '.join(map(str, RESNET_DEPTHS))}, found 21"):
         resnet(21)
 
 

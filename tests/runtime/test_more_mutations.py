@@ -50,18 +50,18 @@ from numpy.typing import NDArray
 
 from bitswap_onnx.campaign.audit import Audit
 from bitswap_onnx.campaign.run import Campaign, run_campaign
-from bitswap_onnx.campaign.schedule import Chunk
 from bitswap_onnx.campaign.setup import Settings
 from bitswap_onnx.campaign.store import Store
+from bitswap_onnx.data.chunks import Chunk
 from bitswap_onnx.errors import ControlFailedError, RunError
 from bitswap_onnx.faults.fault import Fault, Injection, Kind, Site
 from bitswap_onnx.graph import channels, neurons, resolve
-from bitswap_onnx.graph.heads import ROWS, Head, Row
-from bitswap_onnx.graph.marks import Marks, Values
+from bitswap_onnx.graph.heads import ROWS, Head, StretchRow
+from bitswap_onnx.graph.marks import MarkedValues, Marks
 from bitswap_onnx.graph.model import from_proto
 from bitswap_onnx.graph.neurons import ALL_INPUTS, Flips
 from bitswap_onnx.graph.receipts import InjectionEdits, ResolvedInjection
-from bitswap_onnx.graph.row_rules import RULES
+from bitswap_onnx.graph.row_rules import ROW_RULES
 from bitswap_onnx.graph.sites import NeuronSite, is_site
 from bitswap_onnx.graph.slices import Slicer
 from bitswap_onnx.outcome import Golden
@@ -71,7 +71,7 @@ from bitswap_onnx.runtime.incremental import IncrementalEngine
 from bitswap_onnx.runtime.lanes import Block, Faulty
 from bitswap_onnx.runtime.measure import why_one_at_a_time
 from bitswap_onnx.runtime.packed import Pack, PackedLane
-from bitswap_onnx.runtime.submodel import Part
+from bitswap_onnx.runtime.submodel import Submodel
 from bitswap_onnx.runtime.worker import Worker
 from tests.benchmarks.fuzz.run import Options, check_network
 from tests.builders import build, normal, save
@@ -175,12 +175,12 @@ def owners_of_the_first_pack(patch: Patch) -> None:
 def one_fault_per_channel(patch: Patch) -> None:
     """Of several faults of an injection in one channel the last one acts."""
 
-    def rows(self: PackedLane, edits: InjectionEdits) -> list[Row]:
+    def rows(self: PackedLane, edits: InjectionEdits) -> list[StretchRow]:
         found: dict[int, dict[str, list[tuple[int, ...]]]] = {}
         for tensor, changes in edits.items():
             for element, mask in changes:
                 found.setdefault(self.head.channel(tensor, element), {})[tensor] = [(element, mask)]
-        return [Row(channel, own) for channel, own in found.items()]
+        return [StretchRow(channel, own) for channel, own in found.items()]
 
     patch.setattr(PackedLane, "rows", rows)
 
@@ -199,10 +199,10 @@ def first_model_kept(patch: Patch) -> None:
     """The first faulty model that is loaded, that of the null control, is run for all faults."""
     make = lanes._FaultyModel._part
 
-    def kept(self: Any, edits: InjectionEdits) -> Part:
+    def kept(self: Any, edits: InjectionEdits) -> Submodel:
         if not self._loaded:
             self._loaded[:] = [make(self, edits)]
-        part: Part = self._loaded[0]
+        part: Submodel = self._loaded[0]
         return part
 
     patch.setattr(lanes._FaultyModel, "_part", kept)
@@ -263,10 +263,10 @@ def unchanged_if_any(patch: Patch) -> None:
 def softmax_rows_alone(patch: Patch) -> None:
     """Softmax mixes no rows, not along the batch either."""
 
-    def alone(values: Values) -> list[Marks]:
+    def alone(values: MarkedValues) -> list[Marks]:
         return [values.given()[0]] * len(values.out_shapes)
 
-    patch.setitem(RULES, "along_axis", alone)
+    patch.setitem(ROW_RULES, "along_axis", alone)
 
 
 def follows_always(patch: Patch) -> None:
@@ -352,7 +352,7 @@ def behind_not_seen(patch: Patch) -> None:
 
 def rows_gathered_anywhere(patch: Patch) -> None:
     """Gather moves nothing, along the batch neither."""
-    patch.setitem(RULES, "gather", lambda values: [values.given()[0]])
+    patch.setitem(ROW_RULES, "gather", lambda values: [values.given()[0]])
 
 
 def counted_from_the_block(patch: Patch) -> None:
@@ -688,7 +688,7 @@ def test_each_rule_tells_that_inputs_see_each_other(rule: str, monkeypatch: Patc
     text = f'net (float[N, 5] x) => (float[N, 4] y) {{\n a = Gemm <transB = 1> (x, "fc.weight")\n {MIXED[rule]}\n}}'
     model = from_proto(build(text, fc__weight=normal(4, 5), **tensors))
     assert why_one_at_a_time(model, "y", normal(3, 5), None)
-    monkeypatch.setitem(RULES, rule, lambda values: [values.given()[0]] * len(values.out_shapes))
+    monkeypatch.setitem(ROW_RULES, rule, lambda values: [values.given()[0]] * len(values.out_shapes))
     assert why_one_at_a_time(model, "y", normal(3, 5), None) is None
 
 

@@ -33,7 +33,7 @@ from bitswap_onnx.campaign.audit import Audit
 from bitswap_onnx.campaign.setup import Settings
 from bitswap_onnx.errors import ControlFailedError, InterruptedRunError
 from bitswap_onnx.faults.fault import Fault, Injection
-from bitswap_onnx.graph.heads import Head, Row
+from bitswap_onnx.graph.heads import Head, StretchRow
 from bitswap_onnx.graph.model import Model, from_proto
 from bitswap_onnx.runtime import packed
 from bitswap_onnx.runtime.golden_values import GoldenValues
@@ -98,8 +98,8 @@ def flips_skipped(after: int) -> Mutant:
     def plant(patch: Patch) -> None:
         build_head = Head.build
 
-        def skipping(self: Head, rows: Sequence[Row]) -> Model:
-            return build_head(self, [row if i < after else Row(row.channel, {}) for i, row in enumerate(rows)])
+        def skipping(self: Head, rows: Sequence[StretchRow]) -> Model:
+            return build_head(self, [row if i < after else StretchRow(row.channel, {}) for i, row in enumerate(rows)])
 
         patch.setattr(Head, "build", skipping)
 
@@ -139,7 +139,7 @@ def last_batch_forgotten(patch: Patch) -> None:
     """What changed in the batch that is not full is taken for golden."""
     run = PackedLane._head
 
-    def forgetful(self: PackedLane, rows: Sequence[Row], block: Block) -> Iterator[tuple[int, Any, Any]]:
+    def forgetful(self: PackedLane, rows: Sequence[StretchRow], block: Block) -> Iterator[tuple[int, Any, Any]]:
         for start, value, changed in run(self, rows, block):
             yield start, value, changed & (start + BATCH <= block.count)
 
@@ -150,7 +150,7 @@ def last_chunk_forgotten(patch: Patch) -> None:
     """What changed in the chunk that is not full is taken for golden: no effect anywhere tells of it."""
     run = PackedLane._head
 
-    def forgetful(self: PackedLane, rows: Sequence[Row], block: Block) -> Iterator[tuple[int, Any, Any]]:
+    def forgetful(self: PackedLane, rows: Sequence[StretchRow], block: Block) -> Iterator[tuple[int, Any, Any]]:
         for start, value, changed in run(self, rows, block):
             yield start, value, changed & (block.count % BATCH == 0)
 

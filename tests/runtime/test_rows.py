@@ -15,7 +15,7 @@ from bitswap_onnx.errors import ModelError
 from bitswap_onnx.faults.fault import Fault, Injection
 from bitswap_onnx.graph.model import from_proto
 from bitswap_onnx.graph.operators import OPERATORS
-from bitswap_onnx.graph.row_rules import RULES
+from bitswap_onnx.graph.row_rules import ROW_RULES
 from bitswap_onnx.runtime.measure import why_one_at_a_time
 from tests.builders import build, normal, save
 
@@ -261,7 +261,7 @@ def test_live_dropout_is_refused(tmp_path: Path) -> None:
 
 
 def test_every_operator_of_the_table_has_a_rule() -> None:
-    assert {known.rows for known in OPERATORS.values()} == RULES.keys()
+    assert {known.rows for known in OPERATORS.values()} == ROW_RULES.keys()
 
 
 def test_batch_norm_in_training_mode_keeps_no_state(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from bitswap_onnx.errors import DataError, ModelError
 from bitswap_onnx.graph.model import Model, from_proto
 from bitswap_onnx.runtime import session as session_module
-from bitswap_onnx.runtime.golden import fingerprint, golden_run
+from bitswap_onnx.runtime.golden import golden_run, score_fingerprint
 from bitswap_onnx.runtime.session import Numerics, choose_provider, open_session, runtime_conflict
 from tests.builders import build, cnn, normal
 
@@ -140,8 +140,8 @@ def test_golden_run() -> None:
     whole = golden_run(from_proto(cnn()), session, [inputs], classes=True)
     parts = golden_run(from_proto(cnn()), session, [inputs[:4], inputs[4:]], classes=True)
     assert whole.shape == (9, 4)
-    assert fingerprint(whole) == fingerprint(parts)
-    assert fingerprint(whole) != fingerprint(whole + np.float32(1e-6))
+    assert score_fingerprint(whole) == score_fingerprint(parts)
+    assert score_fingerprint(whole) != score_fingerprint(whole + np.float32(1e-6))
 
 
 def test_golden_scores_that_are_nan_name_the_inputs() -> None:

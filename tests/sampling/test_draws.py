@@ -16,15 +16,8 @@ from scipy import stats
 from bitswap_onnx.errors import BitswapError
 from bitswap_onnx.faults.fault import Fault, Injection, Kind
 from bitswap_onnx.faults.fault_list import write_fault_list
-from bitswap_onnx.sampling.draws import (
-    Pattern,
-    Region,
-    Sample,
-    Stratum,
-    draw,
-    permute,
-    stratify,
-)
+from bitswap_onnx.sampling.draws import Sample, draw, permute
+from bitswap_onnx.sampling.strata import Pattern, Region, Stratum, stratify
 
 STUCK = (Kind.STUCK_AT_0, Kind.STUCK_AT_1)
 #: Chance of a right sampler to fail one of the tests of chance here; seeds are fixed, so a pass stays one.

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from bitswap_onnx.campaign.schedule import Chunk, chunks
+from bitswap_onnx.data.chunks import Chunk, chunks
 from bitswap_onnx.errors import BitswapError
 from bitswap_onnx.sampling.input_blocks import InputSample, parse_per_injection, sample_inputs
 

@@ -12,11 +12,12 @@ from onnx import external_data_helper
 
 from bitswap_onnx.errors import BitswapError
 from bitswap_onnx.faults.fault import Kind
-from bitswap_onnx.graph import populations
 from bitswap_onnx.graph.model import Model, from_proto, load_model
 from bitswap_onnx.graph.resolve import resolve
-from bitswap_onnx.sampling.draws import Pattern, Sample, stratify
+from bitswap_onnx.sampling import population as populations
+from bitswap_onnx.sampling.draws import Sample
 from bitswap_onnx.sampling.population import bit_distances, find_population
+from bitswap_onnx.sampling.strata import Pattern, stratify
 from tests.builders import build, cnn, normal
 
 ALL = tuple(range(32))

@@ -6,8 +6,8 @@ import numpy as np
 from scipy import stats
 
 from bitswap_onnx.faults.fault import Kind
-from bitswap_onnx.sampling.draws import Pattern, Region, Stratum
 from bitswap_onnx.sampling.rounds import Piece, Round, choose_strata, injections_of_last
+from bitswap_onnx.sampling.strata import Pattern, Region, Stratum
 
 FLIPS = Pattern((Kind.FLIP,))
 

@@ -9,7 +9,7 @@ import pytest
 from bitswap_onnx.campaign.setup import Settings
 from bitswap_onnx.estimates.groups import ALL, SCOPES, Scope, groups, held_by_strata
 from bitswap_onnx.estimates.rates import HARMFUL, Question, estimate_rates
-from bitswap_onnx.estimates.read import Labels, read_recorded
+from bitswap_onnx.estimates.read import FaultLabels, read_recorded
 from bitswap_onnx.sampling.design import Request, generate_faults
 from bitswap_onnx.stats.stratified import Bounded, estimate_mean
 from tests.benchmarks.census import measure
@@ -70,7 +70,7 @@ def test_a_list_of_everything_is_the_census(census: Census, request_: Request) -
 @pytest.mark.parametrize("request_", CASES.values(), ids=CASES)
 def test_sizes_are_those_of_the_census(census: Census, request_: Request) -> None:
     lists = plan_lists(census, request_)
-    scopes: tuple[tuple[Scope, Labels], ...] = (("layer", census.layers), ("bit", census.bits.astype(str)))
+    scopes: tuple[tuple[Scope, FaultLabels], ...] = (("layer", census.layers), ("bit", census.bits.astype(str)))
     for scope, labels in scopes:
         held = held_by_strata(lists.frame.parts or (), scope)
         assert set(held) == set(labels[lists.population].tolist())

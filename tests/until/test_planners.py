@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 
+from bitswap_onnx.campaign.records import InterimEstimate
 from bitswap_onnx.errors import BitswapError
 from bitswap_onnx.sampling.rounds import choose_strata
 from bitswap_onnx.stats.iterative_sfi import next_margin, planned, wald_margin
-from bitswap_onnx.until.planners import SCHEMES, Goal, Look, Scheme, bit_group, is_reached, look, parse_goal, take
+from bitswap_onnx.until.goal import Goal, is_reached, parse_goal
+from bitswap_onnx.until.planners import SCHEMES, UntilScheme, bit_group, look, take
 
 
 @pytest.mark.parametrize(
@@ -69,7 +71,7 @@ def test_the_iterative_method_by_hand() -> None:
     assert next_margin(0.06, 0.01, 0.5) == pytest.approx(0.02)
 
 
-def run(scheme: Scheme, goal: Goal, values: list[np.ndarray], seed: int = 0) -> list[Look]:
+def run(scheme: UntilScheme, goal: Goal, values: list[np.ndarray], seed: int = 0) -> list[InterimEstimate]:
     rng = np.random.default_rng(seed)
     values = [rng.permutation(own) for own in values]
     sizes = [len(own) for own in values]

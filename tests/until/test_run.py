@@ -12,17 +12,18 @@ import onnx
 import pytest
 
 from bitswap_onnx.campaign.audit import Audit
+from bitswap_onnx.campaign.records import InterimEstimate
 from bitswap_onnx.campaign.run import run_campaign
 from bitswap_onnx.campaign.run_directory import reading
 from bitswap_onnx.campaign.setup import Settings
 from bitswap_onnx.errors import BitswapError, InterruptedRunError, RunError
-from bitswap_onnx.estimates.drawn import RECORD
+from bitswap_onnx.estimates.frames import RECORD
 from bitswap_onnx.estimates.rates import Question, estimate_rates
 from bitswap_onnx.graph.model import load_model
+from bitswap_onnx.runtime.messages import Message
 from bitswap_onnx.runtime.pool import Pool
-from bitswap_onnx.runtime.worker import Message
 from bitswap_onnx.sampling.design import Request, generate_faults
-from bitswap_onnx.until.planners import Goal, Look, parse_goal
+from bitswap_onnx.until.goal import Goal, parse_goal
 from bitswap_onnx.until.run import Reached, Until, run_until
 from tests.builders import cnn, normal, save
 
@@ -54,7 +55,7 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 
 def test_it_stops_where_the_goal_is_reached_and_says_how_it_came_there(model: Path, tmp_path: Path) -> None:
-    seen: list[Look] = []
+    seen: list[InterimEstimate] = []
     found = run(model, tmp_path / "run", on_look=seen.append)
     assert list(found.looks) == seen
     *before, last = found.looks
@@ -117,7 +118,7 @@ def test_a_path_that_was_not_worth_a_lane_gets_one_when_more_faults_come(
             units.append((request, reply))
         return reply, blobs
 
-    def interrupt(found: Look) -> None:
+    def interrupt(found: InterimEstimate) -> None:
         if found.round == stop:
             raise InterruptedRunError("between two rounds")
 
@@ -165,7 +166,7 @@ def test_interrupted_between_rounds_it_ends_as_if_it_had_not_been(model: Path, t
     assert len(whole.looks) > 2
     for stop in (1, len(whole.looks) - 1):
 
-        def fail(found: Look, stop: int = stop) -> None:
+        def fail(found: InterimEstimate, stop: int = stop) -> None:
             if found.round == stop:
                 raise InterruptedRunError("between two rounds")
 
@@ -207,7 +208,7 @@ def test_a_finished_run_goes_on_towards_another_goal(model: Path, tmp_path: Path
     assert again.looks == first.looks
     goal = Goal("critical", 0.03, 0.9)
 
-    def interrupt(found: Look) -> None:
+    def interrupt(found: InterimEstimate) -> None:
         if found.round == len(first.looks) + 1:
             raise InterruptedRunError("on the way")
 

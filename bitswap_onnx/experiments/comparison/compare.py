@@ -24,7 +24,7 @@ from bitswap_onnx.outcome import CRITICAL
 from bitswap_onnx.stats.clustered import DRAWS, bootstrap_interval, clustered_mean, upper_share
 from bitswap_onnx.stats.paired import equivalence, kappa, mcnemar, positive_agreement
 
-MEASURES = (
+GRAPH_EFFECT = (
     "the graph effect: two graphs of the same weights, the same faults and inputs, in one runtime; "
     "what the frameworks' own kernels add is not in it. Conditional on the inputs run"
 )
@@ -52,7 +52,7 @@ class Judgement:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ComparisonRow:
     """One quantity over one group of injections; shares are fractions, ``difference`` is B - A.
 
     ``low`` and ``high``: Student's 95 % interval, ``bootstrap_...``: the stratified bootstrap's, ``tost_...``: the 90 %
@@ -92,7 +92,7 @@ class Comparison:
     """Two runs compared: ``about`` is what was compared and how, ``rows`` the numbers."""
 
     about: dict[str, Any]
-    rows: tuple[Row, ...]
+    rows: tuple[ComparisonRow, ...]
 
     def write(self, folder: Path) -> None:
         """Write compare.json and compare.csv into ``folder``, each whole or not at all; raises RunError."""
@@ -100,7 +100,7 @@ class Comparison:
             json.dump({**self.about, "rows": [asdict(row) for row in self.rows]}, file, indent=2, allow_nan=False)
             file.write("\n")
         with replacing(folder / FILES[1]) as file:
-            writer = csv.DictWriter(file, [field.name for field in fields(Row)], lineterminator="\n")
+            writer = csv.DictWriter(file, [field.name for field in fields(ComparisonRow)], lineterminator="\n")
             writer.writeheader()
             writer.writerows(asdict(row) for row in self.rows)
 
@@ -142,19 +142,19 @@ _QUANTITIES: dict[str, Callable[[dict[str, Table]], Table]] = {
 }
 
 
-def _rows(pair: RunPair, group: _Group, judgement: Judgement, rng: np.random.Generator) -> Iterator[Row]:
+def _rows(pair: RunPair, group: _Group, judgement: Judgement, rng: np.random.Generator) -> Iterator[ComparisonRow]:
     for quantity in _QUANTITIES:
         if quantity != "masked" or pair.masked_comparable:
             yield _row(pair, group, quantity, judgement, rng)
 
 
-def _row(pair: RunPair, group: _Group, quantity: str, judgement: Judgement, rng: np.random.Generator) -> Row:
+def _row(pair: RunPair, group: _Group, quantity: str, judgement: Judgement, rng: np.random.Generator) -> ComparisonRow:
     share_a, share_b = (_shares(counts[group.member], quantity) for counts in (pair.counts_a, pair.counts_b))
     d = share_b - share_a
     mean = clustered_mean(d)
     low, high = map(_known, mean.interval(_LEVEL))
     bootstrap_low, bootstrap_high = map(_known, bootstrap_interval(d, pair.layers[group.member], rng, _LEVEL))
-    row = Row(
+    row = ComparisonRow(
         scope=group.scope,
         group=group.name,
         partner=group.partner,
@@ -224,7 +224,7 @@ def _about(pair: RunPair, run_a: Path, run_b: Path, judgement: Judgement) -> dic
             f"injections left out, without a partner: {len(pair.unpaired_a)} of A, {len(pair.unpaired_b)} of B"
         )
     return {
-        "measures": MEASURES,
+        "measures": GRAPH_EFFECT,
         "a": {"run": str(run_a), **pair.golden_a},
         "b": {"run": str(run_b), **pair.golden_b},
         "injections": len(pair.layers),

@@ -23,7 +23,7 @@ RUN_A, RUN_B, LIST_B = "a", "b", "faults_b.csv"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Running:
+class ModelRunOptions:
     """How the two campaigns run; see `bitswap_onnx.campaign.run.run_campaign`."""
 
     settings: Settings = Settings()
@@ -41,7 +41,7 @@ def compare_models(
     faults: Path,
     folder: Path,
     judgement: Judgement,
-    running: Running,
+    running: ModelRunOptions,
 ) -> Comparison:
     """Run ``faults``, a list for ``model_a``, on both models into ``folder``/a and ``folder``/b, and compare them.
 
@@ -88,7 +88,7 @@ def _hits_the_same(injections: Iterable[Injection], a: Model, b: Model, bit_orde
     return True
 
 
-def _run(model: Path, faults: Path, run: Path, running: Running) -> None:
+def _run(model: Path, faults: Path, run: Path, running: ModelRunOptions) -> None:
     run_campaign(
         model,
         faults,

@@ -25,7 +25,7 @@ from bitswap_onnx.outcome import Scores
 from bitswap_onnx.runtime.session import Numerics
 from bitswap_onnx.runtime.submodel import open_part
 
-Array = NDArray[Any]
+ValueArray = NDArray[Any]
 
 #: Finite values differ beyond rounding from this share of the largest one on.
 MAX_DIFFERENCE = 1e-3
@@ -70,7 +70,7 @@ class Parting:
         return ": ".join(filter(None, parts))
 
 
-def differing(ours: Array, theirs: Array) -> NDArray[np.bool_]:
+def differing(ours: ValueArray, theirs: ValueArray) -> NDArray[np.bool_]:
     """Return which elements of two equally large arrays differ beyond rounding, flat: NaN equals NaN, Inf equals Inf."""
     a, b = (np.asarray(values, np.float64).reshape(-1) for values in (ours, theirs))
     finite = np.isfinite(a) & np.isfinite(b)
@@ -120,9 +120,9 @@ class _Gap:
     """
 
     value: str
-    ours: Array
-    theirs: Array
-    agreed: Mapping[str, Array]
+    ours: ValueArray
+    theirs: ValueArray
+    agreed: Mapping[str, ValueArray]
     unread: frozenset[str]
 
 
@@ -131,9 +131,9 @@ class _Layer:
     """What one call of a native layer took in and put out, clean and faulty, in the file's layout, without the batch."""
 
     path: str
-    clean: tuple[Array | None, Array]
-    entered: Array | None
-    left: Array
+    clean: tuple[ValueArray | None, ValueArray]
+    entered: ValueArray | None
+    left: ValueArray
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,24 +142,24 @@ class _Run:
 
     slicer: Slicer
     numerics: Numerics
-    row: Array
+    row: ValueArray
 
     @property
-    def inputs(self) -> dict[str, Array]:
+    def inputs(self) -> dict[str, ValueArray]:
         """The input, by its name, without the batch."""
         return {self.slicer.inputs[0]: self.row[0]}
 
     @cached_property
-    def scores(self) -> Array:
+    def scores(self) -> ValueArray:
         """What it gives when nothing else is read."""
         return self._read([])[self.slicer.output]
 
-    def values(self, names: Iterable[str]) -> dict[str, Array]:
+    def values(self, names: Iterable[str]) -> dict[str, ValueArray]:
         """Return, in execution order, the values whose reading leaves the scores alone, without the batch."""
         known = {name for name in names if name == self.slicer.output or self.slicer.has_rows(name)}
         return self._kept(sorted(known & self.slicer.producer.keys(), key=self.slicer.producer.__getitem__))
 
-    def _kept(self, names: list[str]) -> dict[str, Array]:
+    def _kept(self, names: list[str]) -> dict[str, ValueArray]:
         if len(names) <= _READ_AT_ONCE:
             values = self._read(names)
             if not differing(values[self.slicer.output], self.scores).any():
@@ -169,7 +169,7 @@ class _Run:
         half = len(names) // 2
         return self._kept(names[:half]) | self._kept(names[half:])
 
-    def _read(self, names: Iterable[str]) -> dict[str, Array]:
+    def _read(self, names: Iterable[str]) -> dict[str, ValueArray]:
         part = open_part(self.slicer.extract(self.slicer.inputs, sorted({*names, self.slicer.output})), self.numerics)
         batch = np.repeat(self.row, self.numerics.batch_size, axis=0)
         outputs = part.run({self.slicer.inputs[0]: batch})
@@ -204,7 +204,7 @@ class _Run:
         dims = self.slicer.dims(name)
         return dims is None or (dims != () and not np.issubdtype(self.slicer.dtype(name), np.integer))
 
-    def reference(self, gap: _Gap) -> dict[str, Array]:
+    def reference(self, gap: _Gap) -> dict[str, ValueArray]:
         """Return what the ONNX reference makes within a gap of what agrees; nothing where it lacks an operator."""
         feeds, names = self.between(gap)[1], self.made(gap)
         (value,) = (v for v in self.slicer.model.proto.graph.input if v.name == self.slicer.inputs[0])
@@ -219,7 +219,7 @@ class _Run:
         return {name: values[0] for name, values in zip(names, outputs, strict=True)}
 
 
-def _gap(run: _Run, agreed: Mapping[str, Array], theirs: Mapping[str, Array]) -> _Gap | None:
+def _gap(run: _Run, agreed: Mapping[str, ValueArray], theirs: Mapping[str, ValueArray]) -> _Gap | None:
     """Compare ONNX Runtime with ``theirs``, in execution order, beyond what agrees already."""
     ours = run.values(theirs)
     agreed = dict(agreed)
@@ -230,7 +230,7 @@ def _gap(run: _Run, agreed: Mapping[str, Array], theirs: Mapping[str, Array]) ->
     return None
 
 
-def _entrance(setup: Setup, run: _Run, gap: _Gap, layer: _Layer) -> dict[str, Array]:
+def _entrance(setup: Setup, run: _Run, gap: _Gap, layer: _Layer) -> dict[str, ValueArray]:
     """Return the value within a gap that enters the layer, known by its clean numbers, and what the native run has there.
 
     Keras's channels, which are last, may be first in the file.
@@ -248,7 +248,7 @@ def _entrance(setup: Setup, run: _Run, gap: _Gap, layer: _Layer) -> dict[str, Ar
 
 
 def _layers(
-    setup: Setup, injection: ResolvedInjection, native: Native, row: Array, scores: Scores
+    setup: Setup, injection: ResolvedInjection, native: Native, row: ValueArray, scores: Scores
 ) -> dict[str, _Layer]:
     """Return the native layers by the ONNX value that they put out.
 
@@ -277,7 +277,7 @@ def _layers(
     }
 
 
-def _where_apart(sides: Mapping[str, Array], gap: _Gap) -> tuple[tuple[str, float], ...]:
+def _where_apart(sides: Mapping[str, ValueArray], gap: _Gap) -> tuple[tuple[str, float], ...]:
     """Return what each side has in the first element that differs, with NaN or Inf if there is such a one."""
     apart = differing(gap.ours, gap.theirs)
     nonfinite = apart & ~(np.isfinite(gap.ours) & np.isfinite(gap.theirs)).reshape(-1)

@@ -20,10 +20,9 @@ from bitswap_onnx.faults.bits import BitFormat
 from bitswap_onnx.files import replacing
 from bitswap_onnx.graph.sites import NeuronSite
 from bitswap_onnx.outcome import Flags, Golden
-from bitswap_onnx.report.figures import Bars, save_figure
 
 #: Level of the intervals.
-LEVEL = 0.95
+NEURON_LEVEL = 0.95
 
 ALL_LAYERS = "all layers"
 
@@ -36,7 +35,7 @@ _COLUMNS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Layer:
+class NeuronLayer:
     """A layer whose output is hit: its ``number`` in the selection, its ``weight``'s shape."""
 
     number: int
@@ -64,14 +63,14 @@ class Proportion:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class NeuronRow:
     """One layer's outcomes, or those of all (``layer`` None).
 
     ``misclassified`` is among inputs whose golden prediction is the label (None without labels); ``critical`` and
     ``nonfinite`` are among all inputs.
     """
 
-    layer: Layer | None
+    layer: NeuronLayer | None
     misclassified: Proportion | None
     critical: Proportion
     nonfinite: Proportion
@@ -93,19 +92,19 @@ class NeuronCampaign:
     trials: int
     bit: int | None
     correct: int | None
-    rows: tuple[Row, ...]
+    rows: tuple[NeuronRow, ...]
     is_classifier: bool
     detailed: bool
 
     @property
-    def layers(self) -> list[Layer]:
+    def layers(self) -> list[NeuronLayer]:
         """The layers, in order."""
         return [row.layer for row in self.rows if row.layer is not None]
 
     @property
     def files(self) -> tuple[Path, ...]:
         """``<model>_<dataset>_<seed>.txt``, the same with ``.csv``, and perhaps with ``_detailed.txt``."""
-        return report_files(self.run, self.network, self.dataset, self.seed)[: 3 if self.detailed else 2]
+        return neuron_files(self.run, self.network, self.dataset, self.seed)[: 3 if self.detailed else 2]
 
 
 @dataclass(frozen=True)
@@ -127,7 +126,7 @@ class TextTable:
 
 
 def proportion(hits: Flags) -> Proportion:
-    """Return the share of true ``hits`` (inputs, inferences of each) with Wilson's interval at `LEVEL`.
+    """Return the share of true ``hits`` (inputs, inferences of each) with Wilson's interval at `NEURON_LEVEL`.
 
     Inferences of one input are not independent, so Wilson's n is the effective number of them, p (1 - p) over the variance
     of the mean (Franco et al., J. Survey Stat. Methodol. 2019, PMC6690503), with the variance between inputs. It lies
@@ -139,19 +138,19 @@ def proportion(hits: Flags) -> Proportion:
     inputs, count, share = len(hits), int(np.count_nonzero(hits)), float(hits.mean())
     spread, between = share * (1 - share), float(np.var(hits.mean(axis=1)))
     n = float(inputs) if not spread else min(inputs * spread / between, hits.size) if between else float(hits.size)
-    z = float(stats.norm.ppf((1 + LEVEL) / 2))
+    z = float(stats.norm.ppf((1 + NEURON_LEVEL) / 2))
     middle, half = share + z**2 / (2 * n), z * np.sqrt(spread / n + z**2 / (4 * n**2))
     low, high = ((middle + end) / (1 + z**2 / n) for end in (-half, half))
     return Proportion(count, hits.size, low if count else 0.0, high if count < hits.size else 1.0)
 
 
-def report_files(run: Path, network: str, dataset: str, seed: int) -> tuple[Path, ...]:
+def neuron_files(run: Path, network: str, dataset: str, seed: int) -> tuple[Path, ...]:
     """Return every file that a campaign may have: text, numbers, misclassifications, figures."""
     ends = (".txt", ".csv", "_detailed.txt", ".svg", ".png")
     return tuple(run / f"{network}_{dataset}_{seed}{end}" for end in ends)
 
 
-def layer_table(network: str, layers: Iterable[Layer]) -> TextTable:
+def layer_table(network: str, layers: Iterable[NeuronLayer]) -> TextTable:
     """Return the summary of the layers that are hit."""
     columns = (">No.", "Layer", "Type", "Weight", "Output", "Format", ">Neurons")
     rows = []
@@ -170,7 +169,7 @@ def result_table(campaign: NeuronCampaign) -> TextTable:
         shares = (row.critical.share, row.nonfinite.share)[-len(others) :]
         cells = (_in_full(row.misclassified or row.critical), *(f"{100 * share:.2f}" for share in shares))
         rows.append((*name, *cells))
-    columns = (">No.", "Layer", f">{measured}: % [{100 * LEVEL:g} %]", *others)
+    columns = (">No.", "Layer", f">{measured}: % [{100 * NEURON_LEVEL:g} %]", *others)
     return TextTable(_title(campaign), columns, tuple(rows), tuple(_notes(campaign)))
 
 
@@ -219,7 +218,7 @@ def write_report(campaign: NeuronCampaign) -> None:
             writer.writerow((*about, campaign.inputs, campaign.trials, *correct, *everything))
 
 
-def _about(layer: Layer) -> tuple[Any, ...]:
+def _about(layer: NeuronLayer) -> tuple[Any, ...]:
     site = layer.site
     shapes = _shape(layer.weight_shape), _shape(site.shape)
     return layer.number, site.layer, site.kind, site.dtype, *shapes, site.elements
@@ -228,20 +227,6 @@ def _about(layer: Layer) -> tuple[Any, ...]:
 def _fields(one: Proportion) -> tuple[float | None, ...]:
     """Return hits, share, low and high for the CSV; None for what there is not."""
     return tuple(None if np.isnan(value) else value for value in (one.hits, one.share, one.low, one.high))
-
-
-def plot_neurons(campaign: NeuronCampaign) -> tuple[Path, Path]:
-    """Draw the misclassified share (without labels the critical one) of every layer and of all; return SVG and PNG.
-
-    Raises MissingExtraError without matplotlib.
-    """
-    measured = [row.misclassified or row.critical for row in campaign.rows]
-    values, low, high = 100 * np.array([(one.share, one.low, one.high) for one in measured]).T
-    what = "critical, % of inputs" if campaign.correct is None else "misclassified, % of golden-correct inputs"
-    names = [*(f"{layer.number}  {layer.site.layer}" for layer in campaign.layers), ALL_LAYERS]
-    title = f"{campaign.network} on {campaign.dataset}"
-    *_, drawing, _ = report_files(campaign.run, campaign.network, campaign.dataset, campaign.seed)
-    return save_figure(drawing, [Bars(title, what, names, values, low, high)])
 
 
 def write_detail(campaign: NeuronCampaign, store: Store, golden: Golden, wrong: NDArray[np.bool_], batch: int) -> None:
@@ -256,7 +241,7 @@ def write_detail(campaign: NeuronCampaign, store: Store, golden: Golden, wrong: 
                 file.writelines(_lines(layer, trial, store, golden, hits, batch))
 
 
-def _lines(layer: Layer, trial: int, store: Store, golden: Golden, hits: Flags, batch: int) -> Iterator[str]:
+def _lines(layer: NeuronLayer, trial: int, store: Store, golden: Golden, hits: Flags, batch: int) -> Iterator[str]:
     where = (layer.injection(trial),)
     faulty_classes = _classes(store, where, golden) if hits.any() else np.empty(0, np.int64)
     receipts = store.query(

@@ -1,7 +1,7 @@
 """Random transient faults in neurons: one random neuron and one random bit of every layer for each input of a dataset.
 
 Each layer has one injection per trial, which has a fault for each input. Layer and trial seed the draws alone
-(`draw_faults`), so what is drawn for one does not depend on which others run.
+(`draw_neuron_faults`), so what is drawn for one does not depend on which others run.
 """
 
 import math
@@ -21,16 +21,16 @@ from bitswap_onnx.campaign.setup import Settings, Setup, for_neurons, prepare
 from bitswap_onnx.campaign.store import Store
 from bitswap_onnx.errors import BitswapError, ControlFailedError, DataError, ModelError, RunError
 from bitswap_onnx.experiments.neurons.report import (
-    Layer,
     NeuronCampaign,
+    NeuronLayer,
+    NeuronRow,
     Proportion,
-    Row,
+    neuron_files,
     proportion,
-    report_files,
     write_detail,
     write_report,
 )
-from bitswap_onnx.experiments.sweep.bit_errors import MOST_FAULTS, Region
+from bitswap_onnx.experiments.sweep.bit_errors import MOST_FAULTS, ErrorRegion
 from bitswap_onnx.faults.fault import Injection, Site
 from bitswap_onnx.graph.model import stored_tensors
 from bitswap_onnx.graph.site_choice import select_sites
@@ -38,14 +38,14 @@ from bitswap_onnx.graph.sites import find_sites
 from bitswap_onnx.outcome import CRITICAL, decode_outcomes
 
 #: Called with the network's name and the layers before anything runs.
-OnLayers = Callable[[str, Sequence[Layer]], None]
+OnLayers = Callable[[str, Sequence[NeuronLayer]], None]
 
 
 @dataclass(frozen=True)
-class Plan:
+class NeuronPlan:
     """What will run: the ``layers``, ``trials`` of each, over the first ``inputs`` of the dataset; ``bit`` None: random."""
 
-    layers: tuple[Layer, ...]
+    layers: tuple[NeuronLayer, ...]
     inputs: int
     trials: int
     bit: int | None
@@ -54,7 +54,7 @@ class Plan:
     @property
     def injections(self) -> tuple[Injection, ...]:
         """One injection per layer and trial."""
-        return tuple(draw_faults(layer, trial, self) for layer in self.layers for trial in range(self.trials))
+        return tuple(draw_neuron_faults(layer, trial, self) for layer in self.layers for trial in range(self.trials))
 
     @property
     def description(self) -> str:
@@ -103,7 +103,7 @@ def run_neurons(
     try:
         run_campaign(setup, plan.injections, records=records, **(running | Running(run=folder)))
     except ControlFailedError:  # what an earlier end of this run wrote is wrong
-        for file in report_files(folder, setup.model.name, setup.dataset.name, plan.seed):
+        for file in neuron_files(folder, setup.model.name, setup.dataset.name, plan.seed):
             file.unlink(missing_ok=True)
         raise
     return _report(setup, plan, folder, detailed_log)
@@ -115,7 +115,7 @@ def choose_layers(
     kinds: str | None = None,
     numbers: Collection[int] | None = None,
     exclude: str | None = None,
-) -> tuple[Setup, tuple[Layer, ...]]:
+) -> tuple[Setup, tuple[NeuronLayer, ...]]:
     """Return the layers whose output is hit: chosen by name and type as `select_sites` does, and of these by number.
 
     Numbers count what names and types chose, from 0; without these that is the model's input. Layers that faults cannot get
@@ -136,13 +136,18 @@ def choose_layers(
     stored = stored_tensors(setup.model.proto)
     weights = {number: site.weight and tuple(stored[site.weight].dims) for number, site in chosen.items()}
     return setup, tuple(
-        Layer(number, site, weights[number] or None) for number, site in chosen.items() if site in open_sites
+        NeuronLayer(number, site, weights[number] or None) for number, site in chosen.items() if site in open_sites
     )
 
 
 def plan_neurons(
-    setup: Setup, layers: tuple[Layer, ...], seed: int, trials: int = 1, bit: int | None = None, drop_last: bool = False
-) -> Plan:
+    setup: Setup,
+    layers: tuple[NeuronLayer, ...],
+    seed: int,
+    trials: int = 1,
+    bit: int | None = None,
+    drop_last: bool = False,
+) -> NeuronPlan:
     """Check what shall run.
 
     Raises BitswapError for no trials, a ``bit`` that a layer's format does not have, fewer inputs than one batch with
@@ -172,10 +177,10 @@ def plan_neurons(
             f"--trials {trials}: {len(layers)} layers and {inputs} inputs would have {faults:,} faults, more than "
             f"{MOST_FAULTS:,}; take fewer trials or layers, or --first"
         )
-    return Plan(layers, inputs, trials, bit, seed)
+    return NeuronPlan(layers, inputs, trials, bit, seed)
 
 
-def draw_faults(layer: Layer, trial: int, plan: Plan) -> Injection:
+def draw_neuron_faults(layer: NeuronLayer, trial: int, plan: NeuronPlan) -> Injection:
     """Draw one fault per input: a uniform neuron of the layer's output, and a uniform bit of its format or the one bit.
 
     Both come, input by input, from ``SeedSequence(seed, spawn_key=(trial, number))``, a number that the layer's name
@@ -185,13 +190,13 @@ def draw_faults(layer: Layer, trial: int, plan: Plan) -> Injection:
     site = layer.site
     rng = np.random.default_rng(np.random.SeedSequence(plan.seed, spawn_key=(trial, layer.site.number)))
     elements, bits = rng.integers([site.elements, site.format.width], size=(plan.inputs, 2)).T
-    region = Region(site.layer, site.shape, site.format.width, site=site.site, inputs=plan.inputs)
+    region = ErrorRegion(site.layer, site.shape, site.format.width, site=site.site, inputs=plan.inputs)
     neurons = np.arange(plan.inputs) * site.elements + elements
     positions = neurons * site.format.width + (bits if plan.bit is None else plan.bit)
     return Injection(layer.injection(trial), tuple(region.faults(positions)))
 
 
-def _report(setup: Setup, plan: Plan, run: Path, detailed: bool) -> NeuronCampaign:
+def _report(setup: Setup, plan: NeuronPlan, run: Path, detailed: bool) -> NeuronCampaign:
     """Read what came out, and write the files."""
     golden = setup.clean_run().golden.take(slice(plan.inputs))
     correct = None if golden.labels is None else golden.top_1 == golden.labels
@@ -219,7 +224,7 @@ def _report(setup: Setup, plan: Plan, run: Path, detailed: bool) -> NeuronCampai
     return campaign
 
 
-def _outcomes(store: Store, plan: Plan) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def _outcomes(store: Store, plan: NeuronPlan) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Return which inferences were critical and which nonfinite, each (layers, trials, inputs)."""
     shape = len(plan.layers), plan.trials, plan.inputs
     critical, nonfinite = np.empty(shape, np.bool_), np.empty(shape, np.bool_)
@@ -235,8 +240,11 @@ def _outcomes(store: Store, plan: Plan) -> tuple[NDArray[np.bool_], NDArray[np.b
 
 
 def _row(
-    layer: Layer | None, critical: NDArray[np.bool_], nonfinite: NDArray[np.bool_], correct: NDArray[np.bool_] | None
-) -> Row:
+    layer: NeuronLayer | None,
+    critical: NDArray[np.bool_],
+    nonfinite: NDArray[np.bool_],
+    correct: NDArray[np.bool_] | None,
+) -> NeuronRow:
     """Count outcomes (trials, inputs). A golden-correct input is misclassified exactly if its outcome is critical."""
     misclassified: Proportion | None = None if correct is None else proportion(critical[:, correct].T)
-    return Row(layer, misclassified, proportion(critical.T), proportion(nonfinite.T))
+    return NeuronRow(layer, misclassified, proportion(critical.T), proportion(nonfinite.T))

@@ -20,7 +20,7 @@ from bitswap_onnx.graph.targets import Target, find_targets
 from bitswap_onnx.outcome import CRITICAL, decode_correct, decode_outcomes
 from bitswap_onnx.stats.intervals import Values
 
-Where = Literal["neurons", "weights"]
+FaultSite = Literal["neurons", "weights"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +36,9 @@ class LayerOutcomes:
     nonfinite: Values
 
 
-def draw_injections(setup: Setup, sites: Sequence[NeuronSite], where: Where, trials: int, seed: int) -> list[Injection]:
+def draw_injections(
+    setup: Setup, sites: Sequence[NeuronSite], where: FaultSite, trials: int, seed: int
+) -> list[Injection]:
     """Return ``trials`` injections per layer, each with one random bit of one random element, the sign included.
 
     Neurons: of what the layer takes in, another one for each input. Weights: of its kernel, for all inputs. Trial t of a
@@ -78,7 +80,7 @@ def identifier(layer: int, trial: int) -> str:
     return f"L{layer}_t{trial}"
 
 
-def read_outcomes(run: Path, layers: int, trials: Sequence[int], where: Where, labelled: bool) -> LayerOutcomes:
+def read_outcomes(run: Path, layers: int, trials: Sequence[int], where: FaultSite, labelled: bool) -> LayerOutcomes:
     """Return what a finished run of `draw_injections` kept of every inference (records ``per_input``) in some ``trials``."""
     found: dict[str, NDArray[np.bool_]] = {}
     with reading(run) as store:

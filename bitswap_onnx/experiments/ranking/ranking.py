@@ -24,10 +24,10 @@ from bitswap_onnx.errors import BitswapError
 from bitswap_onnx.stats.clustered import DRAWS
 from bitswap_onnx.stats.intervals import Values
 
-Order = NDArray[np.intp]
+LayerOrder = NDArray[np.intp]
 """Indices of layers, (m,), all different, the most critical first; m may be less than the model's layers."""
 
-LEVEL = 0.95
+RANKING_LEVEL = 0.95
 #: Random groups of inputs; the cross-fitted oracle is averaged over balanced ways to halve them (a power of two).
 GROUPS = 8
 #: Percentage points that scores may differ by from rounding alone; an input is worth far more.
@@ -38,7 +38,7 @@ _CHUNK = 200
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
+class RiskEstimate:
     """A value and its bootstrap interval; NaN where there is no value, infinite ends where the inputs do not settle it."""
 
     value: float
@@ -69,10 +69,10 @@ class RankingScore:
 
     layers: int
     all_layers: int
-    score: Estimate
+    score: RiskEstimate
     in_sample: Bounds
     cross_fitted_oracle: float
-    normalised: Estimate
+    normalised: RiskEstimate
     normalised_in_sample: float
 
 
@@ -81,7 +81,7 @@ class Difference:
     """The score of the first ranking minus the second's, in percentage points over ``layers``, and what that shows."""
 
     layers: int
-    score: Estimate
+    score: RiskEstimate
     verdict: str
 
 
@@ -95,17 +95,17 @@ class FromInputs:
     per_input: Values
 
 
-Ranking = Order | FromInputs
+Ranking = LayerOrder | FromInputs
 
 
 @dataclass(frozen=True, slots=True)
-class Agreement:
+class RankAgreement:
     """Kendall's tau-b over the ``common`` layers and the overlap of the first ``top``; ``sampled``: inputs or layers."""
 
     common: int
     top: int
-    tau: Estimate
-    overlap: Estimate
+    tau: RiskEstimate
+    overlap: RiskEstimate
     sampled: str
 
 
@@ -135,7 +135,7 @@ def bounds(accuracies: Values) -> Bounds:
     return Bounds(score(ascending), 100 * float(np.mean(accuracies)), 100 * math.sqrt(variance), score(ascending[::-1]))
 
 
-def score_ranking(order: Order, per_input: Values, rng: np.random.Generator, draws: int = DRAWS) -> RankingScore:
+def score_ranking(order: LayerOrder, per_input: Values, rng: np.random.Generator, draws: int = DRAWS) -> RankingScore:
     """Score ``order`` on correct answers ``per_input`` (layers, inputs).
 
     The score's interval is the percentile bootstrap's over inputs. The normalised score's is the basic one, 2 t - quantiles
@@ -152,18 +152,20 @@ def score_ranking(order: Order, per_input: Values, rng: np.random.Generator, dra
     own = _score_random_oracle(values, places, np.ones((n, 1)))
     drawn = np.hstack([_score_random_oracle(values, places, counts) for counts in _resampled(n, rng, draws)])
     t, ends = float(_normalised(*own)[0]), _quantiles(_normalised(*drawn))
-    normalised = Estimate(t, 2 * t - ends[1], 2 * t - ends[0])
+    normalised = RiskEstimate(t, 2 * t - ends[1], 2 * t - ends[0])
     accuracies = per_input[order].mean(axis=1)
     value, (low, high) = score(accuracies), _quantiles(drawn[0])
     mine, extremes = (
-        Estimate(value, min(low, value), max(high, value)),
+        RiskEstimate(value, min(low, value), max(high, value)),
         bounds(accuracies),
     )  # rounding, if all are alike
     in_sample = float(_normalised(*np.array([[mine.value], [extremes.random], [extremes.oracle]]))[0])
     return RankingScore(len(order), len(per_input), mine, extremes, float(own[2, 0]), normalised, in_sample)
 
 
-def distinguish(a: Order, b: Order, per_input: Values, rng: np.random.Generator, draws: int = DRAWS) -> Difference:
+def distinguish(
+    a: LayerOrder, b: LayerOrder, per_input: Values, rng: np.random.Generator, draws: int = DRAWS
+) -> Difference:
     """Compare the scores of two rankings on the same inputs, ``per_input`` (layers, inputs) of correct answers.
 
     Both are scored over the layers that both name, each in its own order; the interval is the paired percentile
@@ -178,10 +180,10 @@ def distinguish(a: Order, b: Order, per_input: Values, rng: np.random.Generator,
     d = 100 * weights @ per_input  # (inputs,): the score is linear in them, its difference is their mean
     low, high = _quantiles(np.concatenate([d @ counts / len(d) for counts in _resampled(len(d), rng, draws)]))
     verdict = FIRST_BETTER if high < -ROUNDING else SECOND_BETTER if low > ROUNDING else ALIKE
-    return Difference(len(first), Estimate(float(d.mean()), low, high), verdict)
+    return Difference(len(first), RiskEstimate(float(d.mean()), low, high), verdict)
 
 
-def agreement(a: Ranking, b: Ranking, top: int, rng: np.random.Generator, draws: int = DRAWS) -> Agreement:
+def agreement(a: Ranking, b: Ranking, top: int, rng: np.random.Generator, draws: int = DRAWS) -> RankAgreement:
     """Return Kendall's tau-b of the places of the common layers and |A_k ∩ B_k| / k for k = ``top``.
 
     A ranking that comes from data is derived anew in each draw of inputs (two of them must be of the same inputs); noise
@@ -206,8 +208,8 @@ def agreement(a: Ranking, b: Ranking, top: int, rng: np.random.Generator, draws:
         drawn = (places[:, rng.choice(either, len(either))] for _ in range(draws))
     tau, overlap = _agree(places, top, layers)
     taus, overlaps = np.array([_agree(draw, top, layers) for draw in drawn]).T
-    estimates = Estimate(tau, *_quantiles(taus[~np.isnan(taus)])), Estimate(overlap, *_quantiles(overlaps))
-    return Agreement(common, top, *estimates, "inputs" if inputs else "layers")
+    estimates = RiskEstimate(tau, *_quantiles(taus[~np.isnan(taus)])), RiskEstimate(overlap, *_quantiles(overlaps))
+    return RankAgreement(common, top, *estimates, "inputs" if inputs else "layers")
 
 
 def _check_common(layers: int) -> None:
@@ -222,7 +224,7 @@ def _resampled(n: int, rng: np.random.Generator, draws: int) -> Iterator[Values]
         yield np.stack([np.bincount(pick, minlength=n) for pick in picks], axis=1).astype(np.float64)
 
 
-def _score_random_oracle(values: Values, places: Order, counts: Values) -> Values:
+def _score_random_oracle(values: Values, places: LayerOrder, counts: Values) -> Values:
     """Return the ranking's score, the random expectation and the cross-fitted oracle of each draw, (3, draws).
 
     ``values`` (layers, inputs) with the inputs in random order. Half the groups order, the others score, then the other
@@ -248,12 +250,14 @@ def _normalised(mine: Values, random: Values, oracle: Values) -> Values:
 
 
 def _quantiles(values: Values) -> tuple[float, float]:
-    """Return the central ``LEVEL`` of values; NaN counts as the lowest for its lower end, the highest for its upper."""
-    low = np.percentile(np.nan_to_num(values, nan=-np.inf), 50 * (1 - LEVEL), method="lower")
-    return float(low), float(np.percentile(np.nan_to_num(values, nan=np.inf), 50 * (1 + LEVEL), method="higher"))
+    """Return the central `RANKING_LEVEL` of values; NaN counts as lowest at the lower end, as highest at the upper."""
+    low = np.percentile(np.nan_to_num(values, nan=-np.inf), 50 * (1 - RANKING_LEVEL), method="lower")
+    return float(low), float(
+        np.percentile(np.nan_to_num(values, nan=np.inf), 50 * (1 + RANKING_LEVEL), method="higher")
+    )
 
 
-def _places(rankings: tuple[Ranking, Ranking], layers: int, counts: Values) -> Order:
+def _places(rankings: tuple[Ranking, Ranking], layers: int, counts: Values) -> LayerOrder:
     """Return the places of all layers in both rankings, (draws, 2, layers); unranked ones stand at ``layers``."""
     places = np.full((counts.shape[1], 2, layers), layers)
     for i, given in enumerate(rankings):
@@ -265,7 +269,7 @@ def _places(rankings: tuple[Ranking, Ranking], layers: int, counts: Values) -> O
     return places
 
 
-def _agree(places: Order, top: int, layers: int) -> tuple[float, float]:
+def _agree(places: LayerOrder, top: int, layers: int) -> tuple[float, float]:
     """Return tau-b and top-k overlap of places (2, items), where items may be copies; tau NaN if all are one layer."""
     common = places[:, (places < layers).all(axis=0)]
     a, b = (np.sign(np.subtract.outer(row, row)) for row in common)

@@ -8,20 +8,14 @@ from dataclasses import asdict, astuple
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from bitswap_onnx.experiments.ranking.layer_faults import Where
-from bitswap_onnx.experiments.ranking.robustness import Pair, Ranked, Robustness, report_files
+from bitswap_onnx.experiments.ranking.layer_faults import FaultSite
+from bitswap_onnx.experiments.ranking.robustness import Ranked, RankingPair, Robustness, ranking_files
 from bitswap_onnx.files import replacing
-from bitswap_onnx.report.figures import Curve, Panel, save_figure
-
-#: Rankings that others are read against: drawn apart.
-_REFERENCES = ("random", "oracle")
 
 
 def write_robustness(robustness: Robustness) -> tuple[Path, ...]:
-    """Write the tables and the JSON of `report_files`; return them. A table without rows is not written."""
-    files = report_files(robustness.run, robustness.network)
+    """Write the tables and the JSON of `ranking_files`; return them. A table without rows is not written."""
+    files = ranking_files(robustness.run, robustness.network)
     tables = {
         "layers": list(_layers(robustness)),
         "rankings": [_ranking(robustness, ranked) for ranked in robustness.rankings],
@@ -35,20 +29,6 @@ def write_robustness(robustness: Robustness) -> tuple[Path, ...]:
         json.dump(_plain(_settings(robustness) | tables), file, indent=2, allow_nan=False)
         file.write("\n")
     return (*written, files["json"])
-
-
-def plot_robustness(robustness: Robustness) -> tuple[Path, Path]:
-    """Draw the S-curves of all rankings and their residual risk into ``<model>_rank.svg`` and ``.png``."""
-    curves, risks = [], []
-    for ranked in robustness.rankings:
-        name, reference = ranked.name, ranked.name in _REFERENCES
-        curves.append(Curve(name, np.arange(1, len(ranked.curve) + 1), ranked.curve, reference=reference))
-        if not np.isnan(ranked.risk.macs).any():
-            risks.append(Curve(name, 100 * ranked.risk.macs, 100 * ranked.risk.unmonitored, reference=reference))
-    panels = [Panel("S-curves: lower is better", "layers monitored", "accuracy under faults there, %", curves)]
-    if risks:
-        panels.append(Panel("Residual risk", "monitored, % of MACs", "critical left, %", risks, y_range=(0, 100)))
-    return save_figure(report_files(robustness.run, robustness.network)["svg"], panels)
 
 
 def _settings(robustness: Robustness) -> dict[str, Any]:
@@ -99,7 +79,7 @@ def _curves(robustness: Robustness) -> Iterable[dict[str, Any]]:
             }
 
 
-def _pair(pair: Pair, where: Where) -> dict[str, Any]:
+def _pair(pair: RankingPair, where: FaultSite) -> dict[str, Any]:
     agreement, difference = pair.agreement, pair.difference
     score = (None, None, None) if difference is None else astuple(difference.score)
     values = [*astuple(agreement.tau), *astuple(agreement.overlap), *score]

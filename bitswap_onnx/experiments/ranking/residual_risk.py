@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bitswap_onnx.experiments.ranking.ranking import Order
+from bitswap_onnx.experiments.ranking.ranking import LayerOrder
 from bitswap_onnx.stats.intervals import Values
 
 
@@ -18,7 +18,7 @@ class ResidualRisk:
 
 
 def residual_risk(
-    order: Order, critical: Values, macs: Values, bits: Values, exposure: Values | None = None
+    order: LayerOrder, critical: Values, macs: Values, bits: Values, exposure: Values | None = None
 ) -> ResidualRisk:
     """Return what monitoring the first k layers of ``order`` leaves and costs, k = 0 ... m; all else is (layers,).
 

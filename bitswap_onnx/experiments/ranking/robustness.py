@@ -3,15 +3,15 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from bitswap_onnx.experiments.ranking.layer_faults import Where
-from bitswap_onnx.experiments.ranking.ranking import Agreement, Difference, Order, RankingScore
+from bitswap_onnx.experiments.ranking.layer_faults import FaultSite
+from bitswap_onnx.experiments.ranking.ranking import Difference, LayerOrder, RankAgreement, RankingScore
 from bitswap_onnx.experiments.ranking.residual_risk import ResidualRisk
 from bitswap_onnx.graph.costs import LayerCost
 from bitswap_onnx.stats.intervals import Values
 
 
 @dataclass(frozen=True, slots=True)
-class Layer:
+class RankedLayer:
     """A layer under faults: shares of right answers, critical and nonfinite inferences, and what the layer holds.
 
     ``bits``: those that faults can hit there. ``largest``: the largest finite magnitude that it takes in.
@@ -37,19 +37,19 @@ class Ranked:
     """A ranking: ``order`` are layers by number, ``curve`` its S-curve in percent."""
 
     name: str
-    order: Order
+    order: LayerOrder
     score: RankingScore
     curve: Values
     risk: ResidualRisk
 
 
 @dataclass(frozen=True, eq=False)
-class Pair:
+class RankingPair:
     """Two rankings beside each other; ``difference`` is None with the oracle, which knows the units that score it."""
 
     first: str
     second: str
-    agreement: Agreement
+    agreement: RankAgreement
     difference: Difference | None
 
 
@@ -63,19 +63,19 @@ class Robustness:
     run: Path
     network: str
     dataset: str
-    where: Where
+    where: FaultSite
     inputs: int
     trials: int
     seed: int
     golden: float
     labelled: bool
-    layers: tuple[Layer, ...]
+    layers: tuple[RankedLayer, ...]
     rankings: tuple[Ranked, ...]
-    pairs: tuple[Pair, ...]
+    pairs: tuple[RankingPair, ...]
     notes: tuple[str, ...]
 
 
-def report_files(run: Path, network: str) -> dict[str, Path]:
+def ranking_files(run: Path, network: str) -> dict[str, Path]:
     """Return where a report's tables, everything as JSON and the figures lie, by what they are."""
     tables = {name: run / f"{network}_{name}.csv" for name in ("layers", "rankings", "curves", "pairs")}
     return tables | {suffix: run / f"{network}_rank.{suffix}" for suffix in ("json", "svg", "png")}

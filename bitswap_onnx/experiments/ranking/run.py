@@ -13,10 +13,10 @@ from bitswap_onnx.campaign.reach import without_shut
 from bitswap_onnx.campaign.run import as_begun, default_run, run_campaign
 from bitswap_onnx.campaign.setup import Settings, Setup, for_neurons, prepare
 from bitswap_onnx.errors import BitswapError, ControlFailedError, ModelError, RunError, nearest
-from bitswap_onnx.experiments.ranking.layer_faults import LayerOutcomes, Where, draw_injections, read_outcomes
+from bitswap_onnx.experiments.ranking.layer_faults import FaultSite, LayerOutcomes, draw_injections, read_outcomes
 from bitswap_onnx.experiments.ranking.ranking import (
     FromInputs,
-    Order,
+    LayerOrder,
     agreement,
     distinguish,
     s_curve,
@@ -24,7 +24,7 @@ from bitswap_onnx.experiments.ranking.ranking import (
 )
 from bitswap_onnx.experiments.ranking.ranking_file import Form, GivenRanking, read_ranking
 from bitswap_onnx.experiments.ranking.residual_risk import residual_risk
-from bitswap_onnx.experiments.ranking.robustness import Layer, Pair, Ranked, Robustness, report_files
+from bitswap_onnx.experiments.ranking.robustness import Ranked, RankedLayer, RankingPair, Robustness, ranking_files
 from bitswap_onnx.faults.bits import FORMATS
 from bitswap_onnx.faults.fault import Site
 from bitswap_onnx.graph.costs import kernel_of, layer_costs
@@ -43,7 +43,7 @@ BUILTIN = (
 )
 
 #: Trials by default: each input has faults of its own, while a fault in a weight is one unit for all inputs.
-TRIALS: dict[Where, int] = {"neurons": 1, "weights": 200}
+TRIALS: dict[FaultSite, int] = {"neurons": 1, "weights": 200}
 
 #: The share of the layers that are first: their overlap is compared.
 _TOP = 4
@@ -56,7 +56,7 @@ def evaluate_robustness(
     form: Form | None = None,
     builtin: Sequence[str] = BUILTIN,
     settings: Settings = Settings(),
-    where: Where = "neurons",
+    where: FaultSite = "neurons",
     trials: int | None = None,
     evaluation_steps: int | None = None,
     layers: str | None = None,
@@ -111,21 +111,21 @@ def evaluate_robustness(
 
 
 def _measure(
-    setup: Setup, sites: Sequence[NeuronSite], where: Where, parts: Mapping[str, range], seed: int, running: Running
+    setup: Setup, sites: Sequence[NeuronSite], where: FaultSite, parts: Mapping[str, range], seed: int, running: Running
 ) -> dict[str, LayerOutcomes]:
     """Run one campaign of all trials; return what came out in each part of them."""
     run, trials = Path(running["run"] or ""), max(part.stop for part in parts.values())
     try:
         run_campaign(setup, draw_injections(setup, sites, where, trials, seed), records=["per_input"], **running)
     except ControlFailedError:  # what an earlier end of this run wrote is wrong
-        for path in report_files(run, setup.model.name).values():
+        for path in ranking_files(run, setup.model.name).values():
             path.unlink(missing_ok=True)
         raise
     labelled = setup.clean_run().golden.labels is not None
     return {name: read_outcomes(run, len(sites), part, where, labelled) for name, part in parts.items()}
 
 
-def _check(builtin: Sequence[str], where: Where, trials: int, running: Running) -> None:
+def _check(builtin: Sequence[str], where: FaultSite, trials: int, running: Running) -> None:
     for name in builtin:
         if name not in BUILTIN:
             raise BitswapError(f"--builtin: no ranking {name!r}; the nearest are {nearest(name, BUILTIN)}")
@@ -136,7 +136,7 @@ def _check(builtin: Sequence[str], where: Where, trials: int, running: Running) 
         raise RunError("--resume needs --out RUN: the run directory to continue")
 
 
-def _prepare(path: Path, settings: Settings, where: Where, steps: int | None, running: Running) -> Setup:
+def _prepare(path: Path, settings: Settings, where: FaultSite, steps: int | None, running: Running) -> Setup:
     if where == "neurons":
         settings = for_neurons(settings)
     if running.get("resume"):
@@ -149,7 +149,7 @@ def _prepare(path: Path, settings: Settings, where: Where, steps: int | None, ru
 
 
 def _sites(
-    setup: Setup, layers: str | None, kinds: str | None, exclude: str | None, where: Where
+    setup: Setup, layers: str | None, kinds: str | None, exclude: str | None, where: FaultSite
 ) -> tuple[Setup, tuple[NeuronSite, ...]]:
     sites = select_sites(find_sites(setup.slicer), layers, kinds, Site.INPUT, exclude)
     if kinds is None and layers is None:
@@ -182,7 +182,9 @@ def _given(
     return GivenRanking(np.array([names.index(layer) for layer in given], np.intp), "order")
 
 
-def _layers(setup: Setup, sites: Sequence[NeuronSite], outcomes: LayerOutcomes, where: Where) -> tuple[Layer, ...]:
+def _layers(
+    setup: Setup, sites: Sequence[NeuronSite], outcomes: LayerOutcomes, where: FaultSite
+) -> tuple[RankedLayer, ...]:
     costs = layer_costs(setup.slicer, sites)
     largest = largest_values(setup.running_slicer, setup.numerics, [site.value for site in sites], setup.pieces())
     targets = find_targets(setup.model)
@@ -191,11 +193,11 @@ def _layers(setup: Setup, sites: Sequence[NeuronSite], outcomes: LayerOutcomes, 
         kernel = kernel_of(site, targets) if where == "weights" else None
         bits = kernel.elements * FORMATS[kernel.dtype].width if kernel else site.elements * site.format.width
         shares = (float(values[number].mean()) for values in (outcomes.correct, outcomes.critical, outcomes.nonfinite))
-        layers.append(Layer(number, site.kind, costs[number], bits, largest[number], *shares))
+        layers.append(RankedLayer(number, site.kind, costs[number], bits, largest[number], *shares))
     return tuple(layers)
 
 
-def _builtin(name: str, layers: Sequence[Layer], learnt: Mapping[str, Values], seed: int) -> Order:
+def _builtin(name: str, layers: Sequence[RankedLayer], learnt: Mapping[str, Values], seed: int) -> LayerOrder:
     """Return a built-in ranking; equal layers keep their order. ``learnt``: right answers (layers, units) to sort by."""
     if name in learnt:
         return np.argsort(learnt[name].mean(axis=1), kind="stable").astype(np.intp)
@@ -212,7 +214,7 @@ def _builtin(name: str, layers: Sequence[Layer], learnt: Mapping[str, Values], s
     return np.argsort(np.asarray(values[name]), kind="stable").astype(np.intp)
 
 
-def _ranked(name: str, order: Order, layers: Sequence[Layer], outcomes: LayerOutcomes, seed: int) -> Ranked:
+def _ranked(name: str, order: LayerOrder, layers: Sequence[RankedLayer], outcomes: LayerOutcomes, seed: int) -> Ranked:
     macs, bits = (np.array(values, np.float64) for values in zip(*((x.cost.macs, x.bits) for x in layers), strict=True))
     return Ranked(
         name,
@@ -225,7 +227,7 @@ def _ranked(name: str, order: Order, layers: Sequence[Layer], outcomes: LayerOut
 
 def _pairs(
     ranked: Sequence[Ranked], outcomes: LayerOutcomes, learnt: Mapping[str, Values], top: int | None, seed: int
-) -> list[Pair]:
+) -> list[RankingPair]:
     """Compare all rankings with each other; one that was ``learnt`` is learnt anew in each draw of its units."""
     pairs = []
     rankings = {entry.name: FromInputs(learnt[entry.name]) if entry.name in learnt else entry.order for entry in ranked}
@@ -237,6 +239,8 @@ def _pairs(
         known = "oracle" in (one.name, other.name)
         difference = None if known else distinguish(one.order, other.order, outcomes.correct, rng)
         pairs.append(
-            Pair(one.name, other.name, agreement(rankings[one.name], rankings[other.name], first, rng), difference)
+            RankingPair(
+                one.name, other.name, agreement(rankings[one.name], rankings[other.name], first, rng), difference
+            )
         )
     return pairs

@@ -31,11 +31,11 @@ from bitswap_onnx.graph.targets import select_targets
 #: Faults that the campaign of one sweep may have: each is a row in the store and some 200 bytes of memory.
 MOST_FAULTS = 20_000_000
 
-Where = Literal["weights", "neurons", "both"]
+ErrorSite = Literal["weights", "neurons", "both"]
 
 
 @dataclass(frozen=True, slots=True)
-class Region:
+class ErrorRegion:
     """Bits that errors can hit: elements of ``width`` bits, in ``shape``, of a stored parameter or of what a layer puts out.
 
     ``site`` None: the stored ``parameter`` of a ``layer``. Otherwise neurons, which have the bits once for each of
@@ -96,7 +96,7 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Plan:
+class SweepPlan:
     """The points of a sweep of ``bits`` bits, by rate and then repeat; those of equal flips share one of ``injections``."""
 
     bits: int
@@ -115,20 +115,20 @@ class Plan:
 
 
 #: Returns the bits of a setup's model that a pattern names, of all without one.
-Finder = Callable[[Setup, str | None], list[Region]]
+Finder = Callable[[Setup, str | None], list[ErrorRegion]]
 
 
 def find_regions(
-    setup: Setup, layers: str | None, site: Where, exclude: str | None = None
-) -> tuple[Setup, tuple[Region, ...]]:
+    setup: Setup, layers: str | None, site: ErrorSite, exclude: str | None = None
+) -> tuple[Setup, tuple[ErrorRegion, ...]]:
     """Return the bits that errors can hit: of stored parameters, of what layers with kernels put out, or of both.
 
     Neurons that faults cannot get at are left out, and the setup that is returned says so (`bitswap_onnx.campaign.reach`).
     """
     setup, neurons = _open_neurons(setup, exclude) if site != "weights" else (setup, ())
     hit: Finder = partial(_named_neurons, neurons=neurons)
-    finders: dict[Where, tuple[Finder, ...]] = {"weights": (_stored,), "neurons": (hit,), "both": (_stored, hit)}
-    found: dict[Region, None] = {}
+    finders: dict[ErrorSite, tuple[Finder, ...]] = {"weights": (_stored,), "neurons": (hit,), "both": (_stored, hit)}
+    found: dict[ErrorRegion, None] = {}
     for pattern in layers.split(",") if layers is not None else [None]:
         refused: list[ModelError] = []
         for find in finders[site]:
@@ -142,14 +142,14 @@ def find_regions(
     return setup, tuple(region for region in found if region not in left_out)
 
 
-def _stored(setup: Setup, pattern: str | None) -> list[Region]:
+def _stored(setup: Setup, pattern: str | None) -> list[ErrorRegion]:
     resolver = Resolver(setup.model)
     chosen = {target.tensor for target in select_targets(setup.model, pattern)}
     regions = []
     for target in resolver.targets:
         if target.tensor in chosen:
             layer, parameter = resolver.address(target)
-            regions.append(Region(layer, target.shape, FORMATS[target.dtype].width, parameter))
+            regions.append(ErrorRegion(layer, target.shape, FORMATS[target.dtype].width, parameter))
     return regions
 
 
@@ -160,10 +160,10 @@ def _open_neurons(setup: Setup, exclude: str | None) -> tuple[Setup, tuple[Neuro
     return without_shut(setup, chosen) if chosen else (setup, ())
 
 
-def _named_neurons(setup: Setup, pattern: str | None, neurons: Sequence[NeuronSite]) -> list[Region]:
+def _named_neurons(setup: Setup, pattern: str | None, neurons: Sequence[NeuronSite]) -> list[ErrorRegion]:
     inputs = len(setup.dataset)
     return [
-        Region(entry.layer, entry.shape, entry.format.width, site=entry.site, inputs=inputs)
+        ErrorRegion(entry.layer, entry.shape, entry.format.width, site=entry.site, inputs=inputs)
         for entry in select_sites(neurons, pattern)
     ]
 
@@ -218,7 +218,7 @@ def draw_errors(bits: int, rate: float, seed: np.random.SeedSequence) -> Errors:
     return Errors(positions, rng.random(flips))
 
 
-def faults_at(regions: Sequence[Region], positions: NDArray[np.int64]) -> list[Fault]:
+def faults_at(regions: Sequence[ErrorRegion], positions: NDArray[np.int64]) -> list[Fault]:
     """Return the flips at ``positions``, ascending, of the bits of all ``regions`` one after the other."""
     starts = np.cumsum([0, *(region.bits for region in regions)])
     cuts = np.searchsorted(positions, starts)
@@ -229,7 +229,7 @@ def faults_at(regions: Sequence[Region], positions: NDArray[np.int64]) -> list[F
     return faults
 
 
-def plan_sweep(regions: Sequence[Region], rates: Iterable[float], repeats: int, seed: int) -> Plan:
+def plan_sweep(regions: Sequence[ErrorRegion], rates: Iterable[float], repeats: int, seed: int) -> SweepPlan:
     """Draw every repeat at every rate.
 
     Repeat k draws from ``SeedSequence(seed, spawn_key=(k,))`` alone. So with more repeats the earlier ones stay as they
@@ -259,7 +259,7 @@ def plan_sweep(regions: Sequence[Region], rates: Iterable[float], repeats: int, 
                 identifier, before = f"{rate!r}_r{repeat}", flips
                 injections.append(Injection(identifier, tuple(compress(faults, flipped))))
             points.append(Point(rate, repeat, flips, identifier))
-    return Plan(bits, tuple(sorted(points, key=lambda point: (point.rate, point.repeat))), tuple(injections))
+    return SweepPlan(bits, tuple(sorted(points, key=lambda point: (point.rate, point.repeat))), tuple(injections))
 
 
 def _check_number(bits: int, rates: Sequence[float], repeats: int) -> None:

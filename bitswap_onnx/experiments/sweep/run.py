@@ -1,8 +1,9 @@
 """Accuracy against bit error rate: random bit errors at several rates, several times each, in one campaign.
 
-At each rate every bit of the chosen weights and neurons flips independently (`bit_errors`). Errors in weights stay for all inputs; neurons have errors of their own for every input. The repeat is the sampling unit, its inputs
-are a cluster, so an interval is Student's over the repeats, cut to what a share can be (0 to 1) and conditional on the
-inputs. Where all repeats came out alike (few flips, none that mattered) it is that of what was never seen (`interval`).
+At each rate every bit of the chosen weights and neurons flips independently (`bit_errors`). Errors in weights stay for all
+inputs; neurons have errors of their own for every input. The repeat is the sampling unit and its inputs are a cluster, so
+an interval is Student's over the repeats, cut to what a share can be (0 to 1) and conditional on the inputs. Where all
+repeats came out alike, `interval` allows for outcomes that no repeat showed.
 """
 
 import csv
@@ -19,28 +20,27 @@ from bitswap_onnx.campaign.run import as_begun, default_run, run_campaign
 from bitswap_onnx.campaign.run_directory import has_store, reading
 from bitswap_onnx.campaign.setup import Settings, Setup, for_neurons, prepare
 from bitswap_onnx.errors import ControlFailedError, RunError
-from bitswap_onnx.experiments.sweep.bit_errors import Plan, Point, Where, check_rates, find_regions, plan_sweep
+from bitswap_onnx.experiments.sweep.bit_errors import ErrorSite, Point, SweepPlan, check_rates, find_regions, plan_sweep
 from bitswap_onnx.faults.fault import Injection
 from bitswap_onnx.files import replacing
 from bitswap_onnx.outcome import COUNTS, Golden, judge
-from bitswap_onnx.report.figures import Curve, Panel, save_figure
 from bitswap_onnx.stats.clustered import Mean, clustered_mean, upper_share
 
 REPEATS = 30
 
 #: Level of the intervals.
-LEVEL = 0.95
+SWEEP_LEVEL = 0.95
 
 #: What is measured at every point: counts of `bitswap_onnx.outcome.COUNTS`, as shares of all inputs.
-MEASURES = ("top_1_correct", "top_5_correct", "top_1_robust", "critical", "nonfinite")
+SWEEP_MEASURES = ("top_1_correct", "top_5_correct", "top_1_robust", "critical", "nonfinite")
 
 #: Share of the inputs, 0 to 1, per name of `MEASURES`; None for what does not apply (correctness without labels).
 Shares = dict[str, float | None]
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One rate: of ``repeats``, ``flipped`` had a flip at all, on average ``flips``; means of `MEASURES` over repeats."""
+class SweepRow:
+    """One rate. ``flipped`` of its ``repeats`` had a flip; ``flips`` is their mean number; ``means`` of `SWEEP_MEASURES`."""
 
     rate: float
     repeats: int
@@ -63,7 +63,7 @@ class Sweep:
     inputs: int
     golden: Shares
     points: tuple[tuple[Point, Shares], ...]
-    rows: tuple[Row, ...]
+    rows: tuple[SweepRow, ...]
 
     @property
     def files(self) -> tuple[Path, Path]:
@@ -78,7 +78,7 @@ def sweep_errors(
     repeats: int = REPEATS,
     layers: str | None = None,
     exclude: str | None = None,
-    site: Where = "weights",
+    site: ErrorSite = "weights",
     settings: Settings = Settings(),
     **running: Unpack[Running],
 ) -> Sweep:
@@ -114,33 +114,6 @@ def sweep_errors(
     return sweep
 
 
-def plot_sweep(sweep: Sweep) -> tuple[Path, Path]:
-    """Draw accuracy and outcomes against the rate into ``<model>.svg`` and ``<model>.png``, bands for the intervals.
-
-    Without labels, accuracy is agreement with the golden prediction. Raises MissingExtraError without matplotlib.
-    """
-    correct = sweep.golden["top_1_correct"] is not None
-    accuracy = {"top_1_correct": "top-1", "top_5_correct": "top-5"} if correct else {"top_1_robust": "top-1 as golden"}
-    outcomes = {"critical": "critical", "nonfinite": "nonfinite"}
-    panels = [_panel(sweep, "Accuracy", accuracy), _panel(sweep, "Outcomes", outcomes)]
-    return save_figure(sweep.run / sweep.network, [panel for panel in panels if panel.curves])
-
-
-def _panel(sweep: Sweep, title: str, names: dict[str, str]) -> Panel:
-    """Return the curves of the measures that apply, and of the accuracy without errors."""
-    rates = np.array([row.rate for row in sweep.rows])
-    curves = []
-    for name, label in names.items():
-        golden = sweep.golden[name]
-        if golden is not None:
-            shares = np.array([_with_interval(row.means[name]) for row in sweep.rows], np.float64)
-            mean, low, high = 100 * shares.T
-            curves.append(Curve(label, rates, mean, low, high))
-            if title == "Accuracy":
-                curves.append(Curve(f"{label}, golden", rates, np.full(len(rates), 100 * golden), reference=True))
-    return Panel(title, "bit error rate", "% of inputs", curves, x_log=True, y_range=(0, 100))
-
-
 def _run(campaign: Callable[[], object], files: Iterable[Path]) -> None:
     try:
         campaign()
@@ -165,7 +138,7 @@ def _make_folder(folder: Path, network: str, resume: bool) -> None:
         raise RunError(f"{folder}: cannot make the run directory: {error.strerror}; choose another --out") from None
 
 
-def _measured(setup: Setup, plan: Plan, golden: Golden, run: Path) -> Sweep:
+def _measured(setup: Setup, plan: SweepPlan, golden: Golden, run: Path) -> Sweep:
     shares = _measure(golden, plan.injections, run)
     points = tuple((point, shares[point.injection]) for point in plan.points)
     return Sweep(
@@ -187,10 +160,10 @@ def _measure(golden: Golden, injections: Iterable[Injection], run: Path) -> dict
     """
     total = len(golden.scores)
     applies = judge(golden, golden.scores).counts
-    flags = golden.flags[[COUNTS.index(name) for name in MEASURES]]
+    flags = golden.flags[[COUNTS.index(name) for name in SWEEP_MEASURES]]
 
     def shares(counts: Iterable[int | None]) -> Shares:
-        named = zip(MEASURES, counts, strict=True)
+        named = zip(SWEEP_MEASURES, counts, strict=True)
         return {name: None if applies[name] is None else (count or 0) / total for name, count in named}
 
     clean = flags.sum(axis=1)
@@ -208,33 +181,33 @@ def _measure(golden: Golden, injections: Iterable[Injection], run: Path) -> dict
 
 
 def _counts(run: Path) -> dict[str, tuple[int, ...]]:
-    """Return, by injection id, over how many inputs it ran and its counts of `MEASURES` (None where one does not apply)."""
-    sums = ", ".join(f"SUM(o.{name})" for name in ("inputs", *MEASURES))
+    """Return by injection id its number of inputs and its counts of `SWEEP_MEASURES` (None where one does not apply)."""
+    sums = ", ".join(f"SUM(o.{name})" for name in ("inputs", *SWEEP_MEASURES))
     with reading(run) as store:
         rows = store.query(f"SELECT i.id, {sums} FROM injection i JOIN outcome o USING (position) GROUP BY i.position")
         return {identifier: tuple(counts) for identifier, *counts in rows}
 
 
 def interval(mean: Mean) -> tuple[float, float] | None:
-    """Return the interval of a mean share at `LEVEL`; None for one repeat, which has no spread.
+    """Return the interval of a mean share at `SWEEP_LEVEL`; None for one repeat, which has no spread.
 
     Where all repeats came out alike, Student's has no width. What is known then is that a repeat comes out otherwise with
     a probability of at most p, Clopper and Pearson's bound for none seen; its share is anything, so the mean moves by p.
     """
     if mean.n < 2:
         return None
-    unseen = upper_share(0, mean.n, (1 + LEVEL) / 2)
-    low, high = mean.interval(LEVEL) if mean.se else (mean.mean - unseen, mean.mean + unseen)
+    unseen = upper_share(0, mean.n, (1 + SWEEP_LEVEL) / 2)
+    low, high = mean.interval(SWEEP_LEVEL) if mean.se else (mean.mean - unseen, mean.mean + unseen)
     return max(low, 0.0), min(high, 1.0)
 
 
-def _rows(points: Iterable[tuple[Point, Shares]]) -> Iterator[Row]:
+def _rows(points: Iterable[tuple[Point, Shares]]) -> Iterator[SweepRow]:
     """Yield the rates; ``points`` ascend by rate."""
     for rate, group in groupby(points, key=lambda entry: entry[0].rate):
         of_rate = list(group)
         flips = np.array([point.flips for point, _ in of_rate], np.float64)
-        means = {name: _mean([shares[name] for _, shares in of_rate]) for name in MEASURES}
-        yield Row(rate, len(flips), int(np.count_nonzero(flips)), float(flips.mean()), means)
+        means = {name: _mean([shares[name] for _, shares in of_rate]) for name in SWEEP_MEASURES}
+        yield SweepRow(rate, len(flips), int(np.count_nonzero(flips)), float(flips.mean()), means)
 
 
 def _mean(values: Sequence[float | None]) -> Mean | None:
@@ -258,21 +231,21 @@ def _write(sweep: Sweep, seed: int) -> None:
     summary, detail = sweep.files
     with replacing(summary) as file:
         writer = csv.writer(file, lineterminator="\n")
-        bounds = [f"{name}{end}" for name in MEASURES for end in ("", "_low", "_high")]
+        bounds = [f"{name}{end}" for name in SWEEP_MEASURES for end in ("", "_low", "_high")]
         writer.writerow(("rate", "repeats", "repeats_with_flips", "flips", *bounds))
-        golden = [value for name in MEASURES for value in (sweep.golden[name], None, None)]
+        golden = [value for name in SWEEP_MEASURES for value in (sweep.golden[name], None, None)]
         writer.writerow((0, 0, 0, 0, *golden))
         for row in sweep.rows:
-            means = [value for name in MEASURES for value in _with_interval(row.means[name])]
+            means = [value for name in SWEEP_MEASURES for value in with_interval(row.means[name])]
             writer.writerow((row.rate, row.repeats, row.flipped, row.flips, *means))
     with replacing(detail) as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("rate", "repeat", "seed", "flips", "injection", *MEASURES))
+        writer.writerow(("rate", "repeat", "seed", "flips", "injection", *SWEEP_MEASURES))
         writer.writerow((0, None, None, 0, None, *sweep.golden.values()))
         for point, shares in sweep.points:
             writer.writerow((point.rate, point.repeat, seed, point.flips, point.injection, *shares.values()))
 
 
-def _with_interval(mean: Mean | None) -> tuple[float | None, float | None, float | None]:
+def with_interval(mean: Mean | None) -> tuple[float | None, float | None, float | None]:
     """Return a mean and its interval for a file; None for what there is not."""
     return (None, None, None) if mean is None else (mean.mean, *(interval(mean) or (None, None)))

@@ -17,8 +17,8 @@ from scipy import stats
 from bitswap_onnx.campaign.run import run_campaign
 from bitswap_onnx.campaign.setup import Settings
 from bitswap_onnx.errors import BitswapError, InterruptedRunError, RunError
-from bitswap_onnx.experiments.comparison.compare import Comparison, Judgement, Row, compare_runs
-from bitswap_onnx.experiments.comparison.models import Running, compare_models
+from bitswap_onnx.experiments.comparison.compare import Comparison, ComparisonRow, Judgement, compare_runs
+from bitswap_onnx.experiments.comparison.models import ModelRunOptions, compare_models
 from bitswap_onnx.faults.fault import Fault, Injection, Kind
 from bitswap_onnx.faults.fault_list import write_fault_list
 from tests.builders import cnn, normal, save
@@ -85,7 +85,7 @@ def rows_of(folder: Path) -> list[dict[str, str]]:
         return [row for row in csv.DictReader(file) if row["n_injections"]]
 
 
-def row_of(comparison: Comparison, quantity: str, group: str = "all") -> Row:
+def row_of(comparison: Comparison, quantity: str, group: str = "all") -> ComparisonRow:
     (row,) = (row for row in comparison.rows if (row.quantity, row.group) == (quantity, group))
     return row
 
@@ -335,7 +335,7 @@ def test_models_run_on_one_list_and_one_dataset(tmp_path: Path, data: Path) -> N
     a, b = save(cnn(), tmp_path / "data.onnx"), save(takes_nhwc(as_keras(cnn())), tmp_path / "keras.onnx")
     write_fault_list(tmp_path / "faults.csv", faults())
     notes: list[str] = []
-    running = Running(workers=1, on_notes=notes.extend)
+    running = ModelRunOptions(workers=1, on_notes=notes.extend)
     comparison = compare_models(a, b, tmp_path / "faults.csv", tmp_path / "out", Judgement(), running)
     assert notes[0] == "faults.csv converted for keras by content"
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a", "b", "faults_b.csv"]
@@ -343,14 +343,14 @@ def test_models_run_on_one_list_and_one_dataset(tmp_path: Path, data: Path) -> N
     assert comparison.about["agreement"] == "per input"
     with pytest.raises(RunError, match="holds runs already"):
         compare_models(a, b, tmp_path / "faults.csv", tmp_path / "out", Judgement(), running)
-    again = Running(workers=1, resume=True)
+    again = ModelRunOptions(workers=1, resume=True)
     assert compare_models(a, b, tmp_path / "faults.csv", tmp_path / "out", Judgement(), again).rows == comparison.rows
 
 
 def test_a_list_that_fits_both_models_stays(tmp_path: Path, data: Path) -> None:
     a, b = save(cnn(), tmp_path / "data.onnx"), save(shifted(), tmp_path / "shifted.onnx")
     write_fault_list(tmp_path / "faults.csv", faults())
-    compare_models(a, b, tmp_path / "faults.csv", tmp_path / "out", Judgement(), Running(workers=1))
+    compare_models(a, b, tmp_path / "faults.csv", tmp_path / "out", Judgement(), ModelRunOptions(workers=1))
     assert not (tmp_path / "out/faults_b.csv").exists()
 
 

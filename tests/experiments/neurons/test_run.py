@@ -25,7 +25,7 @@ from bitswap_onnx.experiments.neurons.report import (
     proportion,
     result_table,
 )
-from bitswap_onnx.experiments.neurons.run import choose_layers, draw_faults, plan_neurons, run_neurons
+from bitswap_onnx.experiments.neurons.run import choose_layers, draw_neuron_faults, plan_neurons, run_neurons
 from bitswap_onnx.faults.bits import FORMATS
 from tests.builders import cnn, normal, save
 
@@ -256,7 +256,7 @@ def test_draws(model: Path) -> None:
     setup = prepare(model, SETTINGS)
     _, layers = choose_layers(setup)
     plan = plan_neurons(setup, layers, seed=7, trials=500)
-    faults = [fault for trial in range(500) for fault in draw_faults(layers[1], trial, plan).faults]
+    faults = [fault for trial in range(500) for fault in draw_neuron_faults(layers[1], trial, plan).faults]
     assert {(fault.layer, fault.site) for fault in faults} == {("conv", "output")}
     elements = np.ravel_multi_index(np.array([fault.index for fault in faults]).T.tolist(), (3, 4, 4))
     bits = np.array([fault.bit for fault in faults])
@@ -264,7 +264,7 @@ def test_draws(model: Path) -> None:
     assert len(cells) == 48 * 32
     assert 0.001 < stats.chisquare(cells).pvalue < 0.999
     every = {injection.id: injection for injection in plan_neurons(setup, layers, seed=7, trials=3).injections}
-    assert every == {f"L{i:02d}_t{j}": draw_faults(layers[i], j, plan) for i in range(3) for j in range(3)}
+    assert every == {f"L{i:02d}_t{j}": draw_neuron_faults(layers[i], j, plan) for i in range(3) for j in range(3)}
     assert len({tuple(fault.index for fault in injection.faults) for injection in every.values()}) == 9
     _, (fc,) = choose_layers(setup, kinds="Linear")
     assert (fc.number, fc.site) == (0, layers[2].site)

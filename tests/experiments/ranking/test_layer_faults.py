@@ -15,7 +15,7 @@ from scipy import stats
 from bitswap_onnx.campaign.run import run_campaign
 from bitswap_onnx.campaign.setup import Settings, Setup, for_neurons, prepare
 from bitswap_onnx.errors import ModelError
-from bitswap_onnx.experiments.ranking.layer_faults import Where, draw_injections, identifier, read_outcomes
+from bitswap_onnx.experiments.ranking.layer_faults import FaultSite, draw_injections, identifier, read_outcomes
 from bitswap_onnx.faults.fault import Injection, Kind, Site
 from bitswap_onnx.graph.sites import NeuronSite, find_sites
 from tests.builders import build, cnn, normal, save
@@ -37,12 +37,12 @@ def kernels(setup: Setup) -> list[NeuronSite]:
     return [site for site in find_sites(setup.slicer) if site.role == "kernel" and site.site is Site.INPUT]
 
 
-def draw(setup: Setup, where: Where, trials: int, seed: int = 0) -> dict[str, Injection]:
+def draw(setup: Setup, where: FaultSite, trials: int, seed: int = 0) -> dict[str, Injection]:
     return {injection.id: injection for injection in draw_injections(setup, kernels(setup), where, trials, seed)}
 
 
 @pytest.mark.parametrize("where", ["neurons", "weights"])
-def test_each_injection_stays_in_one_layer(tmp_path: Path, where: Where) -> None:
+def test_each_injection_stays_in_one_layer(tmp_path: Path, where: FaultSite) -> None:
     """Neurons: one fault for each input of the dataset. Weights: one fault for all."""
     found = draw(setup_of(tmp_path), where, 3)
     places = list(product(enumerate(SHAPES[where].items()), range(3)))
@@ -59,7 +59,7 @@ def test_each_injection_stays_in_one_layer(tmp_path: Path, where: Where) -> None
 
 
 @pytest.mark.parametrize(("where", "trials"), [("neurons", 150), ("weights", 3000)])
-def test_uniform(tmp_path: Path, where: Where, trials: int) -> None:
+def test_uniform(tmp_path: Path, where: FaultSite, trials: int) -> None:
     """Over the bits, the sign included, over the elements, and over both at once: 3,000 faults in each layer."""
     found = draw(setup_of(tmp_path), where, trials, seed=1)
     for layer, shape in SHAPES[where].items():
@@ -74,7 +74,7 @@ def test_uniform(tmp_path: Path, where: Where, trials: int) -> None:
 
 
 @pytest.mark.parametrize("where", ["neurons", "weights"])
-def test_a_draw_stays_as_it_was(tmp_path: Path, where: Where) -> None:
+def test_a_draw_stays_as_it_was(tmp_path: Path, where: FaultSite) -> None:
     """With more trials, with more inputs, without the other layers; another seed, trial or layer draws anew."""
     setup = setup_of(tmp_path)
     few, many, other = draw(setup, where, 2, 7), draw(setup, where, 40, 7), draw(setup, where, 40, 8)
@@ -119,7 +119,7 @@ def test_layers_without_a_stored_kernel(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("where", ["neurons", "weights"])
-def test_outcomes_are_read_by_unit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: Where) -> None:
+def test_outcomes_are_read_by_unit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: FaultSite) -> None:
     """A unit is an input over its trials, or a trial over its inputs; units sum to what the campaign counted.
 
     The run is cut into chunks of one batch, the last one short, so that bytes of inputs have to be joined in order.

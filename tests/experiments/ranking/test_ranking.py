@@ -14,7 +14,7 @@ from bitswap_onnx.experiments.ranking.ranking import (
     FIRST_BETTER,
     SECOND_BETTER,
     FromInputs,
-    Order,
+    LayerOrder,
     agreement,
     bounds,
     distinguish,
@@ -35,7 +35,7 @@ def rng(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
-def order(*layers: int) -> Order:
+def order(*layers: int) -> LayerOrder:
     return np.array(layers, np.intp)
 
 

@@ -17,7 +17,7 @@ from bitswap_onnx.campaign.audit import Audit
 from bitswap_onnx.campaign.setup import Settings, Setup, for_neurons, prepare
 from bitswap_onnx.errors import BitswapError
 from bitswap_onnx.experiments.ranking import run as rank_module
-from bitswap_onnx.experiments.ranking.layer_faults import Where, draw_injections
+from bitswap_onnx.experiments.ranking.layer_faults import FaultSite, draw_injections
 from bitswap_onnx.experiments.ranking.ranking import ALIKE
 from bitswap_onnx.experiments.ranking.robustness import Ranked, Robustness
 from bitswap_onnx.experiments.ranking.run import BUILTIN, evaluate_robustness
@@ -117,7 +117,7 @@ def scores_of(model: Path, injection: Injection) -> Array:
     return run_plain(proto, "scores", **feeds)
 
 
-def by_hand(model: Path, where: Where, trials: int) -> NDArray[np.float64]:
+def by_hand(model: Path, where: FaultSite, trials: int) -> NDArray[np.float64]:
     """Right, critical and nonfinite, (3, layers, trials, inputs), of the injections that the ranking draws."""
     setup = prepare(model, for_neurons(SETTINGS) if where == "neurons" else SETTINGS)
     data = np.load(model.with_suffix(".npz"))
@@ -147,7 +147,7 @@ def in_words(order: NDArray[np.intp]) -> list[str]:
 @pytest.mark.parametrize(
     ("where", "trials", "labelled"), [("neurons", 6, True), ("neurons", 2, False), ("weights", 40, True)]
 )
-def test_recomputed_by_hand(model: Path, tmp_path: Path, where: Where, trials: int, labelled: bool) -> None:
+def test_recomputed_by_hand(model: Path, tmp_path: Path, where: FaultSite, trials: int, labelled: bool) -> None:
     """Every share, from the faults as they were drawn; then scores, orders from data, and residual risk from these."""
     if not labelled:
         np.savez(model.with_suffix(".npz"), x=np.load(model.with_suffix(".npz"))["x"])
@@ -180,7 +180,7 @@ def check_scores(found: Robustness, accuracies: NDArray[np.float64]) -> None:
         assert extremes.random == pytest.approx(100 * accuracies.mean())
 
 
-def check_risk(found: Robustness, critical: NDArray[np.float64], where: Where) -> None:
+def check_risk(found: Robustness, critical: NDArray[np.float64], where: FaultSite) -> None:
     """A layer has its share of critical outcomes as often as faults hit it: in proportion to its bits."""
     kernels = {layer: TENSORS[f"{layer}.weight"].size for layer in LAYERS}
     bits = np.array([32 * (ELEMENTS if where == "neurons" else kernels)[layer] for layer in LAYERS])

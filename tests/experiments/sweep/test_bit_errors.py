@@ -14,9 +14,9 @@ from scipy import stats
 from bitswap_onnx.errors import BitswapError
 from bitswap_onnx.experiments.sweep import bit_errors
 from bitswap_onnx.experiments.sweep.bit_errors import (
+    ErrorRegion,
     Errors,
-    Plan,
-    Region,
+    SweepPlan,
     check_rates,
     draw_errors,
     faults_at,
@@ -28,10 +28,10 @@ from bitswap_onnx.faults.fault import Fault, Site
 #: A test of a distribution fails with this probability, were the seed not fixed.
 _CHANCE = 1e-3
 
-WEIGHTS = Region("conv", (3, 2, 2), 32, parameter="weight")
-NEURONS = Region("fc", (5,), 16, site=Site.OUTPUT, inputs=4)
-EMPTY = Region("none", (0, 3), 32, parameter="bias")
-SCALAR = Region("scale", (), 8, parameter="scale")
+WEIGHTS = ErrorRegion("conv", (3, 2, 2), 32, parameter="weight")
+NEURONS = ErrorRegion("fc", (5,), 16, site=Site.OUTPUT, inputs=4)
+EMPTY = ErrorRegion("none", (0, 3), 32, parameter="bias")
+SCALAR = ErrorRegion("scale", (), 8, parameter="scale")
 REGIONS = (WEIGHTS, NEURONS, EMPTY, SCALAR)
 
 
@@ -112,7 +112,7 @@ def test_every_bit_is_one_fault() -> None:
 
 def test_positions_beyond_32_bits() -> None:
     """The last bit of 10 million inputs of a layer of 31 million bits."""
-    region = Region("conv", (64, 112, 112), 32, site=Site.OUTPUT, inputs=10**7)
+    region = ErrorRegion("conv", (64, 112, 112), 32, site=Site.OUTPUT, inputs=10**7)
     last = faults_at([WEIGHTS, region], np.array([WEIGHTS.bits + region.bits - 1]))
     assert last == [Fault("conv", (63, 111, 111), 31, site=Site.OUTPUT, input=10**7 - 1)]
     assert type(last[0].index[0]) is int
@@ -137,7 +137,7 @@ def test_flips_at_a_rate_are_among_those_at_any_higher_one(rates: list[float], r
     assert {injection.id for injection in plan.injections} == {point.injection for point in plan.points} - {""}
 
 
-def flips_of(plan: Plan) -> dict[tuple[float, int], set[Fault]]:
+def flips_of(plan: SweepPlan) -> dict[tuple[float, int], set[Fault]]:
     """Return what flips at each rate and repeat, and check its number."""
     faults = {injection.id: injection.faults for injection in plan.injections} | {"": ()}
     for point in plan.points:
@@ -163,7 +163,7 @@ def test_what_stays_when_what_changes() -> None:
 
 def test_ids_and_shared_injections() -> None:
     """Where nothing more flips at 2e-8 than at 1e-8, nothing more runs."""
-    region = Region("fc", (2**20,), 32, parameter="weight")
+    region = ErrorRegion("fc", (2**20,), 32, parameter="weight")
     plan = plan_sweep([region], (1e-8, 2e-8, 1e-6), 40, seed=0)
     names = {(point.rate, point.repeat): point.injection for point in plan.points}
     shared = [repeat for repeat in range(40) if names[2e-8, repeat] == names[1e-8, repeat] != ""]
@@ -223,7 +223,7 @@ def test_wrong_input() -> None:
 
 def test_more_flips_than_a_campaign_can_hold_are_refused() -> None:
     """The rate that is too much is named; below it, nothing is refused."""
-    region = Region("conv", (10**8,), 32, parameter="weight")
+    region = ErrorRegion("conv", (10**8,), 32, parameter="weight")
     message = (
         "--rates: at 0.001, 3,200,000,000 bits have 3,200,000 flips in each of 30 repeats: with the rates below it "
         f"105,600,000 faults in all, more than {bit_errors.MOST_FAULTS:,}; leave out the highest rates"

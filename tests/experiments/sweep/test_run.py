@@ -17,7 +17,7 @@ from bitswap_onnx.campaign.setup import Settings, prepare
 from bitswap_onnx.errors import BitswapError, ControlFailedError
 from bitswap_onnx.experiments.sweep import run as sweep_module
 from bitswap_onnx.experiments.sweep.bit_errors import faults_at, find_regions, plan_sweep
-from bitswap_onnx.experiments.sweep.run import MEASURES, Sweep, sweep_errors
+from bitswap_onnx.experiments.sweep.run import SWEEP_MEASURES, Sweep, sweep_errors
 from bitswap_onnx.faults.fault import Fault, Site
 from tests.builders import cnn, normal, save
 
@@ -105,7 +105,7 @@ def check_by_hand(model: Path, found: Sweep, layers: str | None, site: Any) -> N
     assert found.golden == pytest.approx(shares_of(model, ()))
     summary, detail = map(rows, found.files)
     assert len(detail) == 1 + len(found.points)
-    for name in MEASURES:
+    for name in SWEEP_MEASURES:
         assert float(summary[0][name]) == float(detail[0][name]) == found.golden[name]
         for row, written in zip(found.rows, summary[1:], strict=True):
             values = [float(one[name]) for one in detail if one["rate"] == written["rate"]]
@@ -193,7 +193,7 @@ def test_without_any_flip_nothing_runs(model: Path, tmp_path: Path, monkeypatch:
 def test_without_labels(model: Path, tmp_path: Path) -> None:
     np.savez(model.with_suffix(".npz"), x=normal(INPUTS, 1, 6, 6, seed=3))
     found = sweep(model, tmp_path / "run", [1e-10, 1e-2])
-    assert found.golden == {**dict.fromkeys(MEASURES), "top_1_robust": 1, "critical": 0, "nonfinite": 0}
+    assert found.golden == {**dict.fromkeys(SWEEP_MEASURES), "top_1_robust": 1, "critical": 0, "nonfinite": 0}
     summary = rows(found.files[0])
     assert {row["top_1_correct"] + row["top_1_correct_low"] + row["top_5_correct"] for row in summary} == {""}
     assert 1 > float(summary[2]["top_1_robust"]) == pytest.approx(1 - float(summary[2]["critical"]))
@@ -203,7 +203,7 @@ def test_tolerance(model: Path, tmp_path: Path) -> None:
     """A model that is no classifier has critical and nonfinite outcomes alone."""
     settings = Settings(batch_size=BATCH, criterion="tolerance=0.01")
     found = sweep(model, tmp_path / "run", [1e-2], settings=settings)
-    assert {name for name, share in found.golden.items() if share is None} == set(MEASURES[:3])
+    assert {name for name, share in found.golden.items() if share is None} == set(SWEEP_MEASURES[:3])
     critical = found.rows[0].means["critical"]
     assert critical is not None
     assert 0 < critical.mean <= 1

@@ -1,0 +1,37 @@
+"""Chunks of inputs: consecutive inputs that are run, kept and counted together."""
+
+from dataclasses import dataclass
+
+#: A clean run over one chunk of inputs may take about this long.
+CHUNK_SECONDS = 1.0
+
+
+#: Batches in one chunk at most, so that what a worker holds at once is bounded.
+BATCHES_PER_CHUNK = 64
+
+
+#: As many chunks as this at least, where the inputs suffice, so that several workers have one each.
+CHUNKS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """The inputs from ``first`` up to ``stop`` (excluded)."""
+
+    first: int
+    stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.first
+
+
+def chunk_length(inputs: int, batch_size: int, seconds_per_input: float) -> int:
+    """Return how many inputs a chunk has: whole batches, so that every batch is the same whichever chunk it is in."""
+    affordable = CHUNK_SECONDS / max(seconds_per_input * batch_size, 1e-9)
+    shared = -(-inputs // (batch_size * CHUNKS))
+    return batch_size * int(max(1, min(affordable, shared, BATCHES_PER_CHUNK)))
+
+
+def chunks(inputs: int, length: int) -> tuple[Chunk, ...]:
+    """Cut ``inputs`` into chunks of ``length``; the last one may be shorter."""
+    return tuple(Chunk(first, min(first + length, inputs)) for first in range(0, inputs, length))

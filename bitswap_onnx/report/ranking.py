@@ -1,0 +1,25 @@
+"""Figures of a ranking: S-curves and residual risk."""
+
+from pathlib import Path
+
+import numpy as np
+
+from bitswap_onnx.experiments.ranking.robustness import Robustness, ranking_files
+from bitswap_onnx.report.figures import Curve, Panel, save_figure
+
+#: Rankings that others are read against: drawn apart.
+_REFERENCES = ("random", "oracle")
+
+
+def plot_robustness(robustness: Robustness) -> tuple[Path, Path]:
+    """Draw the S-curves of all rankings and their residual risk into ``<model>_rank.svg`` and ``.png``."""
+    curves, risks = [], []
+    for ranked in robustness.rankings:
+        name, reference = ranked.name, ranked.name in _REFERENCES
+        curves.append(Curve(name, np.arange(1, len(ranked.curve) + 1), ranked.curve, reference=reference))
+        if not np.isnan(ranked.risk.macs).any():
+            risks.append(Curve(name, 100 * ranked.risk.macs, 100 * ranked.risk.unmonitored, reference=reference))
+    panels = [Panel("S-curves: lower is better", "layers monitored", "accuracy under faults there, %", curves)]
+    if risks:
+        panels.append(Panel("Residual risk", "monitored, % of MACs", "critical left, %", risks, y_range=(0, 100)))
+    return save_figure(ranking_files(robustness.run, robustness.network)["svg"], panels)
