@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bitswap_onnx.campaign.run import Campaign, run_campaign
-    from bitswap_onnx.campaign.setup import Settings
+    from bitswap_onnx.campaign.settings import Settings
     from bitswap_onnx.data.dataset import Dataset, load_dataset
     from bitswap_onnx.data.preprocessing import Preprocessing
     from bitswap_onnx.errors import BitswapError
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "campaign.run": ("Campaign", "run_campaign"),
-    "campaign.setup": ("Settings",),
+    "campaign.settings": ("Settings",),
     "data.dataset": ("Dataset", "load_dataset"),
     "data.preprocessing": ("Preprocessing",),
     "errors": ("BitswapError",),

@@ -6,6 +6,10 @@ it without a traceback and exits with ``exit_code``; every other exception is a 
 
 import difflib
 from collections.abc import Iterable
+from operator import index
+from os import PathLike
+from pathlib import Path
+from typing import SupportsIndex
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -68,3 +72,28 @@ class InterruptedRunError(BitswapError):
     """The user stopped the campaign; all finished work is saved."""
 
     exit_code = 130
+
+
+def check_choice(parameter: str, value: object, choices: Iterable[str]) -> str:
+    """Return ``value`` if it is one of ``choices``; raises BitswapError that names the ``parameter`` otherwise."""
+    known = tuple(choices)
+    if not isinstance(value, str) or value not in known:
+        raise BitswapError(f"`{parameter}`: expected {', '.join(known)}, found {value!r}")
+    return value
+
+
+def check_whole(parameter: str, value: object, least: int) -> int:
+    """Return ``value`` as an int if it is a whole number of at least ``least``.
+
+    Raises BitswapError that names the ``parameter`` otherwise; True and False are no numbers.
+    """
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex) or index(value) < least:
+        raise BitswapError(f"`{parameter}`: expected a whole number of at least {least}, found {value!r}")
+    return index(value)
+
+
+def check_path(parameter: str, value: object) -> Path:
+    """Return ``value``, text or a path, as a path; raises BitswapError that names the ``parameter`` for anything else."""
+    if not isinstance(value, str | PathLike) or not str(value):
+        raise BitswapError(f"`{parameter}`: expected a path, found {value!r}")
+    return Path(value)

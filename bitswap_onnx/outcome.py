@@ -8,11 +8,11 @@ SC 2017).
 """
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,32 +43,121 @@ COUNTS = (
 Counts = dict[str, int | None]
 
 
-@dataclass(frozen=True)
-class Criterion:
-    """What makes an inference critical.
+class Criterion(Protocol):
+    """What makes an inference critical, and which of `COUNTS` follow from it.
 
-    ``tolerance`` None: the top-1 class differs. Otherwise, for models that are no classifiers: some output moved by more
-    than ``tolerance`` times ``span``, the range of the whole golden output. ``probabilities``: the scores come from a
-    Softmax and are used as they are.
+    ``probabilities``: the scores come from a Softmax and are used as they are. ``tolerance``: as a run's identity stores it.
     """
 
-    tolerance: float | None = None
+    @property
+    def probabilities(self) -> bool:
+        """Whether the scores are probabilities."""
+
+    @property
+    def tolerance(self) -> float | None:
+        """The relative tolerance of outputs; None where classes decide."""
+
+    @property
+    def needs_classes(self) -> bool:
+        """Whether the model must be a classifier: an output (batch, classes) with two classes or more."""
+
+    def fit(self, golden: Scores, probabilities: bool) -> "Criterion":
+        """Return the criterion for a model with these ``golden`` scores (inputs, values)."""
+
+    def applying(self, labelled: bool) -> frozenset[str]:
+        """Return which of `COUNTS` apply to inputs that are ``labelled``, or not."""
+
+    def flags(self, golden: "Golden", faulty: Scores, masked: Flags) -> dict[str, Flags]:
+        """Return ``critical`` and what else is specific to the criterion, (inputs,) each, by names of `COUNTS`."""
+
+    def as_record(self) -> dict[str, Any]:
+        """Return plain data from which `criterion_from` makes the criterion again."""
+
+
+@dataclass(frozen=True)
+class TopOne:
+    """Critical: the top-1 class differs from the golden one. For classifiers."""
+
+    probabilities: bool = False
+    tolerance: ClassVar[None] = None
+    needs_classes: ClassVar[bool] = True
+
+    def fit(self, golden: Scores, probabilities: bool) -> "TopOne":
+        """Return the criterion for scores that are ``probabilities``, or not."""
+        return TopOne(probabilities)
+
+    def applying(self, labelled: bool) -> frozenset[str]:
+        """Return all counts; without labels, all but those of correct predictions."""
+        return frozenset(COUNTS if labelled else set(COUNTS) - {"top_1_correct", "top_5_correct"})
+
+    def flags(self, golden: "Golden", faulty: Scores, masked: Flags) -> dict[str, Flags]:
+        """Return what the classes tell, (inputs,) each."""
+        top_1 = np.asarray(np.argmax(faulty, axis=1), np.int64)
+        with np.errstate(invalid="ignore"):
+            shift = np.abs(softmax_score(faulty, golden.top_1, self.probabilities) - golden.confidence)
+        flags = {
+            "critical": np.asarray(top_1 != golden.top_1),
+            "top_1_robust": top_1 == golden.top_1,
+            "top_5_robust": rank(faulty, golden.top_1) < 5,
+            "sdc_5": rank(golden.scores, top_1) >= 5,
+            "sdc_10": ~(shift <= 0.10 * golden.confidence) & ~masked,
+            "sdc_20": ~(shift <= 0.20 * golden.confidence) & ~masked,
+        }
+        if golden.labels is not None:
+            flags |= {"top_1_correct": top_1 == golden.labels, "top_5_correct": rank(faulty, golden.labels) < 5}
+        return flags
+
+    def as_record(self) -> dict[str, Any]:
+        """Return plain data."""
+        return {"tolerance": None, "probabilities": self.probabilities}
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """Critical: some output moved by more than ``tolerance`` times ``span``, the range of the whole golden output."""
+
+    tolerance: float
     span: float = 1.0
     probabilities: bool = False
+    needs_classes: ClassVar[bool] = False
+
+    def fit(self, golden: Scores, probabilities: bool) -> "Tolerance":
+        """Return the criterion with the range of the ``golden`` output."""
+        return Tolerance(self.tolerance, float(np.ptp(golden.astype(np.float64))), probabilities)
+
+    def applying(self, labelled: bool) -> frozenset[str]:
+        """Return the counts that need no classes."""
+        return frozenset({*OUTCOME_NAMES, "nonfinite", "critical_nonfinite"})
+
+    def flags(self, golden: "Golden", faulty: Scores, masked: Flags) -> dict[str, Flags]:
+        """Return whether some output moved too far, (inputs,). A distance of NaN counts as too far."""
+        with np.errstate(invalid="ignore", over="ignore"):
+            distance = np.abs(faulty.astype(np.float64) - golden.scores.astype(np.float64))
+        return {"critical": np.asarray(~(distance <= self.tolerance * self.span).all(axis=1)) & ~masked}
+
+    def as_record(self) -> dict[str, Any]:
+        """Return plain data."""
+        return asdict(self)
 
 
-def parse_criterion(text: str | None) -> float | None:
-    """Return the tolerance of ``tolerance=REL``, or None for ``top-1`` and no text; raises BitswapError for others."""
+def criterion_from(record: Mapping[str, Any]) -> Criterion:
+    """Return the criterion of `Criterion.as_record`, or of the ``tolerance`` that a run's identity has."""
+    fields = dict(record)
+    return Tolerance(**fields) if fields["tolerance"] is not None else TopOne(fields.get("probabilities", False))
+
+
+def parse_criterion(text: str | None) -> Criterion:
+    """Return the criterion of ``tolerance=REL``, or of ``top-1`` and no text; raises BitswapError for others."""
     if text in (None, "top-1"):
-        return None
-    match = re.fullmatch(r"tolerance=([0-9.eE+-]+)", text or "")
+        return TopOne()
+    match = re.fullmatch(r"tolerance=([0-9.eE+-]+)", str(text))
     try:
         tolerance = float(match[1]) if match else -1.0
     except ValueError:
         tolerance = -1.0
     if not 0 <= tolerance < np.inf:
-        raise BitswapError(f"--criterion: expected top-1 or tolerance=REL with REL >= 0, found {text!r}")
-    return tolerance
+        raise BitswapError(f"`criterion`: expected top-1 or tolerance=REL with REL >= 0, found {text!r}")
+    return Tolerance(tolerance)
 
 
 @dataclass(frozen=True)
@@ -166,7 +255,7 @@ def judge_rows(golden: Golden, rows: NDArray[np.intp], faulty: Scores, bounds: S
     """
     flags = _flags(golden.take(rows), faulty)
     clean, total = golden.flags[:, rows], golden.flags.sum(axis=1)
-    applying = counted(golden.criterion.tolerance, golden.labels is not None)
+    applying = golden.criterion.applying(golden.labels is not None)
     results = []
     for first, stop in pairwise(bounds):
         part = slice(first, stop)
@@ -205,45 +294,10 @@ def softmax_score(scores: Scores, classes: NDArray[np.int64], probabilities: boo
 
 def _flags(golden: Golden, faulty: Scores) -> Flags:
     """Return what is counted, one row per name of `COUNTS`, one column per input; rows that do not apply are False."""
-    found: dict[str, Flags] = {}
     masked = np.asarray(np.all(golden.scores == faulty, axis=1))
-    if golden.criterion.tolerance is None:
-        top_1 = np.asarray(np.argmax(faulty, axis=1), np.int64)
-        critical = np.asarray(top_1 != golden.top_1)
-        found = _class_flags(golden, faulty, top_1, masked)
-    else:
-        critical = _moved(golden, faulty) & ~masked
-    nonfinite = np.asarray(~np.isfinite(faulty).all(axis=1))
-    found |= {"masked": masked & ~critical, "non_critical": ~masked & ~critical, "critical": critical}
-    found |= {"nonfinite": nonfinite, "critical_nonfinite": critical & nonfinite}
+    flags = golden.criterion.flags(golden, faulty, masked)
+    critical, nonfinite = flags["critical"], np.asarray(~np.isfinite(faulty).all(axis=1))
+    flags |= {"masked": masked & ~critical, "non_critical": ~masked & ~critical}
+    flags |= {"nonfinite": nonfinite, "critical_nonfinite": critical & nonfinite}
     absent = np.zeros(len(faulty), np.bool_)
-    return np.stack([found.get(name, absent) for name in COUNTS])
-
-
-def _class_flags(golden: Golden, faulty: Scores, top_1: NDArray[np.int64], masked: Flags) -> dict[str, Flags]:
-    with np.errstate(invalid="ignore"):
-        shift = np.abs(softmax_score(faulty, golden.top_1, golden.criterion.probabilities) - golden.confidence)
-    found = {
-        "top_1_robust": top_1 == golden.top_1,
-        "top_5_robust": rank(faulty, golden.top_1) < 5,
-        "sdc_5": rank(golden.scores, top_1) >= 5,
-        "sdc_10": ~(shift <= 0.10 * golden.confidence) & ~masked,
-        "sdc_20": ~(shift <= 0.20 * golden.confidence) & ~masked,
-    }
-    if golden.labels is not None:
-        found |= {"top_1_correct": top_1 == golden.labels, "top_5_correct": rank(faulty, golden.labels) < 5}
-    return found
-
-
-def counted(tolerance: float | None, labelled: bool) -> frozenset[str]:
-    """Return which of `COUNTS` apply where a criterion has a ``tolerance``, and where inputs are ``labelled``."""
-    if tolerance is not None:
-        return frozenset({*OUTCOME_NAMES, "nonfinite", "critical_nonfinite"})
-    return frozenset(COUNTS if labelled else set(COUNTS) - {"top_1_correct", "top_5_correct"})
-
-
-def _moved(golden: Golden, faulty: Scores) -> Flags:
-    assert golden.criterion.tolerance is not None
-    with np.errstate(invalid="ignore", over="ignore"):
-        distance = np.abs(faulty.astype(np.float64) - golden.scores.astype(np.float64))
-    return np.asarray(~(distance <= golden.criterion.tolerance * golden.criterion.span).all(axis=1))
+    return np.stack([flags.get(name, absent) for name in COUNTS])

@@ -9,9 +9,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from bitswap_onnx.campaign.options import RunOptions
 from bitswap_onnx.campaign.run import run_campaign
 from bitswap_onnx.campaign.run_directory import reading
-from bitswap_onnx.campaign.setup import Settings
+from bitswap_onnx.campaign.settings import Settings
+from bitswap_onnx.campaign.setup import prepare
 from bitswap_onnx.estimates.read import FaultLabels, read_recorded
 from bitswap_onnx.faults.fault import Fault
 from bitswap_onnx.graph.model import Model, load_model
@@ -56,7 +58,7 @@ def take_census(run: Path, request: Request, settings: Settings = Settings()) ->
     """Run all faults of an exhaustive ``request`` into ``run``, or what it lacks; list and design lie beside it."""
     model, path = load_model(MODEL), run.with_name(f"{run.name}.csv")
     generate_faults(model, request, path)
-    run_campaign(MODEL, path, settings=settings, run=run, resume=True, records=["per_input"])
+    run_campaign(prepare(MODEL, settings), path, RunOptions(run=run, resume=True, records=["per_input"]))
     recorded = read_recorded(run)
     critical, masked, nonfinite = (recorded.counts[name] / recorded.inputs for name in (*QUANTITIES[:2], "nonfinite"))
     shares = {"critical": critical, "masked": masked, "any critical": critical > 0, "nonfinite": nonfinite}

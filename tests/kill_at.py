@@ -14,8 +14,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from bitswap_onnx.campaign.options import RunOptions
 from bitswap_onnx.campaign.run import run_campaign
-from bitswap_onnx.campaign.setup import Settings
+from bitswap_onnx.campaign.settings import Settings
+from bitswap_onnx.campaign.setup import prepare
 from bitswap_onnx.until.goal import parse_goal
 from bitswap_onnx.until.run import Until, run_until
 
@@ -56,9 +58,16 @@ def main() -> None:
     model, faults, run = Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
     if "@" in faults:
         until = Until(goal=parse_goal(faults))
-        run_until(model, until, settings=settings, run=run, resume=True, workers=1, inputs_per_injection=own)
+        run_until(
+            model,
+            until,
+            settings=settings,
+            options=RunOptions(run=run, resume=True, workers=1, inputs_per_injection=own),
+        )
     else:
-        run_campaign(model, faults, settings=settings, run=run, resume=True, workers=1, inputs_per_injection=own)
+        run_campaign(
+            prepare(model, settings), faults, RunOptions(run=run, resume=True, workers=1, inputs_per_injection=own)
+        )
 
 
 if __name__ == "__main__":

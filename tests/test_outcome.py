@@ -10,7 +10,18 @@ from numpy.typing import NDArray
 from scipy.special import softmax
 
 from bitswap_onnx.errors import BitswapError
-from bitswap_onnx.outcome import CRITICAL, MASKED, NON_CRITICAL, Criterion, Golden, judge, parse_criterion, rank
+from bitswap_onnx.outcome import (
+    CRITICAL,
+    MASKED,
+    NON_CRITICAL,
+    Criterion,
+    Golden,
+    Tolerance,
+    TopOne,
+    judge,
+    parse_criterion,
+    rank,
+)
 
 NAN, INF = np.nan, np.inf
 Scores = NDArray[np.float32]
@@ -20,7 +31,7 @@ def scores(*rows: list[float]) -> Scores:
     return np.array(rows, np.float32)
 
 
-def golden(values: Scores, labels: list[int] | None = None, criterion: Criterion = Criterion()) -> Golden:
+def golden(values: Scores, labels: list[int] | None = None, criterion: Criterion = TopOne()) -> Golden:
     return Golden(values, None if labels is None else np.array(labels), criterion)
 
 
@@ -111,7 +122,7 @@ def test_sdc_percentages_against_scipy(clean: list[float], change: list[float]) 
 
 def test_probabilities_are_used_as_they_are() -> None:
     clean, faulty = scores([0.5, 0.3, 0.2]), scores([0.44, 0.36, 0.2])
-    assert judge(golden(clean, criterion=Criterion(probabilities=True)), faulty).counts["sdc_10"] == 1
+    assert judge(golden(clean, criterion=TopOne(probabilities=True)), faulty).counts["sdc_10"] == 1
     assert judge(golden(clean), faulty).counts["sdc_10"] == 0
 
 
@@ -130,7 +141,7 @@ def test_a_masked_inference_moves_nothing() -> None:
     [([0.0, 10.0], MASKED), ([0.9, 10.0], NON_CRITICAL), ([0.0, 11.5], CRITICAL), ([0.0, NAN], CRITICAL)],
 )
 def test_tolerance(faulty: list[float], code: int) -> None:
-    criterion = Criterion(tolerance=0.1, span=10.0)
+    criterion = Tolerance(tolerance=0.1, span=10.0)
     outcomes = judge(golden(scores([0.0, 10.0]), criterion=criterion), scores(faulty))
     assert outcomes.code.tolist() == [code]
     assert outcomes.counts["top_1_robust"] is None
@@ -141,7 +152,7 @@ def test_tolerance(faulty: list[float], code: int) -> None:
     ("text", "value"), [(None, None), ("top-1", None), ("tolerance=0.05", 0.05), ("tolerance=1e-3", 1e-3)]
 )
 def test_criterion(text: str | None, value: float | None) -> None:
-    assert parse_criterion(text) == value
+    assert parse_criterion(text).tolerance == value
 
 
 @pytest.mark.parametrize(

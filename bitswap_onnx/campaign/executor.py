@@ -1,18 +1,15 @@
 """Runs what a store still lacks, each finished unit committed: null controls, injections, and in the end the audit."""
 
-import os
-import re
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Literal, Self, TypedDict
+from typing import Any, Self
 
 import numpy as np
 
-from bitswap_onnx.campaign.audit import DEFAULT_AUDIT, Audit, is_due, refuse_failed, run_audit
+from bitswap_onnx.campaign.audit import Audit, is_due, refuse_failed, run_audit
+from bitswap_onnx.campaign.options import Progress, RunOptions
 from bitswap_onnx.campaign.schedule import LARGEST_UNIT, Lot, Queue, Schedule, make_lots
 from bitswap_onnx.campaign.setup import Setup
 from bitswap_onnx.campaign.store import Store
@@ -23,22 +20,6 @@ from bitswap_onnx.runtime.incremental import WHOLE
 from bitswap_onnx.runtime.messages import Engine, Unit
 from bitswap_onnx.runtime.pool import Pool
 
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a campaign is: ``done`` of ``total`` steps of a ``stage``; sums over the inferences so far.
-
-    Of injections, ``exactly`` is how many the chunks of inputs that have run amount to, and ``done`` is that rounded down.
-    """
-
-    stage: str
-    done: int
-    total: int
-    inferences: int = 0
-    critical: int = 0
-    exactly: float | None = None
-
-
 #: Scores that one unit may keep, in bytes.
 _SCORE_BYTES = 1 << 26
 
@@ -48,47 +29,6 @@ _TO_COME = 4
 
 #: Where a run keeps what its workers read, while it is under way.
 SCRATCH = "campaign.scratch"
-
-OnProgress = Callable[[Progress], None]
-
-
-@dataclass(frozen=True)
-class Execution:
-    """How to run, which never changes a result: ``workers`` of one thread, together within ``memory`` bytes.
-
-    ``workers`` 0: in this process.
-    """
-
-    engine: Literal["auto", "incremental", "reference"] = "auto"
-    workers: int = 1
-    memory: int = 1 << 32
-    audit: Audit = DEFAULT_AUDIT
-
-
-class Running(TypedDict, total=False):
-    """Options of a run that callers pass through to `bitswap_onnx.campaign.run.run_campaign`."""
-
-    run: str | Path | None
-    resume: bool
-    workers: int | None
-    engine: Literal["auto", "incremental", "reference"]
-    memory: int | None
-    audit: Audit
-    on_progress: OnProgress | None
-    on_notes: Callable[[Iterable[str]], None] | None
-    stop: threading.Event | None
-
-
-def cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def free_memory() -> int:
-    """Return the bytes of memory that are free, as far as the system tells."""
-    info = Path("/proc/meminfo")
-    match = re.search(r"MemAvailable:\s*(\d+) kB", info.read_text()) if info.is_file() else None
-    return int(match[1]) * 1024 if match else 1 << 32
 
 
 @dataclass(eq=False)
@@ -102,15 +42,15 @@ class Executor:
     store: Store
     setup: Setup
     golden: Golden
-    execution: Execution
-    on_progress: OnProgress | None
+    options: RunOptions
     stop: threading.Event
     _pool: Pool | None = field(default=None, init=False)
     _lanes: dict[int, int | None] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
-        self._engine: Engine = "reference" if self.execution.engine == "reference" else "incremental"
-        self._chunks = chunks(len(self.golden.scores), self.store.setting("unit_length"))
+        self._engine: Engine = "reference" if self.options.engine == "reference" else "incremental"
+        self._workers_wanted = self.options.worker_count(self.setup.numerics.provider)
+        self._chunks = chunks(len(self.golden.scores), self.store.unit_length)
 
     def __enter__(self) -> Self:
         return self
@@ -126,7 +66,7 @@ class Executor:
 
         Raises ControlFailedError if a null control or the audit does not hold, InterruptedRunError after ``stop``.
         """
-        store, audit = self.store, self.execution.audit if audited else Audit(0)
+        store, audit = self.store, self.options.audit_size if audited else Audit(0)
         _refuse_failed_controls(store)
         refuse_failed(store)
         _add_unchanged(store, self._chunks, self.golden)
@@ -139,7 +79,7 @@ class Executor:
             run_audit(store, pool, audit, lambda done, total: self._report(Progress("audit", done, total)), self.stop)
         if self.stop.is_set() and (is_due(store, audit) or not _all_done(self._left(queue))):
             raise InterruptedRunError(
-                f"stopped; everything finished is saved: continue with --resume --out {store.run}"
+                f"stopped; everything finished is saved: continue with `resume` `run` {store.run}"
             )
 
     def _left(self, queue: Queue) -> list[Lot]:
@@ -149,7 +89,7 @@ class Executor:
         """Return the workers, who know which paths are likely to have how many batches, now that this is the list."""
         paths = self._paths(queue)
         if self._pool is None:
-            self._pool = Pool(self._worker_settings() | {"paths": paths}, self.execution.workers).__enter__()
+            self._pool = Pool(self._worker_settings() | {"paths": paths}, self._workers_wanted).__enter__()
         elif self._pool.settings["paths"] != paths:
             self._pool.expect(paths)
             # that a path runs as the whole model may have been for want of batches
@@ -174,31 +114,29 @@ class Executor:
             "labels": golden.labels is not None,
             "numerics": setup.numerics.as_dict(),
             "output": setup.output,
-            "criterion": asdict(golden.criterion),
-            "records": self.store.setting("identity")["records"],
-            "memory": self.execution.memory // max(self.execution.workers, 1),
+            "criterion": golden.criterion.as_record(),
+            "records": list(self.store.identity.records),
+            "memory": self.options.memory_bytes // max(self._workers_wanted, 1),
         }
 
     def _paths(self, queue: Queue) -> list[tuple[tuple[str, ...], int]]:
         """Return the faulty paths, each with the number of batches it is likely to run in all."""
         inputs, batch_size = len(self.golden.scores), self.setup.numerics.batch_size
-        length = self.store.setting("unit_length")
+        length = self.store.unit_length
         batches = Counter[int]()
         for first, paths in queue.items():
             over = inputs if first is None else min(length, inputs - first)
             batches.update({path: len(positions) * -(-over // batch_size) for path, positions in paths.items()})
-        times = _TO_COME if self.store.setting("growing") else 1
+        times = _TO_COME if self.store.is_growing else 1
         return [(tensors, times * batches[number]) for number, tensors in self.store.paths().items()]
 
     def _run_lots(self, pool: Pool, lots: list[Lot]) -> None:
         """Run null controls and injections; each finished unit is committed."""
         store = self.store
-        if self._engine == "incremental":
-            store.put("incremental", True)
-            store.put("audit", None)  # what an earlier one saw is no longer all
+        store.begin_injections(self._engine == "incremental")
         schedule = Schedule(lots, largest=_largest_unit(store, lots))
         paths = store.paths()
-        kinds: dict[str, str] = store.setting("lanes") or {}
+        kinds: dict[str, str] = store.lanes or {}
 
         def take(worker: int) -> Unit | None:
             work = schedule.take(worker)
@@ -223,7 +161,7 @@ class Executor:
             self._lanes[work.path] = result.lane
             if kinds.get(name := ", ".join(unit.path)) != result.kind:
                 kinds[name] = result.kind
-                store.put("lanes", kinds)
+                store.keep_lanes(kinds)
             schedule.learn(work, result.seconds)
             held = [] if result.control is None else [(work.path, result.control, result.kind)]
             outcomes = list(zip(work.positions, result.counts, result.blobs, strict=bool(result.counts)))
@@ -244,15 +182,14 @@ class Executor:
         return self._left(queue)
 
     def _report(self, progress: Progress) -> None:
-        if self.on_progress is not None:
-            self.on_progress(progress)
+        if self.options.on_progress is not None:
+            self.options.on_progress(progress)
 
 
 def _tally(store: Store) -> tuple[int, int, int]:
     """Return how many outcomes there are, over how many inferences, and how many of these are critical."""
     sums = store.totals()
-    outcomes = store.query("SELECT COUNT(*) FROM outcome").fetchone()[0]
-    return outcomes, sums["inputs"] or 0, sums["critical"] or 0
+    return store.outcomes, sums["inputs"] or 0, sums["critical"] or 0
 
 
 def _all_done(lots: list[Lot]) -> bool:
@@ -261,9 +198,9 @@ def _all_done(lots: list[Lot]) -> bool:
 
 def _largest_unit(store: Store, lots: list[Lot]) -> int:
     """Return how many injections a unit may have, so that the scores it keeps, if any are wanted, stay small."""
-    if "scores" not in store.setting("identity")["records"]:
+    if "scores" not in store.identity.records:
         return LARGEST_UNIT
-    row: int = max(len(lot.chunk) for lot in lots) * store.setting("golden")["values_per_input"] * 4
+    row: int = max(len(lot.chunk) for lot in lots) * store.golden.values_per_input * 4
     return max(1, min(LARGEST_UNIT, _SCORE_BYTES // row))
 
 
@@ -279,7 +216,7 @@ def _refuse_failed_controls(store: Store) -> None:
 
 def _add_unchanged(store: Store, parts: tuple[Chunk, ...], golden: Golden) -> None:
     """Commit the outcomes of injections that the weights already satisfy: masked everywhere, without running them."""
-    wanted = store.setting("identity")["records"]
+    wanted = store.identity.records
     for chunk in parts:
         positions = store.unchanged(chunk)
         if positions:

@@ -41,4 +41,4 @@ def without_shut(setup: Setup, sites: Sequence[NeuronSite]) -> tuple[Setup, tupl
     rest = tuple(site for site in sites if site not in shut)
     if not rest:
         raise ModelError(f"{setup.model.name}: faults can get at none of the layers {layers}: {why}; choose others")
-    return replace(setup, notes=(*setup.notes, f"left out: {layers}: {why}")), rest
+    return replace(setup, left_out=(*setup.left_out, f"left out: {layers}: {why}")), rest

@@ -2,9 +2,7 @@
 
 import csv
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitswap_onnx.campaign.store import Store
+from bitswap_onnx.campaign.store_results import Worst
 from bitswap_onnx.errors import MissingExtraError, RunError
 from bitswap_onnx.faults.bits import BIT_CLASSES
 from bitswap_onnx.faults.fault_row import TF_INJECTOR
@@ -33,19 +32,6 @@ _DIALECTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }
 DIALECTS = tuple(_DIALECTS)
 
-#: An injection's counts stand on its first row alone, so that a sum over rows counts them once.
-_ROWS = f"""
-SELECT i.id, r.layer, r.tensor_index, r.bit,
-       {", ".join(f"CASE WHEN r.row = 0 THEN o.{name} END" for name in ("inputs", *COUNTS))},
-       r.parameter, r.kind, r.value,
-       r.site, CASE WHEN r.site = '' THEN '' ELSE COALESCE(r.input, 'all') END,
-       r.clean_bits, r.faulty_bits, r.clean_value, r.faulty_value, r.effect
-FROM injection i JOIN receipt r ON r.position = i.position
-JOIN (SELECT position, SUM(inputs) AS inputs, {", ".join(f"SUM({name}) AS {name}" for name in COUNTS)}
-      FROM outcome GROUP BY position) o ON o.position = i.position
-ORDER BY i.position, r.row
-"""
-
 
 @dataclass(frozen=True)
 class Summary:
@@ -54,7 +40,7 @@ class Summary:
     injections: int
     totals: Counts
     bit_classes: list[tuple[str, int, Counts]]
-    worst: list[tuple[str, str, str, int, int]]
+    worst: list[Worst]
 
 
 def write_results(store: Store, path: Path) -> None:
@@ -62,7 +48,7 @@ def write_results(store: Store, path: Path) -> None:
     with replacing(path) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(RESULT_COLUMNS)
-        writer.writerows(store.query(_ROWS))
+        writer.writerows(store.result_rows())
 
 
 def how_it_ran(store: Store) -> dict[str, Any]:
@@ -72,15 +58,14 @@ def how_it_ran(store: Store) -> dict[str, Any]:
     """
     paths = store.paths()
     given_up = [", ".join(paths[number]) for number in sorted(store.given_up)]
-    return {**{name: store.setting(name) for name in ("lanes", "audit")}, "given_up": given_up}
+    audit = store.audit
+    return {"lanes": store.lanes, "audit": audit and audit.stored(), "given_up": given_up}
 
 
 def write_golden(store: Store, path: Path) -> None:
     """Write golden.json: what ran, on what, with which clean accuracy; how each faulty path ran; what was audited."""
     with replacing(path) as file:
-        json.dump(
-            {**store.setting("golden"), "identity": store.setting("identity"), **how_it_ran(store)}, file, indent=2
-        )
+        json.dump({**store.golden.stored(), "identity": store.identity.stored(), **how_it_ran(store)}, file, indent=2)
         file.write("\n")
 
 
@@ -92,10 +77,7 @@ def export_dialect(store: Store, dialect: str, path: Path) -> None:
     """
     store.check_complete()
     names, counts = _DIALECTS[dialect]
-    other = store.query(
-        "SELECT i.id, r.kind, r.parameter || r.site, r.row FROM receipt r JOIN injection i USING (position)"
-        " WHERE r.kind != 'flip' OR r.parameter != 'weight' OR r.row > 0 OR r.site != '' LIMIT 1"
-    ).fetchone()
+    other = store.not_a_single_weight_flip()
     if other is not None:
         what = "several faults" if other[3] else f"{other[1]} of {other[2]}"
         raise RunError(
@@ -106,32 +88,20 @@ def export_dialect(store: Store, dialect: str, path: Path) -> None:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow((*names, "n_injections", *counts))
         if dialect == "tf_injector":
-            golden = store.setting("golden")
-            row = ["GOLDEN", "", "", "", golden["inputs"], golden["top_1_correct"], golden["top_5_correct"]]
-            writer.writerow(row + [""] * (len(columns) - len(row)))
-        for row in store.query(_ROWS):
+            golden = store.golden
+            cells = ["GOLDEN", "", "", "", golden.inputs, golden.top_1_correct, golden.top_5_correct]
+            writer.writerow(cells + [""] * (len(columns) - len(cells)))
+        for row in store.result_rows():
             named = dict(zip(RESULT_COLUMNS, row, strict=True))
             writer.writerow([named[column] for column in columns])
 
 
 def summarize(store: Store, worst: int = 5) -> Summary:
     """Return the numbers that the end of a campaign prints."""
-    sums = ", ".join(f"SUM(o.{name})" for name in ("inputs", *COUNTS))
-    rows = store.query(
-        f"SELECT r.bit_class, COUNT(DISTINCT o.position), {sums} FROM outcome o JOIN receipt r"
-        " ON r.position = o.position AND r.row = 0 GROUP BY r.bit_class"
-    )
-    classes = {name: (number, dict(zip(("inputs", *COUNTS), counts, strict=True))) for name, number, *counts in rows}
+    classes = store.totals_by_bit_class()
     order = [*(name for name in BIT_CLASSES if name in classes), *(name for name in classes if name not in BIT_CLASSES)]
-    ranked = store.query(
-        "SELECT i.id, r.layer, r.kind || ' ' || COALESCE('bit ' || r.bit, r.value) || ' of ' || r.parameter || r.site ||"
-        " r.tensor_index, SUM(o.critical), SUM(o.inputs) FROM outcome o JOIN injection i USING (position)"
-        " JOIN receipt r ON r.position = o.position AND r.row = 0"
-        " GROUP BY o.position HAVING SUM(o.critical) > 0 ORDER BY SUM(o.critical) DESC, o.position LIMIT ?",
-        (worst,),
-    )
     bit_classes = [(name or "other", *classes[name]) for name in order]
-    return Summary(store.injections, store.totals(), bit_classes, ranked.fetchall())
+    return Summary(store.injections, store.totals(), bit_classes, store.most_critical(worst))
 
 
 def write_scores(store: Store, folder: Path, golden: NDArray[Any]) -> None:
@@ -145,7 +115,7 @@ def write_scores(store: Store, folder: Path, golden: NDArray[Any]) -> None:
     except OSError as error:
         raise RunError(f"{folder}: cannot make the folder: {error.strerror}") from None
     _save_array(folder / "clean.npy", golden.astype(np.float32))
-    for _, identifier, scores in _joined(store, "scores"):
+    for _, identifier, scores in store.records("scores"):
         _save_array(folder / f"inj_{identifier}.npy", np.frombuffer(scores, np.float32).reshape(-1, golden.shape[1]))
 
 
@@ -156,7 +126,7 @@ def write_per_input(store: Store, path: Path) -> None:
         [("injection", pa.string()), ("input", pa.int64()), ("outcome", pa.string()), ("nonfinite", pa.bool_())]
     )
     with replacing(path, "wb") as file, parquet.ParquetWriter(file, schema) as writer:
-        for position, identifier, blob in _joined(store, "per_input"):
+        for position, identifier, blob in store.records("per_input"):
             codes, nonfinite = decode_outcomes(blob)
             outcomes = [OUTCOME_NAMES[code] for code in codes]
             inputs = store.inputs(position)
@@ -175,20 +145,10 @@ def require_parquet() -> tuple[Any, Any]:
         import pyarrow
         import pyarrow.parquet
     except ImportError:
-        raise MissingExtraError("--per-input needs pyarrow: pip install 'bitswap-onnx[parquet]'") from None
+        raise MissingExtraError("`per_input` needs pyarrow: pip install 'bitswap-onnx[parquet]'") from None
     return pyarrow, pyarrow.parquet
 
 
 def _save_array(path: Path, array: NDArray[Any]) -> None:
     with replacing(path, "wb") as file:
         np.save(file, array)
-
-
-def _joined(store: Store, column: str) -> Iterator[tuple[int, str, bytes]]:
-    """Yield (injection's position, its id, its recorded blobs joined over all chunks)."""
-    rows = store.query(
-        f"SELECT i.position, i.id, o.{column} FROM outcome o JOIN injection i USING (position)"
-        " ORDER BY o.position, o.first"
-    )
-    for (position, identifier), parts in groupby(rows, key=lambda row: row[:2]):
-        yield position, identifier, b"".join(blob for *_, blob in parts)

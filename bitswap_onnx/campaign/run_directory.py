@@ -1,8 +1,8 @@
-"""Who may open the store of a run directory: one writer at a time, by a lock; any number of readers."""
+"""Opens the store of a run directory: for one writer at a time, held by a lock, or for any number of readers."""
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from bitswap_onnx.campaign.store import Store
@@ -17,13 +17,11 @@ def writing(run: Path) -> Iterator[Store]:
     """Open the store of ``run``, an existing directory, as its one writer; raises RunError if another process has it."""
     with locked(run), _translated(run), Store(run) as store:
         store.check_file()
-        store.query("PRAGMA journal_mode=WAL")
-        store.query("PRAGMA synchronous=NORMAL")
+        store.begin_writing()
         try:
             yield store
         finally:
-            with suppress(sqlite3.OperationalError):  # a reader has it open
-                store.query("PRAGMA journal_mode=DELETE")  # so that the run can be read where nothing can be written
+            store.end_writing()
 
 
 @contextmanager
@@ -81,8 +79,8 @@ def _translated(run: Path) -> Iterator[None]:
     except sqlite3.OperationalError as error:
         full = "full" in str(error) or "disk I/O" in str(error)
         remedy = (
-            "free some space and run again with --resume; what was finished is saved" if full else "check the folder"
+            "free some space and run again with `resume`; what was finished is saved" if full else "check the folder"
         )
         raise RunError(f"{run}: cannot write the store: {error}; {remedy}") from None
     except sqlite3.DatabaseError as error:
-        raise RunError(f"{run / STORE_NAME}: not a store of bitswap-onnx: {error}; choose another --out") from None
+        raise RunError(f"{run / STORE_NAME}: not a store of bitswap-onnx: {error}; choose another `run`") from None

@@ -1,13 +1,14 @@
 """The tables of a run's store, and how a receipt is a row of one."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 from bitswap_onnx.faults.bits import format_value, hex_bits
 from bitswap_onnx.graph.receipts import NeuronReceipt, Receipt
 from bitswap_onnx.graph.targets import Target
 from bitswap_onnx.outcome import COUNTS
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 #: One row per fault, as in results.csv; ``tensor``, ``element`` and ``mask`` are what an engine needs: of a neuron the
 #: site's key, and keep:toggle. ``input`` is NULL for all.
@@ -32,7 +33,8 @@ RECEIPT_COLUMNS = (
 )
 
 #: ``injection.inputs``: how many it runs over, NULL for all; ``injection.first_input``: where its own block of them begins,
-#: NULL for those that its faults name, or all.
+#: NULL for those that its faults name, or all. ``outcome.failed``: inputs without scores, because the runtime raised,
+#: crashed or hung: masked + non_critical + critical + failed = inputs. ``measure``: further numbers of an outcome, by name.
 SCHEMA = f"""
 CREATE TABLE setting (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE path (number INTEGER PRIMARY KEY, tensors TEXT NOT NULL UNIQUE);
@@ -48,29 +50,41 @@ CREATE TABLE control (
     lane TEXT NOT NULL, PRIMARY KEY (path, first)) WITHOUT ROWID;
 CREATE TABLE outcome (
     position INTEGER NOT NULL REFERENCES injection, first INTEGER NOT NULL, inputs INTEGER NOT NULL,
-    {", ".join(f"{name} INTEGER" for name in COUNTS)}, per_input BLOB, scores BLOB,
+    {", ".join(f"{name} INTEGER" for name in COUNTS)}, per_input BLOB, scores BLOB, failed INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (position, first)) WITHOUT ROWID;
 CREATE INDEX outcome_first ON outcome (first);
+CREATE TABLE measure (
+    position INTEGER NOT NULL, first INTEGER NOT NULL, name TEXT NOT NULL, value REAL,
+    PRIMARY KEY (position, first, name)) WITHOUT ROWID;
 """
 
-#: The columns, (table, name), that came with a version.
-SINCE = {
-    2: (("injection", "inputs"), ("receipt", "site"), ("receipt", "input")),
-    3: (("injection", "first_input"), ("control", "lane")),
-}
 
-#: The first version whose null controls say which lane they took, and the first that must keep a hash of its plan.
-CONTROLS_HAVE_LANES = 3
-PLANS_HAVE_HASHES = 4
+class Upgrade(NamedTuple):
+    """The way from an older version to the next.
 
-#: What stores of older versions lack, as views: version 1 had no neuron faults, version 2 no blocks of inputs.
-OLDER_AS_TODAY = {
-    1: """
-CREATE TEMP VIEW receipt AS SELECT *, '' AS site, NULL AS input FROM main.receipt;
-CREATE TEMP VIEW injection AS SELECT *, NULL AS inputs, NULL AS first_input FROM main.injection;
-""",
-    2: "CREATE TEMP VIEW injection AS SELECT *, NULL AS first_input FROM main.injection;",
-    3: "",
+    ``added``: the columns, (table, column), that the next version has; a column None stands for the whole table.
+    ``views``: temporary views that show the older tables as those of the next version. ``script``: statements that change
+    the tables.
+    """
+
+    added: tuple[tuple[str, str | None], ...]
+    views: str
+    script: tuple[str, ...]
+
+
+#: Older versions that are still read and resumed.
+UPGRADES = {
+    4: Upgrade(
+        added=(("outcome", "failed"), ("measure", None)),
+        views="CREATE TEMP VIEW outcome AS SELECT *, 0 AS failed FROM main.outcome;"
+        "CREATE TEMP VIEW measure AS SELECT NULL AS position, NULL AS first, NULL AS name, NULL AS value WHERE 0;",
+        script=(
+            "ALTER TABLE outcome ADD COLUMN failed INTEGER NOT NULL DEFAULT 0",
+            "CREATE TABLE measure (position INTEGER NOT NULL, first INTEGER NOT NULL, name TEXT NOT NULL, value REAL,"
+            " PRIMARY KEY (position, first, name)) WITHOUT ROWID",
+            "PRAGMA user_version = 5",
+        ),
+    )
 }
 
 #: The (layer, parameter) under which a list finds a target again.

@@ -1,4 +1,4 @@
-"""What a user says about running a model → what runs: resolved once, checked once, frozen."""
+"""Settings of a run, and the model and data that they describe: loaded and checked once."""
 
 import threading
 import time
@@ -11,9 +11,15 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from bitswap_onnx.campaign.settings import Settings, for_neurons
 from bitswap_onnx.data.dataset import Dataset, load_dataset, synthetic_dataset
-from bitswap_onnx.data.preprocessing import Preprocessing
-from bitswap_onnx.errors import BitswapError, DataError, InterruptedRunError, ModelError
+from bitswap_onnx.errors import (
+    BitswapError,
+    DataError,
+    InterruptedRunError,
+    ModelError,
+    check_path,
+)
 from bitswap_onnx.graph.model import Model, load_model
 from bitswap_onnx.graph.neurons import instrument
 from bitswap_onnx.graph.operators import is_quantized
@@ -28,58 +34,8 @@ from bitswap_onnx.runtime.session import Numerics, choose_provider, open_session
 
 DEFAULT_BATCH_SIZE = 32
 SYNTHETIC_INPUTS = 128
+#: Batches that the golden run takes at a time.
 _GOLDEN_BATCHES = 8
-
-#: A seed that is drawn, and said.
-FROM_CLOCK = -1
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """How to run a model, as the command line's shared options say it; see ``bitswap-onnx inject --help``.
-
-    ``data`` None: the ``.npz`` beside the model, else seeded standard-normal inputs. ``input_shape``, without the batch,
-    settles open dimensions. ``criterion`` is ``top-1`` or ``tolerance=REL``. A ``seed`` of `FROM_CLOCK` becomes one.
-    ``neurons``: the model runs at the opset of flip nodes, each node on its own (`for_neurons`).
-    ``apart``: as in `Numerics`; None: where faults hit neurons.
-    """
-
-    data: Path | None = None
-    labels: Path | None = None
-    preprocessing: Preprocessing = field(default_factory=Preprocessing)
-    limit: int | None = None
-    first: int | None = None
-    seed: int = 0
-    input_shape: tuple[int, ...] | None = None
-    output: str | None = None
-    criterion: str | None = None
-    provider: Literal["auto", "cpu", "cuda"] = "cpu"
-    fusion: Literal["framework", "deployed"] = "framework"
-    layout: Literal["auto", "plain", "blocked"] = "auto"
-    batch_size: int | None = None
-    neurons: bool = False
-    apart: bool | None = None
-    from_clock: bool = False
-
-    def __post_init__(self) -> None:
-        if self.seed == FROM_CLOCK:
-            object.__setattr__(self, "seed", time.time_ns() % (1 << 32))
-            object.__setattr__(self, "from_clock", True)
-
-
-def for_neurons(settings: Settings) -> Settings:
-    """Return the settings with the only numerics in which a flip node leaves all other bits alone.
-
-    Raises BitswapError for a layout or a fusion that was asked for and does not: blocked kernels and folded batch-norm
-    depend on what surrounds a node.
-    """
-    asked = {"--layout": (settings.layout, "blocked"), "--fusion": (settings.fusion, "deployed")}
-    for option, (value, wrong) in asked.items():
-        if value == wrong:
-            raise BitswapError(
-                f"{option} {wrong}: neuron faults need --layout plain and --fusion framework; leave it out"
-            )
-    return replace(settings, layout="plain", neurons=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,28 +47,67 @@ class CleanRun:
     seconds_per_input: float
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Setup:
-    """A model ready to run on a dataset. ``notes`` say what was decided where the user said nothing.
+    """A model ready to run on a dataset. `prepare` makes one; it does not change, but keeps what was computed from it.
 
-    ``seed``: of what is drawn beside the data. ``neurons``: whether it runs at the opset of flip nodes.
+    ``spec``: the model's input. ``output``: name of the scores' value. ``batch_size``: of all runs. ``batch_notes``: why
+    it is 1 where inputs see each other. ``left_out``: notes on what faults cannot hit.
     """
 
     path: Path
     model: Model
+    spec: ModelInput
     output: str
-    numerics: Numerics
     dataset: Dataset
-    tolerance: float | None
-    seed: int
-    notes: tuple[str, ...]
-    neurons: bool = False
-    _clean: list[CleanRun] = field(default_factory=list, repr=False)
+    criterion: Criterion
+    settings: Settings
+    batch_size: int
+    batch_notes: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+    _clean_run: CleanRun | None = field(default=None, init=False, repr=False)
+
+    @property
+    def seed(self) -> int:
+        """The seed of everything that is drawn."""
+        return self.settings.seed
+
+    def with_neurons(self) -> "Setup":
+        """Return the setup for faults in neurons; raises BitswapError as `for_neurons`."""
+        return self if self.settings.neurons else replace(self, settings=for_neurons(self.settings))
+
+    @cached_property
+    def numerics(self) -> Numerics:
+        """How everything is computed. ``layout`` auto is decided here, by trying it."""
+        settings = self.settings
+        numerics = Numerics(
+            provider=choose_provider(settings.provider),
+            fusion=settings.fusion,
+            layout="blocked" if settings.layout == "blocked" else "plain",
+            batch_size=self.batch_size,
+            quantized=_quantized(self.model, settings),
+            apart=settings.neurons if settings.apart is None else settings.apart,
+        )
+        return choose_layout(self.model, numerics, self.output, self.spec) if settings.layout == "auto" else numerics
+
+    @cached_property
+    def notes(self) -> tuple[str, ...]:
+        """What was decided where the user said nothing."""
+        settings, numerics = self.settings, self.numerics
+        notes = [f"data: {self.dataset.source}", *([f"seed: {self.seed}"] if self.seed else []), *self.batch_notes]
+        if settings.layout == "auto" and numerics.provider == "cpu":
+            notes.append(f"kernels: {numerics.layout} layout")
+        notes += _QUANTIZED_NOTES[numerics.quantized]
+        if self.dataset.labels is None and self.criterion.needs_classes:
+            notes.append("no labels: accuracy is left empty, robustness is measured against the golden predictions")
+        if conflict := runtime_conflict():
+            notes.append(f"warning: {conflict}")
+        return (*notes, *self.left_out)
 
     @cached_property
     def running(self) -> Model:
         """The model that runs without a fault: for neurons at the opset of flip nodes, as the faulty ones."""
-        return instrument(self.model, ()) if self.neurons else self.model
+        return instrument(self.model, ()) if self.settings.neurons else self.model
 
     @cached_property
     def slicer(self) -> Slicer:
@@ -138,43 +133,33 @@ class Setup:
         Raises ModelError and DataError as `bitswap_onnx.runtime.golden.golden_run`, DataError for a label that is no
         class, InterruptedRunError if ``stop`` is set before it is done.
         """
-        if self._clean:
-            return self._clean[0]
+        if self._clean_run is not None:
+            return self._clean_run
         start = time.perf_counter()
         session = open_session(self.running, self.numerics, self.output)
-        scores = golden_run(self.model, session, self.pieces(stop), classes=self.tolerance is None)
-        labels = self.dataset.labels if self.tolerance is None else None
+        scores = golden_run(self.model, session, self.pieces(stop), classes=self.criterion.needs_classes)
+        labels = self.dataset.labels if self.criterion.needs_classes else None
         if labels is not None and labels.max() >= scores.shape[1]:
             wrong = int(np.argmax(labels >= scores.shape[1]))
             raise DataError(
                 f"{self.dataset.name}: input {wrong} has label {labels[wrong]}, "
                 f"the model's classes are 0-{scores.shape[1] - 1}"
             )
-        span = float(np.ptp(scores.astype(np.float64))) if self.tolerance is not None else 1.0
-        criterion = Criterion(self.tolerance, span, ends_in_softmax(self.model, self.output))
-        golden = Golden(scores, labels, criterion)
-        self._clean.append(CleanRun(golden, session.providers, (time.perf_counter() - start) / len(scores)))
-        return self._clean[0]
+        golden = Golden(scores, labels, self.criterion.fit(scores, ends_in_softmax(self.model, self.output)))
+        self._clean_run = CleanRun(golden, session.providers, (time.perf_counter() - start) / len(scores))
+        return self._clean_run
 
 
-def prepare(path: Path, settings: Settings) -> Setup:
+def prepare(path: str | Path, settings: Settings = Settings()) -> Setup:
     """Load and check a model and its data; raises the BitswapError that says what does not fit."""
+    path = check_path("model", path)
     model = load_model(path)
-    tolerance = parse_criterion(settings.criterion)
+    criterion = parse_criterion(settings.criterion)
     spec = model_input(model, settings.input_shape)
-    output = score_output(model, settings.output, classes=tolerance is None)
+    output = score_output(model, settings.output, classes=criterion.needs_classes)
     dataset = _dataset(path, spec, settings)
-    batch_size, mixing_notes = _batch_size(model, settings, output, spec, dataset)
-    numerics = _numerics(model, settings, output, spec, batch_size)
-    notes = [f"data: {dataset.source}", *([f"seed: {settings.seed}"] if settings.seed else []), *mixing_notes]
-    if settings.layout == "auto" and numerics.provider == "cpu":
-        notes.append(f"kernels: {numerics.layout} layout")
-    notes += _QUANTIZED_NOTES[numerics.quantized]
-    if dataset.labels is None and tolerance is None:
-        notes.append("no labels: accuracy is left empty, robustness is measured against the golden predictions")
-    if conflict := runtime_conflict():
-        notes.append(f"warning: {conflict}")
-    return Setup(path, model, output, numerics, dataset, tolerance, settings.seed, tuple(notes), settings.neurons)
+    batch_size, batch_notes = _batch_size(model, settings, output, spec, dataset)
+    return Setup(path, model, spec, output, dataset, criterion, settings, batch_size, tuple(batch_notes))
 
 
 def _batch_size(
@@ -185,11 +170,9 @@ def _batch_size(
     Raises ModelError for a model whose inputs see each other in batches of a fixed size, or that draws at random.
     """
     batch_size = settings.batch_size or spec.batch or DEFAULT_BATCH_SIZE
-    if batch_size < 1:
-        raise BitswapError(f"--batch-size: expected a positive number, found {batch_size}")
     if spec.batch not in (None, batch_size):
         raise BitswapError(
-            f"--batch-size {batch_size}: the model's batch dimension is fixed at {spec.batch}; leave it out"
+            f"`batch_size` {batch_size}: the model's batch dimension is fixed at {spec.batch}; leave it out"
         )
     refuse_random(Slicer(model, output, batch_size, spec.shape))
     if batch_size == 1:
@@ -205,18 +188,6 @@ def _batch_size(
             "again with an open batch or one of 1"
         )
     return 1, [f"inputs run one at a time: {why}"]
-
-
-def _numerics(model: Model, settings: Settings, output: str, spec: ModelInput, batch_size: int) -> Numerics:
-    numerics = Numerics(
-        provider=choose_provider(settings.provider),
-        fusion=settings.fusion,
-        layout="blocked" if settings.layout == "blocked" else "plain",
-        batch_size=batch_size,
-        quantized=_quantized(model, settings),
-        apart=settings.neurons if settings.apart is None else settings.apart,
-    )
-    return choose_layout(model, numerics, output, spec) if settings.layout == "auto" else numerics
 
 
 def _quantized(model: Model, settings: Settings) -> Literal["none", "exact", "runtime"]:
@@ -238,7 +209,7 @@ _QUANTIZED_NOTES = {
 
 def _dataset(path: Path, spec: ModelInput, settings: Settings) -> Dataset:
     beside = path.with_suffix(".npz")
-    data = settings.data or (beside if beside.is_file() else None)
+    data = Path(settings.data) if settings.data is not None else (beside if beside.is_file() else None)
     if data is None:
         _refuse_data_options(settings)
         count = settings.first or settings.limit or SYNTHETIC_INPUTS
@@ -248,7 +219,7 @@ def _dataset(path: Path, spec: ModelInput, settings: Settings) -> Dataset:
         input_shape=spec.shape,
         dtype=spec.dtype,
         preprocessing=settings.preprocessing,
-        labels=settings.labels,
+        labels=None if settings.labels is None else Path(settings.labels),
         limit=settings.limit,
         first=settings.first,
         seed=settings.seed,
@@ -256,10 +227,10 @@ def _dataset(path: Path, spec: ModelInput, settings: Settings) -> Dataset:
 
 
 def _refuse_data_options(settings: Settings) -> None:
-    """Say that an option for data has none to work on, rather than ignore it."""
-    given = [f"--{name.replace('_', '-')}" for name, value in vars(settings.preprocessing).items() if value is not None]
-    given += ["--labels"] if settings.labels else []
+    """Refuse parameters of data where there is none, rather than ignore them."""
+    given = [f"`{name}`" for name, value in vars(settings.preprocessing).items() if value is not None]
+    given += ["`labels`"] if settings.labels else []
     if given:
-        raise DataError(f"{', '.join(given)}: there is no data to apply it to; name some with --data")
+        raise DataError(f"{', '.join(given)}: there is no data to apply it to; name some with `data`")
     if settings.limit and settings.first:
-        raise DataError(f"--limit {settings.limit} and --first {settings.first}: give one of them")
+        raise DataError(f"`limit` {settings.limit} and `first` {settings.first}: give one of them")

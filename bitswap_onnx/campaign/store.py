@@ -13,16 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitswap_onnx.campaign.schedule import Queue
-from bitswap_onnx.campaign.schema import (
-    CONTROLS_HAVE_LANES,
-    RECEIPT_COLUMNS,
-    SCHEMA,
-    SCHEMA_VERSION,
-    Address,
-    receipt_row,
-)
+from bitswap_onnx.campaign.schema import RECEIPT_COLUMNS, SCHEMA, SCHEMA_VERSION, Address, receipt_row
 from bitswap_onnx.campaign.store_checks import plan_digest
-from bitswap_onnx.campaign.store_file import StoreFile
+from bitswap_onnx.campaign.store_results import StoreResults
 from bitswap_onnx.data.chunks import Chunk
 from bitswap_onnx.errors import RunError
 from bitswap_onnx.graph.neurons import ALL_INPUTS
@@ -33,14 +26,16 @@ from bitswap_onnx.outcome import COUNTS, Counts
 if TYPE_CHECKING:
     from bitswap_onnx.campaign.store_checks import Digest
 
-#: Layers that the label of a faulty path names, at most.
-_NAMED = 3
-
-#: An injection's position, its counts over a chunk, and what else was recorded of it, by name.
+#: An injection's position, its counts over a chunk, and its records by name (``scores``, ``per_input``).
 Outcome = tuple[int, Counts, dict[str, bytes]]
 
+#: A faulty path, the inputs that its null control left masked, and the kind of its lane.
+Control = tuple[int, int, str]
 
-class Store(StoreFile):
+_OUTCOME_COLUMNS = ("position", "first", "inputs", *COUNTS, "per_input", "scores", "failed")
+
+
+class Store(StoreResults):
     """A run's store. Use it as a context manager; `bitswap_onnx.campaign.run_directory` opens one."""
 
     def create(
@@ -84,8 +79,8 @@ class Store(StoreFile):
         joined: Mapping[tuple[str, ...], tuple[str, ...]],
     ) -> "Digest":
         db, before = self._db, self.injections
-        rows = [(key, json.dumps(value)) for key, value in settings.items()]
-        db.executemany("INSERT OR REPLACE INTO setting VALUES (?, ?)", rows)
+        for key, value in settings.items():
+            self._put_in(db, key, value)
         paths = {path: number for number, path in self.paths().items()}
         for position, injection in enumerate(injections, before):
             path = joined.get(injection.path, injection.path)
@@ -102,19 +97,8 @@ class Store(StoreFile):
                 [(position, row, *receipt_row(r, address)) for row, r in enumerate(injection.rows)],
             )
         plan = plan_digest(db) if self._plan is None else plan_digest(db, before, self._plan)
-        db.execute("INSERT OR REPLACE INTO setting VALUES ('plan', ?)", (json.dumps(plan.hexdigest()),))
+        self._put_in(db, "plan", plan.hexdigest())
         return plan
-
-    @property
-    def injections(self) -> int:
-        """Number of injections."""
-        return self._number("SELECT COUNT(*) FROM injection")
-
-    def paths(self) -> dict[int, tuple[str, ...]]:
-        """Return the faulty paths, number → tensors."""
-        return {
-            number: tuple(json.loads(text)) for number, text in self._db.execute("SELECT number, tensors FROM path")
-        }
 
     def queue(self) -> Queue:
         """Return the positions of the injections that change something, by block and path; equal ones lie side by side."""
@@ -151,13 +135,8 @@ class Store(StoreFile):
         return np.fromiter((position for (position,) in rows), np.int64)
 
     def controlled(self, chunk: Chunk) -> dict[int, str]:
-        """Return the paths whose null control has run over ``chunk``, and on which lane, as far as the store tells."""
-        lane = "lane" if self._has_lanes else "''"
-        return dict(self._db.execute(f"SELECT path, {lane} FROM control WHERE first = ?", (chunk.first,)))
-
-    @property
-    def _has_lanes(self) -> bool:
-        return self._number("PRAGMA user_version") >= CONTROLS_HAVE_LANES
+        """Return the paths whose null control has run over ``chunk``, and the kind of lane that it took."""
+        return dict(self._db.execute("SELECT path, lane FROM control WHERE first = ?", (chunk.first,)))
 
     def edits(self, position: int, chunk: Chunk) -> InjectionEdits:
         """Return what an injection changes over ``chunk``."""
@@ -176,52 +155,36 @@ class Store(StoreFile):
                 own.append((element, int(mask, 16)))
         return edits
 
-    def inputs(self, position: int) -> list[int] | None:
-        """Return the inputs that an injection runs over, None for all."""
-        query = "SELECT inputs, first_input FROM injection WHERE position = ?"
-        over, first = self._db.execute(query, (position,)).fetchone()
-        if over is None:
-            return None
-        if first is not None:
-            return list(range(first, first + over))
-        rows = self._db.execute("SELECT DISTINCT input FROM receipt WHERE position = ? ORDER BY input", (position,))
-        return [number for (number,) in rows]
+    def add(self, chunk: Chunk, outcomes: Iterable[Outcome], controls: Iterable[Control] = ()) -> None:
+        """Commit, in one transaction, outcomes over ``chunk`` and null controls.
 
-    def add(self, chunk: Chunk, outcomes: Iterable[Outcome], controls: Iterable[tuple[int, int, str]] = ()) -> None:
-        """Commit, in one transaction, outcomes over ``chunk`` and null controls: (path, inputs left masked, lane).
-
-        The counts of an outcome have, as ``inputs``, how many of the chunk's inputs the injection ran over.
+        The counts of an outcome have, as ``inputs``, the number of the chunk's inputs that the injection ran over, and may
+        have, as ``failed``, how many of these gave no scores.
         """
+        rows = (
+            {
+                "position": position,
+                "first": chunk.first,
+                "failed": 0,
+                **dict.fromkeys(("per_input", "scores")),
+                **counts,
+                **blobs,
+            }
+            for position, counts, blobs in outcomes
+        )
+        names = ", ".join(_OUTCOME_COLUMNS)
+        values = ", ".join(f":{name}" for name in _OUTCOME_COLUMNS)
         with self._transaction() as db:
-            columns = 5 if self._has_lanes else 4
-            rows = [(path, chunk.first, len(chunk), masked, lane)[:columns] for path, masked, lane in controls]
-            db.executemany(f"INSERT OR REPLACE INTO control VALUES (?{', ?' * (columns - 1)})", rows)
             db.executemany(
-                f"INSERT INTO outcome VALUES (?{', ?' * (len(COUNTS) + 4)})",
-                (
-                    (
-                        position,
-                        chunk.first,
-                        counts["inputs"],
-                        *map(counts.get, COUNTS),
-                        blobs.get("per_input"),
-                        blobs.get("scores"),
-                    )
-                    for position, counts, blobs in outcomes
-                ),
+                "INSERT OR REPLACE INTO control (path, first, inputs, masked, lane) VALUES (?, ?, ?, ?, ?)",
+                [(path, chunk.first, len(chunk), masked, lane) for path, masked, lane in controls],
             )
-
-    def use_engine(self, engine: str) -> None:
-        """Say which engine runs from now on; the null controls of another one no longer count."""
-        if self.setting("engine") != engine:
-            with self._transaction() as db:
-                db.execute("DELETE FROM control")
-                db.execute("INSERT OR REPLACE INTO setting VALUES ('engine', ?)", (json.dumps(engine),))
+            db.executemany(f"INSERT INTO outcome ({names}) VALUES ({values})", rows)
 
     @property
     def given_up(self) -> frozenset[int]:
         """The paths whose lane failed its null control: they run as whole models."""
-        given_up = frozenset(self.setting("given_up") or ())
+        given_up = frozenset(self._setting("given_up") or ())
         if not given_up <= self.paths().keys():
             raise RunError(
                 f"{self.run}: expected faulty paths in the setting given_up, found others; start again elsewhere"
@@ -234,8 +197,7 @@ class Store(StoreFile):
             of_path = "IN (SELECT position FROM injection WHERE path = ? AND changes)"
             db.execute(f"DELETE FROM outcome WHERE position {of_path}", (path,))
             db.execute("DELETE FROM control WHERE path = ?", (path,))
-            given_up = json.dumps(sorted(self.given_up | {path}))
-            db.execute("INSERT OR REPLACE INTO setting VALUES ('given_up', ?)", (given_up,))
+            self._put_in(db, "given_up", sorted(self.given_up | {path}))
 
     def failed_controls(self) -> list[tuple[int, int]]:
         """Return the path and the number of unmasked inputs of every null control that did not hold."""
@@ -243,39 +205,23 @@ class Store(StoreFile):
             "SELECT path, SUM(inputs - masked) FROM control GROUP BY path HAVING SUM(inputs - masked) > 0"
         ).fetchall()
 
-    def label(self, path: int) -> str:
-        """Return a faulty path in the user's words: its layers and parameters, or sides of layers."""
-        rows = self._db.execute(
-            "SELECT DISTINCT r.layer, r.parameter, r.site FROM receipt r JOIN injection i USING (position)"
-            " WHERE i.path = ? ORDER BY r.layer LIMIT ?",
-            (path, _NAMED + 1),
-        ).fetchall()
-        named = [
-            f"the {site} of {layer}" if site else f"{layer} {parameter}" for layer, parameter, site in rows[:_NAMED]
-        ]
-        return ", ".join(named) + (", ..." if len(rows) > _NAMED else "")
-
     def check_complete(self) -> None:
         """Raise RunError unless every injection has run over all inputs that are its own, and every control held.
 
         Nor may an outcome have counts that cannot be.
         """
-        if self.setting("growing"):
-            raise RunError(f"{self.run}: more faults are to be drawn; finish the campaign with inject --until --resume")
-        inputs = self.setting("golden")["inputs"]
+        if self.is_growing:
+            raise RunError(
+                f"{self.run}: more faults are to be drawn; finish the campaign: run inject with `until` and `resume`"
+            )
+        inputs = self.golden.inputs
         unfinished = self._number(
             "SELECT COUNT(*) FROM injection i WHERE (SELECT COALESCE(SUM(o.inputs), 0) FROM outcome o"
             f" WHERE o.position = i.position) != COALESCE(i.inputs, {int(inputs)})"
         )
         if unfinished or self.failed_controls():
             what = f"{unfinished} injections have not run over all inputs" if unfinished else "a null control failed"
-            raise RunError(f"{self.run}: {what}; finish the campaign with inject --resume")
-        if (self.setting("audit") or {}).get("different"):
+            raise RunError(f"{self.run}: {what}; finish the campaign: run inject with `resume`")
+        if (audit := self.audit) and audit.different:
             raise RunError(f"{self.run}: its audit failed, its results are invalid; run the campaign again elsewhere")
         self.check_outcomes()
-
-    def totals(self) -> Counts:
-        """Return the sums of all counts so far, and of the inferences as ``inputs``."""
-        names = ("inputs", *COUNTS)
-        row = self._db.execute(f"SELECT {', '.join(f'SUM({name})' for name in names)} FROM outcome").fetchone()
-        return dict(zip(names, row, strict=True))

@@ -7,28 +7,27 @@ import sqlite3
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bitswap_onnx.campaign.records import GoldenRecord, Identity
 from bitswap_onnx.campaign.schema import (
-    OLDER_AS_TODAY,
-    PLANS_HAVE_HASHES,
     RECEIPT_COLUMNS,
     SCHEMA,
     SCHEMA_VERSION,
-    SINCE,
+    UPGRADES,
 )
 from bitswap_onnx.errors import RunError
-from bitswap_onnx.outcome import COUNTS, OUTCOME_NAMES, counted
+from bitswap_onnx.outcome import COUNTS, OUTCOME_NAMES
 
 if TYPE_CHECKING:
     Digest = hashlib._Hash
 
 #: What is wrong with such a file, and what to do.
-REMEDY = "the store was changed or damaged: run the campaign again in another --out"
+REMEDY = "the store was changed or damaged: run the campaign again in another `run`"
 
 
 def check_schema(db: sqlite3.Connection, store: Path) -> None:
     """Raise RunError for a store of a version that this one does not know, and for one with other tables than its own."""
     version = db.execute("PRAGMA user_version").fetchone()[0]
-    if version not in (0, SCHEMA_VERSION, *OLDER_AS_TODAY):
+    if version not in (0, SCHEMA_VERSION, *UPGRADES):
         raise RunError(
             f"{store}: expected schema version {SCHEMA_VERSION}, found {version}; "
             "use the version of bitswap-onnx that made it"
@@ -58,8 +57,12 @@ def _tables_of(version: int) -> dict[str, list[Any]]:
     try:
         db.executescript(SCHEMA)
         names = [name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
-        later = {column for added, columns in SINCE.items() if added > version for column in columns}
-        return {name: [row for row in _columns(db, name) if (name, row[0]) not in later] for name in names}
+        later = {column for older, upgrade in UPGRADES.items() if older >= version for column in upgrade.added}
+        return {
+            name: [row for row in _columns(db, name) if (name, row[0]) not in later]
+            for name in names
+            if (name, None) not in later
+        }
     finally:
         db.close()
 
@@ -83,19 +86,14 @@ def plan_digest(db: sqlite3.Connection, first: int = 0, digest: "Digest | None" 
     return digest
 
 
-def check_plan(db: sqlite3.Connection, store: Path, expected: str | None) -> "Digest | None":
-    """Return the digest of the plan, None for a store of a version that kept none (``expected``).
-
-    Raises RunError for a plan that is another than what was committed.
-    """
+def check_plan(db: sqlite3.Connection, store: Path, expected: str | None) -> "Digest":
+    """Return the digest of the plan; raises RunError for one that is not the committed plan, by its hash (``expected``)."""
     for what, table, column, owner in _ORPHANS:
         query = f"SELECT {column} FROM {table} WHERE {column} NOT IN (SELECT {owner} FROM injection) LIMIT 1"
         if row := db.execute(query).fetchone():
             raise RunError(f"{store}: found {what} of no injection ({row[0]}); {REMEDY}")
     if expected is None:
-        if db.execute("PRAGMA user_version").fetchone()[0] >= PLANS_HAVE_HASHES:
-            raise RunError(f"{store}: expected the setting plan, the hash of its injections, found none; {REMEDY}")
-        return None
+        raise RunError(f"{store}: expected the setting plan, the hash of its injections, found none; {REMEDY}")
     digest = plan_digest(db)
     if digest.hexdigest() != expected:
         raise RunError(
@@ -111,25 +109,24 @@ _ORPHANS = (
 )
 
 
-def check_golden(store: Path, stored: dict[str, Any], now: dict[str, Any]) -> None:
+def check_golden(store: Path, stored: GoldenRecord, now: GoldenRecord) -> None:
     """Raise RunError where what follows from a model and its data alone is not what the golden run gives ``now``."""
     for key in ("inputs", "values_per_input", "probabilities", "labels", "top_1_correct", "top_5_correct"):
-        if stored.get(key, now[key]) != now[key]:
-            raise RunError(f"{store}: the setting golden: expected {now[key]} as {key}, found {stored[key]}; {REMEDY}")
+        expected, found = getattr(now, key), getattr(stored, key)
+        if found != expected:
+            raise RunError(f"{store}: the setting golden: expected {expected} as {key}, found {found}; {REMEDY}")
 
 
-def check_outcomes(
-    db: sqlite3.Connection, store: Path, identity: dict[str, Any], golden: dict[str, Any], unit: int
-) -> None:
+def check_outcomes(db: sqlite3.Connection, store: Path, identity: Identity, golden: GoldenRecord, unit: int) -> None:
     """Raise RunError for an outcome or a null control that no run can have, by the settings of this one."""
-    batch = identity["numerics"]["batch_size"]
-    own = (identity.get("inputs") or {}).get("per_injection", unit)
+    batch = identity.numerics.batch_size
+    own = (identity.inputs or {}).get("per_injection", unit)
     if unit % batch or unit != own:
         expected = f"whole batches of {batch}" if unit % batch else f"the {own} inputs of an injection"
         raise RunError(f"{store}: the setting unit_length: expected {expected}, found {unit}; {REMEDY}")
-    last = golden["inputs"] - 1
+    last = golden.inputs - 1
     chunk = f"typeof({{0}}.first) = 'integer' AND {{0}}.first BETWEEN 0 AND {last} AND {{0}}.first % {unit} = 0"
-    length = f"MIN({unit}, {golden['inputs']} - {{0}}.first)"
+    length = f"MIN({unit}, {golden.inputs} - {{0}}.first)"
     rules = [
         ("an injection that is not in the plan", "i.position IS NOT NULL"),
         ("inputs that are no chunk of the run", f"{chunk.format('o')} AND COALESCE(i.first_input, o.first) = o.first"),
@@ -153,32 +150,32 @@ def check_outcomes(
         )
 
 
-def _count_rules(identity: dict[str, Any], golden: dict[str, Any], unit: int, length: str) -> list[tuple[str, str]]:
+def _count_rules(identity: Identity, golden: GoldenRecord, unit: int, length: str) -> list[tuple[str, str]]:
     """Return what must hold for an outcome's inputs, counts and records: what is wrong otherwise, and SQL."""
     named = "SELECT COUNT(DISTINCT r.input) FROM receipt r WHERE r.position = o.position"
     inputs = (
         f"CASE WHEN i.inputs IS NULL THEN {length} WHEN i.first_input IS NOT NULL THEN MIN(i.inputs, {length})"
         f" ELSE ({named} AND r.input >= o.first AND r.input < o.first + {unit}) END"
     )
-    applying = counted(identity["tolerance"], golden["top_1_correct"] is not None)
+    applying = identity.criterion.applying(golden.top_1_correct is not None)
     whole = "typeof(o.{0}) = 'integer' AND o.{0} BETWEEN 0 AND o.inputs"
     counts = [whole.format(name) if name in applying else f"o.{name} IS NULL" for name in COUNTS]
     rules = [
         ("another number of inputs than it runs over there", f"typeof(o.inputs) = 'integer' AND o.inputs = {inputs}"),
         ("counts that are no whole numbers of its inputs", " AND ".join(counts)),
         (
-            "masked, non-critical and critical inferences that are not all there are",
-            f"{' + '.join(f'o.{name}' for name in OUTCOME_NAMES)} = o.inputs",
+            "masked, non-critical, critical and failed inferences that do not add up to its inputs",
+            f"{' + '.join(f'o.{name}' for name in OUTCOME_NAMES)} + o.failed = o.inputs",
         ),
         ("more critical nonfinite inferences than can be", "o.critical_nonfinite <= MIN(o.critical, o.nonfinite)"),
         ("inferences that are not masked, though no bit changed", "i.changes OR o.masked = o.inputs"),
     ]
     if "top_1_robust" in applying:
-        rules.append(("robust inferences that are critical", "o.top_1_robust + o.critical = o.inputs"))
-    sizes = {"per_input": "o.inputs", "scores": f"o.inputs * {4 * golden['values_per_input']}"}
+        rules.append(("robust inferences that are critical", "o.top_1_robust + o.critical + o.failed = o.inputs"))
+    sizes = {"per_input": "o.inputs", "scores": f"o.inputs * {4 * golden.values_per_input}"}
     for name, size in sizes.items():
         kept = f"typeof(o.{name}) = 'blob' AND LENGTH(o.{name}) = {size}"
         rules.append(
-            (f"other records ({name}) than it keeps", kept if name in identity["records"] else f"o.{name} IS NULL")
+            (f"other records ({name}) than it keeps", kept if name in identity.records else f"o.{name} IS NULL")
         )
     return rules

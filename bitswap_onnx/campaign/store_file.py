@@ -1,14 +1,15 @@
-"""The file of a run's store: opened, checked before it is believed, its settings, its transactions."""
+"""The file of a run's store: opened, checked before it is believed; its settings and its transactions."""
 
 import json
 import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from bitswap_onnx.campaign.schema import OLDER_AS_TODAY
+from bitswap_onnx.campaign.records import AuditRecord, GoldenRecord, Identity
+from bitswap_onnx.campaign.schema import UPGRADES
 from bitswap_onnx.campaign.store_checks import REMEDY, check_golden, check_outcomes, check_plan, check_schema
 from bitswap_onnx.campaign.stored_settings import REQUIRED_SETTINGS, misfit
 from bitswap_onnx.errors import RunError
@@ -20,7 +21,10 @@ STORE_NAME = "campaign.sqlite"
 
 
 class StoreFile:
-    """What `bitswap_onnx.campaign.store.Store` is built on: an open database, read with care."""
+    """An open database with typed settings. `bitswap_onnx.campaign.store.Store` is built on it.
+
+    Settings are read from the file each time: another process may be writing them.
+    """
 
     def __init__(self, run: Path) -> None:
         self.run = run
@@ -38,34 +42,135 @@ class StoreFile:
     @property
     def is_new(self) -> bool:
         """Whether nothing has been committed yet."""
-        return self._number("PRAGMA user_version") == 0
+        return self._version == 0
+
+    @property
+    def _version(self) -> int:
+        return self._number("PRAGMA user_version")
 
     def check_file(self) -> None:
-        """Raise RunError for a schema that this version does not know or did not make, and for settings that cannot be."""
+        """Raise RunError for a schema that this version does not know or did not make, and for malformed settings."""
         check_schema(self._db, self.run / STORE_NAME)
-        self._db.executescript(OLDER_AS_TODAY.get(self._number("PRAGMA user_version"), ""))
+        if self._version in UPGRADES:
+            self._db.executescript(UPGRADES[self._version].views)
         if not self.is_new:
             given = {key for (key,) in self._db.execute("SELECT key FROM setting")}
             for key in sorted(given | set(REQUIRED_SETTINGS), key=str):
-                self.setting(key)
+                self._setting(key)
 
-    def check_content(self, golden: dict[str, Any]) -> None:
-        """Raise RunError for a plan that is not what was committed, and for outcomes and null controls that cannot be.
+    def begin_writing(self) -> None:
+        """Prepare the file, which is checked, for a writer: an older version becomes the present one."""
+        self._db.execute("PRAGMA journal_mode=WAL")
+        self._db.execute("PRAGMA synchronous=NORMAL")
+        while (version := self._version) in UPGRADES:
+            for (view,) in self._db.execute("SELECT name FROM temp.sqlite_master WHERE type = 'view'").fetchall():
+                self._db.execute(f"DROP VIEW temp.{view}")
+            with self._transaction() as db:
+                for statement in UPGRADES[version].script:
+                    db.execute(statement)
 
-        ``golden``: what that setting would be now, with the same model and data.
+    def end_writing(self) -> None:
+        """Put everything into the one file, so that the run can be read where nothing can be written."""
+        with suppress(sqlite3.OperationalError):  # a reader has it open
+            self._db.execute("PRAGMA journal_mode=DELETE")
+
+    def check_content(self, golden: GoldenRecord) -> None:
+        """Raise RunError for a plan that is not the committed one, and for impossible outcomes and null controls.
+
+        ``golden``: what the golden run gives now, with the same model and data.
         """
         file = self.run / STORE_NAME
-        check_golden(file, self.setting("golden"), golden)
-        self._plan = check_plan(self._db, file, self.setting("plan"))
+        check_golden(file, self.golden, golden)
+        self._plan = check_plan(self._db, file, self._setting("plan"))
         self.check_outcomes()
 
     def check_outcomes(self) -> None:
-        """Raise RunError for outcomes and null controls that cannot be."""
-        file, (identity, golden) = self.run / STORE_NAME, map(self.setting, ("identity", "golden"))
-        check_outcomes(self._db, file, identity, golden, self.setting("unit_length"))
+        """Raise RunError for outcomes and null controls that no run can have."""
+        check_outcomes(self._db, self.run / STORE_NAME, self.identity, self.golden, self.unit_length)
 
-    def setting(self, key: str) -> Any:
-        """Return one setting of the campaign, or None if it was never made; raises RunError for one that cannot be."""
+    @property
+    def identity(self) -> Identity:
+        """What decides the run's results."""
+        return Identity.from_stored(self._setting("identity"))
+
+    @property
+    def golden(self) -> GoldenRecord:
+        """The golden run."""
+        return GoldenRecord.from_stored(self._setting("golden"))
+
+    @property
+    def unit_length(self) -> int:
+        """Inputs in a chunk."""
+        return int(self._setting("unit_length"))
+
+    @property
+    def design(self) -> str | None:
+        """The text of the fault list's design; None where it has none."""
+        text: str | None = self._setting("design")
+        return text
+
+    def keep_design(self, text: str) -> None:
+        """Store the text of the fault list's design."""
+        self._put("design", text)
+
+    @property
+    def draws(self) -> Any:
+        """The record of a list that the run drew itself; None for a list that was given."""
+        return self._setting("until")
+
+    def keep_draws(self, record: Any) -> None:
+        """Store the record of a list that the run draws itself."""
+        self._put("until", record)
+
+    @property
+    def is_growing(self) -> bool:
+        """Whether the list may still get injections."""
+        return bool(self._setting("growing"))
+
+    def end_growth(self) -> None:
+        """Say that the list gets no more injections."""
+        self._put("growing", False)
+
+    @property
+    def audit(self) -> AuditRecord | None:
+        """The last audit; None before one, and once injections have run after it."""
+        stored = self._setting("audit")
+        return None if stored is None else AuditRecord.from_stored(stored)
+
+    def keep_audit(self, audit: AuditRecord) -> None:
+        """Store what an audit found."""
+        self._put("audit", audit.stored())
+
+    @property
+    def lanes(self) -> dict[str, str] | None:
+        """The kind of lane of each faulty path (its tensors, joined by commas); None where nothing has run."""
+        lanes: dict[str, str] | None = self._setting("lanes")
+        return lanes
+
+    def keep_lanes(self, lanes: Mapping[str, str]) -> None:
+        """Store the kind of lane of each faulty path."""
+        self._put("lanes", lanes)
+
+    @property
+    def uses_incremental_engine(self) -> bool:
+        """Whether the incremental engine has run injections, so that an audit is due."""
+        return bool(self._setting("incremental"))
+
+    def begin_injections(self, incremental: bool) -> None:
+        """Say that injections run now: on the incremental engine they end the validity of an earlier audit."""
+        if incremental:
+            self._put("incremental", True)
+            self._put("audit", None)
+
+    def use_engine(self, engine: str) -> None:
+        """Say which engine runs from now on; null controls of another one no longer count."""
+        if self._setting("engine") != engine:
+            with self._transaction() as db:
+                db.execute("DELETE FROM control")
+                self._put_in(db, "engine", engine)
+
+    def _setting(self, key: str) -> Any:
+        """Return the stored form of a setting, None if it is absent; raises RunError for one of a wrong form."""
         row = self._db.execute("SELECT value FROM setting WHERE key = ?", (key,)).fetchone()
         if row is None and key not in REQUIRED_SETTINGS:
             return None
@@ -78,13 +183,16 @@ class StoreFile:
             raise RunError(f"{self.run / STORE_NAME}: the setting {key}: {wrong}; {REMEDY}")
         return value
 
-    def put(self, key: str, value: Any) -> None:
-        """Commit one more setting, or another value of one."""
+    def _put(self, key: str, value: Any) -> None:
         with self._transaction() as db:
-            db.execute("INSERT OR REPLACE INTO setting VALUES (?, ?)", (key, json.dumps(value)))
+            self._put_in(db, key, value)
+
+    @staticmethod
+    def _put_in(db: sqlite3.Connection, key: str, value: Any) -> None:
+        db.execute("INSERT OR REPLACE INTO setting VALUES (?, ?)", (key, json.dumps(value)))
 
     def query(self, sql: str, values: tuple[Any, ...] = ()) -> sqlite3.Cursor:
-        """Run a query, for what derives from the store."""
+        """Run a query."""
         return self._db.execute(sql, values)
 
     def _number(self, sql: str) -> int:

@@ -1,4 +1,4 @@
-"""What each setting of a run's store looks like; one that does not, read from a damaged file, is wrong input.
+"""The form of each setting in a run's store. A setting of another form, from a damaged file, is wrong input.
 
 A shape is a type, a number's range, a choice of words, ``[shape]`` for a list, a dict for an object, a tuple for either of
 several, or None. Keys that end with ``?`` may be absent, as older versions left them; the key ``...`` allows others.
@@ -45,25 +45,24 @@ _IDENTITY = {
         "tf32": str,
         "threads": _COUNT,
         "batch_size": _COUNT,
-        "...": None,
+        "quantized": _OneOf(("none", "exact", "runtime")),
+        "apart": bool,
     },
-    "inputs?": ({"per_injection": _COUNT, "seed": _ANY}, None),
+    "inputs": ({"per_injection": _COUNT, "seed": _ANY}, None),
     "bit_order": _OneOf(("lsb", "msb")),
     "records": [_OneOf(("scores", "per_input"))],
-    "...": None,
 }
 _GOLDEN = {
     **dict.fromkeys(("network", "model_file", "fault_list", "dataset", "data", "scores", "machine"), str),
     "inputs": _COUNT,
-    "input_design?": _OneOf(("all", "nested")),
+    "input_design": _OneOf(("all", "nested")),
     "values_per_input": _COUNT,
-    "probabilities?": bool,
-    "labels?": (str, None),
+    "probabilities": bool,
+    "labels": (str, None),
     "top_1_correct": (_FROM_0, None),
     "top_5_correct": (_FROM_0, None),
     "providers": [str],
     "versions": {"...": None},
-    "...": None,
 }
 _LOOK = {
     **dict.fromkeys(("round", "injections", "inferences", "iterative"), _FROM_0),
@@ -105,7 +104,7 @@ REQUIRED_SETTINGS = ("identity", "golden", "unit_length")
 
 
 def misfit(key: str, value: Any) -> str | None:
-    """Return what is wrong with the value of a setting, None for nothing."""
+    """Return the first deviation of a setting's value from its form, as a phrase; None if there is none."""
     return _misfit(value, SHAPES[key], "") if key in SHAPES else None
 
 

@@ -7,13 +7,14 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from bitswap_onnx.campaign.setup import Settings
+from bitswap_onnx.campaign.options import RunOptions
+from bitswap_onnx.campaign.settings import Settings
 from bitswap_onnx.cli import console
 from bitswap_onnx.cli.inject import print_notes, stop_on_signal
 from bitswap_onnx.cli.options import BitOrderOption, with_shared
 from bitswap_onnx.errors import RunError
 from bitswap_onnx.experiments.comparison.compare import FILES, Comparison, ComparisonRow, Judgement, compare_runs
-from bitswap_onnx.experiments.comparison.models import ModelRunOptions, compare_models
+from bitswap_onnx.experiments.comparison.models import compare_models
 
 _LAYERS = 10
 
@@ -55,8 +56,8 @@ def command(
             )
         folder = out or _default_folder(*models)
         with console.progress() as on_progress:
-            running = ModelRunOptions(
-                settings=settings,
+            options = RunOptions(
+                run=folder,
                 resume=resume,
                 workers=workers,
                 bit_order=bit_order,
@@ -64,7 +65,7 @@ def command(
                 on_notes=print_notes,
                 stop=stop_on_signal(),
             )
-            comparison = compare_models(*models, faults, folder, judgement, running)
+            comparison = compare_models(*models, faults, folder, judgement, settings, options)
     _write(comparison, folder)
     _print(comparison, folder)
 

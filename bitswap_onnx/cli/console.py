@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from bitswap_onnx.campaign.executor import OnProgress, Progress
+from bitswap_onnx.campaign.options import OnProgress, Progress
 from bitswap_onnx.campaign.run import Campaign
 from bitswap_onnx.outcome import Counts
 

@@ -7,7 +7,8 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from bitswap_onnx.campaign.setup import Settings, prepare
+from bitswap_onnx.campaign.settings import Settings
+from bitswap_onnx.campaign.setup import prepare
 from bitswap_onnx.cli import console
 from bitswap_onnx.cli.options import Json, ModelPath, with_shared
 from bitswap_onnx.files import check_output, replacing
@@ -23,7 +24,14 @@ def command(
 ) -> None:
     """Run the clean model over a dataset: top-1 and top-5 accuracy."""
     if save_outputs is not None:
-        check_output(save_outputs, [model, *filter(None, (settings.data, settings.labels)), model.with_suffix(".npz")])
+        check_output(
+            save_outputs,
+            [
+                model,
+                *(Path(path) for path in (settings.data, settings.labels) if path is not None),
+                model.with_suffix(".npz"),
+            ],
+        )
     setup = prepare(model, settings)
     clean = setup.clean_run()
     golden, providers = clean.golden, clean.providers
@@ -46,7 +54,7 @@ def command(
     for note in setup.notes:
         console.out.print(note)
     inputs = len(golden.scores)
-    missing = "not counted: the model is no classifier" if setup.tolerance is not None else "unknown: no labels"
+    missing = "not counted: the model is no classifier" if not setup.criterion.needs_classes else "unknown: no labels"
     for name, count in (("top-1", counts["top_1_correct"]), ("top-5", counts["top_5_correct"])):
         console.out.print(
             f"{name}: {missing if count is None else f'{count} of {inputs} ({console.share(count, inputs)})'}"

@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -13,10 +14,10 @@ from typing import Annotated
 import typer
 
 from bitswap_onnx.campaign.adaptive_list import GROWTH_NAME
-from bitswap_onnx.campaign.executor import Running
+from bitswap_onnx.campaign.options import RunOptions
 from bitswap_onnx.campaign.records import InterimEstimate
-from bitswap_onnx.campaign.run import run_campaign
-from bitswap_onnx.campaign.setup import Settings
+from bitswap_onnx.campaign.run import prepare_run, run_campaign
+from bitswap_onnx.campaign.settings import Settings
 from bitswap_onnx.cli import console
 from bitswap_onnx.cli.options import BitOrderOption, ModelPath, with_shared
 from bitswap_onnx.errors import BitswapError
@@ -28,7 +29,7 @@ from bitswap_onnx.until.run import Reached, Until, run_until
 def command(
     model: ModelPath,
     settings: Settings,
-    running: Running,
+    options: RunOptions,
     until: Until | None,
     faults: Annotated[
         Path | None, typer.Argument(metavar="FAULTS", help="A fault list (CSV), or --until.", show_default=False)
@@ -52,30 +53,19 @@ def command(
         raise BitswapError(
             "--bit-order msb: expected lsb with --until, which has no list; --bits counts from the lowest"
         )
-    own, reached = parse_per_injection(inputs_per_injection), None
-    with watched(running) as watching:
+    reached = None
+    options = replace(
+        options,
+        bit_order=bit_order,
+        inputs_per_injection=parse_per_injection(inputs_per_injection),
+        save_outputs=save_outputs,
+        per_input=per_input,
+    )
+    with watched(options) as watched_options:
         if until is not None:
-            reached = run_until(
-                model,
-                until,
-                settings=settings,
-                inputs_per_injection=own,
-                save_outputs=save_outputs,
-                per_input=per_input,
-                on_look=print_look,
-                **watching,
-            )
+            reached = run_until(model, until, settings=settings, on_look=print_look, options=watched_options)
         elif faults is not None:
-            campaign = run_campaign(
-                model,
-                faults,
-                settings=settings,
-                bit_order=bit_order,
-                inputs_per_injection=own,
-                save_outputs=save_outputs,
-                per_input=per_input,
-                **watching,
-            )
+            campaign = run_campaign(prepare_run(model, settings, options), faults, watched_options)
     console.print_campaign(reached.campaign if reached else campaign)
     if reached:
         print_reached(reached)
@@ -113,10 +103,10 @@ def _known(found: InterimEstimate) -> str:
 
 
 @contextmanager
-def watched(running: Running) -> Iterator[Running]:
+def watched(options: RunOptions) -> Iterator[RunOptions]:
     """Give how a campaign is to run with all that a person sees of it: progress and notes, and Ctrl-C ends it well."""
     with console.progress() as on_progress:
-        yield running | Running(on_progress=on_progress, on_notes=print_notes, stop=stop_on_signal())
+        yield replace(options, on_progress=on_progress, on_notes=print_notes, stop=stop_on_signal())
 
 
 def print_notes(notes: Iterable[str]) -> None:

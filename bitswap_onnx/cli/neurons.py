@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from bitswap_onnx.campaign.executor import Running
-from bitswap_onnx.campaign.setup import Settings
+from bitswap_onnx.campaign.options import RunOptions
+from bitswap_onnx.campaign.settings import Settings
 from bitswap_onnx.cli import console
 from bitswap_onnx.cli.inject import watched
 from bitswap_onnx.cli.options import Exclude, ModelPath, Plot, with_shared
@@ -23,7 +23,7 @@ from bitswap_onnx.report.neurons import plot_neurons
 def command(
     model: ModelPath,
     settings: Settings,
-    running: Running,
+    options: RunOptions,
     layers: Annotated[
         str | None,
         typer.Option(
@@ -50,7 +50,7 @@ def command(
     """Flip one random bit of one random neuron per layer and input, and count misclassifications; --seed seeds the draws."""
     if plot:
         require_matplotlib()
-    with watched(running) as watching:
+    with watched(options) as watched_options:
         campaign = run_neurons(
             model,
             layers=layers,
@@ -63,7 +63,7 @@ def command(
             detailed_log=detailed_log,
             settings=settings,
             on_layers=_print_layers,
-            **watching,
+            options=watched_options,
         )
     _print(campaign, (*campaign.files, *(plot_neurons(campaign) if plot else ())))
 

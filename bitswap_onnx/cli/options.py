@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal, TypeVar
 import typer
 
 from bitswap_onnx.campaign.audit import parse_audit
-from bitswap_onnx.campaign.executor import Running
-from bitswap_onnx.campaign.setup import FROM_CLOCK, Settings
+from bitswap_onnx.campaign.options import RunOptions
+from bitswap_onnx.campaign.settings import FROM_CLOCK, Settings
 from bitswap_onnx.data.preprocessing import Preprocessing
 from bitswap_onnx.errors import BitswapError
 from bitswap_onnx.faults.fault import BIT_KINDS, Kind
@@ -102,7 +102,7 @@ def _shared(
     )
 
 
-def _running(
+def _run_options(
     out: Annotated[Path | None, typer.Option(help="Run directory. Default: reports/DATASET/NETWORK/TIME.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue what is in --out.")] = False,
     workers: Annotated[
@@ -118,10 +118,10 @@ def _running(
     audit: Annotated[
         str, typer.Option(metavar="N|P%", help="Injections to run again on the reference engine at the end; 0: none.")
     ] = "10",
-) -> Running:
-    """Return how a campaign is to run."""
+) -> RunOptions:
+    """Return the options of a run that the command line describes."""
     size = parse_size(memory, "--memory")
-    return Running(run=out, resume=resume, workers=workers, engine=engine, memory=size, audit=parse_audit(audit))
+    return RunOptions(run=out, resume=resume, workers=workers, engine=engine, memory=size, audit=parse_audit(audit))
 
 
 def _until(
@@ -176,11 +176,11 @@ def _until(
 
 
 #: What a command's parameter of such a name stands for: the options of a function that makes it.
-_SHARED: dict[str, Callable[..., Any]] = {"settings": _shared, "running": _running, "until": _until}
+_SHARED: dict[str, Callable[..., Any]] = {"settings": _shared, "options": _run_options, "until": _until}
 
 
 def with_shared(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options that its parameters ``settings``, ``running`` and ``until`` stand for instead."""
+    """Give a command the options that its parameters ``settings``, ``options`` and ``until`` stand for instead."""
     own = inspect.signature(command).parameters
     shared = {name: inspect.signature(_SHARED[name]).parameters for name in _SHARED if name in own}
 

@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 import typer
 from rich.table import Table
 
-from bitswap_onnx.campaign.executor import Running
-from bitswap_onnx.campaign.setup import Settings
+from bitswap_onnx.campaign.options import RunOptions
+from bitswap_onnx.campaign.settings import Settings
 from bitswap_onnx.cli import console
 from bitswap_onnx.cli.inject import watched
 from bitswap_onnx.cli.options import Exclude, Layers, ModelPath, Plot, with_shared
@@ -26,7 +26,7 @@ from bitswap_onnx.report.ranking import plot_robustness
 def command(
     model: ModelPath,
     settings: Settings,
-    running: Running,
+    options: RunOptions,
     ranking: Annotated[
         list[Path] | None, typer.Option(help="A ranking to score (.json, .csv); may be given several times.")
     ] = None,
@@ -59,7 +59,7 @@ def command(
     """Inject faults layer by layer, then score rankings of the layers: which to monitor first."""
     if plot:
         require_matplotlib()
-    with watched(running) as watching:
+    with watched(options) as watched_options:
         robustness = evaluate_robustness(
             model,
             _named(ranking or []),
@@ -73,7 +73,7 @@ def command(
             exclude=exclude,
             kinds=layer_type,
             top=top,
-            **watching,
+            options=watched_options,
         )
     files = write_robustness(robustness)
     _print(robustness, (*files, *(plot_robustness(robustness) if plot else ())))

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from bitswap_onnx.campaign.executor import Running
-from bitswap_onnx.campaign.setup import Settings
+from bitswap_onnx.campaign.options import RunOptions
+from bitswap_onnx.campaign.settings import Settings
 from bitswap_onnx.cli import console
 from bitswap_onnx.cli.inject import watched
 from bitswap_onnx.cli.options import Exclude, ModelPath, Plot, with_shared
@@ -22,7 +22,7 @@ from bitswap_onnx.stats.clustered import Mean
 def command(
     model: ModelPath,
     settings: Settings,
-    running: Running,
+    options: RunOptions,
     rates: Annotated[
         str, typer.Option(metavar="LOW:HIGH|R,..", help="Bit error rates: decades from LOW, both ends; or a list.")
     ],
@@ -41,7 +41,7 @@ def command(
     """Flip bits at random, at several bit error rates; --seed also seeds which ones."""
     if plot:
         require_matplotlib()
-    with watched(running) as watching:
+    with watched(options) as watched_options:
         sweep = sweep_errors(
             model,
             parse_rates(rates),
@@ -50,7 +50,7 @@ def command(
             exclude=exclude,
             site=site,
             settings=settings,
-            **watching,
+            options=watched_options,
         )
     _print(sweep, (*sweep.files, *(plot_sweep(sweep) if plot else ())))
 

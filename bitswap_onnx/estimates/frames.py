@@ -29,7 +29,7 @@ def listed_strata(source: Path, design: str | Path | Strata | None) -> Strata | 
         return design
     if design is None and source.is_dir():
         with reading(source) as store:
-            text = store.setting("design")
+            text = store.design
         return None if text is None else _strata(parse_design(text, str(source)))
     if design is None and not design_path(source).is_file():
         return None
@@ -63,7 +63,7 @@ def looks_of(record: dict[str, Any]) -> list[InterimEstimate]:
 
 def drawn_strata(store: Store) -> tuple[Strata | None, tuple[str, ...]]:
     """Return the strata of a store's injections, and what a reader has to know; None and nothing if it drew none itself."""
-    record = store.setting(RECORD)
+    record = store.draws
     if record is None:
         return None, ()
     pieces = choose_strata(rounds_of(record), record["populations"], record["seed"], again=record["again"])
@@ -94,7 +94,7 @@ def list_fingerprints(source: Path) -> tuple[str, ...]:
     """
     if source.is_dir():
         with reading(source) as store:
-            return (store.setting("identity")["faults"],)
+            return (store.identity.faults,)
     injections = read_fault_list(source)
     plain = (
         Injection(one.id, tuple(replace(f, parameter=None) if f.parameter == "weight" else f for f in one.faults))

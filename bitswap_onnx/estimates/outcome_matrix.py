@@ -30,7 +30,7 @@ class Crossed:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self.inputs = int(store.setting("golden")["inputs"])
+        self.inputs = store.golden.inputs
 
     @cached_property
     def quantities(self) -> tuple[str, ...]:
@@ -104,8 +104,8 @@ def crossed(source: Path) -> Iterator[Crossed]:
     if not source.is_dir():
         raise RunError(f"{source}: {_OPTION} needs the outcome of every input, expected a run directory, found a file")
     with reading(source) as store:
-        identity = store.setting("identity")
-        if identity.get("inputs") is not None:
+        identity = store.identity
+        if identity.inputs is not None:
             raise RunError(
                 f"{source}: {_OPTION} is for runs of all faults on the same inputs; here each fault has inputs of its own, "
                 "so that the intervals cover the inputs already; leave it out"
@@ -115,7 +115,7 @@ def crossed(source: Path) -> Iterator[Crossed]:
                 f"{source}: {_OPTION} is for runs of all faults on the same inputs; here faults name their inputs; leave "
                 "it out"
             )
-        if "per_input" not in identity["records"]:
+        if "per_input" not in identity.records:
             raise RunError(
                 f"{source}: {_OPTION} needs the outcome of every input, which this run did not keep; run inject with "
                 "--per-input"

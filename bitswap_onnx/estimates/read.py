@@ -114,13 +114,15 @@ def _read_store(store: Store) -> Recorded:
         for _, own in groupby(rows, key=lambda row: int(row[0]))
     ]
     inputs, counts = read_counts(store)
-    golden, drawn = store.setting("golden"), store.setting("identity").get("inputs")
-    named = drawn is None and bool((inputs != golden["inputs"]).any())
-    right = None if named else golden["top_1_correct"]
-    accuracy = None if right is None else right / golden["inputs"]
+    golden, drawn = store.golden, store.identity.inputs
+    named = drawn is None and bool((inputs != golden.inputs).any())
+    right = None if named else golden.top_1_correct
+    accuracy = None if right is None else right / golden.inputs
     strata, notes = drawn_strata(store)
     found = _recorded(str(store.run), places, inputs, counts, accuracy, notes)
-    return replace(found, own_inputs=drawn and drawn["per_injection"], named_inputs=named, strata=strata)
+    return replace(
+        found, own_inputs=None if drawn is None else drawn["per_injection"], named_inputs=named, strata=strata
+    )
 
 
 def _read_file(path: Path) -> Recorded:

@@ -18,7 +18,7 @@ from bitswap_onnx.errors import BitswapError, ModelError
 from bitswap_onnx.graph.model import load_model
 from bitswap_onnx.graph.sites import find_sites, is_site
 from bitswap_onnx.graph.slices import Slicer
-from bitswap_onnx.outcome import Criterion, Golden, Outcomes, judge_rows
+from bitswap_onnx.outcome import Golden, Outcomes, criterion_from, judge_rows
 from bitswap_onnx.runtime.incremental import IncrementalEngine
 from bitswap_onnx.runtime.lanes import affected_inputs
 from bitswap_onnx.runtime.messages import Message, receive, send
@@ -39,7 +39,7 @@ class Worker:
         labels = np.load(scratch / "labels.npy") if settings["labels"] else None
         inputs = np.load(scratch / "inputs.npy", mmap_mode="r")
         scores = np.load(scratch / "golden.npy", mmap_mode="r")
-        self.golden = Golden(scores, labels, Criterion(**settings["criterion"]))
+        self.golden = Golden(scores, labels, criterion_from(settings["criterion"]))
         numerics, output = Numerics(**settings["numerics"]), settings["output"]
         paths = _batches_by_path(settings["paths"])
         wanted = {key for path in paths for key in path if is_site(key)}

@@ -6,16 +6,17 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any
 
 import numpy as np
 
 from bitswap_onnx.campaign.adaptive_list import Addition
-from bitswap_onnx.campaign.executor import Running
+from bitswap_onnx.campaign.options import RunOptions
 from bitswap_onnx.campaign.records import InterimEstimate
-from bitswap_onnx.campaign.run import Campaign, as_begun, run_campaign
+from bitswap_onnx.campaign.run import Campaign, prepare_run, run_campaign
 from bitswap_onnx.campaign.run_directory import reading
-from bitswap_onnx.campaign.setup import Settings, Setup, prepare
+from bitswap_onnx.campaign.settings import Settings
+from bitswap_onnx.campaign.setup import Setup
 from bitswap_onnx.campaign.store import Store
 from bitswap_onnx.errors import BitswapError
 from bitswap_onnx.estimates.frames import RECORD, looks_of, rounds_of
@@ -23,8 +24,7 @@ from bitswap_onnx.estimates.rates import shares_of
 from bitswap_onnx.estimates.read import read_counts
 from bitswap_onnx.faults.fault import Kind
 from bitswap_onnx.files import replacing
-from bitswap_onnx.outcome import counted
-from bitswap_onnx.sampling.input_blocks import PerInjection, sample_inputs
+from bitswap_onnx.sampling.input_blocks import sample_inputs
 from bitswap_onnx.sampling.population import find_population
 from bitswap_onnx.sampling.rounds import Round, choose_strata, injections_of_last
 from bitswap_onnx.sampling.strata import Pattern, Region, parts_of, stratify
@@ -118,7 +118,7 @@ class DrawnList:
 
     def more(self, store: Store) -> Addition | None:
         """Take in the round that has run, and return the next, or None where the goal is reached or nothing is left."""
-        record, goal = store.setting(RECORD), self.until.goal
+        record, goal = store.draws, self.until.goal
         inferences = self._take(record, store)
         found = look(self._planner, goal, self._rounds, inferences)
         if record["looks"][-1:] != [found._asdict()]:
@@ -126,7 +126,7 @@ class DrawnList:
             if self.on_look:
                 self.on_look(found)
         if is_reached(found, goal) or self.is_census:
-            store.put(RECORD, record)
+            store.keep_draws(record)
             return None
         return self._with(record, self._planner.go_on())
 
@@ -140,7 +140,7 @@ class DrawnList:
         with replacing(path) as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(InterimEstimate._fields)
-            writer.writerows(looks_of(store.setting(RECORD)))
+            writer.writerows(looks_of(store.draws))
 
     def planner(self) -> Planner:
         """Return a planner that has seen nothing yet."""
@@ -171,11 +171,8 @@ def run_until(
     until: Until,
     *,
     settings: Settings = Settings(),
-    inputs_per_injection: PerInjection = None,
-    save_outputs: bool = False,
-    per_input: bool = False,
     on_look: Callable[[InterimEstimate], None] | None = None,
-    **running: Unpack[Running],
+    options: RunOptions = RunOptions(),
 ) -> Reached:
     """Run faults of ``model``, drawn with the settings' seed, until the goal is reached or all have run.
 
@@ -183,26 +180,17 @@ def run_until(
     towards another margin or confidence; intervals hold all the same. Raises what `bitswap_onnx.campaign.run.run_campaign`
     raises, and BitswapError for a quantity that the model's outcomes do not have.
     """
-    settings = as_begun(settings, running.get("run")) if running.get("resume") else settings
-    setup = prepare(Path(model), settings)
-    sample = sample_inputs(inputs_per_injection, len(setup.dataset), setup.numerics.batch_size, setup.seed)
+    setup = prepare_run(model, settings, options)
+    sample = sample_inputs(options.inputs_per_injection, len(setup.dataset), setup.batch_size, setup.seed)
     drawn = DrawnList(setup, until, on_look, own_inputs=sample.length is not None)
-    campaign = run_campaign(
-        setup,
-        drawn.pilot.injections,
-        growth=drawn,
-        inputs_per_injection=inputs_per_injection,
-        save_outputs=save_outputs,
-        per_input=per_input,
-        **running,
-    )
+    campaign = run_campaign(setup, drawn.pilot.injections, options, growth=drawn)
     with reading(campaign.run) as store:
-        looks = looks_of(store.setting(RECORD))
+        looks = looks_of(store.draws)
     return Reached(campaign, until, tuple(looks), drawn.is_census)
 
 
 def _check_quantity(setup: Setup, quantity: str) -> None:
     one = np.ones(1, np.int64)
-    known = shares_of(one, dict.fromkeys(counted(setup.tolerance, setup.dataset.labels is not None), one))
+    known = shares_of(one, dict.fromkeys(setup.criterion.applying(setup.dataset.labels is not None), one))
     if quantity not in known:
         raise BitswapError(f"--until: expected one of {', '.join(known)}, found {quantity!r}")

@@ -10,7 +10,7 @@ import random
 import tempfile
 from pathlib import Path
 
-from bitswap_onnx.campaign.setup import Settings
+from bitswap_onnx.campaign.settings import Settings
 from bitswap_onnx.converters.native import torch_native
 from bitswap_onnx.converters.torch_to_onnx import export_torch
 from bitswap_onnx.experiments.crosscheck.run import Verdict, crosscheck

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 
 from bitswap_onnx.campaign.records import InterimEstimate
 from bitswap_onnx.campaign.run_directory import reading
-from bitswap_onnx.campaign.setup import Settings, prepare
+from bitswap_onnx.campaign.settings import Settings
+from bitswap_onnx.campaign.setup import prepare
 from bitswap_onnx.outcome import OUTCOME_NAMES, decode_outcomes
 from bitswap_onnx.sampling.draws import draw, permute
 from bitswap_onnx.sampling.input_blocks import sample_inputs

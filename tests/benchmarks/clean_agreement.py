@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bitswap_onnx.campaign.setup import Settings, prepare
+from bitswap_onnx.campaign.settings import Settings
+from bitswap_onnx.campaign.setup import prepare
 from bitswap_onnx.converters.keras_setup import load_keras_file
 from bitswap_onnx.converters.keras_to_onnx import export_keras
 from bitswap_onnx.converters.native import keras_native, tensorflow_native, torch_native

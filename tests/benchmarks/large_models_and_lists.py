@@ -13,8 +13,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from bitswap_onnx.campaign.options import RunOptions
 from bitswap_onnx.campaign.run import run_campaign
-from bitswap_onnx.campaign.setup import Settings
+from bitswap_onnx.campaign.settings import Settings
+from bitswap_onnx.campaign.setup import prepare
 from bitswap_onnx.faults.fault import Fault, Injection, Kind
 from bitswap_onnx.faults.fault_list import read_fault_list
 from bitswap_onnx.graph.model import load_model, save_model
@@ -67,7 +69,7 @@ def prove_large_model(folder: Path) -> None:
     np.savez(folder / "x.npz", x=x)
     start = time.perf_counter()
     settings = Settings(data=folder / "x.npz", batch_size=2)
-    finished = run_campaign(path, [injection], settings=settings, run=folder / "run", workers=1)
+    finished = run_campaign(prepare(path, settings), [injection], RunOptions(run=folder / "run", workers=1))
     assert finished.summary.totals["critical"] == 2
     print(f"campaign of one injection: {time.perf_counter() - start:.0f} s, {peak()}")
 

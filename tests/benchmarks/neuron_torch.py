@@ -20,8 +20,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from bitswap_onnx.campaign.options import RunOptions
 from bitswap_onnx.campaign.run import run_campaign
-from bitswap_onnx.campaign.setup import Settings, Setup, for_neurons, prepare
+from bitswap_onnx.campaign.settings import Settings, for_neurons
+from bitswap_onnx.campaign.setup import Setup, prepare
 from bitswap_onnx.faults.fault import Fault, Injection, Site
 from bitswap_onnx.graph.sites import NeuronSite, find_sites
 from tests.benchmarks.subjects import add_reference, image_settings, machine, make_subject
@@ -121,7 +123,7 @@ def run_engine(
     model: Path, injections: list[Injection], settings: Settings, folder: Path, engine: Any
 ) -> dict[str, Array]:
     """The scores of each injection by one engine."""
-    run_campaign(model, injections, settings=settings, run=folder, engine=engine, save_outputs=True)
+    run_campaign(prepare(model, settings), injections, RunOptions(run=folder, engine=engine, save_outputs=True))
     return {injection.id: np.load(folder / f"outputs/inj_{injection.id}.npy") for injection in injections}
 
 

@@ -19,9 +19,10 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
-from bitswap_onnx.campaign.executor import Running
+from bitswap_onnx.campaign.options import RunOptions
 from bitswap_onnx.campaign.run import run_campaign
-from bitswap_onnx.campaign.setup import Setup, for_neurons, prepare
+from bitswap_onnx.campaign.settings import for_neurons
+from bitswap_onnx.campaign.setup import Setup, prepare
 from bitswap_onnx.experiments.neurons.run import run_neurons
 from bitswap_onnx.experiments.ranking.run import evaluate_robustness
 from bitswap_onnx.faults.fault import Injection, Site
@@ -56,17 +57,17 @@ def check(net: Net, injections: int, memory: int, folder: Path) -> Told:
     setup, told = prepare(net.model, for_neurons(net.settings)), Told()
     left_out: set[str] = set()
 
-    def running(run: Path) -> Running:
-        return Running(run=run, workers=0, memory=memory)
+    def options(run: Path) -> RunOptions:
+        return RunOptions(run=run, workers=0, memory=memory)
 
     def neurons() -> list[str]:
-        found = run_neurons(net.model, layers="*", settings=net.settings, **running(folder / "neurons"))
+        found = run_neurons(net.model, layers="*", settings=net.settings, options=options(folder / "neurons"))
         hit = [row.layer.site.layer for row in found.rows if row.layer is not None]
         left_out.update(missing(setup, Site.OUTPUT, hit))
         return counted(told, "neurons", hit, left_out)
 
     def rank() -> list[str]:
-        found = evaluate_robustness(net.model, layers="*", settings=net.settings, **running(folder / "rank"))
+        found = evaluate_robustness(net.model, layers="*", settings=net.settings, options=options(folder / "rank"))
         hit = [layer.name for layer in found.layers]
         return counted(told, "rank", hit, missing(setup, Site.INPUT, hit))
 
@@ -75,7 +76,7 @@ def check(net: Net, injections: int, memory: int, folder: Path) -> Told:
     if net.network is None:
         told.cells += ["-", "-"]
     else:
-        told.step("inject", lambda: hooks(told, net, setup, left_out, injections, running(folder / "inject")), 2)
+        told.step("inject", lambda: hooks(told, net, setup, left_out, injections, options(folder / "inject")), 2)
     return told
 
 
@@ -90,12 +91,12 @@ def counted(told: Told, name: str, hit: Collection[str], left_out: Collection[st
     return [str(len(hit)), str(len(left_out))]
 
 
-def hooks(told: Told, net: Net, setup: Setup, left_out: Collection[str], count: int, running: Running) -> list[str]:
+def hooks(told: Told, net: Net, setup: Setup, left_out: Collection[str], count: int, options: RunOptions) -> list[str]:
     """Compare a campaign with PyTorch's forward hooks."""
     assert net.network is not None
     inputs = setup.dataset.batch(0, len(setup.dataset))
     injections = draw(hooked_outputs(setup, net.network, left_out), count, len(inputs))
-    run = run_campaign(net.model, injections, settings=for_neurons(net.settings), save_outputs=True, **running).run
+    run = run_campaign(setup, injections, replace(options, save_outputs=True)).run
     ours = {injection.id: np.load(run / "outputs" / f"inj_{injection.id}.npy") for injection in injections}
     compared, different = neuron_torch.compare(net.network, injections, inputs, ours)
     for case in different:

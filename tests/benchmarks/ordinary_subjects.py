@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from bitswap_onnx.campaign.setup import Settings
+from bitswap_onnx.campaign.settings import Settings
 from bitswap_onnx.converters.torch_to_onnx import export_torch
 from tests.benchmarks.subjects import image_settings, make_subject
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from bitswap_onnx.campaign.options import RunOptions
 from bitswap_onnx.experiments.ranking.ranking import ALIKE, RANKING_LEVEL, RiskEstimate
 from bitswap_onnx.experiments.ranking.report import write_robustness
 from bitswap_onnx.experiments.ranking.robustness import Robustness
@@ -37,7 +38,7 @@ def main() -> None:
         model = make_subject("ResNet20", options.reference, Path(folder)).model
         start = time.perf_counter()
         found = evaluate_robustness(
-            model, settings=settings, where=options.site, trials=options.trials, run=options.out
+            model, settings=settings, where=options.site, trials=options.trials, options=RunOptions(run=options.out)
         )
         seconds = time.perf_counter() - start
     write_robustness(found)

@@ -26,8 +26,10 @@ import onnx
 from numpy.typing import NDArray
 
 from bitswap_onnx.campaign.audit import Audit
+from bitswap_onnx.campaign.options import RunOptions
 from bitswap_onnx.campaign.run import run_campaign
-from bitswap_onnx.campaign.setup import Settings
+from bitswap_onnx.campaign.settings import Settings
+from bitswap_onnx.campaign.setup import prepare
 from bitswap_onnx.faults.bits import FORMATS
 from bitswap_onnx.faults.fault import Fault, Injection
 from bitswap_onnx.graph.model import load_model
@@ -150,14 +152,9 @@ def run_engine(case: Case, injections: list[Injection], settings: Settings, engi
     start = time.perf_counter()
     try:
         run_campaign(
-            case.model,
+            prepare(case.model, settings),
             injections,
-            settings=settings,
-            run=run,
-            workers=0,
-            engine=engine,
-            save_outputs=True,
-            audit=Audit(0),
+            RunOptions(run=run, workers=0, engine=engine, save_outputs=True, audit=Audit(0)),
         )
     except Exception as error:  # a crash is a finding too; the other rows still come
         return Found([], 0.0, error=f"{type(error).__name__}: {error}")

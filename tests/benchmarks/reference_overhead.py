@@ -16,7 +16,7 @@ from bitswap_onnx.data.dataset import synthetic_dataset
 from bitswap_onnx.graph.model import load_model
 from bitswap_onnx.graph.signature import model_input, score_output
 from bitswap_onnx.graph.targets import find_targets
-from bitswap_onnx.outcome import Criterion, Golden, judge_rows
+from bitswap_onnx.outcome import Golden, TopOne, judge_rows
 from bitswap_onnx.runtime.reference import ReferenceEngine
 from bitswap_onnx.runtime.session import Numerics, open_session
 
@@ -37,7 +37,7 @@ def main() -> None:
     spec, output = model_input(model), score_output(model)
     inputs = synthetic_dataset(spec.shape, spec.dtype, options.inputs, 0).batch(0, options.inputs)
     session = open_session(model, numerics, output)
-    golden = Golden(session.run(inputs), None, Criterion())
+    golden = Golden(session.run(inputs), None, TopOne())
     engine = ReferenceEngine(model, numerics, output, inputs, golden.scores)
     kernels = [target.tensor for target in find_targets(model) if target.role == "weight"]
     passes, loads, injections = [], [], []

@@ -17,8 +17,10 @@ from unittest import mock
 import torch
 
 from bitswap_onnx.campaign.audit import Audit
+from bitswap_onnx.campaign.options import RunOptions
 from bitswap_onnx.campaign.run import run_campaign
-from bitswap_onnx.campaign.setup import Settings
+from bitswap_onnx.campaign.settings import Settings
+from bitswap_onnx.campaign.setup import prepare
 from bitswap_onnx.converters.torch_to_onnx import export_torch
 from bitswap_onnx.data.preprocessing import Preprocessing
 from bitswap_onnx.faults.fault import Injection
@@ -162,14 +164,8 @@ def campaign(
     start = time.perf_counter()
     with mock.patch("bitswap_onnx.campaign.executor.Pool", Listening):
         run_campaign(
-            model,
+            prepare(model, settings),
             faults,
-            settings=settings,
-            run=run,
-            engine=engine,
-            workers=workers,
-            memory=memory,
-            audit=audit,
-            save_outputs=save_outputs,
+            RunOptions(run=run, engine=engine, workers=workers, memory=memory, audit=audit, save_outputs=save_outputs),
         )
     return Measured(run, time.perf_counter() - start, units)

@@ -19,7 +19,9 @@ from pathlib import Path
 
 import numpy as np
 
-from bitswap_onnx.campaign.setup import Settings, prepare
+from bitswap_onnx.campaign.options import RunOptions
+from bitswap_onnx.campaign.settings import Settings
+from bitswap_onnx.campaign.setup import prepare
 from bitswap_onnx.experiments.sweep.bit_errors import faults_at, find_regions
 from bitswap_onnx.experiments.sweep.run import SWEEP_LEVEL, SweepRow, sweep_errors
 from bitswap_onnx.faults.fault import Injection
@@ -54,7 +56,7 @@ def single_share(model: Path, settings: Settings, count: int, seed: int, run: Pa
 def swept(model: Path, settings: Settings, bits: int, rate: float, flips: int, run: Path) -> SweepRow:
     """Sweep at one rate, as often as it takes to flip about ``flips`` bits."""
     repeats = math.ceil(flips / (bits * rate))
-    sweep = sweep_errors(model, [rate], repeats=repeats, layers=LAYERS, settings=settings, run=run)
+    sweep = sweep_errors(model, [rate], repeats=repeats, layers=LAYERS, settings=settings, options=RunOptions(run=run))
     assert sweep.bits == bits
     return sweep.rows[0]
 

@@ -9,8 +9,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from bitswap_onnx.campaign.options import RunOptions
 from bitswap_onnx.campaign.run import run_campaign
-from bitswap_onnx.campaign.setup import Settings
+from bitswap_onnx.campaign.settings import Settings
+from bitswap_onnx.campaign.setup import prepare
 from bitswap_onnx.converters.torch_checkpoint import load_state_dict_file
 from bitswap_onnx.converters.torch_to_onnx import export_torch
 from bitswap_onnx.data.preprocessing import Preprocessing
@@ -60,7 +62,7 @@ def test_criticals_are_those_of_pytorch_and_of_the_publication(tmp_path: Path) -
     export_torch(network.eval(), (3, 32, 32), tmp_path / "resnet20.onnx")
     injections = sample()
     settings = Settings(data=reference.IMAGES, preprocessing=Preprocessing(preset="cifar10"))
-    finished = run_campaign(tmp_path / "resnet20.onnx", injections, settings=settings, run=tmp_path / "run")
+    finished = run_campaign(prepare(tmp_path / "resnet20.onnx", settings), injections, RunOptions(run=tmp_path / "run"))
     with (tmp_path / "run/results.csv").open() as file:
         ours = {row["Injection"]: int(row["critical"]) for row in csv.DictReader(file)}
     assert [ours[injection.id] for injection in injections] == native_criticals(network, injections)

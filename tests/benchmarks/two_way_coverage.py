@@ -27,8 +27,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from bitswap_onnx.campaign.options import RunOptions
 from bitswap_onnx.campaign.run import run_campaign
 from bitswap_onnx.campaign.run_directory import has_store, reading
+from bitswap_onnx.campaign.setup import prepare
 from bitswap_onnx.faults.fault_list import read_fault_list
 from bitswap_onnx.outcome import CRITICAL, MASKED, decode_outcomes
 from bitswap_onnx.stats.intervals import Values
@@ -73,7 +75,7 @@ def run_population(reference: Path, run: Path) -> None:
         rest = [one for one in published if one.faults[0].bit != 30]
         chosen = top + random.Random(0).sample(rest, FAULTS - len(top))
         settings = image_settings(reference, IMAGES)
-        run_campaign(subject.model, chosen, settings=settings, run=run, records=["per_input"])
+        run_campaign(prepare(subject.model, settings), chosen, RunOptions(run=run, records=["per_input"]))
 
 
 def read_populations(run: Path, published: Path) -> list[Population]:

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from bitswap_onnx.campaign.audit import Audit, parse_audit
-from bitswap_onnx.campaign.executor import Progress
+from bitswap_onnx.campaign.options import Progress
 from bitswap_onnx.campaign.run_directory import reading
-from bitswap_onnx.campaign.setup import Settings
+from bitswap_onnx.campaign.settings import Settings
 from bitswap_onnx.errors import BitswapError, ControlFailedError, RunError
 from bitswap_onnx.faults.fault import Fault, Injection
 from tests.builders import cnn, save

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from bitswap_onnx.campaign.options import RunOptions
 from bitswap_onnx.campaign.run import run_campaign
+from bitswap_onnx.campaign.setup import prepare
 from bitswap_onnx.faults.fault_list import read_fault_list, write_fault_list
 
 REPO = Path(__file__).parents[2]
@@ -26,7 +28,7 @@ def command(*arguments: object) -> list[str]:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
-    run_campaign(MODEL, FAULTS, run=folder, workers=2)
+    run_campaign(prepare(MODEL), FAULTS, RunOptions(run=folder, workers=2))
     return (folder / "results.csv").read_bytes()
 
 

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 from bitswap_onnx.campaign import schedule as plan
-from bitswap_onnx.campaign.executor import Progress
+from bitswap_onnx.campaign.options import Progress, RunOptions
 from bitswap_onnx.campaign.run import run_campaign
 from bitswap_onnx.campaign.run_directory import reading
-from bitswap_onnx.campaign.setup import Settings
+from bitswap_onnx.campaign.settings import Settings
+from bitswap_onnx.campaign.setup import prepare
 from bitswap_onnx.errors import FaultListError, RunError
 from bitswap_onnx.faults.fault import Fault, Injection, Site
 from bitswap_onnx.faults.fault_list import read_fault_list, write_fault_list
@@ -144,7 +145,7 @@ def test_a_prepared_model_brings_its_seed(model: Path, tmp_path: Path) -> None:
     from bitswap_onnx.campaign.setup import prepare
 
     setup = prepare(model, Settings(batch_size=BATCH, seed=9))
-    run_campaign(setup, faults()[:9], run=tmp_path / "run", workers=1, inputs_per_injection="auto")
+    run_campaign(setup, faults()[:9], RunOptions(run=tmp_path / "run", workers=1, inputs_per_injection="auto"))
     found = {row["Injection"]: row["n_injections"] for row in rows(tmp_path / "run")}
     assert found == {f"flip{i}": str(len(range(INPUTS)[block_of(f"flip{i}", seed=9)])) for i in range(9)}
 
@@ -178,7 +179,11 @@ def test_killed_and_resumed_it_is_the_undisturbed_run(tmp_path: Path) -> None:
 
     def finish(folder: Path, resume: bool) -> bytes:
         settings = Settings(first=8, batch_size=4)
-        run_campaign(model, faults_csv, settings=settings, run=folder, resume=resume, workers=1, inputs_per_injection=4)
+        run_campaign(
+            prepare(model, settings),
+            faults_csv,
+            RunOptions(run=folder, resume=resume, workers=1, inputs_per_injection=4),
+        )
         return (folder / "results.csv").read_bytes()
 
     expected, done = finish(tmp_path / "whole", resume=False), []

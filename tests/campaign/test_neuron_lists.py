@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 
 from bitswap_onnx.campaign import executor as execute
 from bitswap_onnx.campaign import schedule as plan
-from bitswap_onnx.campaign.executor import Progress
+from bitswap_onnx.campaign.options import Progress, RunOptions
 from bitswap_onnx.campaign.results import export_dialect
 from bitswap_onnx.campaign.run import Campaign, run_campaign
 from bitswap_onnx.campaign.run_directory import reading
 from bitswap_onnx.campaign.schedule import join_paths
-from bitswap_onnx.campaign.setup import Settings
+from bitswap_onnx.campaign.settings import Settings
+from bitswap_onnx.campaign.setup import prepare
 from bitswap_onnx.errors import BitswapError, InterruptedRunError, RunError
 from bitswap_onnx.experiments.comparison.run_pair import read_pair
 from bitswap_onnx.faults.fault import Fault, Injection, Kind, Site
@@ -62,8 +63,10 @@ def faults() -> list[Injection]:
 
 
 def run(model: Path, folder: Path, injections: Any = None, **options: Any) -> Campaign:
-    options.setdefault("settings", Settings(batch_size=BATCH, layout="plain"))
-    return run_campaign(model, injections or faults(), run=folder, workers=options.pop("workers", 1), **options)
+    settings = options.pop("settings", Settings(batch_size=BATCH, layout="plain"))
+    return run_campaign(
+        prepare(model, settings), injections or faults(), RunOptions(**{"run": folder, "workers": 1, **options})
+    )
 
 
 def rows(folder: Path) -> list[dict[str, str]]:

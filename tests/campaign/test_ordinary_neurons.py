@@ -9,8 +9,10 @@ import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 
+from bitswap_onnx.campaign.options import RunOptions
 from bitswap_onnx.campaign.run import run_campaign
-from bitswap_onnx.campaign.setup import Settings
+from bitswap_onnx.campaign.settings import Settings
+from bitswap_onnx.campaign.setup import prepare
 from bitswap_onnx.errors import FaultListError, ModelError
 from bitswap_onnx.experiments.neurons.run import run_neurons
 from bitswap_onnx.experiments.ranking.run import evaluate_robustness
@@ -104,7 +106,7 @@ def test_faults_behind_every_layer_predict_what_plain_sessions_predict(value: st
         Injection(f"f{i}", (Fault(f"n_{value}", cell, 30, site=Site.OUTPUT, input=None),))
         for i, cell in enumerate(index)
     ]
-    run_campaign(model, injections, run=tmp_path / "run", workers=0, save_outputs=True)
+    run_campaign(prepare(model), injections, RunOptions(run=tmp_path / "run", workers=0, save_outputs=True))
     before, behind = parted(proto, value)
     (clean,) = before.run([value], {"x": x})
     feeds = {name.name: None for name in behind.get_inputs()}
@@ -128,35 +130,47 @@ def _value(proto: onnx.ModelProto, name: str, x: NDArray[Any]) -> NDArray[Any]:
 
 def test_neurons_and_rank_take_all_layers_of_a_residual_network(model: Path, tmp_path: Path) -> None:
     notes: list[str] = []
-    campaign = run_neurons(model, layers="*", run=tmp_path / "neurons", workers=0, on_notes=notes.extend)
+    campaign = run_neurons(
+        model, layers="*", options=RunOptions(run=tmp_path / "neurons", workers=0, on_notes=notes.extend)
+    )
     names = {row.layer.site.layer for row in campaign.rows if row.layer is not None}
     assert {f"n_{value}" for value in VALUES} | {"x"} <= names
     assert not any("left out" in note for note in notes)
-    robustness = evaluate_robustness(model, layers="*", builtin=["index"], run=tmp_path / "rank", workers=0)
+    robustness = evaluate_robustness(
+        model, layers="*", builtin=["index"], options=RunOptions(run=tmp_path / "rank", workers=0)
+    )
     assert {"n_s", "n_b"} <= {layer.name for layer in robustness.layers}
 
 
 def test_layers_are_excluded_by_name(model: Path, tmp_path: Path) -> None:
-    campaign = run_neurons(model, layers="*", exclude="n_r,n_s", run=tmp_path / "neurons", workers=0)
+    campaign = run_neurons(
+        model, layers="*", exclude="n_r,n_s", options=RunOptions(run=tmp_path / "neurons", workers=0)
+    )
     names = {row.layer.site.layer for row in campaign.rows if row.layer is not None}
     assert "n_b" in names
     assert not {"n_r", "n_s"} & names
     robustness = evaluate_robustness(
-        model, layers="n_*", exclude="n_f*", builtin=["index"], run=tmp_path / "rank", workers=0
+        model, layers="n_*", exclude="n_f*", builtin=["index"], options=RunOptions(run=tmp_path / "rank", workers=0)
     )
     assert "n_f" not in {layer.name for layer in robustness.layers}
 
 
 def test_what_stays_shut_is_left_out_by_name(half_model: Path, tmp_path: Path) -> None:
     notes: list[str] = []
-    campaign = run_neurons(half_model, layers="*", run=tmp_path / "neurons", workers=0, on_notes=notes.extend)
+    campaign = run_neurons(
+        half_model, layers="*", options=RunOptions(run=tmp_path / "neurons", workers=0, on_notes=notes.extend)
+    )
     names = {row.layer.site.layer for row in campaign.rows if row.layer is not None}
     assert "fc1" not in names
     assert names
     (left_out,) = [note for note in notes if note.startswith("left out: ")]
     assert "fc1" in left_out
     sweep = sweep_errors(
-        half_model, [1e-3], repeats=2, site="both", run=tmp_path / "sweep", workers=0, on_notes=notes.extend
+        half_model,
+        [1e-3],
+        repeats=2,
+        site="both",
+        options=RunOptions(run=tmp_path / "sweep", workers=0, on_notes=notes.extend),
     )
     assert sweep.rows
 
@@ -167,12 +181,12 @@ def test_a_list_that_names_what_is_shut_is_refused_with_its_line(half_model: Pat
         'Injection,Layer,TensorIndex,Bit,Site,Input\n0,fc2,"(1,)",3,output,all\n1,fc1,"(2,)",3,output,all\n'
     )
     with pytest.raises(FaultListError, match=r"faults\.csv:3: the output of fc1 lies inside") as caught:
-        run_campaign(half_model, faults, run=tmp_path / "run", workers=0)
+        run_campaign(prepare(half_model), faults, RunOptions(run=tmp_path / "run", workers=0))
     assert "@" not in str(caught.value)
     assert not (tmp_path / "run").exists()
 
 
 def test_nothing_left_to_hit_is_said(half_model: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="faults can get at none of the layers fc1"):
-        run_neurons(half_model, layers="fc1", run=tmp_path / "run", workers=0, settings=Settings())
+        run_neurons(half_model, layers="fc1", settings=Settings(), options=RunOptions(run=tmp_path / "run", workers=0))
     assert not (tmp_path / "run").exists()

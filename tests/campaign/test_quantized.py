@@ -1,6 +1,7 @@
 """Quantized models: clean scores as an unoptimised session computes them, faults in stored integers, no traceback."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ import pytest
 from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
 
+from bitswap_onnx.campaign.options import RunOptions
 from bitswap_onnx.campaign.run import run_campaign
 from bitswap_onnx.campaign.run_directory import writing
-from bitswap_onnx.campaign.setup import Settings, prepare
+from bitswap_onnx.campaign.settings import Settings
+from bitswap_onnx.campaign.setup import prepare
 from bitswap_onnx.errors import RunError
 from bitswap_onnx.faults.bits import FORMATS
 from bitswap_onnx.faults.fault import Fault, Injection
@@ -109,7 +112,7 @@ def test_faults_in_stored_integers_score_as_in_an_unoptimised_session(form: str,
             changes.append((target.tensor, cell, bit))
     for engine in ("incremental", "reference"):
         run = tmp_path / engine
-        run_campaign(path, injections, run=run, workers=0, engine=engine, save_outputs=True)
+        run_campaign(prepare(path), injections, RunOptions(run=run, workers=0, engine=engine, save_outputs=True))
         assert json.loads((run / "golden.json").read_text())["identity"]["numerics"]["quantized"] == "exact"
         for i, (tensor, cell, bit) in enumerate(changes):
             faulty = onnx.load(path)
@@ -129,7 +132,9 @@ def test_layers_whose_constants_cannot_be_evaluated_run(folder: Path, tmp_path: 
     injections = [Injection(f"f{i}", (fault,)) for i, fault in enumerate(faults) if fault.layer != "c"]
     results = []
     for engine in ("incremental", "reference"):
-        run_campaign(folder / "int4.onnx", injections, run=tmp_path / engine, workers=0, engine=engine)
+        run_campaign(
+            prepare(folder / "int4.onnx"), injections, RunOptions(run=tmp_path / engine, workers=0, engine=engine)
+        )
         results.append((tmp_path / engine / "results.csv").read_bytes())
     assert results[0] == results[1]
 
@@ -146,10 +151,10 @@ def test_a_store_begun_under_other_settings_is_refused(folder: Path, tmp_path: P
     layer, parameter = resolver.address(next(t for t in resolver.targets if t.elements > 20))
     index = (0,) * len(next(t for t in resolver.targets if t.elements > 20).shape)
     injections = [Injection("a", (Fault(layer, index, 3, parameter=parameter),))]
-    run_campaign(path, injections, run=tmp_path / "run", workers=0)
+    run_campaign(prepare(path), injections, RunOptions(run=tmp_path / "run", workers=0))
     with writing(tmp_path / "run") as store:
-        identity = store.setting("identity")
-        del identity["numerics"]["quantized"]
-        store.put("identity", identity)
+        identity = store.identity
+        numerics = replace(identity.numerics, quantized="runtime")
+        store._put("identity", replace(identity, numerics=numerics).stored())
     with pytest.raises(RunError, match="began with quantized operators computed otherwise"):
-        run_campaign(path, injections, run=tmp_path / "run", workers=0, resume=True)
+        run_campaign(prepare(path), injections, RunOptions(run=tmp_path / "run", workers=0, resume=True))

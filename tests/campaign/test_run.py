@@ -18,11 +18,12 @@ from bitswap_onnx.campaign import executor as execute
 from bitswap_onnx.campaign import run as campaign_module
 from bitswap_onnx.campaign import schedule as plan
 from bitswap_onnx.campaign.audit import Audit
-from bitswap_onnx.campaign.executor import Progress
+from bitswap_onnx.campaign.options import Progress, RunOptions
 from bitswap_onnx.campaign.results import RESULT_COLUMNS, export_dialect
 from bitswap_onnx.campaign.run import run_campaign
 from bitswap_onnx.campaign.run_directory import reading
-from bitswap_onnx.campaign.setup import Settings
+from bitswap_onnx.campaign.settings import Settings
+from bitswap_onnx.campaign.setup import prepare
 from bitswap_onnx.campaign.store import Store
 from bitswap_onnx.errors import BitswapError, ControlFailedError, InterruptedRunError, ModelError, RunError
 from bitswap_onnx.estimates.read import read_recorded
@@ -60,8 +61,10 @@ def faults() -> list[Injection]:
 
 
 def run(model: Path, run_dir: Path, injections: Any = None, **options: Any) -> campaign_module.Campaign:
-    options.setdefault("settings", Settings(batch_size=BATCH))
-    return run_campaign(model, injections or faults(), run=run_dir, workers=options.pop("workers", 1), **options)
+    settings = options.pop("settings", Settings(batch_size=BATCH))
+    return run_campaign(
+        prepare(model, settings), injections or faults(), RunOptions(**{"run": run_dir, "workers": 1, **options})
+    )
 
 
 def rows(run_dir: Path) -> list[dict[str, str]]:
@@ -388,7 +391,7 @@ def test_lists_given_in_memory_are_checked(
     model: Path, tmp_path: Path, injections: list[Injection], message: str
 ) -> None:
     with pytest.raises(BitswapError, match=message):
-        run_campaign(model, injections, run=tmp_path / "run")
+        run_campaign(prepare(model), injections, RunOptions(run=tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
 
@@ -575,6 +578,6 @@ def test_a_worker_that_dies_is_said(model: Path, tmp_path: Path, monkeypatch: py
 def test_the_default_run_directory(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write_fault_list("faults.csv", faults()[:2])
-    finished = run_campaign(model, "faults.csv", workers=1)
+    finished = run_campaign(prepare(model), "faults.csv", RunOptions(workers=1))
     assert finished.run.parent == Path("reports/cnn/cnn")
     assert (finished.run / "results.csv").is_file()

@@ -4,19 +4,22 @@ import json
 import shutil
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from bitswap_onnx.campaign.options import RunOptions
 from bitswap_onnx.campaign.run import run_campaign
 from bitswap_onnx.campaign.run_directory import reading
-from bitswap_onnx.campaign.setup import Settings
+from bitswap_onnx.campaign.settings import Settings
+from bitswap_onnx.campaign.setup import prepare
 from bitswap_onnx.campaign.stored_settings import misfit
 from bitswap_onnx.errors import BitswapError, RunError
 from bitswap_onnx.estimates.read import read_recorded
-from tests.campaign.test_store_versions import HALF, RECEIPTS, REST, finish, injections, old_model, old_run
+from tests.campaign.old_stores import finish, injections, old_model
 
 #: What was done to the file, and what the sentence says; of tables and settings, to all who read a store.
 SCHEMA = [
@@ -28,9 +31,9 @@ SCHEMA = [
     ("ALTER TABLE outcome ADD COLUMN x", "found other columns in the table outcome"),
     ("ALTER TABLE path RENAME COLUMN tensors TO x", "found other columns in the table path"),
     ("ALTER TABLE outcome RENAME TO x; CREATE VIEW outcome AS SELECT * FROM x", "found the (view 'outcome'|table 'x')"),
-    ("PRAGMA user_version = 2", "expected the tables of schema version 2, found other columns in the table injection"),
+    ("PRAGMA user_version = 4", "expected the tables of a run alone, found the table 'measure'"),
     ("PRAGMA user_version = 0", "expected the tables of a run alone, found the table 'setting'"),
-    ("PRAGMA user_version = 9", "expected schema version 4, found 9"),
+    ("PRAGMA user_version = 9", "expected schema version 5, found 9"),
 ]
 SETTINGS = [
     ("DELETE FROM setting WHERE key = 'identity'", "the setting identity: it is missing"),
@@ -82,7 +85,7 @@ CONTENT = [
     ("UPDATE outcome SET sdc_5 = NULL WHERE position = 0", "has counts that are no whole numbers of its inputs"),
     (
         "UPDATE outcome SET masked = 1 WHERE position = 0 AND first = 0",
-        "has masked, non-critical and critical inferences",
+        "has masked, non-critical, critical and failed inferences that do not add up",
     ),
     (
         "UPDATE outcome SET critical_nonfinite = 2 WHERE position = 0",
@@ -148,8 +151,8 @@ def test_a_changed_store_is_not_resumed(run: Path, tmp_path: Path, statement: st
     assert str(run) in text
     assert "\n" not in text
     assert caught.value.exit_code == 1
-    if "schema version 4, found 9" not in text:
-        assert text.endswith("the store was changed or damaged: run the campaign again in another --out")
+    if "schema version 5, found 9" not in text:
+        assert text.endswith("the store was changed or damaged: run the campaign again in another `run`")
     assert (run / "results.csv").read_bytes() == before
 
 
@@ -169,26 +172,16 @@ def test_what_is_not_changed_is_resumed(run: Path, tmp_path: Path) -> None:
     assert (run / "results.csv").read_bytes() == before
 
 
-def test_older_stores_have_no_hash_of_their_plan(tmp_path: Path) -> None:
-    """Their outcomes are looked at all the same."""
-    run = old_run(tmp_path / "run", RECEIPTS, HALF, REST)
-    change(run, "UPDATE outcome SET masked = 5 WHERE position = 3")
-    with pytest.raises(RunError, match="injection late from input 0 on has counts that are no whole numbers"):
-        finish(tmp_path, run, resume=True)
-    with reading(run) as store:
-        assert store.setting("plan") is None
-
-
 def test_without_labels_and_records(tmp_path: Path) -> None:
     """Counts that do not apply are NULL; records that were not asked for too."""
     model = old_model(tmp_path)
     np.savez(tmp_path / "old.npz", x=np.arange(12, dtype=np.float32).reshape(4, 3) - 5)
-    options: dict[str, Any] = {"run": tmp_path / "run", "settings": Settings(batch_size=2), "workers": 0}
-    run_campaign(model, injections(), **options)
-    run_campaign(model, injections(), resume=True, **options)
+    setup, options = prepare(model, Settings(batch_size=2)), RunOptions(run=tmp_path / "run", workers=0)
+    run_campaign(setup, injections(), options)
+    run_campaign(setup, injections(), replace(options, resume=True))
     change(tmp_path / "run", "UPDATE outcome SET top_1_correct = 0")
     with pytest.raises(RunError, match="has counts that are no whole numbers"):
-        run_campaign(model, injections(), resume=True, **options)
+        run_campaign(setup, injections(), replace(options, resume=True))
 
 
 @pytest.mark.parametrize(

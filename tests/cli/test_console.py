@@ -2,7 +2,7 @@
 
 import pytest
 
-from bitswap_onnx.campaign.executor import Progress
+from bitswap_onnx.campaign.options import Progress
 from bitswap_onnx.cli import console
 
 

@@ -11,7 +11,8 @@ import pytest
 from numpy.typing import NDArray
 
 from bitswap_onnx.campaign.audit import Audit
-from bitswap_onnx.campaign.setup import Settings
+from bitswap_onnx.campaign.options import RunOptions
+from bitswap_onnx.campaign.settings import Settings
 from bitswap_onnx.errors import BitswapError
 from bitswap_onnx.estimates.groups import SCOPES, held_by_strata
 from bitswap_onnx.estimates.rates import HARMFUL, Question, Rates, estimate_rates
@@ -250,7 +251,7 @@ def test_runs_that_drew_their_faults_tell_of_bits(model: Path, tmp_path: Path) -
     """Strata are the layers' classes of bits; bits 25 and 26 are one half each of two of them."""
     until = Until(goal=parse_goal("critical±9%@90%"), bits="25,26,30")
     settings = Settings(first=4, batch_size=4)
-    run_until(model, until, settings=settings, run=tmp_path / "run", workers=1, audit=Audit(0))
+    run_until(model, until, settings=settings, options=RunOptions(run=tmp_path / "run", workers=1, audit=Audit(0)))
     rates = estimate_rates(tmp_path / "run", Question(by=("bit", "layer")))
     with (tmp_path / "run/results.csv").open() as file:
         rows = list(csv.DictReader(file))

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from bitswap_onnx.campaign.options import RunOptions
 from bitswap_onnx.campaign.results import export_dialect
 from bitswap_onnx.campaign.run import run_campaign
 from bitswap_onnx.campaign.run_directory import reading
-from bitswap_onnx.campaign.setup import Settings
+from bitswap_onnx.campaign.settings import Settings
+from bitswap_onnx.campaign.setup import prepare
 from bitswap_onnx.errors import BitswapError, FaultListError, RunError
 from bitswap_onnx.estimates.fit import Operation, failures
 from bitswap_onnx.estimates.groups import ALL, SCOPES
@@ -46,7 +48,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.savez(folder / "cnn.npz", x=normal(20, 1, 6, 6, seed=3), y=np.arange(20) % 4)
     generate_faults(load_model(folder / "cnn.onnx"), Request(scheme="layer", margin=0.1), folder / "f.csv")
     listed = list(read_fault_list(folder / "f.csv"))
-    run_campaign(folder / "cnn.onnx", listed, settings=Settings(seed=1), run=folder / "run", workers=1)
+    run_campaign(prepare(folder / "cnn.onnx", Settings(seed=1)), listed, RunOptions(run=folder / "run", workers=1))
     return folder / "run"
 
 
@@ -386,7 +388,11 @@ def test_fit_takes_the_designs_bits(run: Path) -> None:
 def test_stuck_at_faults_are_no_upsets(tmp_path: Path) -> None:
     save(cnn(), tmp_path / "cnn.onnx")
     write_fault_list(tmp_path / "f.csv", [Injection("a", (Fault("fc", (0, 0), 30, Kind.STUCK_AT_1),))])
-    run_campaign(tmp_path / "cnn.onnx", tmp_path / "f.csv", settings=Settings(first=3), run=tmp_path / "run", workers=1)
+    run_campaign(
+        prepare(tmp_path / "cnn.onnx", Settings(first=3)),
+        tmp_path / "f.csv",
+        RunOptions(run=tmp_path / "run", workers=1),
+    )
     assert not read_recorded(tmp_path / "run").single_flips
     assert "accuracy_drop" not in {row.quantity for row in estimate_rates(tmp_path / "run").rows}
 

@@ -49,8 +49,10 @@ import pytest
 from numpy.typing import NDArray
 
 from bitswap_onnx.campaign.audit import Audit
+from bitswap_onnx.campaign.options import RunOptions
 from bitswap_onnx.campaign.run import Campaign, run_campaign
-from bitswap_onnx.campaign.setup import Settings
+from bitswap_onnx.campaign.settings import Settings
+from bitswap_onnx.campaign.setup import prepare
 from bitswap_onnx.campaign.store import Store
 from bitswap_onnx.data.chunks import Chunk
 from bitswap_onnx.errors import ControlFailedError, RunError
@@ -460,9 +462,9 @@ def run(subject: Subject, folder: Path, injections: Sequence[Injection] | None =
     model = save(subject.proto, folder / "model.onnx")
     np.savez(folder / "model.npz", x=normal(INPUTS, *subject.x, seed=3), y=np.arange(INPUTS) % 4)
     settings = Settings(batch_size=BATCH, layout="plain")
-    options = {"audit": Audit(0)} | options
     injections = subject.faults if injections is None else injections
-    return run_campaign(model, injections, run=folder / "run", workers=0, settings=settings, **options)
+    own = RunOptions(**{"run": folder / "run", "workers": 0, "audit": Audit(0), **options})
+    return run_campaign(prepare(model, settings), injections, own)
 
 
 def results(folder: Path) -> bytes:

@@ -30,7 +30,9 @@ from numpy.typing import NDArray
 
 from bitswap_onnx.campaign import run as campaign
 from bitswap_onnx.campaign.audit import Audit
-from bitswap_onnx.campaign.setup import Settings
+from bitswap_onnx.campaign.options import RunOptions
+from bitswap_onnx.campaign.settings import Settings
+from bitswap_onnx.campaign.setup import prepare
 from bitswap_onnx.errors import ControlFailedError, InterruptedRunError
 from bitswap_onnx.faults.fault import Fault, Injection
 from bitswap_onnx.graph.heads import Head, StretchRow
@@ -277,7 +279,8 @@ def run(proto: onnx.ModelProto, folder: Path, **options: Any) -> None:
     model = save(proto, folder / "model.onnx")
     np.savez(folder / "model.npz", x=normal(INPUTS, 1, 6, 6, seed=3), y=np.arange(INPUTS) % 4)
     settings = Settings(batch_size=BATCH, layout="plain")
-    campaign.run_campaign(model, faults(), run=folder / "run", workers=0, settings=settings, audit=Audit(10), **options)
+    own = RunOptions(run=folder / "run", workers=0, audit=Audit(10), **options)
+    campaign.run_campaign(prepare(model, settings), faults(), own)
 
 
 def assert_invalid(folder: Path) -> None:

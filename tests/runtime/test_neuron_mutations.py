@@ -24,8 +24,10 @@ from numpy.typing import NDArray
 
 from bitswap_onnx.campaign import schedule as plan
 from bitswap_onnx.campaign.audit import Audit
+from bitswap_onnx.campaign.options import RunOptions
 from bitswap_onnx.campaign.run import Campaign, run_campaign
-from bitswap_onnx.campaign.setup import Settings
+from bitswap_onnx.campaign.settings import Settings
+from bitswap_onnx.campaign.setup import prepare
 from bitswap_onnx.errors import ControlFailedError
 from bitswap_onnx.faults.fault import Fault, Injection, Site
 from bitswap_onnx.graph.neurons import Flips, flips
@@ -53,7 +55,7 @@ def exponent(number: int, which: int) -> Fault:
 
 def run(model: Path, folder: Path, injections: list[Injection], **options: Any) -> Campaign:
     settings = Settings(batch_size=BATCH, layout="plain")
-    return run_campaign(model, injections, run=folder, workers=0, settings=settings, **options)
+    return run_campaign(prepare(model, settings), injections, RunOptions(run=folder, workers=0, **options))
 
 
 def results(folder: Path) -> bytes:

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from bitswap_onnx.campaign.setup import Settings, prepare
+from bitswap_onnx.campaign.settings import Settings
+from bitswap_onnx.campaign.setup import prepare
 from bitswap_onnx.converters.torch_to_onnx import export_torch
 from bitswap_onnx.faults.fault import Fault, Injection, Site
 from tests.benchmarks.neuron_torch import compare, draw, flipped, hooked_sites, native_scores, run_engine

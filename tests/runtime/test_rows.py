@@ -9,8 +9,10 @@ import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 
+from bitswap_onnx.campaign.options import RunOptions
 from bitswap_onnx.campaign.run import run_campaign
-from bitswap_onnx.campaign.setup import Settings, prepare
+from bitswap_onnx.campaign.settings import Settings
+from bitswap_onnx.campaign.setup import prepare
 from bitswap_onnx.errors import ModelError
 from bitswap_onnx.faults.fault import Fault, Injection
 from bitswap_onnx.graph.model import from_proto
@@ -222,7 +224,9 @@ def test_counts_where_inputs_see_each_other_are_those_of_a_loop(engine: Any, tmp
     path = save(proto, tmp_path / "net.onnx")
     np.savez(tmp_path / "net.npz", x=x)
     injections = [Injection(f"f{i}", (Fault("W", (i % 4, i // 4), 28),)) for i in range(16)]
-    run_campaign(path, injections, run=tmp_path / "run", workers=0, engine=engine, save_outputs=True)
+    run_campaign(
+        prepare(path), injections, RunOptions(run=tmp_path / "run", workers=0, engine=engine, save_outputs=True)
+    )
     for i in range(16):
         faulty = onnx.ModelProto()
         faulty.CopyFrom(proto)

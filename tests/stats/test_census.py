@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bitswap_onnx.campaign.setup import Settings
+from bitswap_onnx.campaign.settings import Settings
 from bitswap_onnx.estimates.groups import ALL, SCOPES, Scope, groups, held_by_strata
 from bitswap_onnx.estimates.rates import HARMFUL, Question, estimate_rates
 from bitswap_onnx.estimates.read import FaultLabels, read_recorded

@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
 
+from bitswap_onnx.campaign.options import RunOptions
 from bitswap_onnx.campaign.run import run_campaign
-from bitswap_onnx.campaign.setup import Settings
+from bitswap_onnx.campaign.settings import Settings
+from bitswap_onnx.campaign.setup import prepare
 from bitswap_onnx.errors import RunError
 from bitswap_onnx.estimates.fit import Operation, failures
 from bitswap_onnx.estimates.groups import ALL, SCOPES
@@ -204,7 +206,8 @@ def nested(folder: Path) -> Path:
 
 def run(folder: Path, name: str, faults: Any = None, **options: Any) -> Path:
     given = folder / "f.csv" if faults is None else faults
-    run_campaign(folder / "cnn.onnx", given, settings=Settings(batch_size=8), run=folder / name, workers=1, **options)
+    setup = prepare(folder / "cnn.onnx", Settings(batch_size=8))
+    run_campaign(setup, given, RunOptions(run=folder / name, workers=1, **options))
     return folder / name
 
 
@@ -282,12 +285,9 @@ def test_results_name_the_design(folder: Path, tmp_path: Path) -> None:
 
 def test_few_inputs_are_marked(folder: Path) -> None:
     run_campaign(
-        folder / "cnn.onnx",
+        prepare(folder / "cnn.onnx", Settings(first=5)),
         folder / "f.csv",
-        settings=Settings(first=5),
-        run=folder / "few",
-        workers=1,
-        records=["per_input"],
+        RunOptions(run=folder / "few", workers=1, records=["per_input"]),
     )
     rates = estimate_rates(folder / "few", Question(by=("network",), over_inputs=True))
     assert {(row.mean, row.se, row.low, row.high) for row in rates.rows if row.quantity == "critical"} == {

@@ -12,12 +12,13 @@ import onnx
 import pytest
 
 from bitswap_onnx.campaign.audit import Audit
+from bitswap_onnx.campaign.options import RunOptions
 from bitswap_onnx.campaign.records import InterimEstimate
 from bitswap_onnx.campaign.run import run_campaign
 from bitswap_onnx.campaign.run_directory import reading
-from bitswap_onnx.campaign.setup import Settings
+from bitswap_onnx.campaign.settings import Settings
+from bitswap_onnx.campaign.setup import prepare
 from bitswap_onnx.errors import BitswapError, InterruptedRunError, RunError
-from bitswap_onnx.estimates.frames import RECORD
 from bitswap_onnx.estimates.rates import Question, estimate_rates
 from bitswap_onnx.graph.model import load_model
 from bitswap_onnx.runtime.messages import Message
@@ -26,6 +27,7 @@ from bitswap_onnx.sampling.design import Request, generate_faults
 from bitswap_onnx.until.goal import Goal, parse_goal
 from bitswap_onnx.until.run import Reached, Until, run_until
 from tests.builders import cnn, normal, save
+from tests.campaigns import run_options
 
 REPO = Path(__file__).parents[2]
 INPUTS, BATCH = 20, 4
@@ -40,9 +42,9 @@ def model(tmp_path: Path) -> Path:
 
 
 def run(model: Path, folder: Path, goal: Goal = GOAL, until: dict[str, Any] | None = None, **options: Any) -> Reached:
-    options.setdefault("settings", Settings(batch_size=BATCH))
+    own = run_options(options, run=folder, audit=Audit(2), workers=1)
     drawn = Until(goal=goal, **({"bits": "20-31"} | (until or {})))
-    return run_until(model, drawn, run=folder, audit=Audit(2), **({"workers": 1} | options))
+    return run_until(model, drawn, options=own, **({"settings": Settings(batch_size=BATCH)} | options))
 
 
 def files(folder: Path) -> list[bytes]:
@@ -134,7 +136,7 @@ def test_a_path_that_was_not_worth_a_lane_gets_one_when_more_faults_come(
     found = go(resume=stop is not None)
     assert found.looks[0].inferences == 2 * 2 * BATCH
     with reading(tmp_path / "run") as store:
-        assert store.setting("lanes") == {"conv.weight": "packed", "fc.weight": "packed"}
+        assert store.lanes == {"conv.weight": "packed", "fc.weight": "packed"}
     held: set[tuple[str, int, str]] = set()
     for unit, reply in units:
         key = unit["path"][0], unit["first"], reply["kind"]
@@ -147,7 +149,7 @@ def test_the_truth_of_an_exhaustive_list_lies_within_and_all_faults_give_it(mode
     request = Request(scheme="exhaustive", layers="fc", bits="30")
     generate_faults(load_model(model), request, tmp_path / "all.csv")
     settings = Settings(batch_size=BATCH)
-    run_campaign(model, tmp_path / "all.csv", settings=settings, run=tmp_path / "all", workers=1)
+    run_campaign(prepare(model, settings), tmp_path / "all.csv", RunOptions(run=tmp_path / "all", workers=1))
     every = rows(tmp_path / "all/results.csv")
     truth = float(np.mean([int(row["critical"]) / INPUTS for row in every]))
     own = {"layers": "fc", "bits": "30"}
@@ -187,7 +189,7 @@ def test_killed_and_resumed_it_is_the_undisturbed_run(tmp_path: Path) -> None:
 
     def finish(folder: Path, resume: bool) -> list[bytes]:
         until, settings = Until(goal=parse_goal(goal)), Settings(first=8, batch_size=8)
-        run_until(model, until, settings=settings, run=folder, resume=resume, workers=1)
+        run_until(model, until, settings=settings, options=RunOptions(run=folder, resume=resume, workers=1))
         return files(folder)
 
     expected = finish(tmp_path / "whole", resume=False)
@@ -196,8 +198,8 @@ def test_killed_and_resumed_it_is_the_undisturbed_run(tmp_path: Path) -> None:
     ended = subprocess.run([sys.executable, *map(str, arguments)], capture_output=True, check=False)
     assert ended.returncode == 9, ended.stderr
     with reading(folder) as store:
-        done = store.query("SELECT COUNT(*) FROM outcome").fetchone()[0]
-        assert len(store.setting(RECORD)["rounds"]) == 2
+        done = store.outcomes
+        assert len(store.draws["rounds"]) == 2
         assert 0 < done < store.injections
     assert finish(folder, resume=True) == expected
 
@@ -242,7 +244,9 @@ def test_engines_agree_and_the_list_gives_the_same_counts_again(model: Path, tmp
     run(model, tmp_path / "reference", engine="reference")
     assert files(tmp_path / "reference") == files(tmp_path / "run")
     run_campaign(
-        model, tmp_path / "run/results.csv", settings=Settings(batch_size=BATCH), run=tmp_path / "list", workers=1
+        prepare(model, Settings(batch_size=BATCH)),
+        tmp_path / "run/results.csv",
+        RunOptions(run=tmp_path / "list", workers=1),
     )
     assert rows(tmp_path / "list/results.csv") == rows(tmp_path / "run/results.csv")
 

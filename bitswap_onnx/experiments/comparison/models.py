@@ -1,15 +1,14 @@
 """Run one fault list on two models that hold the same weights, each in its own run directory, and compare the runs."""
 
-import threading
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
-from bitswap_onnx.campaign.executor import OnProgress
+from bitswap_onnx.campaign.options import RunOptions
 from bitswap_onnx.campaign.results import require_parquet
-from bitswap_onnx.campaign.run import run_campaign
+from bitswap_onnx.campaign.run import prepare_run, run_campaign
 from bitswap_onnx.campaign.run_directory import has_store
-from bitswap_onnx.campaign.setup import Settings
+from bitswap_onnx.campaign.settings import Settings
 from bitswap_onnx.errors import FaultListError, MissingExtraError, RunError
 from bitswap_onnx.experiments.comparison.compare import Comparison, Judgement, compare_runs
 from bitswap_onnx.faults.fault import Injection
@@ -22,26 +21,14 @@ from bitswap_onnx.graph.resolve import BitOrder, resolve
 RUN_A, RUN_B, LIST_B = "a", "b", "faults_b.csv"
 
 
-@dataclass(frozen=True, kw_only=True)
-class ModelRunOptions:
-    """How the two campaigns run; see `bitswap_onnx.campaign.run.run_campaign`."""
-
-    settings: Settings = Settings()
-    resume: bool = False
-    workers: int | None = None
-    bit_order: BitOrder = "lsb"
-    on_progress: OnProgress | None = None
-    on_notes: Callable[[Iterable[str]], None] | None = None
-    stop: threading.Event | None = None
-
-
 def compare_models(
     model_a: Path,
     model_b: Path,
     faults: Path,
     folder: Path,
     judgement: Judgement,
-    running: ModelRunOptions,
+    settings: Settings = Settings(),
+    options: RunOptions = RunOptions(),
 ) -> Comparison:
     """Run ``faults``, a list for ``model_a``, on both models into ``folder``/a and ``folder``/b, and compare them.
 
@@ -49,12 +36,12 @@ def compare_models(
     Both run on the same data: that beside ``model_a`` where none is named. Raises BitswapError as `run_campaign`,
     `convert_faults` and `compare_runs` do.
     """
-    if not running.resume and any(has_store(folder / name) for name in (RUN_A, RUN_B)):
-        raise RunError(f"{folder}: holds runs already; continue them with --resume or choose another --out")
+    if not options.resume and any(has_store(folder / name) for name in (RUN_A, RUN_B)):
+        raise RunError(f"{folder}: holds runs already; continue them with `resume` or choose another `folder`")
     injections = read_fault_list(faults)
     refuse_neurons(injections, "a comparison")
     a, b = load_model(model_a), load_model(model_b)
-    fits = _hits_the_same(injections, a, b, running.bit_order)
+    fits = _hits_the_same(injections, a, b, options.bit_order)
     converted = None if fits else convert_faults(injections, a, b)
     notes = [f"{faults.name} converted for {b.name} by content", *converted.notes] if converted else []
     try:
@@ -63,15 +50,16 @@ def compare_models(
         raise RunError(f"{folder}: cannot make the folder: {error.strerror}") from None
     if converted:
         write_fault_list(folder / LIST_B, converted)
-    if running.on_notes:
-        running.on_notes(notes)
+    if options.on_notes:
+        options.on_notes(notes)
     beside = model_a.with_suffix(".npz")
-    settings = running.settings
     if settings.data is None and beside.is_file():
         settings = replace(settings, data=beside)
     runs = ((model_a, faults, folder / RUN_A), (model_b, folder / LIST_B if converted else faults, folder / RUN_B))
     for model, fault_list, run in runs:
-        _run(model, fault_list, run, replace(running, settings=settings))
+        resume, per_input = options.resume and has_store(run), _can_record_inputs()
+        own_options = replace(options, run=run, resume=resume, per_input=per_input)
+        run_campaign(prepare_run(model, settings, own_options), fault_list, own_options)
     return compare_runs(folder / RUN_A, folder / RUN_B, judgement)
 
 
@@ -88,23 +76,7 @@ def _hits_the_same(injections: Iterable[Injection], a: Model, b: Model, bit_orde
     return True
 
 
-def _run(model: Path, faults: Path, run: Path, running: ModelRunOptions) -> None:
-    run_campaign(
-        model,
-        faults,
-        settings=running.settings,
-        run=run,
-        resume=running.resume and has_store(run),
-        workers=running.workers,
-        bit_order=running.bit_order,
-        per_input=_records_inputs(),
-        on_progress=running.on_progress,
-        on_notes=running.on_notes,
-        stop=running.stop,
-    )
-
-
-def _records_inputs() -> bool:
+def _can_record_inputs() -> bool:
     """Whether outcomes per input can be kept, which agreement is best measured on."""
     try:
         require_parquet()

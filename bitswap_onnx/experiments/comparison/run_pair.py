@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bitswap_onnx.campaign.records import GoldenRecord
 from bitswap_onnx.campaign.run_directory import reading
 from bitswap_onnx.campaign.store import Store
 from bitswap_onnx.errors import RunError
@@ -81,11 +82,11 @@ def read_pair(run_a: Path, run_b: Path, allow_unpaired: bool = False) -> RunPair
         unpaired = [tuple(name for name in side if name not in shared) for side in (all_a, all_b)]
         _check_unpaired(unpaired, bool(both), allow_unpaired, store_a, store_b)
         mine, theirs = [all_a[name] for name in both], [all_b[name] for name in both]
-        per_input = all("per_input" in store.setting("identity")["records"] for store in (store_a, store_b))
+        per_input = all("per_input" in store.identity.records for store in (store_a, store_b))
         pairs = list(zip(mine, theirs, strict=True))
         both_tables = [_recorded(store_a, store_b, *p) if per_input else _prevailing(*p) for p in pairs]
         tables = np.array(both_tables, np.int64).reshape(-1, 2, 3, 3)
-        golden_a, golden_b = ({**s.setting("golden"), "identity": s.setting("identity")} for s in (store_a, store_b))
+        golden_a, golden_b = ({**s.golden.stored(), "identity": s.identity.stored()} for s in (store_a, store_b))
     comparable = {golden_a.get("probabilities"), golden_b.get("probabilities")} != {True, False}
     return RunPair(
         golden_a,
@@ -184,49 +185,48 @@ def _check_unpaired(unpaired: list[tuple[str, ...]], some: bool, allowed: bool, 
 
 def _check_alike(store_a: Store, store_b: Store) -> tuple[list[str], list[str]]:
     """Return what was checked of the runs being over the same inputs, and notes on what differs or is not known."""
-    golden_a, golden_b = store_a.setting("golden"), store_b.setting("golden")
-    identity_a, identity_b = store_a.setting("identity"), store_b.setting("identity")
+    golden_a, golden_b = store_a.golden, store_b.golden
+    identity_a, identity_b = store_a.identity, store_b.identity
     where = f"{store_a.run} and {store_b.run}"
     for key, word in (("inputs", "inputs"), ("values_per_input", "classes")):
-        if golden_a[key] != golden_b[key]:
-            raise RunError(f"{where}: expected runs over the same {word}, found {golden_a[key]} and {golden_b[key]}")
-    if identity_a["tolerance"] != identity_b["tolerance"]:
+        of_a, of_b = getattr(golden_a, key), getattr(golden_b, key)
+        if of_a != of_b:
+            raise RunError(f"{where}: expected runs over the same {word}, found {of_a} and {of_b}")
+    if identity_a.tolerance != identity_b.tolerance:
         raise RunError(f"{where}: one run's --criterion is not the other's; run both with the same one")
-    if identity_a.get("inputs") != identity_b.get("inputs"):
+    if identity_a.inputs != identity_b.inputs:
         raise RunError(
             f"{where}: one run's --inputs-per-injection or its --seed is not the other's; run both over the same inputs"
         )
-    checked, notes = _check_data(where, golden_a, golden_b, identity_a["data"] == identity_b["data"])
-    if identity_a["model"] == identity_b["model"]:
+    checked, notes = _check_data(where, golden_a, golden_b, identity_a.data == identity_b.data)
+    if identity_a.model == identity_b.model:
         notes.append("both runs are of one model file")
-    differing = [key for key in _RUNTIME if golden_a[key] != golden_b[key]]
-    numerics_a, numerics_b = identity_a["numerics"], identity_b["numerics"]
-    differing += [key for key in numerics_a if numerics_a[key] != numerics_b.get(key)]
+    differing = [key for key in _RUNTIME if getattr(golden_a, key) != getattr(golden_b, key)]
+    numerics_a, numerics_b = identity_a.numerics.as_dict(), identity_b.numerics.as_dict()
+    differing += [key for key in numerics_a if numerics_a[key] != numerics_b[key]]
     if differing:
         notes.append(
             f"not the graphs alone differ, also {', '.join(differing)}: the difference is that of all together"
         )
-    if "probabilities" not in golden_a or "probabilities" not in golden_b:
-        notes.append("one run does not say whether its scores are probabilities; masked shares may not be comparable")
     return checked, notes
 
 
-def _check_data(where: str, a: dict[str, Any], b: dict[str, Any], equal: bool) -> tuple[list[str], list[str]]:
+def _check_data(where: str, a: GoldenRecord, b: GoldenRecord, equal: bool) -> tuple[list[str], list[str]]:
     if equal:
         return ["inputs and labels are equal, by their hash"], []
-    if a["dataset"] != b["dataset"]:
-        raise RunError(f"{where}: expected runs over one dataset, found {a['dataset']} and {b['dataset']}")
-    if a["dataset"] == "synthetic":
+    if a.dataset != b.dataset:
+        raise RunError(f"{where}: expected runs over one dataset, found {a.dataset} and {b.dataset}")
+    if a.dataset == "synthetic":
         raise RunError(f"{where}: their synthetic inputs differ, as they do between layouts; give both the same --data")
-    checked, notes = [f"{a['inputs']} inputs of {a['dataset']}"], []
-    labels = [golden.get("labels") for golden in (a, b)]
+    checked, notes = [f"{a.inputs} inputs of {a.dataset}"], []
+    labels = [a.labels, b.labels]
     if None not in labels:
         if labels[0] != labels[1]:
             raise RunError(f"{where}: the inputs have other labels, or the same in another order")
         checked.append("labels are equal in their order, by their hash")
-    elif a["data"] != b["data"]:
-        raise RunError(f"{where}: cannot tell whether the inputs are the same: {a['data']}; {b['data']}")
-    if a["data"] != b["data"]:
-        notes.append(f"the inputs are described differently: A: {a['data']}; B: {b['data']}")
+    elif a.data != b.data:
+        raise RunError(f"{where}: cannot tell whether the inputs are the same: {a.data}; {b.data}")
+    if a.data != b.data:
+        notes.append(f"the inputs are described differently: A: {a.data}; B: {b.data}")
     notes.append("whether the pixels are equal could not be checked: their hashes differ, as they do between layouts")
     return checked, notes

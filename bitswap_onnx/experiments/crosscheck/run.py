@@ -12,9 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from bitswap_onnx.campaign.executor import OnProgress, Progress
+from bitswap_onnx.campaign.options import OnProgress, Progress, RunOptions
 from bitswap_onnx.campaign.run import run_campaign
-from bitswap_onnx.campaign.setup import Settings, prepare
+from bitswap_onnx.campaign.settings import Settings
+from bitswap_onnx.campaign.setup import prepare
 from bitswap_onnx.converters.native import Native
 from bitswap_onnx.errors import ControlFailedError
 from bitswap_onnx.experiments.crosscheck.parting import Parting, find_parting
@@ -22,7 +23,7 @@ from bitswap_onnx.faults.fault import Injection
 from bitswap_onnx.faults.fault_list import read_fault_list, refuse_neurons
 from bitswap_onnx.graph.model import Model
 from bitswap_onnx.graph.resolve import BitOrder, resolve
-from bitswap_onnx.outcome import Counts, Criterion, Golden, Scores, judge
+from bitswap_onnx.outcome import Counts, Golden, Scores, TopOne, judge
 
 #: Clean scores may differ by this much of an input's largest score: float32 rounding through a deep network.
 MAX_CLEAN_DIFFERENCE = 1e-3
@@ -134,8 +135,8 @@ def agree(identifier: str, runtime: tuple[Scores, Scores], native: tuple[Scores,
         near_ties=int(np.sum(differs & finite & tie)),
         nonfinite=int(np.sum(~finite)),
         nonfinite_differing=int(np.sum(differs & ~finite)),
-        runtime=judge(Golden(clean, None, Criterion()), ours).counts,
-        native=judge(Golden(native_clean, None, Criterion()), theirs).counts,
+        runtime=judge(Golden(clean, None, TopOne()), ours).counts,
+        native=judge(Golden(native_clean, None, TopOne()), theirs).counts,
         example=int(telling[0]) if len(telling) else None,
     )
 
@@ -178,10 +179,8 @@ def crosscheck(
     refuse_neurons(read_fault_list(faults), "a crosscheck")
     chosen = _sample(list(read_fault_list(faults)), injections, settings.seed)
     runs = [native(setup.model) for native in natives]
-    run_campaign(
-        model, chosen, settings=settings, run=run, workers=workers, bit_order=bit_order, save_outputs=True,
-        on_progress=on_progress,
-    )  # fmt: skip
+    options = RunOptions(run=run, workers=workers, bit_order=bit_order, save_outputs=True, on_progress=on_progress)
+    run_campaign(setup, chosen, options)
     inputs = setup.dataset.batch(0, len(setup.dataset))
     clean = np.load(run / "outputs" / "clean.npy")
     resolved = list(resolve(setup.model, chosen, bit_order))

@@ -252,7 +252,7 @@ def _lines(layer: NeuronLayer, trial: int, store: Store, golden: Golden, hits: F
     for number, index, bit, *values in compress(receipts, hits):
         clean, clean_value, faulty, faulty_value = values
         clean, faulty = (grouped_bits(int(bits, 16), layer.site.format) for bits in (clean, faulty))
-        classes = (golden.top_1[number], faulty_classes[number]) if golden.criterion.tolerance is None else ("-", "-")
+        classes = (golden.top_1[number], faulty_classes[number]) if golden.criterion.needs_classes else ("-", "-")
         parts = {
             "layer": f"{layer.number} {layer.site.layer}",
             "trial": trial,

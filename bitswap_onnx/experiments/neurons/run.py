@@ -6,20 +6,20 @@ Each layer has one injection per trial, which has a fault for each input. Layer 
 
 import math
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bitswap_onnx.campaign.executor import Running
+from bitswap_onnx.campaign.options import Record, RunOptions
 from bitswap_onnx.campaign.reach import without_shut
-from bitswap_onnx.campaign.run import Record, as_begun, default_run, run_campaign
+from bitswap_onnx.campaign.run import default_run, prepare_run, run_campaign
 from bitswap_onnx.campaign.run_directory import reading
-from bitswap_onnx.campaign.setup import Settings, Setup, for_neurons, prepare
+from bitswap_onnx.campaign.settings import Settings, for_neurons
+from bitswap_onnx.campaign.setup import Setup
 from bitswap_onnx.campaign.store import Store
-from bitswap_onnx.errors import BitswapError, ControlFailedError, DataError, ModelError, RunError
+from bitswap_onnx.errors import BitswapError, ControlFailedError, DataError, ModelError
 from bitswap_onnx.experiments.neurons.report import (
     NeuronCampaign,
     NeuronLayer,
@@ -77,7 +77,7 @@ def run_neurons(
     detailed_log: bool = False,
     settings: Settings = Settings(),
     on_layers: OnLayers | None = None,
-    **running: Unpack[Running],
+    options: RunOptions = RunOptions(),
 ) -> NeuronCampaign:
     """Flip a random bit (or ``bit``, 0 the least significant) of a random neuron per layer and input; count what it does.
 
@@ -88,20 +88,17 @@ def run_neurons(
 
     Raises BitswapError as `choose_layers`, `plan_neurons` and `run_campaign` do.
     """
-    if running.get("resume") and running.get("run") is None:
-        raise RunError("--resume needs --out RUN: the run directory to continue")
-    settings = for_neurons(settings)
-    setup = prepare(Path(model), as_begun(settings, running.get("run")) if running.get("resume") else settings)
+    setup = prepare_run(model, for_neurons(settings), options)
     setup, chosen = choose_layers(setup, layers, kinds, numbers, exclude)
-    plan = plan_neurons(setup, chosen, settings.seed, trials, bit, drop_last)
-    folder = Path(running.get("run") or default_run(setup))
+    plan = plan_neurons(setup, chosen, setup.seed, trials, bit, drop_last)
+    folder = options.folder or default_run(setup)
     if on_layers:
         on_layers(setup.model.name, plan.layers)
-    if on_notes := running.get("on_notes"):
-        on_notes([plan.description])
+    if options.on_notes:
+        options.on_notes([plan.description])
     records: tuple[Record, ...] = ("per_input", "scores") if detailed_log else ("per_input",)
     try:
-        run_campaign(setup, plan.injections, records=records, **(running | Running(run=folder)))
+        run_campaign(setup, plan.injections, replace(options, run=folder, records=records))
     except ControlFailedError:  # what an earlier end of this run wrote is wrong
         for file in neuron_files(folder, setup.model.name, setup.dataset.name, plan.seed):
             file.unlink(missing_ok=True)
@@ -214,7 +211,7 @@ def _report(setup: Setup, plan: NeuronPlan, run: Path, detailed: bool) -> Neuron
             bit=plan.bit,
             correct=None if correct is None else int(correct.sum()),
             rows=tuple(rows),
-            is_classifier=golden.criterion.tolerance is None,
+            is_classifier=golden.criterion.needs_classes,
             detailed=detailed,
         )
         write_report(campaign)

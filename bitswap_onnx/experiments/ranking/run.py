@@ -4,15 +4,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
-from typing import Unpack
 
 import numpy as np
 
-from bitswap_onnx.campaign.executor import Running
+from bitswap_onnx.campaign.options import Record, RunOptions
 from bitswap_onnx.campaign.reach import without_shut
-from bitswap_onnx.campaign.run import as_begun, default_run, run_campaign
-from bitswap_onnx.campaign.setup import Settings, Setup, for_neurons, prepare
-from bitswap_onnx.errors import BitswapError, ControlFailedError, ModelError, RunError, nearest
+from bitswap_onnx.campaign.run import default_run, prepare_run, run_campaign
+from bitswap_onnx.campaign.settings import Settings, for_neurons
+from bitswap_onnx.campaign.setup import Setup, prepare
+from bitswap_onnx.errors import BitswapError, ControlFailedError, ModelError, nearest
 from bitswap_onnx.experiments.ranking.layer_faults import FaultSite, LayerOutcomes, draw_injections, read_outcomes
 from bitswap_onnx.experiments.ranking.ranking import (
     FromInputs,
@@ -63,7 +63,7 @@ def evaluate_robustness(
     kinds: str | None = None,
     exclude: str | None = None,
     top: int | None = None,
-    **running: Unpack[Running],
+    options: RunOptions = RunOptions(),
 ) -> Robustness:
     """Measure every layer of ``model`` under faults and score ``rankings`` of them, and the ``builtin`` ones.
 
@@ -77,16 +77,16 @@ def evaluate_robustness(
     Raises BitswapError as `run_campaign`, `select_sites` and `read_ranking` do, and for fewer than two layers.
     """
     trials = TRIALS[where] if trials is None else trials
-    _check(builtin, where, trials, running)
-    setup = _prepare(Path(model), settings, where, evaluation_steps, running)
+    _check(builtin, where, trials)
+    setup = _prepare(model, settings, where, evaluation_steps, options)
     setup, sites = _sites(setup, layers, kinds, exclude, where)
     given = {name: _given(name, ranking, sites, form) for name, ranking in (rankings or {}).items()}
     ties = [f"{name}: equal ranks keep the model's order: {', '.join(r.tied)}" for name, r in given.items() if r.tied]
-    if (on_notes := running.get("on_notes")) and ties:
-        on_notes(ties)
-    run = Path(running.get("run") or default_run(setup))
+    if options.on_notes and ties:
+        options.on_notes(ties)
+    run = options.folder or default_run(setup)
     parts = {"oracle": range(trials)} | ({"sensitivity": range(trials, 2 * trials)} if "sensitivity" in builtin else {})
-    found = _measure(setup, sites, where, parts, settings.seed, running | Running(run=run))
+    found = _measure(setup, sites, where, parts, replace(options, run=run))
     outcomes, learnt = found["oracle"], {name: each.correct for name, each in found.items()}
     measured = _layers(setup, sites, outcomes, where)
     orders = {name: ranking.order for name, ranking in given.items()}
@@ -111,12 +111,14 @@ def evaluate_robustness(
 
 
 def _measure(
-    setup: Setup, sites: Sequence[NeuronSite], where: FaultSite, parts: Mapping[str, range], seed: int, running: Running
+    setup: Setup, sites: Sequence[NeuronSite], where: FaultSite, parts: Mapping[str, range], options: RunOptions
 ) -> dict[str, LayerOutcomes]:
     """Run one campaign of all trials; return what came out in each part of them."""
-    run, trials = Path(running["run"] or ""), max(part.stop for part in parts.values())
+    run, trials = options.folder or Path(), max(part.stop for part in parts.values())
+    records: tuple[Record, ...] = ("per_input",)
     try:
-        run_campaign(setup, draw_injections(setup, sites, where, trials, seed), records=["per_input"], **running)
+        injections = draw_injections(setup, sites, where, trials, setup.seed)
+        run_campaign(setup, injections, replace(options, records=records))
     except ControlFailedError:  # what an earlier end of this run wrote is wrong
         for path in ranking_files(run, setup.model.name).values():
             path.unlink(missing_ok=True)
@@ -125,27 +127,21 @@ def _measure(
     return {name: read_outcomes(run, len(sites), part, where, labelled) for name, part in parts.items()}
 
 
-def _check(builtin: Sequence[str], where: FaultSite, trials: int, running: Running) -> None:
+def _check(builtin: Sequence[str], where: FaultSite, trials: int) -> None:
     for name in builtin:
         if name not in BUILTIN:
             raise BitswapError(f"--builtin: no ranking {name!r}; the nearest are {nearest(name, BUILTIN)}")
     least = 2 if where == "weights" else 1  # of one unit nothing can be said
     if trials < least:
         raise BitswapError(f"--trials: expected at least {least} with --site {where}, found {trials}")
-    if running.get("resume") and running.get("run") is None:
-        raise RunError("--resume needs --out RUN: the run directory to continue")
 
 
-def _prepare(path: Path, settings: Settings, where: FaultSite, steps: int | None, running: Running) -> Setup:
-    if where == "neurons":
-        settings = for_neurons(settings)
-    if running.get("resume"):
-        settings = as_begun(settings, running.get("run"))
-    setup = prepare(path, settings)
-    if steps is None or steps * setup.numerics.batch_size >= len(setup.dataset):
+def _prepare(model: str | Path, settings: Settings, where: FaultSite, steps: int | None, options: RunOptions) -> Setup:
+    setup = prepare_run(model, for_neurons(settings) if where == "neurons" else settings, options)
+    if steps is None or steps * setup.batch_size >= len(setup.dataset):
         return setup
-    first, limit = steps * setup.numerics.batch_size, settings.limit
-    return prepare(path, replace(settings, first=None if limit else first, limit=first if limit else None))
+    first, limit = steps * setup.batch_size, settings.limit
+    return prepare(model, replace(setup.settings, first=None if limit else first, limit=first if limit else None))
 
 
 def _sites(

@@ -8,17 +8,17 @@ repeats came out alike, `interval` allows for outcomes that no repeat showed.
 
 import csv
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from typing import Unpack
 
 import numpy as np
 
-from bitswap_onnx.campaign.executor import Running
-from bitswap_onnx.campaign.run import as_begun, default_run, run_campaign
+from bitswap_onnx.campaign.options import RunOptions
+from bitswap_onnx.campaign.run import default_run, prepare_run, run_campaign
 from bitswap_onnx.campaign.run_directory import has_store, reading
-from bitswap_onnx.campaign.setup import Settings, Setup, for_neurons, prepare
+from bitswap_onnx.campaign.settings import Settings, for_neurons
+from bitswap_onnx.campaign.setup import Setup
 from bitswap_onnx.errors import ControlFailedError, RunError
 from bitswap_onnx.experiments.sweep.bit_errors import ErrorSite, Point, SweepPlan, check_rates, find_regions, plan_sweep
 from bitswap_onnx.faults.fault import Injection
@@ -80,7 +80,7 @@ def sweep_errors(
     exclude: str | None = None,
     site: ErrorSite = "weights",
     settings: Settings = Settings(),
-    **running: Unpack[Running],
+    options: RunOptions = RunOptions(),
 ) -> Sweep:
     """Flip the bits of ``model`` at random at each of ``rates``, ``repeats`` times, and measure what it does.
 
@@ -93,24 +93,20 @@ def sweep_errors(
     Raises BitswapError as `check_rates`, `plan_sweep`, `select_targets`, `select_sites` and `run_campaign` do.
     """
     rates = check_rates(rates)
-    run, resume, on_notes = running.get("run"), running.get("resume", False), running.get("on_notes")
-    if resume and run is None:
-        raise RunError("--resume needs --out RUN: the run directory to continue")
-    settings = settings if site == "weights" else for_neurons(settings)
-    setup = prepare(Path(model), as_begun(settings, run) if resume else settings)
+    setup = prepare_run(model, settings if site == "weights" else for_neurons(settings), options)
     setup, regions = find_regions(setup, layers, site, exclude)
-    plan = plan_sweep(regions, rates, repeats, settings.seed)
-    folder = Path(run) if run else default_run(setup)
-    if on_notes:
-        on_notes([plan.description, *(() if plan.injections else setup.notes)])
+    plan = plan_sweep(regions, rates, repeats, setup.seed)
+    folder = options.folder or default_run(setup)
+    if options.on_notes:
+        options.on_notes([plan.description, *(() if plan.injections else setup.notes)])
     if plan.injections:
-        own = running | Running(run=folder)
-        _run(lambda: run_campaign(setup, plan.injections, **own), _all_files(folder, setup.model.name))
-    golden = setup.clean_run(running.get("stop")).golden
+        here = replace(options, run=folder)
+        _run(lambda: run_campaign(setup, plan.injections, here), _all_files(folder, setup.model.name))
+    golden = setup.clean_run(options.stop).golden
     if not plan.injections:
-        _make_folder(folder, setup.model.name, resume)
+        _make_folder(folder, setup.model.name, options.resume)
     sweep = _measured(setup, plan, golden, folder)
-    _write(sweep, settings.seed)
+    _write(sweep, setup.seed)
     return sweep
 
 

@@ -13,8 +13,10 @@ import numpy as np
 import onnx
 
 from bitswap_onnx.campaign.audit import Audit
+from bitswap_onnx.campaign.options import RunOptions
 from bitswap_onnx.campaign.run import run_campaign
-from bitswap_onnx.campaign.setup import Settings
+from bitswap_onnx.campaign.settings import Settings
+from bitswap_onnx.campaign.setup import prepare
 from bitswap_onnx.data.preprocessing import Preprocessing
 from bitswap_onnx.errors import BitswapError, ControlFailedError, RunError
 from tests.benchmarks.fuzz.builder import Array
@@ -116,15 +118,9 @@ class Check:
         shutil.rmtree(run, ignore_errors=True)
         try:
             run_campaign(
-                self.folder / "net.onnx",
+                prepare(self.folder / "net.onnx", settings),
                 self.folder / "net.csv",
-                settings=settings,
-                run=run,
-                workers=0,
-                engine=engine,
-                memory=network.memory,
-                save_outputs=True,
-                audit=Audit(0),
+                RunOptions(run=run, workers=0, engine=engine, memory=network.memory, save_outputs=True, audit=Audit(0)),
             )
         except (ControlFailedError, RunError) as error:
             self.refusal = str(error)

@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from scipy import stats
 
+from bitswap_onnx.campaign.options import RunOptions
 from bitswap_onnx.campaign.run import run_campaign
-from bitswap_onnx.campaign.setup import Settings
+from bitswap_onnx.campaign.settings import Settings
+from bitswap_onnx.campaign.setup import prepare
 from bitswap_onnx.errors import BitswapError, InterruptedRunError, RunError
 from bitswap_onnx.experiments.comparison.compare import Comparison, ComparisonRow, Judgement, compare_runs
-from bitswap_onnx.experiments.comparison.models import ModelRunOptions, compare_models
+from bitswap_onnx.experiments.comparison.models import compare_models
 from bitswap_onnx.faults.fault import Fault, Injection, Kind
 from bitswap_onnx.faults.fault_list import write_fault_list
 from tests.builders import cnn, normal, save
@@ -68,10 +70,10 @@ def data(tmp_path: Path) -> Path:
 def run(folder: Path, proto: onnx.ModelProto, injections: list[Injection] | None = None, **options: Any) -> Path:
     """Run a campaign in ``folder`` and return its directory."""
     folder.mkdir(exist_ok=True)
-    options.setdefault("settings", Settings(data=folder.parent / "data.npz", batch_size=8))
-    options.setdefault("per_input", True)
-    model = save(proto, folder / "model.onnx")
-    run_campaign(model, injections or faults(), run=folder / "run", workers=1, **options)
+    settings = options.pop("settings", Settings(data=folder.parent / "data.npz", batch_size=8))
+    setup = prepare(save(proto, folder / "model.onnx"), settings)
+    options = {"run": folder / "run", "workers": 1, "per_input": True, **options}
+    run_campaign(setup, injections or faults(), RunOptions(**options))
     return folder / "run"
 
 
@@ -335,22 +337,25 @@ def test_models_run_on_one_list_and_one_dataset(tmp_path: Path, data: Path) -> N
     a, b = save(cnn(), tmp_path / "data.onnx"), save(takes_nhwc(as_keras(cnn())), tmp_path / "keras.onnx")
     write_fault_list(tmp_path / "faults.csv", faults())
     notes: list[str] = []
-    running = ModelRunOptions(workers=1, on_notes=notes.extend)
-    comparison = compare_models(a, b, tmp_path / "faults.csv", tmp_path / "out", Judgement(), running)
+    options = RunOptions(workers=1, on_notes=notes.extend)
+    comparison = compare_models(a, b, tmp_path / "faults.csv", tmp_path / "out", Judgement(), options=options)
     assert notes[0] == "faults.csv converted for keras by content"
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a", "b", "faults_b.csv"]
     assert row_of(comparison, "critical").difference == 0
     assert comparison.about["agreement"] == "per input"
     with pytest.raises(RunError, match="holds runs already"):
-        compare_models(a, b, tmp_path / "faults.csv", tmp_path / "out", Judgement(), running)
-    again = ModelRunOptions(workers=1, resume=True)
-    assert compare_models(a, b, tmp_path / "faults.csv", tmp_path / "out", Judgement(), again).rows == comparison.rows
+        compare_models(a, b, tmp_path / "faults.csv", tmp_path / "out", Judgement(), options=options)
+    again = RunOptions(run=tmp_path / "out", workers=1, resume=True)
+    assert (
+        compare_models(a, b, tmp_path / "faults.csv", tmp_path / "out", Judgement(), options=again).rows
+        == comparison.rows
+    )
 
 
 def test_a_list_that_fits_both_models_stays(tmp_path: Path, data: Path) -> None:
     a, b = save(cnn(), tmp_path / "data.onnx"), save(shifted(), tmp_path / "shifted.onnx")
     write_fault_list(tmp_path / "faults.csv", faults())
-    compare_models(a, b, tmp_path / "faults.csv", tmp_path / "out", Judgement(), ModelRunOptions(workers=1))
+    compare_models(a, b, tmp_path / "faults.csv", tmp_path / "out", Judgement(), options=RunOptions(workers=1))
     assert not (tmp_path / "out/faults_b.csv").exists()
 
 

@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from bitswap_onnx.campaign.setup import Settings, prepare
+from bitswap_onnx.campaign.settings import Settings
+from bitswap_onnx.campaign.setup import prepare
 from bitswap_onnx.cli.crosscheck import _print
 from bitswap_onnx.converters.native import torch_native
 from bitswap_onnx.converters.torch_to_onnx import export_torch

@@ -14,7 +14,9 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from bitswap_onnx.campaign.setup import FROM_CLOCK, Settings, prepare
+from bitswap_onnx.campaign.options import RunOptions
+from bitswap_onnx.campaign.settings import FROM_CLOCK, Settings
+from bitswap_onnx.campaign.setup import prepare
 from bitswap_onnx.errors import BitswapError, ControlFailedError
 from bitswap_onnx.experiments.neurons import run as neuron_campaign
 from bitswap_onnx.experiments.neurons.report import (
@@ -28,6 +30,7 @@ from bitswap_onnx.experiments.neurons.report import (
 from bitswap_onnx.experiments.neurons.run import choose_layers, draw_neuron_faults, plan_neurons, run_neurons
 from bitswap_onnx.faults.bits import FORMATS
 from tests.builders import cnn, normal, save
+from tests.campaigns import run_options
 
 INPUTS, BATCH = 20, 8
 SETTINGS = Settings(batch_size=BATCH, seed=5)
@@ -51,7 +54,8 @@ def model(tmp_path: Path) -> Path:
 
 
 def neurons(model: Path, run: Path, **options: Any) -> NeuronCampaign:
-    return run_neurons(model, run=run, **{"settings": SETTINGS, "workers": 1, **options})
+    own = run_options(options, run=run, workers=1)
+    return run_neurons(model, options=own, **{"settings": SETTINGS, **options})
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -335,7 +339,7 @@ def test_resume(model: Path, tmp_path: Path) -> None:
     with pytest.raises(BitswapError, match="holds another campaign, with other faults"):
         neurons(model, tmp_path / "run", detailed_log=True, resume=True, settings=Settings(batch_size=BATCH, seed=6))
     with pytest.raises(BitswapError, match="--resume needs --out RUN"):
-        run_neurons(model, resume=True)
+        run_neurons(model, options=RunOptions(resume=True))
     assert [path.read_bytes() for path in files] == before
     assert {path.name for path in (tmp_path / "run").glob("cnn_*")} == {path.name for path in files}
 

@@ -12,8 +12,10 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
+from bitswap_onnx.campaign.options import RunOptions
 from bitswap_onnx.campaign.run import run_campaign
-from bitswap_onnx.campaign.setup import Settings, Setup, for_neurons, prepare
+from bitswap_onnx.campaign.settings import Settings, for_neurons
+from bitswap_onnx.campaign.setup import Setup, prepare
 from bitswap_onnx.errors import ModelError
 from bitswap_onnx.experiments.ranking.layer_faults import FaultSite, draw_injections, identifier, read_outcomes
 from bitswap_onnx.faults.fault import Injection, Kind, Site
@@ -129,7 +131,7 @@ def test_outcomes_are_read_by_unit(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     setup = prepare(save(cnn(), tmp_path / "net.onnx"), SETTINGS)
     trials, part = (30, range(10, 30)) if where == "neurons" else (150, range(50, 150))
     injections = list(draw(setup, where, trials).values())
-    run = run_campaign(setup, injections, run=tmp_path / "run", records=["per_input"], workers=1).run
+    run = run_campaign(setup, injections, RunOptions(run=tmp_path / "run", records=["per_input"], workers=1)).run
     found = read_outcomes(run, 2, part, where, labelled=True)
     unlabelled = read_outcomes(run, 2, part, where, labelled=False)
     units = INPUTS if where == "neurons" else len(part)

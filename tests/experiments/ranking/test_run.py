@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from bitswap_onnx.campaign.audit import Audit
-from bitswap_onnx.campaign.setup import Settings, Setup, for_neurons, prepare
+from bitswap_onnx.campaign.settings import Settings, for_neurons
+from bitswap_onnx.campaign.setup import Setup, prepare
 from bitswap_onnx.errors import BitswapError
 from bitswap_onnx.experiments.ranking import run as rank_module
 from bitswap_onnx.experiments.ranking.layer_faults import FaultSite, draw_injections
@@ -24,6 +25,7 @@ from bitswap_onnx.experiments.ranking.run import BUILTIN, evaluate_robustness
 from bitswap_onnx.faults.fault import Injection, Site
 from bitswap_onnx.graph.sites import find_sites
 from tests.builders import build, normal, save
+from tests.campaigns import run_options
 
 INPUTS, BATCH = 22, 8
 SETTINGS = Settings(batch_size=BATCH, seed=5)
@@ -74,9 +76,8 @@ def model(tmp_path: Path) -> Path:
 
 
 def rank(model: Path, run: Path, rankings: Any = None, **options: Any) -> Robustness:
-    return evaluate_robustness(
-        model, rankings, run=run, **{"settings": SETTINGS, "workers": 1, "audit": Audit(1), **options}
-    )
+    own = run_options(options, run=run, workers=1, audit=Audit(1))
+    return evaluate_robustness(model, rankings, options=own, **{"settings": SETTINGS, **options})
 
 
 def run_plain(proto: onnx.ModelProto, name: str, **feeds: Array) -> Array:

@@ -13,13 +13,16 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from scipy import stats
 
-from bitswap_onnx.campaign.setup import Settings, prepare
+from bitswap_onnx.campaign.options import RunOptions
+from bitswap_onnx.campaign.settings import Settings
+from bitswap_onnx.campaign.setup import prepare
 from bitswap_onnx.errors import BitswapError, ControlFailedError
 from bitswap_onnx.experiments.sweep import run as sweep_module
 from bitswap_onnx.experiments.sweep.bit_errors import faults_at, find_regions, plan_sweep
 from bitswap_onnx.experiments.sweep.run import SWEEP_MEASURES, Sweep, sweep_errors
 from bitswap_onnx.faults.fault import Fault, Site
 from tests.builders import cnn, normal, save
+from tests.campaigns import run_options
 
 INPUTS, BATCH = 20, 8
 SETTINGS = Settings(batch_size=BATCH, seed=5)
@@ -49,8 +52,8 @@ def model(tmp_path: Path) -> Path:
 
 
 def sweep(model: Path, run: Path, rates: Any = (1e-4, 5e-4, 2e-3), **options: Any) -> Sweep:
-    options = {"repeats": 6, "settings": SETTINGS, "workers": 1, **options}
-    return sweep_errors(model, rates, run=run, **options)
+    own = run_options(options, run=run, workers=1)
+    return sweep_errors(model, rates, options=own, **{"repeats": 6, "settings": SETTINGS, **options})
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -229,7 +232,7 @@ def test_resume(model: Path, tmp_path: Path) -> None:
     with pytest.raises(BitswapError, match="holds files that are not this sweep's"):
         sweep(model, tmp_path / "run", [1e-10], resume=True)
     with pytest.raises(BitswapError, match="--resume needs --out RUN"):
-        sweep_errors(model, [1e-2], resume=True)
+        sweep_errors(model, [1e-2], options=RunOptions(resume=True))
     assert [path.read_bytes() for path in files] == before
 
 

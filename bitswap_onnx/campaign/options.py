@@ -1,0 +1,133 @@
+"""Options of a run: where it goes, on how many processes, what it keeps, who watches it."""
+
+import os
+import re
+import threading
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from bitswap_onnx.campaign.audit import DEFAULT_AUDIT, Audit, parse_audit
+from bitswap_onnx.errors import BitswapError, RunError, check_choice, check_path, check_whole
+from bitswap_onnx.graph.resolve import BitOrder
+from bitswap_onnx.sampling.input_blocks import PerInjection, parse_per_injection
+
+#: What a store can keep of every inference.
+Record = Literal["scores", "per_input"]
+EngineName = Literal["auto", "incremental", "reference"]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a campaign is: ``done`` of ``total`` steps of a ``stage``; sums over the inferences so far.
+
+    Of injections, ``exactly`` is the equivalent of all finished chunks of inputs, and ``done`` is that rounded down.
+    """
+
+    stage: str
+    done: int
+    total: int
+    inferences: int = 0
+    critical: int = 0
+    exactly: float | None = None
+
+
+OnProgress = Callable[[Progress], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """How a campaign runs and what it keeps. ``workers``, ``engine``, ``memory`` and ``audit`` never change a result.
+
+    ``run``: the run directory (default: ``reports/<dataset>/<model>/<yymmdd_HHMMSS>``). ``resume``: continue what is there.
+    ``workers``: processes of one thread each; 0: everything in this process; default: one per core, one on a GPU.
+    ``memory``: bytes for the golden values of all workers; default: half of what is free. ``audit``: injections to run
+    again, also as text (``5%``). ``bit_order``: how the list counts bits; ``lsb``: 0 is the least significant; ``msb``: 0
+    is the sign. ``save_outputs`` and ``per_input`` write files of every inference; ``records`` keeps the same in the store
+    without a file. ``inputs_per_injection``: every injection runs over so many inputs of its own, in whole batches
+    (``"auto"``: one batch), drawn with the settings' seed; None: over all inputs. ``on_progress`` and ``on_notes`` are
+    called from the thread that runs the campaign. ``stop``: set it from another thread or a signal handler to end the
+    campaign after the units at hand.
+
+    Raises BitswapError for a value that is none of its parameter, RunError for ``resume`` without ``run``.
+    """
+
+    run: str | Path | None = None
+    resume: bool = False
+    workers: int | None = None
+    engine: EngineName = "auto"
+    memory: int | None = None
+    audit: Audit | int | str = DEFAULT_AUDIT
+    bit_order: BitOrder = "lsb"
+    save_outputs: bool = False
+    per_input: bool = False
+    records: Collection[Record] = ()
+    inputs_per_injection: PerInjection = None
+    on_progress: OnProgress | None = None
+    on_notes: Callable[[Iterable[str]], None] | None = None
+    stop: threading.Event | None = None
+
+    def __post_init__(self) -> None:
+        if self.run is not None:
+            self._set("run", check_path("run", self.run))
+        elif self.resume:
+            raise RunError("`resume` needs `run`: the run directory to continue")
+        for name, least in (("workers", 0), ("memory", 1)):
+            if getattr(self, name) is not None:
+                self._set(name, check_whole(name, getattr(self, name), least))
+        check_choice("engine", self.engine, ("auto", "incremental", "reference"))
+        check_choice("bit_order", self.bit_order, ("lsb", "msb"))
+        if isinstance(self.records, str):
+            raise BitswapError(f"`records`: expected a list of names, found {self.records!r}")
+        for record in self.records:
+            check_choice("records", record, ("scores", "per_input"))
+        if not isinstance(self.audit, Audit):
+            self._set("audit", parse_audit(str(self.audit)))
+        if isinstance(self.inputs_per_injection, str):
+            self._set("inputs_per_injection", parse_per_injection(self.inputs_per_injection))
+
+    def _set(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)
+
+    @property
+    def folder(self) -> Path | None:
+        """The run directory, None for the default one."""
+        return None if self.run is None else Path(self.run)
+
+    @property
+    def audit_size(self) -> Audit:
+        """What the audit runs again."""
+        assert isinstance(self.audit, Audit)
+        return self.audit
+
+    @property
+    def kept_records(self) -> tuple[Record, ...]:
+        """What the store keeps of every inference, in the order in which identities have it."""
+        kept: set[Record] = set(self.records)
+        kept |= {"scores"} if self.save_outputs else set()
+        kept |= {"per_input"} if self.per_input else set()
+        return tuple(sorted(kept, reverse=True))
+
+    def worker_count(self, provider: str) -> int:
+        """Return the number of worker processes where the model runs on ``provider``."""
+        if self.workers is not None:
+            return self.workers
+        return cores() if provider == "cpu" else 1
+
+    @property
+    def memory_bytes(self) -> int:
+        """The bytes for golden values of all workers."""
+        return self.memory or free_memory() // 2
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def free_memory() -> int:
+    """Return the bytes of memory that are free, as far as the system tells."""
+    info = Path("/proc/meminfo")
+    match = re.search(r"MemAvailable:\s*(\d+) kB", info.read_text()) if info.is_file() else None
+    return int(match[1]) * 1024 if match else 1 << 32

@@ -1,0 +1,87 @@
+"""Settings of a model: on what data and in which numerics it runs, whatever the faults."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from bitswap_onnx.data.preprocessing import Preprocessing
+from bitswap_onnx.errors import BitswapError, check_choice, check_path, check_whole
+from bitswap_onnx.outcome import parse_criterion
+
+#: The seed that stands for one from the clock.
+FROM_CLOCK = -1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How to run a model, whatever the faults. The command line's shared options say the same.
+
+    ``data``: a dataset's path (`bitswap_onnx.data.dataset.load_dataset`); None: the ``.npz`` beside the model, else seeded
+    standard-normal inputs. ``limit``: a seeded random number of its inputs; ``first``: the first ones. ``input_shape``,
+    without the batch, settles open dimensions. ``output``: the value that holds the scores. ``criterion``: ``top-1`` or
+    ``tolerance=REL``. A ``seed`` of `FROM_CLOCK` is replaced by one from the clock, and ``from_clock`` says so.
+    ``provider``, ``fusion``, ``layout``, ``batch_size``: see `Numerics`. ``neurons``: the model runs at the opset of flip
+    nodes (`for_neurons`). ``apart``: as in `Numerics`; None: where faults hit neurons.
+
+    Raises BitswapError for a value that is none of its parameter.
+    """
+
+    data: str | Path | None = None
+    labels: str | Path | None = None
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    limit: int | None = None
+    first: int | None = None
+    seed: int = 0
+    input_shape: Sequence[int] | None = None
+    output: str | None = None
+    criterion: str | None = None
+    provider: Literal["auto", "cpu", "cuda"] = "cpu"
+    fusion: Literal["framework", "deployed"] = "framework"
+    layout: Literal["auto", "plain", "blocked"] = "auto"
+    batch_size: int | None = None
+    neurons: bool = False
+    apart: bool | None = None
+    from_clock: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("data", "labels"):
+            if getattr(self, name) is not None:
+                self._set(name, check_path(name, getattr(self, name)))
+        for name in ("limit", "first", "batch_size"):
+            if getattr(self, name) is not None:
+                self._set(name, check_whole(name, getattr(self, name), 1))
+        if self.input_shape is not None:
+            self._set("input_shape", tuple(check_whole("input_shape", size, 1) for size in self.input_shape))
+        for name, choices in _CHOICES.items():
+            check_choice(name, getattr(self, name), choices)
+        parse_criterion(self.criterion)
+        self._set("seed", check_whole("seed", self.seed, FROM_CLOCK))
+        if self.seed == FROM_CLOCK:
+            self._set("seed", time.time_ns() % (1 << 32))
+            self._set("from_clock", True)
+
+    def _set(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)
+
+
+_CHOICES = {
+    "provider": ("auto", "cpu", "cuda"),
+    "fusion": ("framework", "deployed"),
+    "layout": ("auto", "plain", "blocked"),
+}
+
+
+def for_neurons(settings: Settings) -> Settings:
+    """Return the settings with the only numerics in which a flip node without a fault leaves all bits alone.
+
+    Raises BitswapError for blocked kernels and folded batch-norm: there a node's result depends on its neighbours.
+    """
+    asked = {"layout": (settings.layout, "blocked"), "fusion": (settings.fusion, "deployed")}
+    for parameter, (value, wrong) in asked.items():
+        if value == wrong:
+            raise BitswapError(
+                f"`{parameter}` {wrong}: neuron faults need `layout` plain and `fusion` framework; leave it out"
+            )
+    return replace(settings, layout="plain", neurons=True)

@@ -1,0 +1,181 @@
+"""Questions about what a run has: for its results files, its summary and its audit. None of them changes the store."""
+
+import json
+from collections.abc import Iterator
+from itertools import groupby
+from typing import NamedTuple
+
+from bitswap_onnx.campaign.store_file import StoreFile
+from bitswap_onnx.data.chunks import Chunk
+from bitswap_onnx.outcome import COUNTS, Counts
+
+#: Layers that the label of a faulty path names, at most.
+_NAMED = 3
+
+#: An injection's counts stand on its first row alone, so that a sum over rows counts them once.
+_ROWS = f"""
+SELECT i.id, r.layer, r.tensor_index, r.bit,
+       {", ".join(f"CASE WHEN r.row = 0 THEN o.{name} END" for name in ("inputs", *COUNTS))},
+       r.parameter, r.kind, r.value,
+       r.site, CASE WHEN r.site = '' THEN '' ELSE COALESCE(r.input, 'all') END,
+       r.clean_bits, r.faulty_bits, r.clean_value, r.faulty_value, r.effect
+FROM injection i JOIN receipt r ON r.position = i.position
+JOIN (SELECT position, SUM(inputs) AS inputs, {", ".join(f"SUM({name}) AS {name}" for name in COUNTS)}
+      FROM outcome GROUP BY position) o ON o.position = i.position
+ORDER BY i.position, r.row
+"""
+
+
+class AuditCandidate(NamedTuple):
+    """An injection that an audit may run again, and whether some of its inferences came out in each way.
+
+    ``telling``: it has nonfinite scores, or a fault in the top exponent bit.
+    """
+
+    position: int
+    path: int
+    telling: bool
+    critical: bool
+    changed: bool
+
+
+class StoredOutcome(NamedTuple):
+    """One injection's outcome over one chunk: ``counts`` with the number of ``inputs``, and its records."""
+
+    counts: Counts
+    per_input: bytes | None
+    scores: bytes | None
+
+
+class Worst(NamedTuple):
+    """An injection with many critical inferences; ``fault`` describes its first fault."""
+
+    id: str
+    layer: str
+    fault: str
+    critical: int
+    inputs: int
+
+
+class StoreResults(StoreFile):
+    """A store with its injections, paths and results."""
+
+    @property
+    def injections(self) -> int:
+        """Number of injections."""
+        return self._number("SELECT COUNT(*) FROM injection")
+
+    def paths(self) -> dict[int, tuple[str, ...]]:
+        """Return the faulty paths, number → tensors."""
+        return {
+            number: tuple(json.loads(text)) for number, text in self._db.execute("SELECT number, tensors FROM path")
+        }
+
+    @property
+    def changing(self) -> int:
+        """Number of injections that change something."""
+        return self._number("SELECT COUNT(*) FROM injection WHERE changes")
+
+    def id_of(self, position: int) -> str:
+        """Return the id of an injection."""
+        return str(self._db.execute("SELECT id FROM injection WHERE position = ?", (position,)).fetchone()[0])
+
+    def inputs(self, position: int) -> list[int] | None:
+        """Return the inputs that an injection runs over, None for all."""
+        query = "SELECT inputs, first_input FROM injection WHERE position = ?"
+        over, first = self._db.execute(query, (position,)).fetchone()
+        if over is None:
+            return None
+        if first is not None:
+            return list(range(first, first + over))
+        rows = self._db.execute("SELECT DISTINCT input FROM receipt WHERE position = ? ORDER BY input", (position,))
+        return [number for (number,) in rows]
+
+    def label(self, path: int) -> str:
+        """Return a faulty path in the user's words: its layers and parameters, or sides of layers."""
+        rows = self._db.execute(
+            "SELECT DISTINCT r.layer, r.parameter, r.site FROM receipt r JOIN injection i USING (position)"
+            " WHERE i.path = ? ORDER BY r.layer LIMIT ?",
+            (path, _NAMED + 1),
+        ).fetchall()
+        named = [
+            f"the {site} of {layer}" if site else f"{layer} {parameter}" for layer, parameter, site in rows[:_NAMED]
+        ]
+        return ", ".join(named) + (", ..." if len(rows) > _NAMED else "")
+
+    def totals(self) -> Counts:
+        """Return the sums of all counts so far, and of the inferences as ``inputs``."""
+        names = ("inputs", *COUNTS)
+        row = self._db.execute(f"SELECT {', '.join(f'SUM({name})' for name in names)} FROM outcome").fetchone()
+        return dict(zip(names, row, strict=True))
+
+    @property
+    def outcomes(self) -> int:
+        """Number of outcomes so far, one per injection and chunk."""
+        return self._number("SELECT COUNT(*) FROM outcome")
+
+    def result_rows(self) -> Iterator[tuple[object, ...]]:
+        """Yield the rows of results.csv, one per fault (`bitswap_onnx.campaign.results.RESULT_COLUMNS`)."""
+        yield from self._db.execute(_ROWS)
+
+    def not_a_single_weight_flip(self) -> tuple[str, str, str, int] | None:
+        """Return id, kind, parameter or site, and row of the first fault that is no single flip of a weight."""
+        row: tuple[str, str, str, int] | None = self._db.execute(
+            "SELECT i.id, r.kind, r.parameter || r.site, r.row FROM receipt r JOIN injection i USING (position)"
+            " WHERE r.kind != 'flip' OR r.parameter != 'weight' OR r.row > 0 OR r.site != '' LIMIT 1"
+        ).fetchone()
+        return row
+
+    def totals_by_bit_class(self) -> dict[str, tuple[int, Counts]]:
+        """Return, by the class of an injection's first bit, the number of injections and the sums of their counts."""
+        sums = ", ".join(f"SUM(o.{name})" for name in ("inputs", *COUNTS))
+        rows = self._db.execute(
+            f"SELECT r.bit_class, COUNT(DISTINCT o.position), {sums} FROM outcome o JOIN receipt r"
+            " ON r.position = o.position AND r.row = 0 GROUP BY r.bit_class"
+        )
+        return {name: (number, dict(zip(("inputs", *COUNTS), counts, strict=True))) for name, number, *counts in rows}
+
+    def most_critical(self, limit: int) -> list[Worst]:
+        """Return the injections with most critical inferences, at most ``limit``, the worst first."""
+        rows = self._db.execute(
+            "SELECT i.id, r.layer, r.kind || ' ' || COALESCE('bit ' || r.bit, r.value) || ' of ' || r.parameter || r.site ||"
+            " r.tensor_index, SUM(o.critical), SUM(o.inputs) FROM outcome o JOIN injection i USING (position)"
+            " JOIN receipt r ON r.position = o.position AND r.row = 0"
+            " GROUP BY o.position HAVING SUM(o.critical) > 0 ORDER BY SUM(o.critical) DESC, o.position LIMIT ?",
+            (limit,),
+        )
+        return [Worst(*row) for row in rows]
+
+    def records(self, name: str) -> Iterator[tuple[int, str, bytes]]:
+        """Yield position and id of each injection, and its records (``scores`` or ``per_input``) joined over all chunks."""
+        assert name in ("scores", "per_input")
+        rows = self._db.execute(
+            f"SELECT i.position, i.id, o.{name} FROM outcome o JOIN injection i USING (position)"
+            " ORDER BY o.position, o.first"
+        )
+        for (position, identifier), parts in groupby(rows, key=lambda row: row[:2]):
+            yield position, identifier, b"".join(blob for *_, blob in parts)
+
+    def audit_candidates(self) -> Iterator[AuditCandidate]:
+        """Yield the injections that change something and have an outcome."""
+        rows = self._db.execute(
+            "SELECT i.position, i.path, SUM(o.nonfinite) > 0 OR EXISTS"
+            " (SELECT 1 FROM receipt r WHERE r.position = i.position AND r.bit_class = 'exponent'"
+            " AND r.bit = 4 * (LENGTH(r.clean_bits) - 2) - 2), SUM(o.critical) > 0,"
+            " SUM(o.non_critical) > 0 FROM injection i JOIN outcome o ON o.position = i.position WHERE i.changes"
+            " GROUP BY i.position"
+        )
+        for position, path, *marks in rows:
+            yield AuditCandidate(position, path, *map(bool, marks))
+
+    def effects(self, position: int) -> list[tuple[int, tuple[int, int, int]]]:
+        """Return the first input of each chunk, and there the nonfinite, critical and non-critical inferences."""
+        query = "SELECT first, nonfinite, critical, non_critical FROM outcome WHERE position = ? ORDER BY first"
+        return [(first, tuple(counts)) for first, *counts in self._db.execute(query, (position,))]
+
+    def outcome(self, position: int, chunk: Chunk) -> StoredOutcome:
+        """Return the outcome of an injection over a chunk that it has run over."""
+        names = ("inputs", *COUNTS)
+        query = f"SELECT {', '.join(names)}, per_input, scores FROM outcome WHERE position = ? AND first = ?"
+        *counts, per_input, scores = self._db.execute(query, (position, chunk.first)).fetchone()
+        return StoredOutcome(dict(zip(names, counts, strict=True)), per_input, scores)
