@@ -1,16 +1,18 @@
 """Bit-exact fault injection into ONNX models.
 
 The pieces, in the order data flows: `load_model` and `read_fault_list`, `resolve` (faults → receipts), `rewrite` (model in,
-faulty model out), `run_campaign` (all of it, into a run directory). Names are loaded when they are first used, so that
-importing the package costs nothing.
+faulty model out), `prepare` (model and data, ready to run), `run_campaign` (all injections, into a run directory). Names are
+loaded when they are first used, so that importing the package costs nothing.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bitswap_onnx.campaign.options import RunOptions
     from bitswap_onnx.campaign.run import Campaign, run_campaign
     from bitswap_onnx.campaign.settings import Settings
+    from bitswap_onnx.campaign.setup import prepare
     from bitswap_onnx.data.dataset import Dataset, load_dataset
     from bitswap_onnx.data.preprocessing import Preprocessing
     from bitswap_onnx.errors import BitswapError
@@ -31,7 +33,9 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "campaign.run": ("Campaign", "run_campaign"),
+    "campaign.options": ("RunOptions",),
     "campaign.settings": ("Settings",),
+    "campaign.setup": ("prepare",),
     "data.dataset": ("Dataset", "load_dataset"),
     "data.preprocessing": ("Preprocessing",),
     "errors": ("BitswapError",),
@@ -66,6 +70,7 @@ __all__ = [
     "Preprocessing",
     "Receipt",
     "ResolvedInjection",
+    "RunOptions",
     "Settings",
     "Site",
     "Target",
@@ -78,6 +83,7 @@ __all__ = [
     "load_dataset",
     "load_model",
     "parse_goal",
+    "prepare",
     "read_design",
     "read_fault_list",
     "resolve",

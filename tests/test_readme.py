@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+REPO = Path(__file__).parent.parent
+README = (REPO / "README.md").read_text(encoding="utf-8")
 
 
 def test_operators_that_become_keras_layers() -> None:
@@ -44,3 +45,12 @@ def test_networks_of_the_zoo() -> None:
 )
 def test_commands(command: str) -> None:
     assert f"`{command} " in README or f"`{command}`" in README
+
+
+def test_the_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    example = README.split("```python\n")[1].split("```")[0]
+    for name in ("models", "fault_lists"):
+        (tmp_path / name).symlink_to(REPO / name)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(example, "README.md", "exec"), {})
+    assert (tmp_path / "run/results.csv").is_file()

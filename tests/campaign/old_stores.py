@@ -24,7 +24,7 @@ MODEL = base64.b64decode(
     "BaFAoBeBIPCg0IARIJCgMSAU4KAggDYhQKAXkSDwoNCAESCQoDEgFOCgIIAkIECgAQFEIRCg1jb20ubWljcm9zb2Z0EAE="
 )
 
-#: results.csv of the finished one of `injections`, as the first version wrote it, but for the counts of `two`, which repeated on its second row.
+#: results.csv of `injections`, as the first version wrote it; there, the counts of `two` repeated on its second row.
 RESULTS = """Injection,Layer,TensorIndex,Bit,n_injections,top_1_correct,top_5_correct,top_1_robust,top_5_robust,\
 masked,non_critical,critical,nonfinite,critical_nonfinite,sdc_5,sdc_10,sdc_20,\
 Parameter,Kind,Value,Site,Input,clean_bits,faulty_bits,clean_value,faulty_value,effect
