@@ -48,9 +48,9 @@ Counts = dict[str, int | None]
 class Criterion:
     """The condition for a critical inference.
 
-    ``tolerance`` None: the top-1 class differs. Otherwise, for models that are no classifiers: some output moves by more
-    than ``tolerance`` times ``span``, the range of the whole golden output. ``probabilities``: the scores come from a
-    Softmax, so they are used without another softmax.
+    ``tolerance`` None: the top-1 class differs. Otherwise, for models that are no classifiers, some output moved by
+    more than ``tolerance`` times ``span``, the range of the whole golden output. ``probabilities``: the scores come from
+    a Softmax, so they are used without another softmax.
     """
 
     tolerance: float | None = None
@@ -113,7 +113,7 @@ def decode_correct(encoded: bytes) -> Flags:
 
 @dataclass(frozen=True)
 class Outcomes:
-    """Outcomes of one injection: ``flags`` (len(COUNTS), inputs) and their sums, None for a count that does not apply."""
+    """Outcomes of one injection: ``flags`` (len(COUNTS), inputs) and their sums, None for those that do not apply."""
 
     flags: Flags
     counts: Counts
