@@ -48,7 +48,7 @@ Counts = dict[str, int | None]
 class Criterion:
     """The condition for a critical inference.
 
-    ``tolerance`` None: the top-1 class differs. Otherwise, for models that are no classifiers, some output moved by
+    ``tolerance`` None: the top-1 class differs. Otherwise, for models that are no classifiers, some output moves by
     more than ``tolerance`` times ``span``, the range of the whole golden output. ``probabilities``: the scores come from
     a Softmax, so they are used without another softmax.
     """
