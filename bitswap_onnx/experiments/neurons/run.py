@@ -81,10 +81,11 @@ def run_neurons(
 ) -> NeuronCampaign:
     """Flip a random bit (or ``bit``, 0 the least significant) of a random neuron per layer and input; count what it does.
 
-    ``layers``, ``layer_type``, ``numbers`` and ``exclude`` choose as in `choose_layers`. ``trials`` draws are made per
-    layer and input. ``drop_last`` leaves out the inputs of the last batch if it is not full. ``settings.seed`` seeds the draws,
-    `FROM_CLOCK` draws it as well (`NeuronCampaign.seed` says which it was). The rest is as in `run_campaign`; the files of
-    `NeuronCampaign.files` go into its run directory. ``detailed_log`` lists every misclassification in one of them.
+    ``layers``, ``layer_type``, ``numbers`` and ``exclude`` choose as in `choose_layers`. ``trials`` draws are made
+    per layer and input. ``drop_last`` leaves out the inputs of the last batch if it is not full. ``settings.seed``
+    seeds the draws, `FROM_CLOCK` draws it as well (`NeuronCampaign.seed` says which it was). The rest is as in
+    `run_campaign`; the files of `NeuronCampaign.files` go into its run directory. ``detailed_log`` lists every
+    misclassification in one of them.
 
     Raises BitswapError as `choose_layers`, `plan_neurons` and `run_campaign` do.
     """
