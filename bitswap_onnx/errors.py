@@ -1,7 +1,8 @@
 """The one family of errors that bitswap-onnx raises for its users.
 
-Every message is one line: what was expected, what was found, where, and what to do about it. The command line prints
-it without a traceback and exits with ``exit_code``; every other exception is a defect of ours and stays loud.
+Every message is one line: what was expected, what was found, where, and what to do about it. It names parameters in
+backticks, as in "`batch_size`: expected a positive number", never command-line options. The command line prints it
+without a traceback and exits with ``exit_code``. Any other exception is a defect of ours and keeps its traceback.
 """
 
 import difflib
@@ -13,28 +14,28 @@ from typing import SupportsIndex
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return the names among ``known`` that are closest to ``name``, for the end of a message."""
-    folded = {other.lower(): other for other in known}
+    """Return up to four names of ``known`` that are closest to ``name``, as text for the end of a message."""
+    folded = {known_name.lower(): known_name for known_name in known}
     close = difflib.get_close_matches(name.lower(), folded, n=4, cutoff=0.3) or list(folded)[:4]
     return ", ".join(folded[match] for match in close) or "none"
 
 
 def one_line(error: BaseException) -> str:
-    """Return what another library's error says, on one line of bounded length."""
+    """Return the message of another library's error on one line of at most 300 characters."""
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def printable(text: str) -> str:
-    """Return ``text`` on one line that a terminal shows as it is.
+    """Return ``text`` on one line that a terminal can show.
 
-    White space of ASCII becomes blanks; control and format characters, as a file may hold them, become escapes.
+    ASCII white space becomes blanks; control and format characters, which may come from a file, become escapes.
     """
     plain = (" " if c in "\t\n\v\f\r" else c for c in text)
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in plain)
 
 
 class BitswapError(Exception):
-    """Something the user gave is wrong; nothing was written. The message is made `printable`."""
+    """An input of the user is wrong, and nothing was written. The message is made `printable`."""
 
     exit_code = 1
 
@@ -43,11 +44,11 @@ class BitswapError(Exception):
 
 
 class FaultListError(BitswapError):
-    """A fault list that cannot be read, or a fault that no target answers to."""
+    """A fault list that cannot be read, or a fault that hits no target."""
 
 
 class ModelError(BitswapError):
-    """A model that cannot be loaded, checked or run as asked."""
+    """A model that cannot be loaded or checked, or does not run with the given settings."""
 
 
 class DataError(BitswapError):
@@ -55,7 +56,7 @@ class DataError(BitswapError):
 
 
 class RunError(BitswapError):
-    """A run directory that cannot be used as asked: another campaign's, locked, full."""
+    """A run directory or output file that cannot be used: another campaign's, locked, no space left."""
 
 
 class MissingExtraError(BitswapError):
@@ -63,7 +64,7 @@ class MissingExtraError(BitswapError):
 
 
 class ControlFailedError(BitswapError):
-    """A null control, an audit or a conversion check failed: results would not be trustworthy."""
+    """A null control, an audit or a conversion check failed, so results would not be trustworthy."""
 
     exit_code = 3
 

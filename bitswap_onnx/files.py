@@ -11,29 +11,29 @@ from bitswap_onnx.errors import RunError, one_line
 
 @contextmanager
 def replacing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
-    """Open a file (``mode`` ``w`` or ``wb``) that takes the place of ``path`` when the block ends well.
+    """Open a file (``mode`` ``w`` or ``wb``) that replaces ``path`` when the block ends without an exception.
 
-    Otherwise ``path`` stays as it was and nothing is left behind. Raises RunError where nothing can be written.
+    After an exception ``path`` is unchanged and the new file is removed. Raises RunError if writing fails.
     """
-    part = path.with_name(path.name + ".part")
+    unfinished = path.with_name(path.name + ".part")
     text: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
     try:
-        with part.open(mode, **text) as file:
+        with unfinished.open(mode, **text) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        part.replace(path)
+        unfinished.replace(path)
     except OSError as error:
-        _remove(part)
+        _remove(unfinished)
         reason = error.strerror or one_line(error)
         raise RunError(f"{path}: cannot write: {reason}; free some space or choose another place") from None
     except BaseException:
-        _remove(part)
+        _remove(unfinished)
         raise
 
 
 def check_output(path: Path, inputs: Iterable[Path]) -> None:
-    """Raise RunError if ``path`` is no file name, or is one of ``inputs``, which writing would destroy."""
+    """Raise RunError if ``path`` is a folder or no file name, or one of ``inputs``, which it would overwrite."""
     if not path.name or path.is_dir():
         raise RunError(f"{path}: expected the name of a file to write, found a folder")
     for source in inputs:
@@ -41,6 +41,6 @@ def check_output(path: Path, inputs: Iterable[Path]) -> None:
             raise RunError(f"{path}: would overwrite what it is made from; choose another output")
 
 
-def _remove(part: Path) -> None:
+def _remove(path: Path) -> None:
     with suppress(OSError):
-        part.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)

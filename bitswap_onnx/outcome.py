@@ -1,10 +1,11 @@
 """Golden and faulty scores → outcomes, one per input.
 
-``masked``: all scores equal (IEEE ==). ``critical``: the top-1 class differs, where argmax takes the first maximum and
-treats NaN as larger than every number (numpy's rule). ``non_critical``: everything else. Orthogonal to these:
-``nonfinite`` (a faulty score is NaN or Inf), ``sdc_5`` (the faulty top-1 is outside the golden top-5), ``sdc_10`` and
-``sdc_20`` (the softmax score of the golden top class moves by more than 10 or 20 % of its golden value; Li et al.,
-SC 2017).
+Each input has one outcome. ``masked``: all scores are equal (IEEE ==). ``critical``: the top-1 class differs, where
+argmax takes the first maximum and treats NaN as larger than every number (numpy's rule). ``non_critical``: neither.
+
+Further flags can come with any outcome: ``nonfinite`` (a faulty score is NaN or Inf), ``sdc_5`` (the faulty top-1 is
+outside the golden top-5), ``sdc_10`` and ``sdc_20`` (the softmax score of the golden top class moves by more than 10 or
+20 % of its golden value; Li et al., SC 2017).
 """
 
 import re
@@ -26,7 +27,7 @@ Flags = NDArray[np.bool_]
 MASKED, NON_CRITICAL, CRITICAL = 0, 1, 2
 OUTCOME_NAMES = ("masked", "non_critical", "critical")
 
-#: What is counted for every injection, in the order of results.csv.
+#: The names of an injection's counts, in the order of results.csv.
 COUNTS = (
     "top_1_correct",
     "top_5_correct",
@@ -162,7 +163,7 @@ def parse_criterion(text: str | None) -> Criterion:
 
 @dataclass(frozen=True)
 class Golden:
-    """Golden scores of some inputs, shape (inputs, classes), their labels, and what follows from them."""
+    """Golden ``scores`` of some inputs, shape (inputs, classes), and their ``labels``, shape (inputs,), if known."""
 
     scores: Scores
     labels: NDArray[np.int64] | None
@@ -180,11 +181,11 @@ class Golden:
 
     @cached_property
     def flags(self) -> Flags:
-        """What `COUNTS` counts, for the golden scores themselves: shape (len(COUNTS), inputs)."""
+        """The flags of `COUNTS` for the golden scores themselves, shape (len(COUNTS), inputs)."""
         return _flags(self, self.scores)
 
     def take(self, rows: slice | NDArray[np.intp]) -> "Golden":
-        """Return the golden scores of some inputs alone, what is known of them included."""
+        """Return the golden scores of some inputs; properties that are already computed are not computed again."""
         part = Golden(self.scores[rows], None if self.labels is None else self.labels[rows], self.criterion)
         for name in ("top_1", "confidence"):
             if name in self.__dict__:
@@ -195,13 +196,13 @@ class Golden:
 
 
 def decode_correct(encoded: bytes) -> Flags:
-    """Return, of `Outcomes.encoded`, which inputs have the top-1 class that their label says; False without labels."""
+    """Return from `Outcomes.encoded` whether each input's top-1 class is its label; all False without labels."""
     return np.asarray(np.frombuffer(encoded, np.uint8) & np.uint8(4) != 0)
 
 
 @dataclass(frozen=True)
 class Outcomes:
-    """Outcomes of one injection: ``flags`` (len(COUNTS), inputs) and their sums; None for a count that does not apply."""
+    """Outcomes of one injection: ``flags`` (len(COUNTS), inputs) and their sums, None for those that do not apply."""
 
     flags: Flags
     counts: Counts
@@ -213,7 +214,7 @@ class Outcomes:
         return np.asarray(self.flags[first : first + len(OUTCOME_NAMES)].argmax(axis=0), np.uint8)
 
     def over(self, rows: NDArray[np.intp]) -> "Outcomes":
-        """Return the outcomes of some inputs alone."""
+        """Return the outcomes of some inputs; ``rows`` are the distinct numbers of these inputs."""
         if len(rows) == self.flags.shape[1]:
             return self
         flags = self.flags[:, rows]
@@ -226,7 +227,7 @@ class Outcomes:
         return np.asarray(self.flags[COUNTS.index("nonfinite")])
 
     def encoded(self) -> bytes:
-        """Return a byte per input: the code, bit 2 for a correct top-1, bit 7 for nonfinite; see `decode_outcomes`."""
+        """Return a byte per input: bits 0-1 the code, bit 2 a correct top-1, bit 7 nonfinite; see `decode_outcomes`."""
         correct = self.flags[COUNTS.index("top_1_correct")]
         flags = correct.astype(np.uint8) << 2 | self.nonfinite.astype(np.uint8) << 7
         return bytes(self.code | flags)
@@ -239,19 +240,19 @@ def decode_outcomes(encoded: bytes) -> tuple[NDArray[np.uint8], Flags]:
 
 
 def judge(golden: Golden, faulty: Scores) -> Outcomes:
-    """Return the outcomes of ``faulty`` scores, shape (inputs, classes) as the golden ones.
+    """Return the outcomes of ``faulty`` scores, which have the shape of the golden ones, (inputs, classes).
 
-    Counts that need labels are None without them; under a tolerance criterion so are those that need classes.
+    Counts that need labels are None without labels; counts that need classes are None under a tolerance criterion.
     """
     (outcomes,) = judge_rows(golden, np.arange(len(faulty)), faulty, (0, len(faulty)))
     return outcomes
 
 
 def judge_rows(golden: Golden, rows: NDArray[np.intp], faulty: Scores, bounds: Sequence[int]) -> list[Outcomes]:
-    """Return the outcomes of several injections that were run where a score can differ from the golden ones.
+    """Return the outcomes of several injections, each with faulty scores for some of the inputs.
 
-    Injection i has the ``faulty`` scores ``bounds[i]`` to ``bounds[i + 1]``, of the inputs ``rows`` (each at most once);
-    on every other input of ``golden`` its scores are the golden ones. Counts as in `judge`.
+    Injection i has the scores ``faulty[bounds[i]:bounds[i + 1]]``, of the inputs ``rows[bounds[i]:bounds[i + 1]]``,
+    each input at most once. On every other input of ``golden`` its scores are the golden ones. Counts as in `judge`.
     """
     flags = _flags(golden.take(rows), faulty)
     clean, total = golden.flags[:, rows], golden.flags.sum(axis=1)
@@ -268,9 +269,10 @@ def judge_rows(golden: Golden, rows: NDArray[np.intp], faulty: Scores, bounds: S
 
 
 def rank(scores: Scores, classes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return how many classes rank before ``classes[i]`` in ``scores[i]``: (score descending, NaN first, index ascending).
+    """Return how many classes rank before ``classes[i]`` in ``scores[i]``, 0 for the top class; shape (inputs,).
 
-    ``scores`` (inputs, classes), ``classes`` (inputs,); the result has shape (inputs,), 0 for the top class.
+    Classes rank by score descending, NaN first, then by index ascending. Shapes: ``scores`` (inputs, classes),
+    ``classes`` (inputs,).
     """
     own = np.take_along_axis(scores, classes[:, None], axis=1)
     nan, own_nan = np.isnan(scores), np.isnan(own)
@@ -282,7 +284,10 @@ def rank(scores: Scores, classes: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def softmax_score(scores: Scores, classes: NDArray[np.int64], probabilities: bool) -> NDArray[np.float64]:
-    """Return the softmax score of one class per input, computed in float64; NaN where the softmax is undefined."""
+    """Return the softmax score of one class per input in float64, shape (inputs,); NaN where softmax is undefined.
+
+    ``probabilities``: ``scores`` are softmax scores already.
+    """
     wide = scores.astype(np.float64)
     if not probabilities:
         with np.errstate(invalid="ignore", over="ignore"):

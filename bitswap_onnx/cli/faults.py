@@ -10,8 +10,8 @@ from bitswap_onnx.cli import console, generate
 from bitswap_onnx.cli.options import BitOrderOption, Faults, Json
 from bitswap_onnx.faults.fault_list import read_fault_list, write_fault_list
 from bitswap_onnx.files import check_output
-from bitswap_onnx.graph.convert import convert_faults
-from bitswap_onnx.graph.describe import describe
+from bitswap_onnx.graph.list_conversion import convert_faults
+from bitswap_onnx.graph.list_description import describe_list
 from bitswap_onnx.graph.model import load_model
 from bitswap_onnx.graph.resolve import resolve
 
@@ -59,7 +59,7 @@ def convert(
 @app.command("describe")
 def describe_command(faults: Faults, model: ModelOption = None, as_json: Json = False) -> None:
     """Count faults per layer, bit and kind; find duplicates; with --model say how much of each layer is covered."""
-    description = describe(read_fault_list(faults), load_model(model) if model else None)
+    description = describe_list(read_fault_list(faults), load_model(model) if model else None)
     if as_json:
         typer.echo(json.dumps(description.as_dict(), indent=2))
         return

@@ -48,7 +48,7 @@ def command(
 
 def _print_sites(sites: Sequence[NeuronSite], layers: str | None, as_json: bool) -> None:
     """List every layer that the pattern names; without one, those that are injected by default."""
-    chosen = [entry for site in Site for entry in select_sites(sites, layers, site=site)]
+    chosen = [entry for side in Site for entry in select_sites(sites, layers, side=side)]
     chosen.sort(key=sites.index)
     rows = [
         {

@@ -55,7 +55,7 @@ def command(
             model,
             layers=layers,
             exclude=exclude,
-            kinds=layer_type,
+            layer_type=layer_type,
             numbers=_numbers(layer_num),
             bit=bit,
             trials=trials,

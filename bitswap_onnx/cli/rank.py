@@ -71,7 +71,7 @@ def command(
             evaluation_steps=evaluation_steps,
             layers=layers,
             exclude=exclude,
-            kinds=layer_type,
+            layer_type=layer_type,
             top=top,
             options=watched_options,
         )

@@ -1,1 +1,1 @@
-"""What is injected: faults, injections, bit edits and the lists that hold them. Knows no ONNX."""
+"""Faults, injections, bit edits and fault lists. Knows no ONNX."""

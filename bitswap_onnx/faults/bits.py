@@ -1,4 +1,4 @@
-"""Bits of array elements: one table of formats, and pure vectorised edits on unsigned views.
+"""Bits of array elements: a table of element formats, and vectorised edits on unsigned views.
 
 Bit 0 is the least significant bit of the stored element. Nothing here converts through a float, so NaN payloads, -0 and
 subnormals keep every bit.
@@ -25,7 +25,7 @@ _INTEGER = re.compile(r"[+-]?[0-9]{1,20}")
 
 @dataclass(frozen=True)
 class BitFormat:
-    """How one dtype lays out its bits: ``width`` bits, of which ``exponent`` carry the exponent (floats only)."""
+    """The bit layout of one dtype: ``width`` bits; the bits ``exponent`` hold the exponent (empty for integers)."""
 
     name: str
     dtype: np.dtype[Any]
@@ -48,7 +48,7 @@ class BitFormat:
         return len(self.exponent) > 0
 
     def bit_class(self, bit: int) -> str:
-        """Return ``sign``, ``exponent`` or ``mantissa`` for a float's bit, ``sign`` or ``integer`` for an integer's."""
+        """Return ``sign``, ``exponent`` or ``mantissa`` for a bit of a float, ``sign`` or ``integer`` for others."""
         if self.signed and bit == self.width - 1:
             return "sign"
         if not self.is_float:
@@ -76,7 +76,7 @@ BIT_CLASSES = ("sign", "exponent", "mantissa", "integer")
 
 
 def to_bits(array: NDArray[Any]) -> Bits:
-    """Return the elements of ``array``, any shape and any dtype of `FORMATS`, as unsigned integers (a view)."""
+    """Return the elements of ``array``, of a dtype of `FORMATS`, as unsigned integers: a view of the same shape."""
     return array.view(FORMATS[array.dtype.name].view)
 
 
@@ -89,7 +89,7 @@ def edit(bits: Bits, kind: Kind, operand: int | Bits) -> Bits:
     """Return ``bits`` after a fault of ``kind``, element by element.
 
     ``operand`` is the bit number for flip, stuck_at_0 and stuck_at_1, the XOR mask for mask and the new bit pattern for
-    set: one number, or an array that broadcasts against ``bits``. Numbers must fit the width (callers check).
+    set: one number, or an array that broadcasts against ``bits``. Callers check that numbers fit the width.
     """
     unsigned = bits.dtype.type
     number = np.asarray(operand).astype(bits.dtype)
@@ -113,12 +113,12 @@ def edit_one(bits: int, kind: Kind, operand: int, fmt: BitFormat) -> int:
 
 
 def parse_pattern(text: str) -> int | None:
-    """Return the number of a ``0x...`` bit pattern, or None if ``text`` is none."""
+    """Return the number of a ``0x...`` bit pattern, None for any other text."""
     return int(text, 16) if _HEX.fullmatch(text) else None
 
 
 def is_number(text: str) -> bool:
-    """Whether ``text`` is a number in ASCII digits that a ``set`` fault may carry (``nan`` and ``inf`` are)."""
+    """Whether ``text`` is a number that a ``set`` fault may have: in ASCII digits, or ``nan`` or ``inf``."""
     try:
         real(text)
     except ValueError:
@@ -129,9 +129,9 @@ def is_number(text: str) -> bool:
 def encode(text: str, fmt: BitFormat) -> int:
     """Return the bit pattern of ``text``, a number or a ``0x...`` pattern, in ``fmt``.
 
-    Numbers are read as float64 and rounded to the nearest element of a float format, ties to even. Raises FaultListError
-    for a pattern wider than the format, text that is neither, a finite number beyond the range, and a fraction for an
-    integer format.
+    Numbers are read as float64 and rounded to the nearest element of a float format, ties to even. Raises
+    FaultListError for a pattern wider than the format, for text that is neither a number nor a pattern, for a finite
+    number beyond the range, and for a fraction in an integer format.
     """
     pattern = parse_pattern(text)
     if pattern is not None:
@@ -151,15 +151,15 @@ def _encode_float(text: str, fmt: BitFormat) -> int:
     if np.isfinite(element[0]):
         return _nearest_of_neighbours(number, bits, fmt)
     if not math.isnan(number) and "inf" not in text.lower():
-        raise FaultListError(f"value {text[:40]} is beyond the range of {fmt.name}; write inf if infinity is meant")
+        raise FaultListError(f"value {text[:40]} is beyond the range of {fmt.name}; for infinity, write inf")
     return bits
 
 
 def _nearest_of_neighbours(number: float, bits: int, fmt: BitFormat) -> int:
-    """Return the nearest element to ``number`` among ``bits`` and its neighbours: some casts round twice."""
+    """Return the element nearest to ``number`` among ``bits`` and its neighbours, since some casts round twice."""
     magnitude = bits & ~(1 << (fmt.width - 1))
     near = [bits + step for step in (0, -1, 1) if magnitude + step >= 0 and math.isfinite(decode(bits + step, fmt))]
-    return min(near, key=lambda other: (abs(decode(other, fmt) - number), other & 1))
+    return min(near, key=lambda pattern: (abs(decode(pattern, fmt) - number), pattern & 1))
 
 
 def _encode_integer(text: str, fmt: BitFormat) -> int:
@@ -176,10 +176,10 @@ def decode(bits: int, fmt: BitFormat) -> float | int:
 
 
 def format_value(bits: int, fmt: BitFormat) -> str:
-    """Return the value of one bit pattern as text: the shortest that reads back to the same element."""
+    """Return the value of one bit pattern as the shortest text that reads back to the same element."""
     return str(from_bits(np.array([bits], fmt.view), fmt)[0])
 
 
 def hex_bits(bits: int, fmt: BitFormat) -> str:
-    """Return a bit pattern as ``0x`` and as many digits as the format has."""
+    """Return a bit pattern as ``0x`` and one hex digit per four bits of the format."""
     return f"0x{bits:0{fmt.width // 4}x}"

@@ -1,4 +1,4 @@
-"""Rows of CSV files as people and tools write them: one line each, so that a wrong quote cannot swallow its neighbours."""
+"""Rows of CSV files, one line each: a wrong quote cannot swallow the lines behind it."""
 
 import csv
 import re
@@ -6,22 +6,22 @@ from collections.abc import Iterable, Iterator
 
 from bitswap_onnx.errors import FaultListError
 
-#: Control characters but the tab, and what Unicode takes for the end of a line.
+#: Control characters other than the tab, and Unicode's line and paragraph separators.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def read_rows(source: str, file: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
     """Yield line number and cells of every line that is not empty; ``file`` is opened with ``newline=""``.
 
-    Raises FaultListError, with line, for a quote that is not closed on its line, text behind a closing quote, a control
-    character, and a cell of more than 128 KiB.
+    Raises FaultListError, with ``source`` and line, for a quote that is not closed on its line, text behind a closing
+    quote, a control character, and a cell of more than 128 KiB.
     """
     for number, line in enumerate(file, 1):
         text = line.rstrip("\r\n")
-        if found := _CONTROL.search(text):
+        if control := _CONTROL.search(text):
             raise FaultListError(
-                f"{source}:{number}: expected text without control characters, found U+{ord(found[0]):04X} at character "
-                f"{found.start() + 1}; save the list as plain UTF-8 text"
+                f"{source}:{number}: expected text without control characters, found U+{ord(control[0]):04X} at "
+                f"character {control.start() + 1}; save the list as plain UTF-8 text"
             )
         cells = _cells(text, f"{source}:{number}") if text else []
         if cells not in ([], [""]):

@@ -1,4 +1,4 @@
-"""Faults and injections, as a list states them: before any model is looked at."""
+"""Faults and injections as a fault list states them, not yet checked against a model."""
 
 import operator
 import re
@@ -21,16 +21,16 @@ class Kind(StrEnum):
 
 
 class Site(StrEnum):
-    """Where a fault hits a neuron: behind a layer, or before it (where that layer alone sees it)."""
+    """The neurons that a fault hits: a layer's output, or its input, where only that layer sees the fault."""
 
     OUTPUT = "output"
     INPUT = "input"
 
 
-#: Kinds that name one bit; the others carry a value for the whole element.
+#: Kinds that change one bit; the others have a value for the whole element.
 BIT_KINDS = frozenset({Kind.FLIP, Kind.STUCK_AT_0, Kind.STUCK_AT_1})
 
-#: Kinds that may meet an element that already satisfies them; a flip or a mask that changes nothing is an error.
+#: Kinds that an element may already satisfy; a flip or a mask that changes nothing is an error.
 SATISFIABLE_KINDS = frozenset({Kind.STUCK_AT_0, Kind.STUCK_AT_1, Kind.SET})
 
 
@@ -38,13 +38,16 @@ SATISFIABLE_KINDS = frozenset({Kind.STUCK_AT_0, Kind.STUCK_AT_1, Kind.SET})
 class Fault:
     """One change of one element of one tensor.
 
-    ``index`` is the element's position in the stored layout of its parameter. ``bit`` counts from the least significant
-    bit (0) and belongs to flip and stuck_at faults alone; ``value`` is the text of a mask (``0x...``) or of what is set
-    (a number or a ``0x...`` bit pattern). ``parameter`` is a role or a parameter name; None means the role ``weight``.
-    ``site`` None: the fault sits in a stored parameter. Otherwise it hits a neuron while the model runs: one element of
-    what a layer puts out or takes in, at ``index`` without the batch dimension in the framework's layout, for one
-    ``input`` of the dataset (its position) or, with None, for all. ``where`` says where the fault was read
-    (``faults.csv:14``) and takes no part in comparisons. Whole numbers of any kind (numpy's too) become Python's.
+    ``bit`` is the bit number of a flip or stuck_at fault, 0 the least significant; None for other kinds. ``value`` is
+    the text of a mask (``0x...``) or of a set fault (a number or a ``0x...`` bit pattern); None for other kinds.
+
+    ``site`` None: the fault hits a stored parameter. ``parameter`` is its role or its name, None for the role
+    ``weight``; ``index`` is in its stored layout. Otherwise the fault hits a neuron while the model runs: one element
+    of a layer's output or input, at ``index`` without the batch dimension, in the framework's layout. It acts for one
+    ``input`` of the dataset (its position, from 0), or for all with None.
+
+    ``where`` is the place that the fault was read from (``faults.csv:14``); comparisons ignore it. Integers of other
+    types, such as numpy's, are converted to int.
     """
 
     layer: str
@@ -66,16 +69,19 @@ class Fault:
 
     def __str__(self) -> str:
         """Return the fault in one short phrase, for messages."""
-        what = f"bit {self.bit}" if self.kind in BIT_KINDS else self.value
-        part = self.parameter if self.site is None else self.site.value
-        target = self.layer if part is None else f"{self.layer} ({part})"
-        when = "" if self.input is None else f" for input {self.input}"
-        return f"{self.kind} {what} of {target}{list(self.index)}{when}"
+        change = f"bit {self.bit}" if self.kind in BIT_KINDS else self.value
+        name = self.parameter if self.site is None else self.site.value
+        target = self.layer if name is None else f"{self.layer} ({name})"
+        inputs = "" if self.input is None else f" for input {self.input}"
+        return f"{self.kind} {change} of {target}{list(self.index)}{inputs}"
 
 
 @dataclass(frozen=True, slots=True)
 class Injection:
-    """The faults that are applied together under one id; raises FaultListError for an id that no file name could hold."""
+    """The faults that are applied together under one ``id``.
+
+    Raises FaultListError for an id that does not fit into a file name, and for an injection without faults.
+    """
 
     id: str
     faults: tuple[Fault, ...]
@@ -84,7 +90,7 @@ class Injection:
         where = self.faults[0].where + ": " if self.faults and self.faults[0].where else ""
         if not _ID.fullmatch(self.id):
             raise FaultListError(
-                f"{where}injection id {self.id[:40]!r} may only have letters, digits, '_', '.' and '-', 200 at most"
+                f"{where}expected an injection id of 1 to 200 letters, digits, '_', '.', '-', found {self.id[:40]!r}"
             )
         if not self.faults:
-            raise FaultListError(f"injection {self.id} has no faults")
+            raise FaultListError(f"injection {self.id} has no faults; give it at least one")

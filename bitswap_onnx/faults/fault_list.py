@@ -1,10 +1,10 @@
-"""Fault lists: CSV in and out, one injection at a time, so that a list of any length fits in memory.
+"""Read and write fault lists as CSV, one injection at a time, so that memory does not limit a list's length.
 
-Three headers are read: ours and dnn-benchmarks' (``Injection,Layer,TensorIndex,Bit``, plus optional columns; ``Index``
-stands for ``TensorIndex`` as well), tf_injector's (``inj_id,target_layer,layer_weigths,bit_pos``, spelt so, whose first
-row may be ``GOLDEN``) and SFIadvancedmodels' for neurons (``Injection,LayerName,LayerIndex,FeatureMapIndex,Value``: one
-or several elements of a layer's output, each set to a value for every input). Other columns are ignored, so results
-files are lists too. Every error says file and line.
+Three kinds of header are read. Ours and dnn-benchmarks': ``Injection,Layer,TensorIndex,Bit`` and optional columns, where
+``Index`` may stand for ``TensorIndex``. tf_injector's: ``inj_id,target_layer,layer_weigths,bit_pos``, spelt so; its
+first row may be ``GOLDEN``. SFIadvancedmodels' for neurons: ``Injection,LayerName,LayerIndex,FeatureMapIndex,Value``; a
+row sets one or several elements of a layer's output to a value for every input. Other columns are ignored, so results
+files are lists too. Every error names file and line.
 """
 
 import csv
@@ -18,13 +18,13 @@ from typing import TextIO
 from bitswap_onnx.errors import FaultListError
 from bitswap_onnx.faults.csv_rows import read_rows
 from bitswap_onnx.faults.fault import Fault, Injection, Kind
-from bitswap_onnx.faults.fault_row import OPTIONAL, REQUIRED_COLUMNS, SFI_NEURONS, Columns, parse_row
+from bitswap_onnx.faults.fault_row import OPTIONAL_COLUMNS, REQUIRED_COLUMNS, SFI_NEURONS, Columns, parse_row
 from bitswap_onnx.files import replacing
 
 
 @dataclass(frozen=True)
 class FaultList:
-    """A fault list on disk. Iterating reads it anew and yields one `Injection` after the other."""
+    """A fault list on disk. Each iteration reads the file again and yields one `Injection` after the other."""
 
     path: Path
 
@@ -39,17 +39,17 @@ class FaultList:
 
     @property
     def may_have_neurons(self) -> bool:
-        """Whether the header has a column that only neurons need."""
+        """Whether the header has a column that only neuron faults need."""
         with self.path.open(encoding="utf-8-sig", newline="") as file:
             names = {name.strip() for _, header in islice(read_rows(self.path.name, file), 1) for name in header}
         return bool(names & {"Site", SFI_NEURONS[2]})
 
 
 def read_fault_list(path: str | Path) -> FaultList:
-    """Open a fault list and check its header and first injection.
+    """Return a fault list after a check of its header and first injection.
 
-    Raises FaultListError for a missing file, a wrong header, a bad first row or a list without rows. Later rows are
-    checked when they are read.
+    Raises FaultListError for a missing file, a wrong header, a bad first injection or a list without rows. Later rows
+    are checked when they are read.
     """
     faults = FaultList(Path(path))
     if next(iter(faults), None) is None:
@@ -58,59 +58,60 @@ def read_fault_list(path: str | Path) -> FaultList:
 
 
 def has_neurons(injections: Iterable[Injection]) -> bool:
-    """Whether some fault of a list hits a neuron; a list on disk whose header rules that out is not read."""
+    """Whether some fault of a list hits a neuron; of a list on disk, only the header is read where that is enough."""
     if isinstance(injections, FaultList) and not injections.may_have_neurons:
         return False
     return any(fault.site is not None for injection in injections for fault in injection.faults)
 
 
 def refuse_neurons(injections: Iterable[Injection], what: str) -> None:
-    """Raise FaultListError, naming the first, if a list has neuron faults where only ``what`` of stored ones exists."""
-    found = (fault for injection in injections for fault in injection.faults if fault.site is not None)
-    fault = next(found, None) if has_neurons(injections) else None
+    """Raise FaultListError for the first neuron fault of a list; ``what`` is the message's subject: a comparison."""
+    neurons = (fault for injection in injections for fault in injection.faults if fault.site is not None)
+    fault = next(neurons, None) if has_neurons(injections) else None
     if fault is not None:
         where = f"{fault.where}: " if fault.where else ""
         raise FaultListError(f"{where}{what} takes faults in stored parameters alone, found {fault}; leave neurons out")
 
 
 def write_fault_list(path: str | Path, injections: Iterable[Injection], examples: Iterable[Fault] | None = None) -> str:
-    """Write injections as a CSV list and return its `list_fingerprint`; there are those optional columns that faults need.
+    """Write injections as a CSV list and return the SHA-256 of `list_fingerprint`.
 
-    Which these are, ``examples`` show: faults that together need all of them. Without, the whole list is looked at first:
-    ``injections`` is iterated twice, so that a list of any length fits in memory. The file appears whole or not at all;
-    raises RunError where it cannot be written.
+    The file has the optional columns that ``examples`` need, faults that together need all of them. Without
+    ``examples``, ``injections`` is iterated twice, first to find these columns. The file appears whole or not at all.
+    Raises RunError if it cannot be written, and FaultListError for a fault that needs another column.
     """
     if examples is None:
         injections = tuple(injections) if isinstance(injections, Iterator) else injections
         examples = (fault for injection in injections for fault in injection.faults)
-    needed = {name for fault in examples for name in _needed(fault)}
-    columns = [*REQUIRED_COLUMNS, *(name for name in OPTIONAL if name in needed)]
+    needed = {column for fault in examples for column in _optional_columns(fault)}
+    columns = [*REQUIRED_COLUMNS, *(name for name in OPTIONAL_COLUMNS if name in needed)]
     digest = ""
     with replacing(Path(path)) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)
         for injection, digest in list_fingerprint(injections):  # noqa: B007
             for fault in injection.faults:
-                if not needed.issuperset(_needed(fault)):
+                if not needed.issuperset(_optional_columns(fault)):
                     raise FaultListError(f"{fault.where}: the fault list changed while it was read; run again")
                 row = _row(injection.id, fault)
                 writer.writerow([row.get(name, "") for name in columns])
     return digest
 
 
-def _needed(fault: Fault) -> list[str]:
-    used = (
+def _optional_columns(fault: Fault) -> list[str]:
+    """Return the optional columns that a fault needs."""
+    columns = (
         ("Parameter", fault.parameter),
         ("Kind", fault.kind is not Kind.FLIP),
         ("Value", fault.value),
         ("Site", fault.site),
         ("Input", fault.site),
     )
-    return [name for name, wanted in used if wanted]
+    return [name for name, is_needed in columns if is_needed]
 
 
 def list_fingerprint(injections: Iterable[Injection]) -> Iterator[tuple[Injection, str]]:
-    """Yield each injection with the running SHA-256 of all up to it; the last one identifies the list's content."""
+    """Yield each injection with the SHA-256 of the list up to and including it; the last one identifies the content."""
     digest = hashlib.sha256()
     for injection in injections:
         for fault in injection.faults:
@@ -136,7 +137,7 @@ def _input_text(fault: Fault) -> str:
 
 
 def _injections(source: str, file: TextIO) -> Iterator[Injection]:
-    """Group adjacent rows of one id; an id that comes back later is an error."""
+    """Yield the injections of a file: adjacent rows of one id. An id that comes back later is an error."""
     first_line: dict[str, int] = {}
     current = ""
     faults: list[Fault] = []
@@ -147,7 +148,7 @@ def _injections(source: str, file: TextIO) -> Iterator[Injection]:
             if identifier in first_line:
                 raise FaultListError(
                     f"{source}:{line}: injection {identifier} stood at line {first_line[identifier]} already; "
-                    "put all rows of one injection next to each other, or give it another id"
+                    "put all rows of one injection next to each other, or give this one another id"
                 )
             first_line[identifier] = line
             current, faults = identifier, []

@@ -1,4 +1,7 @@
-"""One row of a fault list: which columns a header has, and what its cells say. Every error says file and line."""
+"""One row of a fault list: the columns that a header has, and the fault that a row's cells describe.
+
+Every error names file and line.
+"""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -8,7 +11,7 @@ from bitswap_onnx.faults.bits import is_number, parse_pattern
 from bitswap_onnx.faults.fault import BIT_KINDS, Fault, Kind, Site
 
 REQUIRED_COLUMNS = ("Injection", "Layer", "TensorIndex", "Bit")
-OPTIONAL = ("Parameter", "Kind", "Value", "Site", "Input")
+OPTIONAL_COLUMNS = ("Parameter", "Kind", "Value", "Site", "Input")
 TF_INJECTOR = ("inj_id", "target_layer", "layer_weigths", "bit_pos")
 SFI_NEURONS = ("Injection", "LayerName", "FeatureMapIndex", "Value")
 
@@ -20,37 +23,42 @@ _SITES = {site.value: site for site in Site}
 
 
 class Columns:
-    """Where each column of one file stands; an absent optional column reads as an empty cell."""
+    """The positions of one file's columns; an absent optional column reads as an empty cell.
+
+    ``neurons``: the file is a neuron list of SFIadvancedmodels. ``golden_row``: its first row may be ``GOLDEN``, as in
+    tf_injector's files. Raises FaultListError for a header that lacks a column, has one twice, or writes an optional
+    column in another way (``kind``, ``_Value``).
+    """
 
     def __init__(self, header: list[str], source: str) -> None:
         names = [name.strip() for name in header]
         if "TensorIndex" not in names:
             names = ["TensorIndex" if name == "Index" else name for name in names]
         dialects = ((TF_INJECTOR, TF_INJECTOR[0]), (SFI_NEURONS, SFI_NEURONS[2]))
-        wanted = next((columns for columns, mark in dialects if mark in names), REQUIRED_COLUMNS)
-        missing = [name for name in wanted if name not in names]
+        required = next((columns for columns, mark in dialects if mark in names), REQUIRED_COLUMNS)
+        missing = [name for name in required if name not in names]
         if missing:
             found = ",".join(names)[:80]
             raise FaultListError(
                 f"{source}:1: expected a header with {','.join(REQUIRED_COLUMNS)}; "
                 f"missing {', '.join(missing)}, found {found!r}"
             )
-        self.neurons = wanted is SFI_NEURONS
-        known = {name.casefold(): name for name in (*wanted, *OPTIONAL)}
+        self.neurons = required is SFI_NEURONS
+        known = {name.casefold(): name for name in (*required, *OPTIONAL_COLUMNS)}
         for name in names:
             meant = known.get(re.sub(r"[\s_-]", "", name.casefold()), name)
-            if meant != name and meant in OPTIONAL:
+            if meant != name and meant in OPTIONAL_COLUMNS:
                 raise FaultListError(f"{source}:1: column {name!r} would be ignored; write it {meant}")
-        double = sorted({name for name in names if name in (*wanted, *OPTIONAL) and names.count(name) > 1})
-        if double:
-            raise FaultListError(f"{source}:1: column {double[0]} stands twice in the header; keep one")
-        self.width = 1 + max(names.index(name) for name in wanted)
-        self.required = tuple(names.index(name) for name in wanted)
-        self.optional = tuple(names.index(name) if name in names else None for name in OPTIONAL)
-        self.golden_row = wanted is TF_INJECTOR
+        doubled = sorted({name for name in names if name in (*required, *OPTIONAL_COLUMNS) and names.count(name) > 1})
+        if doubled:
+            raise FaultListError(f"{source}:1: column {doubled[0]} stands twice in the header; keep one")
+        self.width = 1 + max(names.index(name) for name in required)
+        self.required = tuple(names.index(name) for name in required)
+        self.optional = tuple(names.index(name) if name in names else None for name in OPTIONAL_COLUMNS)
+        self.golden_row = required is TF_INJECTOR
 
     def cells(self, row: list[str], where: str) -> tuple[list[str], list[str]]:
-        """Return the required cells (id, layer, ...) and the optional ones."""
+        """Return the required cells (id, layer, ...) and the optional ones; raises FaultListError for a short row."""
         if len(row) < self.width:
             raise FaultListError(
                 f"{where}: expected at least {self.width} cells, found {len(row)}: {','.join(row)[:80]!r}"
@@ -63,7 +71,10 @@ class Columns:
 
 
 def parse_row(row: list[str], columns: Columns, where: str) -> Iterable[tuple[str, Fault]]:
-    """Return (injection id, fault) pairs of a row, ``where`` its file and line. Raises FaultListError for a wrong cell."""
+    """Return the (injection id, fault) pairs of a row; raises FaultListError, with ``where``, for a wrong cell.
+
+    ``where`` is the row's file and line. A row of a neuron list may have several faults, any other has one.
+    """
     return _parse_neurons(row, columns, where) if columns.neurons else (_parse(row, columns, where),)
 
 
@@ -83,15 +94,17 @@ def _parse(row: list[str], columns: Columns, where: str) -> tuple[str, Fault]:
     )
     if fault.site is None and inputs:
         raise FaultListError(
-            f"{where}: Input {inputs!r} belongs to a neuron; give a Site, output or input, or leave it out"
+            f"{where}: Input {inputs!r} needs a neuron; give a Site, output or input, or leave Input empty"
         )
     if fault.site is not None and parameter:
-        raise FaultListError(f"{where}: a neuron (Site {site}) has no Parameter, found {parameter!r}; leave one out")
+        raise FaultListError(
+            f"{where}: a neuron (Site {site}) has no Parameter, found {parameter!r}; leave one of them empty"
+        )
     return identifier, fault
 
 
 def _parse_neurons(row: list[str], columns: Columns, where: str) -> Iterator[tuple[str, Fault]]:
-    """Read a row of SFIadvancedmodels' neuron list: an index and a value, or a list of each."""
+    """Yield the faults of a row of SFIadvancedmodels' neuron list: one index and one value, or a list of each."""
     (identifier, layer, places, values), _ = columns.cells(row, where)
     indices = _TUPLE.findall(places) or [places.strip("[] ")]
     numbers = [text.strip() for text in values.strip("[] ").split(",")]

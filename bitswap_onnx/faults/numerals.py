@@ -1,13 +1,13 @@
-"""Numbers that a user writes: Python's own ``int`` and ``float`` read digits of every script, and underscores."""
+"""Numbers as users write them, in ASCII alone: Python's ``int`` and ``float`` take other digits and underscores too."""
 
 
 def whole(text: str) -> int:
-    """Return the whole number that ASCII digits spell; raises ValueError for any other text."""
+    """Return the whole number that ``text`` spells in ASCII digits; raises ValueError for any other text."""
     return int(_plain(text))
 
 
 def real(text: str) -> float:
-    """Return the number that ASCII characters spell, ``nan`` and ``inf`` included; raises ValueError for any other text."""
+    """Return the number that ``text`` spells in ASCII (also ``nan``, ``inf``); raises ValueError for any other text."""
     return float(_plain(text))
 
 

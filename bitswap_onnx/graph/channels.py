@@ -1,7 +1,7 @@
-"""Operators that keep channels apart: what each one needs to run on any choice of its output channels.
+"""Operators that keep channels apart, and their inputs and constants per output channel.
 
-A `Step` is one node seen that way: which input carries the channels, on which axis they come out, and which constants
-have a slice per channel. Nodes that mix channels, or of which that is not known, have none.
+A `Step` describes one such node: which input carries the channels, on which axis they come out, and which constants
+have a slice per channel. A node that mixes channels, or may mix them, has no step, except as the first of a stretch.
 """
 
 from collections.abc import Callable
@@ -21,8 +21,9 @@ from bitswap_onnx.graph.slices import Slicer
 class Operand:
     """A constant input with one slice per output channel along ``axis``.
 
-    ``key`` names the stored tensor that it is, if nothing but copies lie between; ``place`` then maps the stored flat
-    element to the flat position in ``array`` (None: they are the same).
+    ``slot`` is its input position. ``key`` is the stored tensor that ``array`` is or is copied from, None for a
+    computed constant. ``place`` maps a flat position in that tensor to the flat position in ``array`` (None: they are
+    the same).
     """
 
     slot: int
@@ -34,11 +35,12 @@ class Operand:
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """A node that keeps channels apart.
+    """A node whose output channels can be computed one by one.
 
-    ``data`` is the input slot that carries the channels in; ``axis`` where they come out. ``mixes``: how many input
-    channels each output channel reads (0: all of them, whole). ``fixed`` constants are the same for every channel;
-    ``sides`` are golden inputs, slot → (value, axis of its channels or None where it has none).
+    ``data`` is the input slot that carries the channels; they lie on ``axis`` of the output. ``mixes`` is the number of
+    input channels that an output channel reads (0: all of them). ``operands`` have a slice per channel, ``fixed``
+    constants (slot → array) are the same for all channels. ``sides`` are golden values: slot → (value, axis of its
+    channels or None if it has one for all).
     """
 
     node: onnx.NodeProto
@@ -62,7 +64,7 @@ _POOLS = frozenset(("MaxPool", "AveragePool", "LpPool", "GlobalAveragePool", "Gl
 
 
 def dense_step(slicer: Slicer, index: int) -> Step | None:
-    """Return a node as the start of a head: a convolution, Gemm or MatMul with constant weights, else None."""
+    """Return a node as the first step of a stretch: a convolution, Gemm or MatMul with constant weights; else None."""
     node = slicer.nodes[index]
     make = _DENSE.get(node.op_type)
     if make is None or node.domain or not node.input[0] or node.input[0] in slicer.constants:
@@ -74,9 +76,9 @@ def dense_step(slicer: Slicer, index: int) -> Step | None:
 
 
 def channel_step(slicer: Slicer, index: int, value: str, axis: int, golden: Callable[[str], bool]) -> Step | None:
-    """Return a node that reads ``value``, channels on ``axis``, as a step of a head; None if it mixes channels.
+    """Return the step of a node that reads ``value``, whose channels lie on ``axis``; None if it mixes or may mix them.
 
-    ``golden`` says whether another value cannot see the fault.
+    ``golden`` tells of each other value whether it is golden: whether no fault in ``value`` can change it.
     """
     try:
         return _channel_step(slicer, index, value, axis, golden)
@@ -101,48 +103,48 @@ def _channel_step(slicer: Slicer, index: int, value: str, axis: int, golden: Cal
         dims, out = slicer.dims(value), slicer.dims(node.output[0])
         return step if axis == 1 and step and step.mixes == 1 and dims and out and dims[1] == out[1] else None
     if node.op_type == "BatchNormalization":
-        own = _operands(slicer, node, dict.fromkeys(range(1, 5), 0))
-        keeps = axis == 1 and own is not None and not attribute(node, "training_mode", 0)
-        return Step(node, 0, 1, operands=own or ()) if keeps else None
+        operands = _operands(slicer, node, dict.fromkeys(range(1, 5), 0))
+        keeps = axis == 1 and operands is not None and not attribute(node, "training_mode", 0)
+        return Step(node, 0, 1, operands=operands or ()) if keeps else None
     if node.op_type in _UNARY or (node.op_type in _POOLS and axis == 1):
-        return _fixed_rest(slicer, node, axis)
+        return _with_fixed_inputs(slicer, node, axis)
     return _padded(slicer, node, axis) if node.op_type == "Pad" else None
 
 
 def parameter_axis(slicer: Slicer, index: int) -> tuple[str, int] | None:
-    """Return (data value, channel axis) of a node that applies a stored parameter per channel, else None.
+    """Return (data value, channel axis) of a node that applies a constant per channel, else None.
 
-    For BatchNormalization and depthwise convolutions the axis is 1; for Add, Mul and the like it is the parameter's one
-    axis longer than 1.
+    The axis is 1 for BatchNormalization and convolutions. For Add, Mul and the like it is the data axis that meets the
+    constant's only axis longer than 1.
     """
     node = slicer.nodes[index]
     if node.op_type in ("BatchNormalization", "Conv"):
         return node.input[0], 1
     if node.op_type not in _BINARY or len(node.input) != 2:
         return None
-    constant = [name for name in node.input if name in slicer.constants]
+    constants = [name for name in node.input if name in slicer.constants]
     values = [name for name in node.input if name not in slicer.constants]
-    if len(values) != 1 or len(constant) != 1:
+    if len(values) != 1 or len(constants) != 1:
         return None
-    dims, own = slicer.dims(values[0]), slicer.dims(constant[0])
-    if dims is None or own is None or len(own) > len(dims):
+    dims, sizes = slicer.dims(values[0]), slicer.dims(constants[0])
+    if dims is None or sizes is None or len(sizes) > len(dims):
         return None
-    longer = [axis for axis, size in enumerate(own) if size > 1]
-    axis = longer[0] + len(dims) - len(own) if len(longer) == 1 else 0
+    longer = [axis for axis, size in enumerate(sizes) if size > 1]
+    axis = longer[0] + len(dims) - len(sizes) if len(longer) == 1 else 0
     return (values[0], axis) if axis > 0 else None
 
 
 def _convolution(slicer: Slicer, node: onnx.NodeProto) -> Step | None:
     weights = slicer.dims(node.input[1])
-    own = _operands(slicer, node, {1: 0, 2: 0})
-    if weights is None or own is None:
+    operands = _operands(slicer, node, {1: 0, 2: 0})
+    if weights is None or operands is None:
         return None
-    return Step(node, 0, 1, 0 if attribute(node, "group", 1) == 1 else weights[1], own)
+    return Step(node, 0, 1, 0 if attribute(node, "group", 1) == 1 else weights[1], operands)
 
 
 def _transposed_convolution(slicer: Slicer, node: onnx.NodeProto) -> Step | None:
-    own = _operands(slicer, node, {1: 1, 2: 0})
-    return Step(node, 0, 1, 0, own) if own is not None and attribute(node, "group", 1) == 1 else None
+    operands = _operands(slicer, node, {1: 1, 2: 0})
+    return Step(node, 0, 1, 0, operands) if operands is not None and attribute(node, "group", 1) == 1 else None
 
 
 def _gemm(slicer: Slicer, node: onnx.NodeProto) -> Step | None:
@@ -152,16 +154,16 @@ def _gemm(slicer: Slicer, node: onnx.NodeProto) -> Step | None:
         if not bias or bias[-1] == 1 or any(size != 1 for size in bias[:-1]):
             return None
         axes[2] = len(bias) - 1
-    own = _operands(slicer, node, axes)
-    return Step(node, 0, 1, 0, own) if own is not None and not attribute(node, "transA", 0) else None
+    operands = _operands(slicer, node, axes)
+    return Step(node, 0, 1, 0, operands) if operands is not None and not attribute(node, "transA", 0) else None
 
 
 def _matmul(slicer: Slicer, node: onnx.NodeProto) -> Step | None:
     weights, data = slicer.dims(node.input[1]), slicer.dims(node.input[0])
-    own = _operands(slicer, node, {1: 1})
-    if own is None or weights is None or data is None or len(weights) != 2 or len(data) < 2:
+    operands = _operands(slicer, node, {1: 1})
+    if operands is None or weights is None or data is None or len(weights) != 2 or len(data) < 2:
         return None
-    return Step(node, 0, len(data) - 1, 0, own)
+    return Step(node, 0, len(data) - 1, 0, operands)
 
 
 _DENSE = {"Conv": _convolution, "ConvTranspose": _transposed_convolution, "Gemm": _gemm, "MatMul": _matmul}
@@ -170,13 +172,13 @@ _DENSE = {"Conv": _convolution, "ConvTranspose": _transposed_convolution, "Gemm"
 def _binary(slicer: Slicer, node: onnx.NodeProto, data: int, axis: int, golden: Callable[[str], bool]) -> Step | None:
     slot = 1 - data
     name = node.input[slot]
-    dims, own = slicer.dims(node.input[data]), slicer.dims(name)
-    if dims is None or own is None or len(own) > len(dims) or slicer.dims(node.output[0]) != dims:
+    dims, sizes = slicer.dims(node.input[data]), slicer.dims(name)
+    if dims is None or sizes is None or len(sizes) > len(dims) or slicer.dims(node.output[0]) != dims:
         return None
-    position = axis - (len(dims) - len(own))
-    varies = position >= 0 and own[position] > 1
+    position = axis - (len(dims) - len(sizes))
+    varies = position >= 0 and sizes[position] > 1
     if name not in slicer.constants:
-        whole = len(own) == len(dims) and slicer.has_rows(name) and golden(name)
+        whole = len(sizes) == len(dims) and slicer.has_rows(name) and golden(name)
         return Step(node, data, axis, sides={slot: (name, axis if varies else None)}) if whole else None
     if varies:
         operands = _operands(slicer, node, {slot: position})
@@ -200,22 +202,24 @@ def _padded(slicer: Slicer, node: onnx.NodeProto, axis: int) -> Step | None:
     rank = len(pads) // 2
     if any(pads[place] for place in (0, axis, rank, rank + axis)):
         return None
-    return _fixed_rest(slicer, node, axis)
+    return _with_fixed_inputs(slicer, node, axis)
 
 
-def _fixed_rest(slicer: Slicer, node: onnx.NodeProto, axis: int) -> Step | None:
-    rest = {slot: name for slot, name in enumerate(node.input) if slot > 0 and name}
-    if not slicer.constants.issuperset(rest.values()):
+def _with_fixed_inputs(slicer: Slicer, node: onnx.NodeProto, axis: int) -> Step | None:
+    """Return the step of a node whose inputs after the first are the same constants for every channel."""
+    fixed = {slot: name for slot, name in enumerate(node.input) if slot > 0 and name}
+    if not slicer.constants.issuperset(fixed.values()):
         return None
-    return Step(node, 0, axis, fixed={slot: constant_value(slicer, name).array for slot, name in rest.items()})
+    return Step(node, 0, axis, fixed={slot: constant_value(slicer, name).array for slot, name in fixed.items()})
 
 
 def _operands(slicer: Slicer, node: onnx.NodeProto, axes: dict[int, int]) -> tuple[Operand, ...] | None:
-    """Return the constants in the slots of ``axes`` (slot → axis of the channels), None if one is no constant."""
+    """Return the constants in the slots of ``axes`` (slot → channel axis); None if one of the inputs is no constant."""
     present = {slot: axis for slot, axis in axes.items() if slot < len(node.input) and node.input[slot]}
     if not slicer.constants.issuperset(node.input[slot] for slot in present):
         return None
-    found = {slot: constant_value(slicer, node.input[slot]) for slot in present}
+    constants = {slot: constant_value(slicer, node.input[slot]) for slot in present}
     return tuple(
-        Operand(slot, axis, found[slot].array, found[slot].key, found[slot].place) for slot, axis in present.items()
+        Operand(slot, axis, constants[slot].array, constants[slot].key, constants[slot].place)
+        for slot, axis in present.items()
     )

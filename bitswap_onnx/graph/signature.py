@@ -1,4 +1,4 @@
-"""What goes into a model and what comes out: the one input, and the output that holds the scores."""
+"""The signature of a model: its one input, and the output that holds the scores."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,11 +10,10 @@ import onnx
 from bitswap_onnx.errors import ModelError
 from bitswap_onnx.graph.model import Model
 
-#: Operators that leave every score as it is.
+#: Operators that change no score.
 _KEEPS_SCORES = frozenset({"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Cast", "Dropout"})
 
-
-#: What inputs may be made of: numpy hands nothing else to the runtime.
+#: Element types that inputs may have: those that numpy can hand to the runtime.
 _INPUT_TYPES = frozenset(
     onnx.helper.np_dtype_to_tensor_dtype(np.dtype(kind))
     for kind in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "?")
@@ -34,9 +33,9 @@ class ModelInput:
 def model_input(model: Model, shape: Sequence[int] | None = None) -> ModelInput:
     """Return the model's one input.
 
-    ``shape``, without the batch dimension, settles dimensions that the model leaves open. Raises ModelError for a model
-    with several inputs, an input without a batch dimension or of a type that numpy lacks, open dimensions, and a shape
-    that contradicts the model's.
+    ``shape``, without the batch dimension, gives sizes to dimensions that the model leaves open. Raises ModelError for
+    a model with several inputs or none, an input without a batch dimension or of a type that numpy lacks, open
+    dimensions without a size, and a shape that contradicts the model's.
     """
     stored = {tensor.name for tensor in model.proto.graph.initializer}
     inputs = [value for value in model.proto.graph.input if value.name not in stored]
@@ -45,22 +44,26 @@ def model_input(model: Model, shape: Sequence[int] | None = None) -> ModelInput:
         raise ModelError(f"{model.name}: expected a model with one input, found {len(inputs)} ({names})")
     tensor = inputs[0].type.tensor_type
     if not tensor.elem_type or not tensor.HasField("shape") or not tensor.shape.dim:
-        raise ModelError(f"{model.name}: input {inputs[0].name} declares no tensor shape with a batch dimension")
+        raise ModelError(
+            f"{model.name}: expected an input with a batch dimension, found no shape declared for {inputs[0].name}; "
+            "export the model with that shape"
+        )
     if tensor.elem_type not in _INPUT_TYPES:
         kind = onnx.TensorProto.DataType.Name(tensor.elem_type)
         raise ModelError(
-            f"{model.name}: input {inputs[0].name} is {kind}; expected numbers that numpy has (float32, ...)"
+            f"{model.name}: expected an input of a number type that numpy has (float32, ...), found {kind} for "
+            f"{inputs[0].name}"
         )
     dims = [dim.dim_value if dim.dim_value > 0 else None for dim in tensor.shape.dim]  # some write -1 for open
     dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))
-    return ModelInput(inputs[0].name, dtype, _settle(model.name, dims[1:], shape), dims[0])
+    return ModelInput(inputs[0].name, dtype, _settled(model.name, dims[1:], shape), dims[0])
 
 
 def score_output(model: Model, name: str | None = None, classes: bool = True) -> str:
     """Return the name of the output that holds the scores: shape (batch, classes) with at least two classes.
 
-    ``name`` picks one by hand; ``classes`` False takes an output of any shape (for a tolerance criterion). Raises
-    ModelError where no output or several fit. Outputs of undeclared shape count as fitting; the golden run settles it.
+    ``name`` chooses an output; ``classes`` False allows any shape, for a tolerance criterion. Raises ModelError if no
+    output or several fit. An output of undeclared shape counts as fitting; the golden run checks its shape.
     """
     outputs = {value.name: _rank_and_classes(value) for value in model.proto.graph.output}
     if name is not None:
@@ -72,15 +75,15 @@ def score_output(model: Model, name: str | None = None, classes: bool = True) ->
     if not fitting:
         raise ModelError(
             f"{model.name}: expected an output of shape (batch, classes >= 2), found "
-            f"{', '.join(outputs)}; for a model that is no classifier pass --criterion tolerance=REL"
+            f"{', '.join(outputs)}; for a model that is no classifier pass `criterion` tolerance=REL"
         )
     if len(fitting) > 1:
-        raise ModelError(f"{model.name}: several outputs fit ({', '.join(fitting)}); pick one with --output NAME")
+        raise ModelError(f"{model.name}: several outputs fit ({', '.join(fitting)}); choose one with `output`")
     return fitting[0]
 
 
 def ends_in_softmax(model: Model, output: str) -> bool:
-    """Whether the scores of ``output`` are probabilities: a Softmax makes them."""
+    """Whether the scores of ``output`` are probabilities: whether a Softmax computes them."""
     makers = {name: node for node in model.proto.graph.node for name in node.output}
     node = makers.get(output)
     while node is not None and node.op_type in _KEEPS_SCORES and node.input:
@@ -88,18 +91,19 @@ def ends_in_softmax(model: Model, output: str) -> bool:
     return node is not None and node.op_type == "Softmax"
 
 
-def _settle(name: str, dims: list[int | None], shape: Sequence[int] | None) -> tuple[int, ...]:
+def _settled(name: str, dims: list[int | None], shape: Sequence[int] | None) -> tuple[int, ...]:
+    """Return the sizes of an input's ``dims`` (None: open), taken from ``shape`` where it is given."""
     found = "(batch, " + ", ".join("?" if dim is None else str(dim) for dim in dims) + ")"
     if shape is None:
         if any(dim is None for dim in dims):
             raise ModelError(
-                f"{name}: the input shape {found} leaves more than the batch open; settle it with --input-shape, "
-                "e.g. --input-shape 3,224,224"
+                f"{name}: the input shape {found} leaves more than the batch open; give its sizes with `input_shape`, "
+                "for example 3,224,224"
             )
         return tuple(dim for dim in dims if dim is not None)
     fits = len(shape) == len(dims) and all(dim in (None, n) for dim, n in zip(dims, shape, strict=True))
     if not fits or any(n < 1 for n in shape):
-        raise ModelError(f"{name}: --input-shape {','.join(map(str, shape))} does not fit the input shape {found}")
+        raise ModelError(f"{name}: `input_shape` {','.join(map(str, shape))} does not fit the input shape {found}")
     return tuple(shape)
 
 

@@ -15,8 +15,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from bitswap_onnx.graph.heads import ROWS, StretchRow
 from bitswap_onnx.graph.model import Model
+from bitswap_onnx.graph.stretches import ROWS, StretchRow
 from bitswap_onnx.outcome import Scores
 from bitswap_onnx.runtime.lanes import Block, Faulty, flat, same
 from bitswap_onnx.runtime.packed import Pack, PackedLane, padded_batches
@@ -38,7 +38,7 @@ class DeviceLane(PackedLane):
         places = np.arange(len(clean))
         channels = np.array([row.channel for row in clean])
         held = np.zeros(block.count, np.bool_)
-        for start, value, changed in self._head(clean, block):
+        for start, value, changed in self._run_stretch(clean, block):
             own = rows[(rows >= start) & (rows < start + block.size)]
             inputs = own - start
             shape = (len(own), len(clean))
@@ -51,7 +51,7 @@ class DeviceLane(PackedLane):
     def _run_packs(self, packs: Iterator[Pack], block: Block) -> Iterator[Faulty]:
         for pack in packs:
             found, scores = [], []
-            for start, value, changed in self._head(pack.rows, block):
+            for start, value, changed in self._run_stretch(pack.rows, block):
                 inputs, owner, places, channels = pack.pairs(changed[: block.count - start])
                 scores.append(self._batch_scores(block, start, value, inputs, places, channels))
                 found.append((inputs + start, owner))
@@ -60,24 +60,24 @@ class DeviceLane(PackedLane):
             bounds = np.searchsorted(owners[order], np.arange(len(pack.numbers) + 1)).tolist()
             yield Faulty(block.count, pack.numbers, rows[order], bounds, np.concatenate(scores)[order])
 
-    def _head(self, rows: Sequence[StretchRow], block: Block) -> Iterator[tuple[int, Any, NDArray[np.bool_]]]:
+    def _run_stretch(self, rows: Sequence[StretchRow], block: Block) -> Iterator[tuple[int, Any, NDArray[np.bool_]]]:
         """As in `PackedLane`, the value on the device."""
         padded = [*rows, *[StretchRow(rows[-1].channel, {})] * (ROWS - len(rows))]
-        part = open_part(self.head.build(padded), self.numerics, self.blocked[0])
+        part = open_part(self.stretch.build(padded), self.numerics, self.blocked[0])
         chosen = {
-            feed.name: self._on_device(feed.channels(padded)) for feed in self.head.feeds if feed.axis is not None
+            feed.name: self._on_device(feed.channels(padded)) for feed in self.stretch.feeds if feed.axis is not None
         }
         channels = self._on_device(np.array([row.channel for row in padded]))
         for start in block.starts:
             feeds = {}
-            for feed in self.head.feeds:
+            for feed in self.stretch.feeds:
                 value = block.batch(feed.value, start)
                 if feed.axis is not None:
                     gather = self._gather(feed.value, feed.axis)
                     (value,) = gather.run_on({"value": value, "chosen": chosen[feed.name]}, self.device)
                 feeds[feed.name] = value
             (value,) = part.run_on(feeds, self.device)
-            golden = block.batch(self.head.value, start)
+            golden = block.batch(self.stretch.value, start)
             (changed,) = self._compare.run({"value": value, "golden": golden, "channels": channels})
             yield start, value, changed > 0
 
@@ -104,12 +104,12 @@ class DeviceLane(PackedLane):
             feeds = {}
             for name in self._fed:
                 golden = block.batch(name, start)
-                if name == self.head.value:
+                if name == self.stretch.value:
                     found = self._put.run_on({"golden": golden, "value": value, **indices}, self.device)
                 else:
                     found = self._gather(name, 0).run_on({"value": golden, "chosen": rows}, self.device)
                 feeds[name] = found[0]
-            scores.append(self._part.run(feeds)[0] if self._part else feeds[self.head.value].numpy())
+            scores.append(self._part.run(feeds)[0] if self._part else feeds[self.stretch.value].numpy())
         return flat(np.concatenate(scores))[: len(inputs)] if scores else block.scores[:0]
 
     def _on_device(self, array: NDArray[np.intp]) -> Any:
@@ -117,11 +117,11 @@ class DeviceLane(PackedLane):
 
     @cached_property
     def _compare(self) -> Submodel:
-        return self._graph(_compare_graph, self.head.value, self.head.axis)
+        return self._graph(_compare_graph, self.stretch.value, self.stretch.axis)
 
     @cached_property
     def _put(self) -> Submodel:
-        return self._graph(_put_graph, self.head.value, self.head.axis)
+        return self._graph(_put_graph, self.stretch.value, self.stretch.axis)
 
     def _gather(self, name: str, axis: int) -> Submodel:
         return self._graph(_gather_graph, name, axis)

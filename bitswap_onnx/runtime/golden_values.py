@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from bitswap_onnx.data.dataset import batches
 from bitswap_onnx.errors import ModelError
-from bitswap_onnx.graph.heads import ROWS
 from bitswap_onnx.graph.model import Model
 from bitswap_onnx.graph.slices import Slicer
+from bitswap_onnx.graph.stretches import ROWS
 from bitswap_onnx.outcome import Scores
 from bitswap_onnx.runtime.lanes import Block
 from bitswap_onnx.runtime.memory import aligned_empty
@@ -76,7 +76,7 @@ class GoldenValues:
         return bool((scores.reshape(len(batch), -1)[:count] == self.scores[:count]).all())
 
     def bytes(self, names: frozenset[str] | set[str]) -> int:
-        """Return what golden values take per input, room for a run of the widest head included."""
+        """Return what golden values take per input, room for a run of the widest stretch included."""
         sizes = [self.slicer.row_bytes(name) for name in names]
         return sum(sizes) + ROWS * (max(sizes, default=0) + self.scores[:1].nbytes)
 

@@ -16,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitswap_onnx.errors import ModelError
-from bitswap_onnx.graph.heads import Head, find_head
 from bitswap_onnx.graph.model import Model
 from bitswap_onnx.graph.neurons import instrument, tap, tapped_value
 from bitswap_onnx.graph.receipts import InjectionEdits
 from bitswap_onnx.graph.sites import NeuronSite, is_site
 from bitswap_onnx.graph.slices import Slicer
+from bitswap_onnx.graph.stretches import ChannelwiseStretch, find_stretch
 from bitswap_onnx.outcome import Scores
 from bitswap_onnx.runtime.cut_rules import CutRules
 from bitswap_onnx.runtime.device import DeviceLane
@@ -46,7 +46,7 @@ WHOLE = -1
 #: Golden values on a device at most, in bytes: nothing tells how much of its memory is free.
 DEVICE_MEMORY = 4 << 30
 
-#: How images may enter head and suffix under blocked kernels.
+#: How images may enter stretch and suffix under blocked kernels.
 _LAYOUTS = ((False, False), (True, True), (False, True), (True, False))
 
 #: Inputs that a lane is tried with, at least; where there are fewer, random ones like them are added.
@@ -199,15 +199,15 @@ class IncrementalEngine:
         if any(map(is_site, path)):
             yield from self._neuron_candidates(path)
             return
-        longest = find_head(self.slicer, path[0]) if len(path) == 1 else None
-        for head in filter(None, (longest, longest and longest.trimmed)):
-            cuts = self.slicer.cuts(self.slicer.cone([head.start]), head.value)
-            if cuts is None or self.rules.parts_fold([head.start]) or not self.rules.rows_may_move({*cuts, head.value}):
+        longest = find_stretch(self.slicer, path[0]) if len(path) == 1 else None
+        for stretch in filter(None, (longest, longest and longest.trimmed)):
+            cuts = self.slicer.cuts(self.slicer.cone([stretch.start]), stretch.value)
+            if cuts is None or not self.rules.rows_may_move({*cuts, stretch.value}):
                 continue
-            if any(self.rules.parts_sum(feed.value) for feed in head.feeds):
+            if self.rules.parts_fold([stretch.start]) or any(self.rules.parts_sum(f.value) for f in stretch.feeds):
                 continue
             for blocked in _LAYOUTS if self.numerics.layout == "blocked" else _LAYOUTS[:1]:
-                yield self._packed(head, cuts, path, blocked)
+                yield self._packed(stretch, cuts, path, blocked)
         starts = [user for tensor in path for user in self.slicer.users(tensor)]
         cuts = self.slicer.cuts(self.slicer.cone(starts))
         if cuts is not None and not self.rules.parts_fold(starts) and self.rules.may_cut(cuts):
@@ -231,14 +231,15 @@ class IncrementalEngine:
     def _reaches_scores(self, site: NeuronSite) -> bool:
         """Whether the scores depend on a site; a part of the model need not have one that they do not."""
         value = tapped_value(site.key)
-        return (
-            value == self.output or self.slicer.cuts(self.slicer.cone(self.slicer.readers.get(value, ()))) is not None
-        )
+        readers = self.slicer.readers.get(value, ())
+        return value == self.output or self.slicer.cuts(self.slicer.cone(readers)) is not None
 
-    def _packed(self, head: Head, cuts: tuple[str, ...], path: FaultyPath, blocked: tuple[bool, bool]) -> PackedLane:
+    def _packed(
+        self, stretch: ChannelwiseStretch, cuts: tuple[str, ...], path: FaultyPath, blocked: tuple[bool, bool]
+    ) -> PackedLane:
         if self.device is None:
-            return PackedLane(self.slicer, self.numerics, head, cuts, self._whole(path), blocked)
-        return DeviceLane(self.slicer, self.numerics, head, cuts, self._whole(path), blocked, device=self.device)
+            return PackedLane(self.slicer, self.numerics, stretch, cuts, self._whole(path), blocked)
+        return DeviceLane(self.slicer, self.numerics, stretch, cuts, self._whole(path), blocked, device=self.device)
 
     def is_exact(self, lane: Lane) -> bool:
         """Whether the first inputs keep the golden bits on a lane, rotated by one row and each of one half twice.

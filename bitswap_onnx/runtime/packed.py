@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bitswap_onnx.graph.heads import ROWS, Feed, Head, StretchRow
 from bitswap_onnx.graph.receipts import InjectionEdits
 from bitswap_onnx.graph.slices import Slicer
+from bitswap_onnx.graph.stretches import ROWS, ChannelwiseStretch, Feed, StretchRow
 from bitswap_onnx.outcome import Scores
 from bitswap_onnx.runtime.lanes import Block, Faulty, WholeLane, flat, same
 from bitswap_onnx.runtime.memory import aligned_empty
@@ -38,7 +38,7 @@ class _Pairs:
 
 @dataclass(frozen=True, eq=False)
 class Pack:
-    """Injections that share a head, each with equally many rows: ``places`` (injections, rows each) says which."""
+    """Injections that share a stretch, each with equally many rows: ``places`` (injections, rows each) says which."""
 
     numbers: list[int]
     rows: list[StretchRow]
@@ -60,7 +60,7 @@ class Pack:
 
 
 def _packs(injections: Sequence[tuple[int, list[StretchRow]]]) -> Iterator[Pack]:
-    """Put injections, each with its rows, into packs that fit a head; packs of one width follow each other."""
+    """Put injections, each with its rows, into packs that fit a stretch; packs of one width follow each other."""
     ordered = sorted(injections, key=lambda injection: len(injection[1]))
     for width, group in groupby(ordered, key=lambda injection: len(injection[1])):
         members = list(group)
@@ -75,12 +75,12 @@ class PackedLane:
     """Many injections in one run of the faulty layer, then what each of them changed through one clean suffix.
 
     An input on which no channel of an injection changed has the golden scores and goes no further. ``blocked`` says of
-    the head and of the suffix whether images enter it in blocked layout (`bitswap_onnx.runtime.session.open_part`).
+    the stretch and of the suffix whether images enter it in blocked layout (`bitswap_onnx.runtime.session.open_part`).
     """
 
     slicer: Slicer
     numerics: Numerics
-    head: Head
+    stretch: ChannelwiseStretch
     cuts: tuple[str, ...]
     fallback: WholeLane
     blocked: tuple[bool, bool] = (False, False)
@@ -89,13 +89,13 @@ class PackedLane:
     @property
     def values(self) -> frozenset[str]:
         """As `Lane.values`."""
-        return frozenset((*self.cuts, self.head.value, *(feed.value for feed in self.head.feeds)))
+        return frozenset((*self.cuts, self.stretch.value, *(feed.value for feed in self.stretch.feeds)))
 
     def run(self, injections: Sequence[InjectionEdits], block: Block) -> Iterator[Faulty]:
         """As `Lane.run`.
 
-        As the whole model runs an injection that hits more channels than a head has rows, or makes a weight Inf or NaN: what
-        such a weight gives with the zeros around an image depends on the kernel, which a head may change.
+        As the whole model runs an injection that hits more channels than a stretch has rows, or makes a weight Inf or NaN:
+        what such a weight gives with the zeros around an image depends on the kernel, which a stretch may change.
         """
         narrow = []
         for number, edits in enumerate(injections):
@@ -111,7 +111,7 @@ class PackedLane:
         for tensor, changes in edits.items():
             for element, mask in changes:
                 masks[tensor, element] = masks.get((tensor, element), 0) ^ mask
-        return all(self.head.stays_finite(tensor, element, mask) for (tensor, element), mask in masks.items())
+        return all(self.stretch.stays_finite(tensor, element, mask) for (tensor, element), mask in masks.items())
 
     def _run_packs(self, packs: Iterator[Pack], block: Block) -> Iterator[Faulty]:
         """Collect what changed until it fills many batches of the suffix, then run it."""
@@ -121,9 +121,9 @@ class PackedLane:
             if held and held[0].channels.shape[1] != pack.width:
                 yield self._finish(numbers, held, block)
                 held, numbers = [], []
-            for start, value, changed in self._head(pack.rows, block):
+            for start, value, changed in self._run_stretch(pack.rows, block):
                 inputs, owner, places, channels = pack.pairs(changed[: block.count - start])
-                values = np.moveaxis(value, self.head.axis, 1)[inputs[:, None], places]
+                values = np.moveaxis(value, self.stretch.axis, 1)[inputs[:, None], places]
                 held.append(_Pairs(inputs + start, owner + len(numbers), values, channels))
             numbers += pack.numbers
             scores = block.scores[:1].nbytes
@@ -136,27 +136,27 @@ class PackedLane:
     def control(self, block: Block, rows: NDArray[np.intp]) -> NDArray[np.bool_]:
         """As `Lane.control`, with clean rows of many channels at once."""
         clean = self._sample()
-        batches = list(self._head(clean, block))
-        values = np.concatenate([np.moveaxis(value, self.head.axis, 1) for _, value, _ in batches])[:, : len(clean)]
+        batches = list(self._run_stretch(clean, block))
+        values = np.concatenate([np.moveaxis(value, self.stretch.axis, 1) for _, value, _ in batches])[:, : len(clean)]
         changed = np.concatenate([changed for _, _, changed in batches])
         channels = np.tile([row.channel for row in clean], (len(rows), 1))
         scores = self._scores(block, _Pairs(rows, rows, values[rows], channels))
         return same(scores, block.scores[rows]) & ~changed[rows].any(axis=1)
 
     def keeps_places(self, block: Block) -> bool:
-        """Whether a clean channel keeps its bits in every row of the head: the first, a middle and the last one."""
-        last = self.head.channels - 1
+        """Whether a clean channel keeps its bits in every row of the stretch: the first, a middle and the last one."""
+        last = self.stretch.channels - 1
         for channel in sorted({0, last // 2, last}):
             if any(
                 changed[: block.count - start].any()
-                for start, _, changed in self._head([StretchRow(channel, {})], block)
+                for start, _, changed in self._run_stretch([StretchRow(channel, {})], block)
             ):
                 return False
         return True
 
     def _sample(self) -> list[StretchRow]:
         """Return clean rows of channels all over the layer, not in their order."""
-        channels = np.unique(np.linspace(0, self.head.channels - 1, ROWS).astype(int))[::-1]
+        channels = np.unique(np.linspace(0, self.stretch.channels - 1, ROWS).astype(int))[::-1]
         return [StretchRow(int(channel), {}) for channel in channels]
 
     def rows(self, edits: InjectionEdits) -> list[StretchRow]:
@@ -164,22 +164,22 @@ class PackedLane:
         found: dict[int, dict[str, list[tuple[int, int]]]] = {}
         for tensor, changes in edits.items():
             for element, mask in changes:
-                own = found.setdefault(self.head.channel(tensor, element), {})
+                own = found.setdefault(self.stretch.channel(tensor, element), {})
                 own.setdefault(tensor, []).append((element, mask))
         return [StretchRow(channel, own) for channel, own in found.items()]
 
-    def _head(self, rows: Sequence[StretchRow], block: Block) -> Iterator[tuple[int, Any, NDArray[np.bool_]]]:
+    def _run_stretch(self, rows: Sequence[StretchRow], block: Block) -> Iterator[tuple[int, Any, NDArray[np.bool_]]]:
         """Run the faulty layer batch by batch.
 
         Yield where a batch begins, its value, and (inputs, rows) whether a row lost the golden bits.
         """
         padded = [*rows, *[StretchRow(rows[-1].channel, {})] * (ROWS - len(rows))]
-        part = open_part(self.head.build(padded), self.numerics, self.blocked[0])
-        channels, axis = [row.channel for row in padded], self.head.axis
+        part = open_part(self.stretch.build(padded), self.numerics, self.blocked[0])
+        channels, axis = [row.channel for row in padded], self.stretch.axis
         for start in block.starts:
-            feeds = {feed.name: _fed(block.batch(feed.value, start), feed, padded) for feed in self.head.feeds}
+            feeds = {feed.name: _fed(block.batch(feed.value, start), feed, padded) for feed in self.stretch.feeds}
             (value,) = part.run(feeds)
-            other = _bits(value) != _bits(block.batch(self.head.value, start).take(channels, axis))
+            other = _bits(value) != _bits(block.batch(self.stretch.value, start).take(channels, axis))
             yield start, value, other.any(axis=tuple(i for i in range(1, other.ndim) if i != axis))
 
     def _finish(self, numbers: list[int], held: list[_Pairs], block: Block) -> Faulty:
@@ -200,9 +200,9 @@ class PackedLane:
         for chosen in padded_batches(np.arange(len(pairs.inputs)), size):
             for name, buffer in feeds.items():
                 np.take(block.values[name], pairs.inputs[chosen], 0, out=buffer, mode="clip")
-            faulty = np.moveaxis(feeds[self.head.value], self.head.axis, 1)
+            faulty = np.moveaxis(feeds[self.stretch.value], self.stretch.axis, 1)
             faulty[np.arange(size)[:, None], pairs.channels[chosen]] = pairs.values[chosen]
-            scores.append(self._part.run(feeds)[0] if self._part else feeds[self.head.value].copy())
+            scores.append(self._part.run(feeds)[0] if self._part else feeds[self.stretch.value].copy())
         return flat(np.concatenate(scores))[: len(pairs.inputs)]
 
     def _golden_of(self, block: Block) -> dict[str, NDArray[Any]]:
@@ -210,17 +210,17 @@ class PackedLane:
 
     @cached_property
     def loaded_bytes(self) -> int:
-        """As `Lane.loaded_bytes`: of the suffix, and what the head is built from."""
-        return self.slicer.loaded_bytes(self.cuts, (self.slicer.output,)) + self.head.loaded_bytes
+        """As `Lane.loaded_bytes`: of the suffix, and what the stretch is built from."""
+        return self.slicer.loaded_bytes(self.cuts, (self.slicer.output,)) + self.stretch.loaded_bytes
 
     @property
     def _fed(self) -> tuple[str, ...]:
-        return self.cuts if self.head.value in self.cuts else (*self.cuts, self.head.value)
+        return self.cuts if self.stretch.value in self.cuts else (*self.cuts, self.stretch.value)
 
     @property
     def _part(self) -> Submodel | None:
         """The clean suffix; None where the faulty layer makes the scores."""
-        if self.head.value == self.slicer.output:
+        if self.stretch.value == self.slicer.output:
             return None
         if not self._suffix:
             model = self.slicer.extract(self.cuts, (self.slicer.output,))

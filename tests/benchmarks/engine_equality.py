@@ -25,7 +25,7 @@ from bitswap_onnx.campaign.audit import Audit
 from bitswap_onnx.campaign.settings import Settings
 from bitswap_onnx.faults.fault import Fault, Injection
 from bitswap_onnx.faults.fault_list import read_fault_list
-from bitswap_onnx.graph.convert import convert_faults
+from bitswap_onnx.graph.list_conversion import convert_faults
 from bitswap_onnx.graph.model import load_model
 from bitswap_onnx.graph.targets import find_targets
 from tests.benchmarks import subjects

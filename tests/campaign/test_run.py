@@ -507,7 +507,7 @@ def test_golden_json(model: Path, tmp_path: Path) -> None:
 def test_tolerance_for_a_model_that_is_no_classifier(tmp_path: Path) -> None:
     path = save(build("net (float[N, 3] x) => (float[N, 2, 2] y) { a = MatMul (x, W)\n s = Constant <value = int64[3] {-1, 2, 2}> ()\n y = Reshape (a, s) }", W=normal(3, 4)), tmp_path / "m.onnx")  # fmt: skip  # noqa: E501
     injections = [Injection("big", (Fault("W", (0, 0), 30),)), Injection("small", (Fault("W", (0, 0), 1),))]
-    with pytest.raises(ModelError, match="pass --criterion tolerance=REL"):
+    with pytest.raises(ModelError, match="pass `criterion` tolerance=REL"):
         run(path, tmp_path / "run", injections)
     run(path, tmp_path / "run", injections, settings=Settings(criterion="tolerance=0.01"))
     big, small = rows(tmp_path / "run")

@@ -244,7 +244,7 @@ WRONG: list[tuple[Callable[[], None], str, str]] = [
     (lambda: faults('3,fc,"(1, 2)",32\n'), INJECT, "faults.csv:5: bit 32 is outside float32 (0-31) for fc.weight"),
     (lambda: external("gone.bin"), INJECT, "the external data of tensor W is missing: expected gone.bin beside it"),
     (lambda: external("../outside.bin"), INJECT, "tensor W points outside the model's folder (../outside.bin)"),
-    (lambda: model(OPEN), INJECT, "leaves more than the batch open; settle it with --input-shape"),
+    (lambda: model(OPEN), INJECT, "leaves more than the batch open; give its sizes with --input-shape"),
     (lambda: data(x=normal(5, 1, 7, 6)), INJECT, "inputs of shape (1, 7, 6), the model takes (1, 6, 6)"),
     (lambda: data(x=np.zeros((5, 1, 6, 6), np.complex64)), INJECT, "dtype complex64, expected integers or floats"),
     (

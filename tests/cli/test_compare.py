@@ -46,8 +46,8 @@ def test_convert_wrong_input(run: Run) -> None:
     code, _, err = run(*command, "--to", "other.onnx", "-o", "out.csv")
     assert code == 1
     assert err == (
-        "error: without a partner in other: conv.weight (no parameter with its bits), fc.weight (no parameter with its "
-        "bits); do the models share weights?\n"
+        "error: expected the same weights in other, found no partner of conv.weight (no parameter with its bits), "
+        "fc.weight (no parameter with its bits); do the models share weights?\n"
     )
     code, _, err = run(*command, "--to", "keras.onnx", "-o", "faults.csv")
     assert (code, err) == (1, "error: faults.csv: would overwrite what it is made from; choose another output\n")

@@ -92,7 +92,7 @@ ROW = '0,conv1,"(0, 1)",2'
         (HEADER + '0,conv1,"(0, 1)",2.0\n', r"faults.csv:2: Bit '2.0' is no bit number"),
         (HEADER + '0,conv1,"(0, 1)",\n', r"faults.csv:2: Bit '' is no bit number"),
         (HEADER + '0,,"(0, 1)",2\n', r"faults.csv:2: expected a layer name"),
-        (HEADER + '../x,conv1,"(0, 1)",2\n', r"faults.csv:2: injection id '../x'"),
+        (HEADER + '../x,conv1,"(0, 1)",2\n', r"faults.csv:2: expected an injection id .* found '../x'"),
         (HEADER + f"{ROW}\n1,conv1,(0),1\n{ROW}\n", r"faults.csv:4: injection 0 stood at line 2 already"),
         (FULL_HEADER + ROW + ",,bitflip,\n", r"faults.csv:2: Kind 'bitflip' is none of flip, stuck_at_0"),
         (FULL_HEADER + ROW + ",,set,1\n", r"faults.csv:2: a set fault takes a Value and no Bit, found Bit '2'"),
@@ -106,7 +106,7 @@ ROW = '0,conv1,"(0, 1)",2'
             "Injection,Layer,TensorIndex,Bit,Site\n" + ROW + ",outside\n",
             r"faults.csv:2: Site 'outside' is none of output, ",
         ),
-        ("Injection,Layer,Index,Bit,Site,Input\n" + ROW + ",,3\n", r"faults.csv:2: Input '3' belongs to a neuron"),
+        ("Injection,Layer,Index,Bit,Site,Input\n" + ROW + ",,3\n", r"faults.csv:2: Input '3' needs a neuron"),
         ("Injection,Layer,Index,Bit,Site,Input\n" + ROW + ",input,-1\n", r"faults.csv:2: Input '-1' is neither all"),
         (
             "Injection,Layer,Index,Bit,Site,Parameter\n" + ROW + ",input,bias\n",
@@ -179,7 +179,7 @@ def test_numbers_of_numpy_become_pythons() -> None:
 
 @pytest.mark.parametrize("identifier", ["", "a b", "../up", "a/b", "ä"])
 def test_ids_that_no_file_name_could_hold(identifier: str) -> None:
-    with pytest.raises(FaultListError, match="may only have letters, digits"):
+    with pytest.raises(FaultListError, match="expected an injection id of 1 to 200 letters, digits"):
         Injection(identifier, (Fault("fc", (0,), 1),))
 
 

@@ -86,8 +86,8 @@ def test_rows_of_sfiadvancedmodels(row: str, faults: list[Fault], tmp_path: Path
         ("Injection,LayerName,FeatureMapIndex\n0,conv1,0", "f.csv:1: .*missing Value"),
         ("Injection,Layer,Site,Index,Bit\n0,conv1,middle,0,3", "f.csv:2: Site 'middle' is none of output, input"),
         ("Injection,Layer,Site,Index,Bit\n0,conv1,Output,0,3", "f.csv:2: Site 'Output' is none of output, input"),
-        ("Injection,Layer,Index,Bit,Input\n0,conv1,0,3,7", "f.csv:2: Input '7' belongs to a neuron; give a Site"),
-        ("Injection,Layer,Index,Bit,Input\n0,conv1,0,3,all", "f.csv:2: Input 'all' belongs to a neuron"),
+        ("Injection,Layer,Index,Bit,Input\n0,conv1,0,3,7", "f.csv:2: Input '7' needs a neuron; give a Site"),
+        ("Injection,Layer,Index,Bit,Input\n0,conv1,0,3,all", "f.csv:2: Input 'all' needs a neuron"),
         (
             "Injection,Layer,Site,Index,Bit,Input\n0,conv1,output,0,3,-1",
             "f.csv:2: Input '-1' is neither all nor the number of an input, from 0",

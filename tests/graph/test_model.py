@@ -164,14 +164,14 @@ def test_input() -> None:
         (
             "float[N, 3, H, W] x",
             None,
-            r"\(batch, 3, \?, \?\) leaves more than the batch open; settle it with --input-shape",
+            r"\(batch, 3, \?, \?\) leaves more than the batch open; give its sizes with `input_shape`",
         ),
-        ("float[N, 3, H, W] x", (1, 8, 8), r"--input-shape 1,8,8 does not fit the input shape \(batch, 3, \?, \?\)"),
-        ("float[N, 3] x", (3, 8), r"--input-shape 3,8 does not fit"),
+        ("float[N, 3, H, W] x", (1, 8, 8), r"`input_shape` 1,8,8 does not fit the input shape \(batch, 3, \?, \?\)"),
+        ("float[N, 3] x", (3, 8), r"`input_shape` 3,8 does not fit"),
         ("float[N, 3] x, float[N] other", None, r"expected a model with one input, found 2 \(x, other\)"),
-        ("float[N, 3, 8] x", (3, 9), r"--input-shape 3,9 does not fit the input shape \(batch, 3, 8\)"),
-        ("bfloat16[N, 3] x", None, "input x is BFLOAT16; expected numbers that numpy has"),
-        ("float x", None, "declares no tensor shape with a batch dimension"),
+        ("float[N, 3, 8] x", (3, 9), r"`input_shape` 3,9 does not fit the input shape \(batch, 3, 8\)"),
+        ("bfloat16[N, 3] x", None, "expected an input of a number type that numpy has .*, found BFLOAT16 for x"),
+        ("float x", None, "expected an input with a batch dimension, found no shape declared for x"),
     ],
 )
 def test_inputs_that_do_not_do(inputs: str, shape: tuple[int, ...] | None, message: str) -> None:
@@ -209,12 +209,12 @@ def test_score_output(outputs: str, name: str | None, found: str) -> None:
         (
             "float[N, 4, 4] features",
             None,
-            r"of shape \(batch, classes >= 2\), found features.*--criterion",
+            r"of shape \(batch, classes >= 2\), found features.*`criterion`",
         ),
-        ("float[N, 1] one", None, "--criterion tolerance=REL"),
-        ("float[N, 10] y, float[N, 5] z", None, r"several outputs fit \(y, z\); pick one with --output"),
+        ("float[N, 1] one", None, "`criterion` tolerance=REL"),
+        ("float[N, 10] y, float[N, 5] z", None, r"several outputs fit \(y, z\); choose one with `output`"),
         ("float[N, 10] y", "q", "no output 'q'; the outputs are y"),
-        ("float[N, 1] one", "one", "--criterion tolerance=REL"),
+        ("float[N, 1] one", "one", "`criterion` tolerance=REL"),
     ],
 )
 def test_outputs_that_are_no_scores(outputs: str, name: str | None, message: str) -> None:

@@ -16,7 +16,7 @@ from onnx import numpy_helper
 from bitswap_onnx.errors import FaultListError
 from bitswap_onnx.faults.fault import Fault, Injection, Kind
 from bitswap_onnx.faults.fault_list import read_fault_list, write_fault_list
-from bitswap_onnx.graph.convert import convert_faults
+from bitswap_onnx.graph.list_conversion import convert_faults
 from bitswap_onnx.graph.model import Model, from_proto, load_model
 from bitswap_onnx.graph.pairing import multiset_hash, pair_targets
 from bitswap_onnx.graph.resolve import resolve
@@ -182,7 +182,8 @@ def test_what_has_no_partner_is_named() -> None:
         convert_faults(everything(), from_proto(cnn()), from_proto(changed, "other"))
     reason = "no parameter with its bits"
     assert str(error.value) == (
-        f"without a partner in other: conv.weight ({reason}), fc.weight ({reason}); do the models share weights?"
+        f"expected the same weights in other, found no partner of conv.weight ({reason}), fc.weight ({reason}); "
+        "do the models share weights?"
     )
 
 

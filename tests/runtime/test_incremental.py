@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from bitswap_onnx.faults.bits import FORMATS, to_bits
-from bitswap_onnx.graph.heads import ROWS
 from bitswap_onnx.graph.model import from_proto, load_model
 from bitswap_onnx.graph.receipts import InjectionEdits
 from bitswap_onnx.graph.signature import ModelInput
+from bitswap_onnx.graph.stretches import ROWS
 from bitswap_onnx.graph.targets import find_targets
 from bitswap_onnx.runtime.device import DeviceLane
 from bitswap_onnx.runtime.incremental import WHOLE, IncrementalEngine
@@ -407,7 +407,7 @@ def test_the_order_and_company_of_injections_do_not_matter() -> None:
     assert np.array_equal(all_scores(engine, path, edits[5:6]), expected[5:6], equal_nan=True)
 
 
-def test_more_channels_than_a_head_has_rows() -> None:
+def test_more_channels_than_a_stretch_has_rows() -> None:
     """Such an injection runs as the whole model, between others that do not."""
     path = ("fc.weight",)
     reference, engine = engines(build(

@@ -58,7 +58,6 @@ from bitswap_onnx.data.chunks import Chunk
 from bitswap_onnx.errors import ControlFailedError, RunError
 from bitswap_onnx.faults.fault import Fault, Injection, Kind, Site
 from bitswap_onnx.graph import channels, neurons, resolve
-from bitswap_onnx.graph.heads import ROWS, Head, StretchRow
 from bitswap_onnx.graph.marks import MarkedValues, Marks
 from bitswap_onnx.graph.model import from_proto
 from bitswap_onnx.graph.neurons import ALL_INPUTS, Flips
@@ -66,6 +65,7 @@ from bitswap_onnx.graph.receipts import InjectionEdits, ResolvedInjection
 from bitswap_onnx.graph.row_rules import ROW_RULES
 from bitswap_onnx.graph.sites import NeuronSite, is_site
 from bitswap_onnx.graph.slices import Slicer
+from bitswap_onnx.graph.stretches import ROWS, ChannelwiseStretch, StretchRow
 from bitswap_onnx.outcome import Golden
 from bitswap_onnx.runtime import lanes, neuron_lane, worker
 from bitswap_onnx.runtime.golden_values import GoldenValues
@@ -93,7 +93,7 @@ def turned_back(patch: Patch) -> None:
     def unmoved(operand: channels.Operand, element: int) -> list[int]:
         return [int(i) for i in np.unravel_index(element, operand.array.shape)]
 
-    patch.setattr(Head, "_index", staticmethod(unmoved))
+    patch.setattr(ChannelwiseStretch, "_index", staticmethod(unmoved))
 
 
 def side_of_the_first_batch(patch: Patch) -> None:
@@ -181,7 +181,7 @@ def one_fault_per_channel(patch: Patch) -> None:
         found: dict[int, dict[str, list[tuple[int, ...]]]] = {}
         for tensor, changes in edits.items():
             for element, mask in changes:
-                found.setdefault(self.head.channel(tensor, element), {})[tensor] = [(element, mask)]
+                found.setdefault(self.stretch.channel(tensor, element), {})[tensor] = [(element, mask)]
         return [StretchRow(channel, own) for channel, own in found.items()]
 
     patch.setattr(PackedLane, "rows", rows)

@@ -4,8 +4,8 @@
 planted bug                                               seen by
 ========================================================  ====================================================
 what changed is put into another channel                  the probe: a planted fault gives other scores
-faults of a head are skipped, all or all but the first    the probe
-faults of the second half of a head are skipped           the audit
+faults of a stretch are skipped, all or but the first     the probe
+faults of the second half of a stretch are skipped        the audit
 the suffix rounds otherwise                               the probe; the null control if that looks away
 two rows of a batch change places                         the probe; the null control if that looks away
 scores that were run are thrown away                      the probe; the audit if that looks away
@@ -35,8 +35,8 @@ from bitswap_onnx.campaign.settings import Settings
 from bitswap_onnx.campaign.setup import prepare
 from bitswap_onnx.errors import ControlFailedError, InterruptedRunError
 from bitswap_onnx.faults.fault import Fault, Injection
-from bitswap_onnx.graph.heads import Head, StretchRow
 from bitswap_onnx.graph.model import Model, from_proto
+from bitswap_onnx.graph.stretches import ChannelwiseStretch, StretchRow
 from bitswap_onnx.runtime import packed
 from bitswap_onnx.runtime.golden_values import GoldenValues
 from bitswap_onnx.runtime.incremental import IncrementalEngine
@@ -95,15 +95,17 @@ def wrong_channel(patch: Patch) -> None:
 
 
 def flips_skipped(after: int) -> Mutant:
-    """Only the first rows of a head get their faults."""
+    """Only the first rows of a stretch get their faults."""
 
     def plant(patch: Patch) -> None:
-        build_head = Head.build
+        build_stretch = ChannelwiseStretch.build
 
-        def skipping(self: Head, rows: Sequence[StretchRow]) -> Model:
-            return build_head(self, [row if i < after else StretchRow(row.channel, {}) for i, row in enumerate(rows)])
+        def skipping(self: ChannelwiseStretch, rows: Sequence[StretchRow]) -> Model:
+            return build_stretch(
+                self, [row if i < after else StretchRow(row.channel, {}) for i, row in enumerate(rows)]
+            )
 
-        patch.setattr(Head, "build", skipping)
+        patch.setattr(ChannelwiseStretch, "build", skipping)
 
     return plant
 
@@ -139,24 +141,24 @@ def last_batch_dropped(patch: Patch) -> None:
 
 def last_batch_forgotten(patch: Patch) -> None:
     """What changed in the batch that is not full is taken for golden."""
-    run = PackedLane._head
+    run = PackedLane._run_stretch
 
     def forgetful(self: PackedLane, rows: Sequence[StretchRow], block: Block) -> Iterator[tuple[int, Any, Any]]:
         for start, value, changed in run(self, rows, block):
             yield start, value, changed & (start + BATCH <= block.count)
 
-    patch.setattr(PackedLane, "_head", forgetful)
+    patch.setattr(PackedLane, "_run_stretch", forgetful)
 
 
 def last_chunk_forgotten(patch: Patch) -> None:
     """What changed in the chunk that is not full is taken for golden: no effect anywhere tells of it."""
-    run = PackedLane._head
+    run = PackedLane._run_stretch
 
     def forgetful(self: PackedLane, rows: Sequence[StretchRow], block: Block) -> Iterator[tuple[int, Any, Any]]:
         for start, value, changed in run(self, rows, block):
             yield start, value, changed & (block.count % BATCH == 0)
 
-    patch.setattr(PackedLane, "_head", forgetful)
+    patch.setattr(PackedLane, "_run_stretch", forgetful)
 
 
 def stale_values(patch: Patch) -> None:
@@ -269,7 +271,7 @@ def test_without_a_bug_the_campaign_ends_with_results(tmp_path: Path) -> None:
 
 
 def faults() -> list[Injection]:
-    """Flips all over the convolution: enough for full heads, most of them critical."""
+    """Flips all over the convolution: enough for full stretches, most of them critical."""
     cells = [(channel, 0, row, column) for channel in range(3) for row in range(3) for column in range(3)]
     return [Injection(f"f{i}", (Fault("conv", cell, 30 - i % 4),)) for i, cell in enumerate(cells)]
 

@@ -217,7 +217,7 @@ def test_random_networks(proto: onnx.ModelProto, batch: int, random: Any) -> Non
 
 
 def test_paths_of_weights_beside_neurons_keep_their_lane() -> None:
-    """Taps at the inputs of nodes are in the way of no packed head."""
+    """Taps at the inputs of nodes are in the way of no packed stretch."""
     reference, engine = engines(MODELS["residual"], paths={("d.weight",): 100, ("@input:d",): 100})
     assert engine.kind(("d.weight",)) == "packed"
     edits: list[InjectionEdits] = [{"d.weight": [(i * 7, 1 << 30)]} for i in range(20)]

@@ -13,7 +13,7 @@ from bitswap_onnx.errors import FaultListError, MissingExtraError, RunError
 from bitswap_onnx.experiments.comparison.compare import Comparison, Judgement, compare_runs
 from bitswap_onnx.faults.fault import Injection
 from bitswap_onnx.faults.fault_list import read_fault_list, refuse_neurons, write_fault_list
-from bitswap_onnx.graph.convert import convert_faults
+from bitswap_onnx.graph.list_conversion import convert_faults
 from bitswap_onnx.graph.model import Model, load_model
 from bitswap_onnx.graph.resolve import BitOrder, resolve
 

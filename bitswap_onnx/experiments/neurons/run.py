@@ -68,7 +68,7 @@ def run_neurons(
     model: str | Path,
     *,
     layers: str | None = None,
-    kinds: str | None = None,
+    layer_type: str | None = None,
     exclude: str | None = None,
     numbers: Collection[int] | None = None,
     bit: int | None = None,
@@ -81,15 +81,16 @@ def run_neurons(
 ) -> NeuronCampaign:
     """Flip a random bit (or ``bit``, 0 the least significant) of a random neuron per layer and input; count what it does.
 
-    ``layers``, ``kinds``, ``numbers`` and ``exclude`` choose as in `choose_layers`. ``trials`` draws are made per layer and
-    input. ``drop_last`` leaves out the inputs of the last batch if it is not full. ``settings.seed`` seeds the draws,
-    `FROM_CLOCK` draws it as well (`NeuronCampaign.seed` says which it was). The rest is as in `run_campaign`; the files of
-    `NeuronCampaign.files` go into its run directory. ``detailed_log`` lists every misclassification in one of them.
+    ``layers``, ``layer_type``, ``numbers`` and ``exclude`` choose as in `choose_layers`. ``trials`` draws are made
+    per layer and input. ``drop_last`` leaves out the inputs of the last batch if it is not full. ``settings.seed``
+    seeds the draws, `FROM_CLOCK` draws it as well (`NeuronCampaign.seed` says which it was). The rest is as in
+    `run_campaign`; the files of `NeuronCampaign.files` go into its run directory. ``detailed_log`` lists every
+    misclassification in one of them.
 
     Raises BitswapError as `choose_layers`, `plan_neurons` and `run_campaign` do.
     """
     setup = prepare_run(model, for_neurons(settings), options)
-    setup, chosen = choose_layers(setup, layers, kinds, numbers, exclude)
+    setup, chosen = choose_layers(setup, layers, layer_type, numbers, exclude)
     plan = plan_neurons(setup, chosen, setup.seed, trials, bit, drop_last)
     folder = options.folder or default_run(setup)
     if on_layers:
@@ -109,7 +110,7 @@ def run_neurons(
 def choose_layers(
     setup: Setup,
     layers: str | None = None,
-    kinds: str | None = None,
+    layer_type: str | None = None,
     numbers: Collection[int] | None = None,
     exclude: str | None = None,
 ) -> tuple[Setup, tuple[NeuronLayer, ...]]:
@@ -120,7 +121,7 @@ def choose_layers(
     `select_sites` and `without_shut` do, and for a number that no layer has.
     """
     every = [site for site in find_sites(setup.slicer) if site.site is Site.OUTPUT]
-    found = select_sites(every, layers, kinds, exclude=exclude)
+    found = select_sites(every, layers, layer_type, exclude=exclude)
     wrong = next((number for number in numbers or () if not 0 <= number < len(found)), None)
     if wrong is not None:
         raise ModelError(

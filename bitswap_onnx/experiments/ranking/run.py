@@ -60,7 +60,7 @@ def evaluate_robustness(
     trials: int | None = None,
     evaluation_steps: int | None = None,
     layers: str | None = None,
-    kinds: str | None = None,
+    layer_type: str | None = None,
     exclude: str | None = None,
     top: int | None = None,
     options: RunOptions = RunOptions(),
@@ -69,8 +69,8 @@ def evaluate_robustness(
 
     A ranking is a file (`read_ranking`, with its ``form``) or layer names, the most critical first. Faults hit ``where``:
     one random bit of one random element of what the layer takes in, another for each input and trial; or of its kernel.
-    ``evaluation_steps``: batches of inputs to use (default: all). ``layers``, ``kinds`` and ``exclude`` choose layers as
-    `select_sites` does; by default those with kernels. Layers that faults cannot get at are left out, and a note says so.
+    ``evaluation_steps``: batches of inputs to use (default: all). ``layers``, ``layer_type`` and ``exclude`` choose layers
+    as `select_sites` does; by default those with kernels. Layers that faults cannot get at are left out, and a note says so.
     ``top``: how many first layers are compared (default: a quarter). ``settings.seed`` seeds faults, the shuffle and
     bootstraps. The rest is as in `run_campaign`.
 
@@ -79,7 +79,7 @@ def evaluate_robustness(
     trials = TRIALS[where] if trials is None else trials
     _check(builtin, where, trials)
     setup = _prepare(model, settings, where, evaluation_steps, options)
-    setup, sites = _sites(setup, layers, kinds, exclude, where)
+    setup, sites = _sites(setup, layers, layer_type, exclude, where)
     given = {name: _given(name, ranking, sites, form) for name, ranking in (rankings or {}).items()}
     ties = [f"{name}: equal ranks keep the model's order: {', '.join(r.tied)}" for name, r in given.items() if r.tied]
     if options.on_notes and ties:
@@ -145,10 +145,10 @@ def _prepare(model: str | Path, settings: Settings, where: FaultSite, steps: int
 
 
 def _sites(
-    setup: Setup, layers: str | None, kinds: str | None, exclude: str | None, where: FaultSite
+    setup: Setup, layers: str | None, layer_type: str | None, exclude: str | None, where: FaultSite
 ) -> tuple[Setup, tuple[NeuronSite, ...]]:
-    sites = select_sites(find_sites(setup.slicer), layers, kinds, Site.INPUT, exclude)
-    if kinds is None and layers is None:
+    sites = select_sites(find_sites(setup.slicer), layers, layer_type, Site.INPUT, exclude)
+    if layer_type is None and layers is None:
         sites = tuple(site for site in sites if site.role == "kernel") or sites
     if where == "weights":  # what several layers share is one of them
         sites = tuple({site.weight: site for site in reversed(sites)}.values())[::-1]

@@ -155,7 +155,7 @@ def test_one_bit(model: Path, tmp_path: Path) -> None:
 
 def test_layer_types_and_numbers(model: Path, tmp_path: Path) -> None:
     """Numbers count what names and types chose; the others' numbers stay as they are."""
-    found = neurons(model, tmp_path / "run", kinds="Relu,BatchNormalization", numbers=[0, 1])
+    found = neurons(model, tmp_path / "run", layer_type="Relu,BatchNormalization", numbers=[0, 1])
     assert [(layer.number, layer.site.kind) for layer in found.layers] == [(0, "BatchNormalization"), (1, "Relu")]
     last = neurons(model, tmp_path / "last", numbers=[2])
     assert [(layer.number, layer.site.layer) for layer in last.layers] == [(2, "fc")]
@@ -270,7 +270,7 @@ def test_draws(model: Path) -> None:
     every = {injection.id: injection for injection in plan_neurons(setup, layers, seed=7, trials=3).injections}
     assert every == {f"L{i:02d}_t{j}": draw_neuron_faults(layers[i], j, plan) for i in range(3) for j in range(3)}
     assert len({tuple(fault.index for fault in injection.faults) for injection in every.values()}) == 9
-    _, (fc,) = choose_layers(setup, kinds="Linear")
+    _, (fc,) = choose_layers(setup, layer_type="Linear")
     assert (fc.number, fc.site) == (0, layers[2].site)
     assert plan_neurons(setup, (fc,), seed=7).injections[0].faults == every["L02_t0"].faults
     fewer = prepare(model, Settings(batch_size=BATCH, first=7))
@@ -383,10 +383,10 @@ def test_wrong_input(model: Path, tmp_path: Path) -> None:
         ({"numbers": [-1]}, "--layer-num: there is no layer -1; layers to choose from: 3, numbered 0-2"),
         ({"numbers": []}, "--layer-num: expected at least one number, found none"),
         (
-            {"kinds": "Conv2d", "numbers": [1]},
+            {"layer_type": "Conv2d", "numbers": [1]},
             "--layer-num: there is no layer 1; layers to choose from: 1, numbered 0-0",
         ),
-        ({"kinds": "Conf"}, "--layer-type: no layer is of type 'Conf'; the nearest are Conv"),
+        ({"layer_type": "Conf"}, "`layer_type`: no layer is of type 'Conf'; the nearest are Conv"),
         ({"layers": "cov"}, "no layer matches 'cov'; the nearest are conv"),
         ({"bit": 32}, "--bit 32 is outside float32 (0-31), which x puts out; choose another bit or other --layers"),
         ({"bit": -1}, "--bit -1 is outside float32 (0-31)"),

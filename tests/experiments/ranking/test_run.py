@@ -283,8 +283,13 @@ def test_choice_of_layers(model: Path, tmp_path: Path) -> None:
         (None, "Conv2d"): ["stem", "left", "right"],
         ("fc,left", "Dense,Conv"): ["left", "fc"],
     }
-    for number, ((names, kinds), layers) in enumerate(cases.items()):
-        options: dict[str, Any] = {"layers": names, "kinds": kinds, "builtin": ("index",), "evaluation_steps": 1}
+    for number, ((names, layer_type), layers) in enumerate(cases.items()):
+        options: dict[str, Any] = {
+            "layers": names,
+            "layer_type": layer_type,
+            "builtin": ("index",),
+            "evaluation_steps": 1,
+        }
         found = rank(model, tmp_path / str(number), **options)
         assert [layer.name for layer in found.layers] == layers
 

@@ -1,9 +1,9 @@
-"""Faulty layers that carry one fault per output channel: many injections in one run, bit for bit.
+"""Channelwise stretches: a faulty layer and the operators behind it that keep channels apart.
 
-An output channel of a convolution or Gemm depends on its own weights alone, and so does every value behind it until an
-operator mixes channels. A *head* is such a stretch of the graph: it starts at the layer and ends where channels mix or
-a value is read twice. `Head.build` makes of it a model of any number of rows, each of them some output channel with
-faults of its own.
+An output channel of a convolution or Gemm depends on its own weights alone. So does every value computed from that
+channel, until an operator mixes channels. A *channelwise stretch* starts at the layer and ends where channels mix or
+where a value is read twice. `ChannelwiseStretch.build` returns a model of the stretch in which each output channel, or
+*row*, has its own faults: one run computes many injections, bit for bit.
 """
 
 from collections.abc import Sequence
@@ -22,13 +22,13 @@ from bitswap_onnx.graph.places import may_repack_channels
 from bitswap_onnx.graph.slices import Slicer
 from bitswap_onnx.graph.weights import Edits
 
-#: Rows of a head: as many faults, one per row, share one run of a faulty layer.
+#: Rows of a built stretch: up to this many injections share one run of a faulty layer.
 ROWS = 16
 
 
 @dataclass(frozen=True, slots=True)
 class StretchRow:
-    """One output channel of a head, with the edits that hit it (none: the clean channel)."""
+    """One output channel of a stretch and the edits of its weights; without edits it is the clean channel."""
 
     channel: int
     edits: Edits
@@ -36,9 +36,10 @@ class StretchRow:
 
 @dataclass(frozen=True, slots=True)
 class Feed:
-    """An input of a built head: ``name`` takes the golden ``value``, whole or a choice of its channels.
+    """An input of a built stretch: ``name`` takes the golden ``value``, whole or only some of its channels.
 
-    ``axis`` None: whole. Otherwise output channel c reads the ``width`` channels from ``width * (c // share)`` on.
+    ``axis`` None: the whole value. Otherwise its channels lie on ``axis``, and output channel c reads ``width`` of
+    them, from channel ``width * (c // share)`` on.
     """
 
     name: str
@@ -48,14 +49,17 @@ class Feed:
     share: int = 1
 
     def channels(self, rows: Sequence[StretchRow]) -> NDArray[np.int64]:
-        """Return which channels of the value the rows read, row after row."""
+        """Return the channels of the value that ``rows`` read, ``width`` per row, row after row."""
         groups = np.array([row.channel for row in rows]) // self.share
         return np.asarray((groups[:, None] * self.width + np.arange(self.width)).reshape(-1))
 
 
 @dataclass(frozen=True, eq=False)
-class Head:
-    """A stretch of the graph that keeps channels apart: ``value`` comes out, its ``channels`` on ``axis``."""
+class ChannelwiseStretch:
+    """A part of the graph that keeps channels apart: the node ``start`` and all later ``steps``.
+
+    It reads ``feeds`` and makes ``value``, which has ``channels`` channels on ``axis``.
+    """
 
     slicer: Slicer
     steps: tuple[Step, ...]
@@ -67,18 +71,20 @@ class Head:
 
     @cached_property
     def operands(self) -> dict[str, Operand]:
-        """Stored tensor → the constant through which a fault in it acts: on one channel per element."""
-        return {o.key: o for step in self.steps for o in step.operands if o.key}
+        """Stored tensor → the operand that holds its elements; a fault in one element acts on one channel."""
+        return {operand.key: operand for step in self.steps for operand in step.operands if operand.key}
 
     @property
     def loaded_bytes(self) -> int:
-        """What the constants take that `build` draws from."""
+        """Bytes of the constants that `build` reads."""
         operands = [operand for step in self.steps for operand in step.operands]
-        return sum(o.array.nbytes + (0 if o.place is None else o.place.nbytes) for o in operands)
+        return sum(
+            operand.array.nbytes + (0 if operand.place is None else operand.place.nbytes) for operand in operands
+        )
 
     @property
-    def trimmed(self) -> "Head | None":
-        """The same head without the Transposes at its end, None if there are none: the runtime may move those about."""
+    def trimmed(self) -> "ChannelwiseStretch | None":
+        """The same stretch without the Transposes at its end, which the runtime may move; None if there are none."""
         last = len(self.steps) - 1
         while last > 0 and self.steps[last].node.op_type == "Transpose":
             last -= 1
@@ -88,19 +94,20 @@ class Head:
         return replace(self, steps=self.steps[: last + 1], value=step.node.output[0], axis=step.axis)
 
     def channel(self, tensor: str, element: int) -> int:
-        """Return the output channel that one stored element belongs to."""
-        return int(self._index(self.operands[tensor], element)[self.operands[tensor].axis])
+        """Return the output channel on which a fault in one stored element acts."""
+        operand = self.operands[tensor]
+        return int(self._index(operand, element)[operand.axis])
 
     def stays_finite(self, tensor: str, element: int, mask: int) -> bool:
-        """Whether a stored element is a finite number after a fault."""
+        """Whether a stored element is a finite number after ``mask`` is XORed onto its bits."""
         operand = self.operands[tensor]
         bits = to_bits(operand.array[tuple(self._index(operand, element))].reshape(1)).copy()
         bits ^= bits.dtype.type(mask)
-        with np.errstate(invalid="ignore"):  # of a signalling NaN
+        with np.errstate(invalid="ignore"):  # the cast of a signalling NaN warns
             return bool(np.isfinite(bits.view(operand.array.dtype).astype(np.float64)).all())
 
     def build(self, rows: Sequence[StretchRow]) -> Model:
-        """Return the model that computes ``rows``: like the head, with ``len(rows)`` channels."""
+        """Return a model of the stretch with ``len(rows)`` channels: channel i is ``rows[i]`` with its faults."""
         proto = self.slicer.extract((), ()).proto
         for position, step in enumerate(self.steps):
             node = proto.graph.node.add()
@@ -122,7 +129,7 @@ class Head:
         return Model(proto, self.slicer.model.name, self.slicer.model.folder, sha256="")
 
     def _gather(self, operand: Operand, rows: Sequence[StretchRow]) -> NDArray[Any]:
-        """Return the rows' slices of a constant, their faults applied."""
+        """Return the slices of a constant that ``rows`` need, with their faults applied."""
         channels = [row.channel for row in rows]
         array = np.ascontiguousarray(operand.array.take(channels, operand.axis))
         if operand.key is None:
@@ -143,24 +150,25 @@ class Head:
         return [int(i) for i in np.unravel_index(flat, operand.array.shape)]
 
 
-def find_head(slicer: Slicer, tensor: str) -> Head | None:
-    """Return the head through which faults in one stored tensor act, or None where they reach more than a channel.
+def find_stretch(slicer: Slicer, tensor: str) -> ChannelwiseStretch | None:
+    """Return the stretch for faults in one stored tensor, or None where such a fault reaches more than one channel.
 
-    A head begins as far up as channels stay apart and values are read once, at best at the convolution, Gemm or MatMul,
-    so that what the runtime may fuse stays together.
+    A stretch begins as early as possible, at best at the convolution, Gemm or MatMul that makes the channels, so that
+    nodes that the runtime may fuse stay together. Between its start and the tensor's node, channels stay apart and each
+    value is read once.
     """
     user = _single_user(slicer, tensor)
     if user is None:
         return None
-    for start in _starts(slicer, user, tensor):
-        head = _grow(slicer, start)
-        if head is not None and tensor in head.operands:
-            return head
+    for start, step in _starts(slicer, user):
+        stretch = _grow(slicer, start, step)
+        if stretch is not None and tensor in stretch.operands:
+            return stretch
     return None
 
 
 def _single_user(slicer: Slicer, tensor: str) -> int | None:
-    """Return the one node that computes with a stored tensor, copies aside; None if there are several or none."""
+    """Return the one node that computes with a stored tensor or a copy of it; None if there is not exactly one."""
     name = tensor
     while len(users := slicer.users(name)) == 1:
         node = slicer.nodes[users[0]]
@@ -170,32 +178,32 @@ def _single_user(slicer: Slicer, tensor: str) -> int | None:
     return None
 
 
-def _starts(slicer: Slicer, user: int, tensor: str) -> list[tuple[int, Step]]:
-    """Return where a head for ``tensor`` may begin, the furthest first: nodes of one chain that ends at ``user``."""
+def _starts(slicer: Slicer, user: int) -> list[tuple[int, Step]]:
+    """Return the nodes at which a stretch that includes the node ``user`` may begin, the earliest first."""
     mixing = _mixing_step(slicer, user)
     if mixing is not None:
         return [(user, mixing)]
-    found: list[tuple[int, Step]] = []
+    starts: list[tuple[int, Step]] = []
     index, place = user, parameter_axis(slicer, user)
     while place is not None:
         value, axis = place
         step = channel_step(slicer, index, value, axis, lambda name: True)
         if step is None or not _splits(slicer, value, axis) or not may_repack_channels(slicer, index, step.axis, ROWS):
             break
-        found.append((index, step))
+        starts.append((index, step))
         maker = slicer.producer.get(value)
         if maker is None or slicer.readers[value] != (index,) or value == slicer.output:
             break
         mixing = _mixing_step(slicer, maker)
         if mixing is not None:
-            found += [(maker, mixing)] if mixing.axis == axis else []
+            starts += [(maker, mixing)] if mixing.axis == axis else []
             break
-        index, place = maker, _above(slicer, maker, axis)
-    return found[::-1]
+        index, place = maker, _channels_before(slicer, maker, axis)
+    return starts[::-1]
 
 
 def _mixing_step(slicer: Slicer, index: int) -> Step | None:
-    """Return a node as the first of a head if its channels are not those it reads, one by one."""
+    """Return the step of a node that makes new channels: a convolution (not depthwise), Gemm or MatMul; else None."""
     step = dense_step(slicer, index)
     if step is None:
         return None
@@ -203,8 +211,8 @@ def _mixing_step(slicer: Slicer, index: int) -> Step | None:
     return None if step.mixes == 1 and dims and out and dims[1] == out[1] else step
 
 
-def _above(slicer: Slicer, index: int, axis: int) -> tuple[str, int] | None:
-    """Return the (value, axis) from which a node with channels on ``axis`` of its output takes them."""
+def _channels_before(slicer: Slicer, index: int, axis: int) -> tuple[str, int] | None:
+    """Return the input value of a node, and the axis there of the channels that lie on ``axis`` of its output."""
     node = slicer.nodes[index]
     inputs = [name for name in node.input if name and name not in slicer.constants]
     if len(inputs) != 1:
@@ -217,13 +225,13 @@ def _above(slicer: Slicer, index: int, axis: int) -> tuple[str, int] | None:
 
 
 def _splits(slicer: Slicer, value: str, axis: int) -> bool:
+    """Whether a value has a row per input and, on another axis, its channels."""
     dims = slicer.dims(value)
     return slicer.has_rows(value) and dims is not None and 0 < axis < len(dims)
 
 
-def _grow(slicer: Slicer, begin: tuple[int, Step]) -> Head | None:
-    """Follow the channels from a first step as far as they stay apart."""
-    start, step = begin
+def _grow(slicer: Slicer, start: int, step: Step) -> ChannelwiseStretch | None:
+    """Return the longest stretch that begins with ``step`` at the node ``start``."""
     cone = slicer.cone([start])
     steps = [step]
     value, axis = step.node.output[0], step.axis
@@ -243,7 +251,9 @@ def _grow(slicer: Slicer, begin: tuple[int, Step]) -> Head | None:
         return None
     dims = slicer.dims(value)
     assert dims is not None
-    return Head(slicer, tuple(steps), start, value, axis, dims[axis], _feeds(slicer, start, steps, dims[axis]))
+    return ChannelwiseStretch(
+        slicer, tuple(steps), start, value, axis, dims[axis], _feeds(slicer, start, steps, dims[axis])
+    )
 
 
 def _feeds(slicer: Slicer, start: int, steps: Sequence[Step], channels: int) -> tuple[Feed, ...]:
@@ -253,8 +263,8 @@ def _feeds(slicer: Slicer, start: int, steps: Sequence[Step], channels: int) -> 
         feeds = [Feed("whole::" + value, value)]
     else:
         share = channels // attribute(first.node, "group", channels) if first.node.op_type == "Conv" else 1
-        place = _above(slicer, start, first.axis)
-        feeds = [Feed(f"groups::{value}", value, place[1] if place else first.axis, first.mixes, share)]
+        source = _channels_before(slicer, start, first.axis)
+        feeds = [Feed(f"groups::{value}", value, source[1] if source else first.axis, first.mixes, share)]
     for step in steps:
         feeds += [Feed(_side_name(name, axis), name, axis) for name, axis in step.sides.values()]
     return tuple({feed.name: feed for feed in feeds}.values())

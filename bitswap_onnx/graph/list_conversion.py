@@ -1,4 +1,4 @@
-"""A fault list for one model → the same faults for another model that holds the same weights."""
+"""Convert a fault list of one model into a list of the same faults for another model that holds the same weights."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -11,12 +11,16 @@ from bitswap_onnx.graph.pairing import Pairing, pair_targets
 from bitswap_onnx.graph.resolve import Resolver
 from bitswap_onnx.graph.targets import Target
 
+#: How many targets a message names.
 _NAMED = 12
 
 
 @dataclass(frozen=True, eq=False)
 class ConvertedFaults:
-    """A converted list: iterating converts anew, one injection after the other. ``notes``: what had equal choices."""
+    """A converted list of so many ``injections``; each iteration converts again, one injection after the other.
+
+    ``notes``: one line for each used pair of targets that was chosen among equals.
+    """
 
     faults: Iterable[Injection]
     injections: int
@@ -28,11 +32,11 @@ class ConvertedFaults:
 
 
 def convert_faults(faults: Iterable[Injection], source: Model, partner: Model) -> ConvertedFaults:
-    """Return the list ``faults`` of ``source`` as a list for ``partner``; targets are paired by content.
+    """Return ``faults``, a list for ``source``, as a list for ``partner``; targets are paired by content.
 
-    Layer, parameter and index change; ids, kinds, bits, values and order stay. ``faults`` can be iterated repeatedly.
-    Reads the whole list once. Raises FaultListError for a fault that does not resolve in ``source``, and for faults
-    whose target has no partner, naming all their layers.
+    Layer, parameter and index change; ids, kinds, bits, values and order stay. The whole list is read once here, and
+    again by each iteration of the result. Raises FaultListError for a neuron fault, for a fault that does not resolve
+    in ``source``, and for targets without a partner, the first 12 of which it names.
     """
     if isinstance(faults, Iterator):
         faults = tuple(faults)
@@ -51,7 +55,7 @@ def convert_faults(faults: Iterable[Injection], source: Model, partner: Model) -
 
 
 class _Converter:
-    """Both models' names and how they pair; keeps the address of every partner."""
+    """Converts injections one by one: the targets of both models and how they pair."""
 
     def __init__(self, source: Resolver, partner: Resolver, pairing: Pairing) -> None:
         self.source = source
@@ -71,13 +75,13 @@ class _Converter:
         return replace(fault, layer=layer, parameter=None if bare else parameter, index=pair.index(fault.index))
 
     def _is_weight_of(self, layer: str, partner: Target) -> bool:
-        """Whether a list finds ``partner`` by its layer alone, so that it needs no column Parameter."""
+        """Whether the layer alone leads to ``partner``, so that a fault list needs no Parameter."""
         if partner.tensor not in self._bare:
             try:
-                found = self.partner.find(Fault(layer, ())) is partner
+                is_found = self.partner.find(Fault(layer, ())) is partner
             except FaultListError:
-                found = False
-            self._bare[partner.tensor] = found
+                is_found = False
+            self._bare[partner.tensor] = is_found
         return self._bare[partner.tensor]
 
 
@@ -86,7 +90,10 @@ def _check_partners(used: Iterable[Target], pairing: Pairing, partner: str) -> N
     if missing:
         named = [f"{_name(target)} ({pairing.unpaired[target.tensor]})" for target in missing[:_NAMED]]
         more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
-        raise FaultListError(f"without a partner in {partner}: {', '.join(named)}{more}; do the models share weights?")
+        raise FaultListError(
+            f"expected the same weights in {partner}, found no partner of {', '.join(named)}{more}; "
+            "do the models share weights?"
+        )
 
 
 def _name(target: Target) -> str:

@@ -1,4 +1,4 @@
-"""Heads: rows of a built head are the same channels of the whole faulty model; what mixes channels has none."""
+"""Stretches: rows of a built stretch are the same channels of the whole faulty model; what mixes channels has none."""
 
 from typing import Any
 
@@ -8,13 +8,13 @@ import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 
-from bitswap_onnx.graph.heads import Feed, Head, StretchRow, find_head
 from bitswap_onnx.graph.model import Model, from_proto
 from bitswap_onnx.graph.slices import Slicer
+from bitswap_onnx.graph.stretches import ChannelwiseStretch, Feed, StretchRow, find_stretch
 from bitswap_onnx.graph.weights import rewrite
 from tests.builders import build, normal
 
-BATCH = 16  # rows that fill vectors, so that every operator may be part of a head
+BATCH = 16  # rows that fill vectors, so that every operator may be part of a stretch
 
 
 def slicer(proto: onnx.ModelProto) -> Slicer:
@@ -22,10 +22,10 @@ def slicer(proto: onnx.ModelProto) -> Slicer:
     return Slicer(from_proto(proto), proto.graph.output[0].name, BATCH, shape)
 
 
-def head_of(proto: onnx.ModelProto, tensor: str) -> Head:
-    head = find_head(slicer(proto), tensor)
-    assert head is not None
-    return head
+def stretch_of(proto: onnx.ModelProto, tensor: str) -> ChannelwiseStretch:
+    stretch = find_stretch(slicer(proto), tensor)
+    assert stretch is not None
+    return stretch
 
 
 def values(model: Model, feeds: dict[str, NDArray[Any]], names: tuple[str, ...]) -> dict[str, NDArray[Any]]:
@@ -101,7 +101,7 @@ def channels_last() -> onnx.ModelProto:
 
 
 CASES: dict[str, tuple[onnx.ModelProto, str, str]] = {
-    # model, faulty tensor, the value that comes out of its head
+    # model, faulty tensor, the value that comes out of its stretch
     "conv": (convolution("", 7, 4, 3, 3), "c.weight", "b"),
     "conv weight beside a bias": (convolution("", 7, 4, 3, 3, bias=True), "c.weight", "b"),
     "conv bias": (convolution("", 7, 4, 3, 3, bias=True), "c.bias", "b"),
@@ -160,7 +160,7 @@ CASES: dict[str, tuple[onnx.ModelProto, str, str]] = {
         "n.bias",
         "a",
     ),
-    "a skip into the head": (
+    "a skip into the stretch": (
         build(
             f"""{images()} {{
                 a = Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (x, "c.weight")
@@ -210,68 +210,70 @@ CASES: dict[str, tuple[onnx.ModelProto, str, str]] = {
 def test_rows_are_channels_of_the_faulty_model(name: str) -> None:
     """Channels in any order, some twice, every row with another fault or none."""
     proto, tensor, value = CASES[name]
-    head = head_of(proto, tensor)
-    assert head.value == value
+    stretch = stretch_of(proto, tensor)
+    assert stretch.value == value
     draw = np.random.default_rng(0)
-    model = head.slicer.model
+    model = stretch.slicer.model
     rows = []
     for _ in range(9):
         element, mask = int(draw.integers(model.tensor(tensor).size)), 1 << int(draw.integers(20, 30))
-        rows.append(StretchRow(head.channel(tensor, element), {tensor: [(element, mask)]}))
-    rows[4] = StretchRow(head.channels - 1, {})
-    assert {row.channel for row in rows} <= set(range(head.channels))
-    x = {head.slicer.inputs[0]: normal(BATCH, *head.slicer.shape, seed=7)}
-    golden = values(model, x, tuple({feed.value for feed in head.feeds}))
+        rows.append(StretchRow(stretch.channel(tensor, element), {tensor: [(element, mask)]}))
+    rows[4] = StretchRow(stretch.channels - 1, {})
+    assert {row.channel for row in rows} <= set(range(stretch.channels))
+    x = {stretch.slicer.inputs[0]: normal(BATCH, *stretch.slicer.shape, seed=7)}
+    golden = values(model, x, tuple({feed.value for feed in stretch.feeds}))
     feeds = {
         feed.name: golden[feed.value]
         if feed.axis is None
         else golden[feed.value].take(feed.channels(rows), feed.axis)
-        for feed in head.feeds
+        for feed in stretch.feeds
     }  # fmt: skip
-    built = head.build(rows)
+    built = stretch.build(rows)
     onnx.checker.check_model(built.proto)
-    found = np.moveaxis(values(built, feeds, (value,))[value], head.axis, 1)
+    found = np.moveaxis(values(built, feeds, (value,))[value], stretch.axis, 1)
     for number, row in enumerate(rows):
         faulty = values(rewrite(model, row.edits), x, (value,))[value]
-        expected = np.moveaxis(faulty, head.axis, 1)[:, row.channel]
+        expected = np.moveaxis(faulty, stretch.axis, 1)[:, row.channel]
         np.testing.assert_allclose(found[:, number], expected, rtol=1e-5, atol=1e-6, err_msg=f"row {number}")
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_fault_stays_in_the_channel_of_its_element(name: str) -> None:
-    """A flip of the top exponent bit changes that channel of the head's value, and no other."""
+    """A flip of the top exponent bit changes that channel of the stretch's value, and no other."""
     proto, tensor, value = CASES[name]
-    head = head_of(proto, tensor)
-    x = {head.slicer.inputs[0]: normal(BATCH, *head.slicer.shape, seed=7)}
-    clean = values(head.slicer.model, x, (value,))[value]
-    size = head.slicer.model.tensor(tensor).size
+    stretch = stretch_of(proto, tensor)
+    x = {stretch.slicer.inputs[0]: normal(BATCH, *stretch.slicer.shape, seed=7)}
+    clean = values(stretch.slicer.model, x, (value,))[value]
+    size = stretch.slicer.model.tensor(tensor).size
     for element in {0, 1, size // 2, size - 1}:
-        faulty = values(rewrite(head.slicer.model, {tensor: [(element, 1 << 30)]}), x, (value,))[value]
-        differs = np.moveaxis(faulty.view(np.uint32) != clean.view(np.uint32), head.axis, 0).reshape(head.channels, -1)
-        assert np.flatnonzero(differs.any(axis=1)).tolist() == [head.channel(tensor, element)]
+        faulty = values(rewrite(stretch.slicer.model, {tensor: [(element, 1 << 30)]}), x, (value,))[value]
+        differs = np.moveaxis(faulty.view(np.uint32) != clean.view(np.uint32), stretch.axis, 0).reshape(
+            stretch.channels, -1
+        )
+        assert np.flatnonzero(differs.any(axis=1)).tolist() == [stretch.channel(tensor, element)]
 
 
 def test_the_model_is_not_changed() -> None:
     proto, tensor, _ = CASES["grouped"]
     before = proto.SerializeToString(deterministic=True)
-    head_of(proto, tensor).build([StretchRow(0, {tensor: [(0, 1)]}), StretchRow(5, {})])
+    stretch_of(proto, tensor).build([StretchRow(0, {tensor: [(0, 1)]}), StretchRow(5, {})])
     assert proto.SerializeToString(deterministic=True) == before
 
 
 def test_what_a_row_of_a_group_reads() -> None:
     rows = [StretchRow(5, {}), StretchRow(0, {}), StretchRow(3, {})]
-    (feed,) = head_of(*CASES["grouped"][:2]).feeds
+    (feed,) = stretch_of(*CASES["grouped"][:2]).feeds
     assert feed.channels(rows).tolist() == [2, 3, 0, 1, 2, 3]
-    (feed,) = head_of(*CASES["channel multiplier"][:2]).feeds
+    (feed,) = stretch_of(*CASES["channel multiplier"][:2]).feeds
     assert feed.channels(rows).tolist() == [2, 0, 1]
-    assert head_of(*CASES["conv"][:2]).feeds == (Feed("whole::x", "x"),)
+    assert stretch_of(*CASES["conv"][:2]).feeds == (Feed("whole::x", "x"),)
 
 
-def test_a_head_begins_at_the_layer_that_makes_the_channels() -> None:
+def test_a_stretch_begins_at_the_layer_that_makes_the_channels() -> None:
     """So that what the runtime may fuse with a batch norm stays together."""
     for tensor in ("c.weight", "n.mean", "p.weight"):
-        assert head_of(normalised(), tensor).start == 0
-    assert head_of(*CASES["depthwise"][:2]).start == 0
+        assert stretch_of(normalised(), tensor).start == 0
+    assert stretch_of(*CASES["depthwise"][:2]).start == 0
 
 
 TWICE = f"""{images(4)} {{
@@ -283,13 +285,13 @@ TWICE = f"""{images(4)} {{
 }}"""
 
 
-def test_a_value_that_is_read_twice_ends_a_head() -> None:
-    assert head_of(build(TWICE, c__weight=normal(4, 4, 3, 3)), "c.weight").value == "b"
+def test_a_value_that_is_read_twice_ends_a_stretch() -> None:
+    assert stretch_of(build(TWICE, c__weight=normal(4, 4, 3, 3)), "c.weight").value == "b"
 
 
-def test_the_score_output_ends_a_head() -> None:
+def test_the_score_output_ends_a_stretch() -> None:
     text = "net (float[N, 3] x) => (float[N, 4] y, float[N, 4] z) {\n y = MatMul (x, W)\n z = Relu (y)\n}"
-    assert head_of(build(text, W=normal(3, 4)), "W").value == "y"
+    assert stretch_of(build(text, W=normal(3, 4)), "W").value == "y"
 
 
 @pytest.mark.parametrize(
@@ -302,12 +304,12 @@ def test_the_score_output_ends_a_head() -> None:
         ("b = Transpose <perm = [1, 0]> (a)\n c = Relu (b)\n y = Transpose <perm = [1, 0]> (c)", "a"),
     ],
 )
-def test_what_mixes_channels_ends_a_head(body: str, end: str) -> None:
+def test_what_mixes_channels_ends_a_stretch(body: str, end: str) -> None:
     text = f"net (float[N, 3] x) => (float[N, K] y) {{\n a = MatMul (x, W)\n {body}\n}}"
-    assert head_of(build(text, W=normal(3, 4), V=normal(4, 4)), "W").value == end
+    assert stretch_of(build(text, W=normal(3, 4), V=normal(4, 4)), "W").value == end
 
 
-HEADLESS: dict[str, tuple[str, dict[str, Any]]] = {
+WITHOUT_STRETCH: dict[str, tuple[str, dict[str, Any]]] = {
     "tied weights": ("a = MatMul (x, W)\n y = MatMul (a, W)", {"W": normal(4, 4)}),
     "a weight used twice in one node": (
         "a = MatMul (x, U)\n y = Gemm (a, W, W)",
@@ -334,14 +336,14 @@ HEADLESS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("name", HEADLESS)
-def test_faults_that_reach_more_than_a_channel_have_no_head(name: str) -> None:
-    body, tensors = HEADLESS[name]
+@pytest.mark.parametrize("name", WITHOUT_STRETCH)
+def test_faults_that_reach_more_than_a_channel_have_no_stretch(name: str) -> None:
+    body, tensors = WITHOUT_STRETCH[name]
     proto = build(f"net (float[N, 4] x) => (float[N, 4] y) {{\n {body}\n}}", **tensors)
-    assert find_head(slicer(proto), "W") is None
+    assert find_stretch(slicer(proto), "W") is None
 
 
-def test_a_constant_of_a_body_has_no_head() -> None:
+def test_a_constant_of_a_body_has_no_stretch() -> None:
     text = """net (float[N, 2] x) => (float[N, 2] y) {
         y = If (yes) <
             then_branch = one () => (float[N, 2] p) { k = Constant <value = float[2] {1.0, 2.0}> ()
@@ -349,7 +351,7 @@ def test_a_constant_of_a_body_has_no_head() -> None:
             else_branch = two () => (float[N, 2] q) { q = Relu (x) }
         >
     }"""
-    assert find_head(slicer(build(text, yes=np.bool_(True))), "y/then_branch::k") is None
+    assert find_stretch(slicer(build(text, yes=np.bool_(True))), "y/then_branch::k") is None
 
 
 def test_a_product_of_activations_is_no_layer() -> None:
@@ -361,5 +363,5 @@ def test_a_product_of_activations_is_no_layer() -> None:
         y = MatMul (q, t)
     }"""
     proto = build(text, Q=normal(4, 5), K=normal(4, 5, seed=1))
-    assert (head_of(proto, "Q").value, head_of(proto, "K").value) == ("q", "t")
-    assert head_of(proto, "K").axis == 1
+    assert (stretch_of(proto, "Q").value, stretch_of(proto, "K").value) == ("q", "t")
+    assert stretch_of(proto, "K").axis == 1

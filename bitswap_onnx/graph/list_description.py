@@ -1,4 +1,4 @@
-"""What a fault list holds: counts per layer, bit and kind, duplicates, coverage."""
+"""A fault list in numbers: faults per layer, bit and kind, duplicates, share of the model's bits."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -13,9 +13,9 @@ from bitswap_onnx.graph.resolve import Resolver
 
 @dataclass(frozen=True)
 class LayerCount:
-    """Faults in one parameter of one layer, or in its output or input, the ``distinct`` ones among them.
+    """Faults in one ``parameter`` of one layer, or in its ``output`` or ``input``; ``distinct`` leaves out duplicates.
 
-    ``bits``: those that the model has there (None without one).
+    ``bits`` is the number of bits that the model has there, None without a model.
     """
 
     layer: str
@@ -26,8 +26,8 @@ class LayerCount:
 
 
 @dataclass(frozen=True)
-class Description:
-    """A fault list in numbers. ``bits`` are ((kind, bit), faults) pairs; ``duplicates`` repeat an earlier fault."""
+class ListDescription:
+    """A fault list in numbers. ``bits`` are ((kind, bit), faults) pairs; ``duplicates`` counts repeated faults."""
 
     injections: int
     faults: int
@@ -36,13 +36,13 @@ class Description:
     bits: list[tuple[tuple[str, int | None], int]]
 
     def as_dict(self) -> dict[str, Any]:
-        """Return plain data."""
+        """Return the description as dicts, lists and numbers that JSON can hold."""
         bits = [{"kind": kind, "bit": bit, "faults": count} for (kind, bit), count in self.bits]
         return {**asdict(self), "bits": bits}
 
 
-def describe(injections: Iterable[Injection], model: Model | None = None) -> Description:
-    """Count what a list holds; with ``model``, layers go by their names there and get a size to compare with.
+def describe_list(injections: Iterable[Injection], model: Model | None = None) -> ListDescription:
+    """Count the faults of a list; with ``model``, under the model's names of layers and with the bits that they have.
 
     Raises FaultListError for a bad row, and for a layer that ``model`` does not have.
     """
@@ -56,7 +56,7 @@ def describe(injections: Iterable[Injection], model: Model | None = None) -> Des
     for injection in injections:
         number += 1
         for fault in injection.faults:
-            key = _named(fault, resolver, sizes)
+            key = _place(fault, resolver, sizes)
             layers[key] += 1
             bits[fault.kind.value, fault.bit] += 1
             identity = hash((key, fault.index, fault.bit, fault.kind, fault.value, fault.input))
@@ -65,10 +65,11 @@ def describe(injections: Iterable[Injection], model: Model | None = None) -> Des
     counts = [LayerCount(*key, count, distinct[key], sizes.get(key)) for key, count in layers.items()]
     faults = sum(layers.values())
     ordered = sorted(bits.items(), key=lambda item: (item[0][0], -1 if item[0][1] is None else item[0][1]))
-    return Description(number, faults, faults - sum(distinct.values()), counts, ordered)
+    return ListDescription(number, faults, faults - sum(distinct.values()), counts, ordered)
 
 
-def _named(fault: Fault, resolver: Resolver | None, sizes: dict[tuple[str, str], int]) -> tuple[str, str]:
+def _place(fault: Fault, resolver: Resolver | None, sizes: dict[tuple[str, str], int]) -> tuple[str, str]:
+    """Return the layer that a fault hits and the parameter or side there; put its bits into ``sizes``."""
     if resolver is None:
         return fault.layer, fault.site or fault.parameter or "weight"
     if fault.site is not None:
