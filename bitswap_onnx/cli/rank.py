@@ -14,12 +14,13 @@ from bitswap_onnx.cli import console
 from bitswap_onnx.cli.inject import watched
 from bitswap_onnx.cli.options import Exclude, Layers, ModelPath, Plot, with_shared
 from bitswap_onnx.errors import BitswapError
-from bitswap_onnx.experiments.ranking.ranking import RANKING_LEVEL, RiskEstimate
 from bitswap_onnx.experiments.ranking.report import write_robustness
 from bitswap_onnx.experiments.ranking.robustness import Ranked, Robustness
 from bitswap_onnx.experiments.ranking.run import BUILTIN, evaluate_robustness
 from bitswap_onnx.report.figures import require_matplotlib
 from bitswap_onnx.report.ranking import plot_robustness
+from bitswap_onnx.stats.intervals import CONFIDENCE_LEVEL
+from bitswap_onnx.stats.rankings import RiskEstimate
 
 
 @with_shared
@@ -117,7 +118,7 @@ def _print(robustness: Robustness, files: Iterable[Path]) -> None:
 
 def _rankings(robustness: Robustness) -> Table:
     """Return the rankings, the best of all layers first."""
-    interval = f"{100 * RANKING_LEVEL:g} % interval"
+    interval = f"{100 * CONFIDENCE_LEVEL:g} % interval"
     table = console.table(
         "Rankings: score (lower is better; best and worst of all orders beside it); normalised: 0 as at random, 1 as the "
         "oracle that learns from half of the data (who learns from all can do better)",
@@ -142,8 +143,8 @@ def _print_pairs(robustness: Robustness) -> None:
         console.out.print(f"{len(compared) - len(told)} of {len(compared)} pairs of rankings cannot be told apart")
     if told:
         console.out.print(
-            f"the others ({100 * RANKING_LEVEL:g} % intervals each; "
-            f"{len(compared) * (1 - RANKING_LEVEL):.1f} by chance, were all alike):"
+            f"the others ({100 * CONFIDENCE_LEVEL:g} % intervals each; "
+            f"{len(compared) * (1 - CONFIDENCE_LEVEL):.1f} by chance, were all alike):"
         )
     for pair in told:
         assert pair.difference is not None

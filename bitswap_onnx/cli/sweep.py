@@ -12,10 +12,11 @@ from bitswap_onnx.cli import console
 from bitswap_onnx.cli.inject import watched
 from bitswap_onnx.cli.options import Exclude, ModelPath, Plot, with_shared
 from bitswap_onnx.experiments.sweep.bit_errors import parse_rates
-from bitswap_onnx.experiments.sweep.run import REPEATS, SWEEP_LEVEL, Sweep, interval, sweep_errors
+from bitswap_onnx.experiments.sweep.run import REPEATS, Sweep, interval, sweep_errors
 from bitswap_onnx.report.figures import require_matplotlib
 from bitswap_onnx.report.sweep import plot_sweep
 from bitswap_onnx.stats.clustered import Mean
+from bitswap_onnx.stats.intervals import CONFIDENCE_LEVEL
 
 
 @with_shared
@@ -63,7 +64,7 @@ def _print(sweep: Sweep, files: Iterable[Path]) -> None:
     shown = {name: title for name, title in names.items() if sweep.golden[name] is not None}
     result = console.table(
         f"{sweep.network} on {sweep.dataset}, {sweep.inputs} inputs: random flips among {sweep.bits:,} bits; "
-        f"shares in % with their {100 * SWEEP_LEVEL:g} % intervals",
+        f"shares in % with their {100 * CONFIDENCE_LEVEL:g} % intervals",
         ">Rate",
         ">Mean flips",
         ">Repeats with flips",

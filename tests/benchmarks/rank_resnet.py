@@ -14,11 +14,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from bitswap_onnx.experiments.ranking.ranking import ALIKE, RANKING_LEVEL, RiskEstimate
 from bitswap_onnx.experiments.ranking.report import write_robustness
 from bitswap_onnx.experiments.ranking.robustness import Robustness
 from bitswap_onnx.experiments.ranking.run import evaluate_robustness
 from bitswap_onnx.report.ranking import plot_robustness
+from bitswap_onnx.stats.intervals import CONFIDENCE_LEVEL
+from bitswap_onnx.stats.rankings import ALIKE, RiskEstimate
 from tests.benchmarks.subjects import add_reference, image_settings, machine, make_subject
 
 
@@ -49,7 +50,8 @@ def main() -> None:
 
 def table(found: Robustness) -> Iterator[str]:
     """Yield the rankings as markdown, the best first."""
-    yield f"| ranking | score, % ({100 * RANKING_LEVEL:g} % interval) | normalised ({100 * RANKING_LEVEL:g} % interval) |"
+    interval = f"{100 * CONFIDENCE_LEVEL:g} % interval"
+    yield f"| ranking | score, % ({interval}) | normalised ({interval}) |"
     yield "|---|---|---|"
     for ranked in sorted(found.rankings, key=lambda entry: entry.score.score.value):
         yield f"| {ranked.name} | {shown(ranked.score.score, 3)} | {shown(ranked.score.normalised, 2)} |"

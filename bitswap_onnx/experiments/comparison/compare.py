@@ -22,6 +22,7 @@ from bitswap_onnx.faults.bits import BIT_CLASSES
 from bitswap_onnx.files import replacing
 from bitswap_onnx.outcome import CRITICAL
 from bitswap_onnx.stats.clustered import DRAWS, bootstrap_interval, clustered_mean, upper_share
+from bitswap_onnx.stats.intervals import CONFIDENCE_LEVEL
 from bitswap_onnx.stats.paired import equivalence, kappa, mcnemar, positive_agreement
 
 GRAPH_EFFECT = (
@@ -29,7 +30,6 @@ GRAPH_EFFECT = (
     "what the frameworks' own kernels add is not in it. Conditional on the inputs run"
 )
 FILES = ("compare.json", "compare.csv")
-_LEVEL = 0.95
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,8 +152,8 @@ def _row(pair: RunPair, group: _Group, quantity: str, judgement: Judgement, rng:
     share_a, share_b = (_shares(counts[group.member], quantity) for counts in (pair.counts_a, pair.counts_b))
     d = share_b - share_a
     mean = clustered_mean(d)
-    low, high = map(_known, mean.interval(_LEVEL))
-    bootstrap_low, bootstrap_high = map(_known, bootstrap_interval(d, pair.layers[group.member], rng, _LEVEL))
+    low, high = map(_known, mean.interval(CONFIDENCE_LEVEL))
+    bootstrap_low, bootstrap_high = map(_known, bootstrap_interval(d, pair.layers[group.member], rng, CONFIDENCE_LEVEL))
     row = ComparisonRow(
         scope=group.scope,
         group=group.name,

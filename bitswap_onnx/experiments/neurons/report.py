@@ -13,16 +13,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from bitswap_onnx.campaign.store import Store
 from bitswap_onnx.faults.bits import BitFormat
 from bitswap_onnx.files import replacing
 from bitswap_onnx.graph.sites import NeuronSite
 from bitswap_onnx.outcome import Flags, Golden
-
-#: Level of the intervals.
-NEURON_LEVEL = 0.95
+from bitswap_onnx.stats.intervals import CONFIDENCE_LEVEL
+from bitswap_onnx.stats.proportion import Proportion
 
 ALL_LAYERS = "all layers"
 
@@ -45,21 +43,6 @@ class NeuronLayer:
     def injection(self, trial: int) -> str:
         """Return the id of its injection in one trial."""
         return f"L{self.number:02d}_t{trial}"
-
-
-@dataclass(frozen=True, slots=True)
-class Proportion:
-    """``hits`` among ``inferences``, and the interval of their share; NaN of no inferences."""
-
-    hits: int
-    inferences: int
-    low: float
-    high: float
-
-    @property
-    def share(self) -> float:
-        """The share, 0 to 1."""
-        return self.hits / self.inferences if self.inferences else np.nan
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,25 +108,6 @@ class TextTable:
         return "\n".join([self.title, *(form.format(*row).rstrip() for row in cells), *self.notes]) + "\n"
 
 
-def proportion(hits: Flags) -> Proportion:
-    """Return the share of true ``hits`` (inputs, inferences of each) with Wilson's interval at `NEURON_LEVEL`.
-
-    Inferences of one input are not independent, so Wilson's n is the effective number of them, p (1 - p) over the variance
-    of the mean (Franco et al., J. Survey Stat. Methodol. 2019, PMC6690503), with the variance between inputs. It lies
-    between the number of inputs, which it is for one inference of each, and that of inferences. Where no or every
-    inference is a hit, it is taken as the number of inputs.
-    """
-    if not hits.size:
-        return Proportion(0, 0, np.nan, np.nan)
-    inputs, count, share = len(hits), int(np.count_nonzero(hits)), float(hits.mean())
-    spread, between = share * (1 - share), float(np.var(hits.mean(axis=1)))
-    n = float(inputs) if not spread else min(inputs * spread / between, hits.size) if between else float(hits.size)
-    z = float(stats.norm.ppf((1 + NEURON_LEVEL) / 2))
-    middle, half = share + z**2 / (2 * n), z * np.sqrt(spread / n + z**2 / (4 * n**2))
-    low, high = ((middle + end) / (1 + z**2 / n) for end in (-half, half))
-    return Proportion(count, hits.size, low if count else 0.0, high if count < hits.size else 1.0)
-
-
 def neuron_files(run: Path, network: str, dataset: str, seed: int) -> tuple[Path, ...]:
     """Return every file that a campaign may have: text, numbers, misclassifications, figures."""
     ends = (".txt", ".csv", "_detailed.txt", ".svg", ".png")
@@ -169,7 +133,7 @@ def result_table(campaign: NeuronCampaign) -> TextTable:
         shares = (row.critical.share, row.nonfinite.share)[-len(others) :]
         cells = (_in_full(row.misclassified or row.critical), *(f"{100 * share:.2f}" for share in shares))
         rows.append((*name, *cells))
-    columns = (">No.", "Layer", f">{measured}: % [{100 * NEURON_LEVEL:g} %]", *others)
+    columns = (">No.", "Layer", f">{measured}: % [{100 * CONFIDENCE_LEVEL:g} %]", *others)
     return TextTable(_title(campaign), columns, tuple(rows), tuple(_notes(campaign)))
 
 

@@ -24,9 +24,7 @@ from bitswap_onnx.experiments.neurons.report import (
     NeuronCampaign,
     NeuronLayer,
     NeuronRow,
-    Proportion,
     neuron_files,
-    proportion,
     write_detail,
     write_report,
 )
@@ -36,6 +34,7 @@ from bitswap_onnx.graph.model import stored_tensors
 from bitswap_onnx.graph.site_choice import select_sites
 from bitswap_onnx.graph.sites import find_sites
 from bitswap_onnx.outcome import CRITICAL, decode_outcomes
+from bitswap_onnx.stats.proportion import Proportion, proportion
 
 #: Called with the network's name and the layers before anything runs.
 OnLayers = Callable[[str, Sequence[NeuronLayer]], None]

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bitswap_onnx.experiments.ranking.ranking import LayerOrder
 from bitswap_onnx.stats.intervals import Values
+from bitswap_onnx.stats.rankings import LayerOrder
 
 
 @dataclass(frozen=True, eq=False)

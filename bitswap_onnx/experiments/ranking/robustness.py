@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bitswap_onnx.experiments.ranking.layer_faults import FaultSite
-from bitswap_onnx.experiments.ranking.ranking import Difference, LayerOrder, RankAgreement, RankingScore
 from bitswap_onnx.experiments.ranking.residual_risk import ResidualRisk
 from bitswap_onnx.graph.costs import LayerCost
 from bitswap_onnx.stats.intervals import Values
+from bitswap_onnx.stats.rankings import Difference, LayerOrder, RankAgreement, RankingScore
 
 
 @dataclass(frozen=True, slots=True)

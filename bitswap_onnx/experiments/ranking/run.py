@@ -14,14 +14,6 @@ from bitswap_onnx.campaign.run import as_begun, default_run, run_campaign
 from bitswap_onnx.campaign.setup import Settings, Setup, for_neurons, prepare
 from bitswap_onnx.errors import BitswapError, ControlFailedError, ModelError, RunError, nearest
 from bitswap_onnx.experiments.ranking.layer_faults import FaultSite, LayerOutcomes, draw_injections, read_outcomes
-from bitswap_onnx.experiments.ranking.ranking import (
-    FromInputs,
-    LayerOrder,
-    agreement,
-    distinguish,
-    s_curve,
-    score_ranking,
-)
 from bitswap_onnx.experiments.ranking.ranking_file import Form, GivenRanking, read_ranking
 from bitswap_onnx.experiments.ranking.residual_risk import residual_risk
 from bitswap_onnx.experiments.ranking.robustness import Ranked, RankedLayer, RankingPair, Robustness, ranking_files
@@ -33,6 +25,14 @@ from bitswap_onnx.graph.sites import NeuronSite, find_sites
 from bitswap_onnx.graph.targets import find_targets
 from bitswap_onnx.runtime.observe import largest_values
 from bitswap_onnx.stats.intervals import Values
+from bitswap_onnx.stats.rankings import (
+    FromInputs,
+    LayerOrder,
+    agreement,
+    distinguish,
+    s_curve,
+    score_ranking,
+)
 
 #: The rankings that need no file. Layers that are first: the earliest, the latest, ...; those with the most parameters,
 #: the most multiply-accumulates, the largest weights (norm, mean exponent), the widest range of activations; the most

@@ -25,11 +25,9 @@ from bitswap_onnx.faults.fault import Injection
 from bitswap_onnx.files import replacing
 from bitswap_onnx.outcome import COUNTS, Golden, judge
 from bitswap_onnx.stats.clustered import Mean, clustered_mean, upper_share
+from bitswap_onnx.stats.intervals import CONFIDENCE_LEVEL
 
 REPEATS = 30
-
-#: Level of the intervals.
-SWEEP_LEVEL = 0.95
 
 #: What is measured at every point: counts of `bitswap_onnx.outcome.COUNTS`, as shares of all inputs.
 SWEEP_MEASURES = ("top_1_correct", "top_5_correct", "top_1_robust", "critical", "nonfinite")
@@ -189,15 +187,15 @@ def _counts(run: Path) -> dict[str, tuple[int, ...]]:
 
 
 def interval(mean: Mean) -> tuple[float, float] | None:
-    """Return the interval of a mean share at `SWEEP_LEVEL`; None for one repeat, which has no spread.
+    """Return the interval of a mean share at `CONFIDENCE_LEVEL`; None for one repeat, which has no spread.
 
     Where all repeats came out alike, Student's has no width. What is known then is that a repeat comes out otherwise with
     a probability of at most p, Clopper and Pearson's bound for none seen; its share is anything, so the mean moves by p.
     """
     if mean.n < 2:
         return None
-    unseen = upper_share(0, mean.n, (1 + SWEEP_LEVEL) / 2)
-    low, high = mean.interval(SWEEP_LEVEL) if mean.se else (mean.mean - unseen, mean.mean + unseen)
+    unseen = upper_share(0, mean.n, (1 + CONFIDENCE_LEVEL) / 2)
+    low, high = mean.interval(CONFIDENCE_LEVEL) if mean.se else (mean.mean - unseen, mean.mean + unseen)
     return max(low, 0.0), min(high, 1.0)
 
 

@@ -18,11 +18,11 @@ from bitswap_onnx.campaign.setup import Settings, Setup, for_neurons, prepare
 from bitswap_onnx.errors import BitswapError
 from bitswap_onnx.experiments.ranking import run as rank_module
 from bitswap_onnx.experiments.ranking.layer_faults import FaultSite, draw_injections
-from bitswap_onnx.experiments.ranking.ranking import ALIKE
 from bitswap_onnx.experiments.ranking.robustness import Ranked, Robustness
 from bitswap_onnx.experiments.ranking.run import BUILTIN, evaluate_robustness
 from bitswap_onnx.faults.fault import Injection, Site
 from bitswap_onnx.graph.sites import find_sites
+from bitswap_onnx.stats.rankings import ALIKE
 from tests.builders import build, normal, save
 
 INPUTS, BATCH = 22, 8

@@ -22,12 +22,11 @@ from scipy.linalg import hadamard
 
 from bitswap_onnx.errors import BitswapError
 from bitswap_onnx.stats.clustered import DRAWS
-from bitswap_onnx.stats.intervals import Values
+from bitswap_onnx.stats.intervals import CONFIDENCE_LEVEL, Values
 
 LayerOrder = NDArray[np.intp]
 """Indices of layers, (m,), all different, the most critical first; m may be less than the model's layers."""
 
-RANKING_LEVEL = 0.95
 #: Random groups of inputs; the cross-fitted oracle is averaged over balanced ways to halve them (a power of two).
 GROUPS = 8
 #: Percentage points that scores may differ by from rounding alone; an input is worth far more.
@@ -250,10 +249,10 @@ def _normalised(mine: Values, random: Values, oracle: Values) -> Values:
 
 
 def _quantiles(values: Values) -> tuple[float, float]:
-    """Return the central `RANKING_LEVEL` of values; NaN counts as lowest at the lower end, as highest at the upper."""
-    low = np.percentile(np.nan_to_num(values, nan=-np.inf), 50 * (1 - RANKING_LEVEL), method="lower")
+    """Return the central `CONFIDENCE_LEVEL` of values; NaN counts as lowest at the lower end, as highest at the upper."""
+    low = np.percentile(np.nan_to_num(values, nan=-np.inf), 50 * (1 - CONFIDENCE_LEVEL), method="lower")
     return float(low), float(
-        np.percentile(np.nan_to_num(values, nan=np.inf), 50 * (1 + RANKING_LEVEL), method="higher")
+        np.percentile(np.nan_to_num(values, nan=np.inf), 50 * (1 + CONFIDENCE_LEVEL), method="higher")
     )
 
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from bitswap_onnx.errors import BitswapError
-from bitswap_onnx.experiments.ranking.ranking import (
+from bitswap_onnx.stats.intervals import Values
+from bitswap_onnx.stats.rankings import (
     ALIKE,
     FIRST_BETTER,
     SECOND_BETTER,
@@ -23,8 +24,6 @@ from bitswap_onnx.experiments.ranking.ranking import (
     score_ranking,
     score_weights,
 )
-from bitswap_onnx.experiments.ranking.residual_risk import residual_risk
-from bitswap_onnx.stats.intervals import Values
 
 FIVE = np.array([0.9, 0.5, 0.8, 0.6, 0.7])
 
@@ -255,26 +254,3 @@ def test_agreement_refuses(top: int) -> None:
         agreement(order(0, 1), order(1, 2, 0), top, rng())
     with pytest.raises(BitswapError, match="share at least 2 layers, found 0"):
         agreement(order(0, 1), order(2, 3), 1, rng())
-
-
-def test_residual_risk_by_hand() -> None:
-    """Bits 10, 20, 30, 40 times criticals .4, .1, .2, 0 are risks 4, 2, 6, 0 of 12; monitored: 2, then 0."""
-    critical, bits, macs = (np.array(each, np.float64) for each in ([0.4, 0.1, 0.2, 0], [10, 20, 30, 40], [1, 2, 3, 2]))
-    found = residual_risk(order(2, 0), critical, macs, bits)
-    assert found.unmonitored == pytest.approx([1, 6 / 12, 2 / 12])
-    assert found.macs == pytest.approx([0, 3 / 8, 4 / 8])
-    assert found.bits == pytest.approx([0, 0.3, 0.4])
-    even = residual_risk(order(2, 0), critical, macs, bits, np.ones(4))
-    assert even.unmonitored == pytest.approx([1, 5 / 7, 1 / 7])
-
-
-@given(shares)
-def test_all_monitored_leaves_nothing(critical: Values) -> None:
-    m = len(critical)
-    found = residual_risk(np.arange(m)[::-1], critical, np.zeros(m), np.ones(m))
-    assert np.isnan(found.macs).all()
-    if critical.any():
-        assert (found.unmonitored[0], found.unmonitored[-1]) == (pytest.approx(1), 0)
-        assert (np.diff(found.unmonitored) <= 0).all()
-    else:
-        assert np.isnan(found.unmonitored).all()
