@@ -12,7 +12,7 @@ from bitswap_onnx.cli import console
 from bitswap_onnx.cli.inject import watched
 from bitswap_onnx.cli.options import Exclude, ModelPath, Plot, with_shared
 from bitswap_onnx.experiments.sweep.bit_errors import parse_rates
-from bitswap_onnx.experiments.sweep.run import REPEATS, Sweep, interval, sweep_errors
+from bitswap_onnx.experiments.sweep.run import DEFAULT_REPEATS, Sweep, repeat_interval, sweep_errors
 from bitswap_onnx.report.figures import require_matplotlib
 from bitswap_onnx.report.sweep import plot_sweep
 from bitswap_onnx.stats.clustered import Mean
@@ -27,7 +27,7 @@ def command(
     rates: Annotated[
         str, typer.Option(metavar="LOW:HIGH|R,..", help="Bit error rates: decades from LOW, both ends; or a list.")
     ],
-    repeats: Annotated[int, typer.Option(min=1, help="Draws per rate.")] = REPEATS,
+    repeats: Annotated[int, typer.Option(min=1, help="Draws per rate.")] = DEFAULT_REPEATS,
     layers: Annotated[
         str | None,
         typer.Option(metavar="NAME,..", help="Layers and parameters: globs or parts of names. Default: all."),
@@ -82,5 +82,5 @@ def _print(sweep: Sweep, files: Iterable[Path]) -> None:
 def _share(mean: Mean | None) -> str:
     if mean is None:
         return "-"
-    bounds = interval(mean)
+    bounds = repeat_interval(mean)
     return f"{100 * mean.mean:.2f}" + (f" [{100 * bounds[0]:.2f}, {100 * bounds[1]:.2f}]" if bounds else "")

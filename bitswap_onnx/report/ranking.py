@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bitswap_onnx.experiments.ranking.robustness import Robustness, ranking_files
+from bitswap_onnx.experiments.ranking.results import Robustness, ranking_files
 from bitswap_onnx.report.figures import Curve, Panel, save_figure
 
 #: Rankings that others are read against: drawn apart.

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bitswap_onnx.experiments.sweep.run import Sweep, with_interval
+from bitswap_onnx.experiments.sweep.run import Sweep, mean_with_interval
 from bitswap_onnx.report.figures import Curve, Panel, save_figure
 
 
@@ -27,7 +27,7 @@ def _panel(sweep: Sweep, title: str, names: dict[str, str]) -> Panel:
     for name, label in names.items():
         golden = sweep.golden[name]
         if golden is not None:
-            shares = np.array([with_interval(row.means[name]) for row in sweep.rows], np.float64)
+            shares = np.array([mean_with_interval(row.means[name]) for row in sweep.rows], np.float64)
             mean, low, high = 100 * shares.T
             curves.append(Curve(label, rates, mean, low, high))
             if title == "Accuracy":

@@ -28,16 +28,16 @@ LayerOrder = NDArray[np.intp]
 """Indices of layers, (m,), all different, the most critical first; m may be less than the model's layers."""
 
 #: Random groups of inputs; the cross-fitted oracle is averaged over balanced ways to halve them (a power of two).
-GROUPS = 8
+INPUT_GROUPS = 8
 #: Percentage points that scores may differ by from rounding alone; an input is worth far more.
-ROUNDING = 1e-9
+SCORE_ROUNDING = 1e-9
 FIRST_BETTER, SECOND_BETTER, ALIKE = "the first is better", "the second is better", "cannot be told apart"
 
 _CHUNK = 200
 
 
 @dataclass(frozen=True, slots=True)
-class RiskEstimate:
+class BootstrapEstimate:
     """A value and its bootstrap interval; NaN where there is no value, infinite ends where the inputs do not settle it."""
 
     value: float
@@ -46,7 +46,7 @@ class RiskEstimate:
 
 
 @dataclass(frozen=True, slots=True)
-class Bounds:
+class ScoreBounds:
     """The lowest, expected and highest score of all orders of the same layers on the same inputs, in percent.
 
     ``random`` and ``random_sd``: mean and standard deviation over all orders, each as likely as the other.
@@ -68,24 +68,24 @@ class RankingScore:
 
     layers: int
     all_layers: int
-    score: RiskEstimate
-    in_sample: Bounds
+    score: BootstrapEstimate
+    in_sample: ScoreBounds
     cross_fitted_oracle: float
-    normalised: RiskEstimate
+    normalised: BootstrapEstimate
     normalised_in_sample: float
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class ScoreDifference:
     """The score of the first ranking minus the second's, in percentage points over ``layers``, and what that shows."""
 
     layers: int
-    score: RiskEstimate
+    score: BootstrapEstimate
     verdict: str
 
 
 @dataclass(frozen=True, eq=False)
-class FromInputs:
+class RankingFromInputs:
     """A ranking that is a function of data: ascending means of ``per_input`` (layers, inputs), ties in index order.
 
     Accuracies give the sensitivity ranking; for values that are high in critical layers give their negatives.
@@ -94,7 +94,7 @@ class FromInputs:
     per_input: Values
 
 
-Ranking = LayerOrder | FromInputs
+Ranking = LayerOrder | RankingFromInputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +103,8 @@ class RankAgreement:
 
     common: int
     top: int
-    tau: RiskEstimate
-    overlap: RiskEstimate
+    tau: BootstrapEstimate
+    overlap: BootstrapEstimate
     sampled: str
 
 
@@ -118,12 +118,12 @@ def score_weights(m: int) -> Values:
     return np.asarray(np.cumsum(1 / np.arange(m, 0, -1))[::-1] / m)
 
 
-def score(accuracies: Values) -> float:
+def ranking_score(accuracies: Values) -> float:
     """Return 100 * sum w_i a_i, the mean of `s_curve`, in percent. Summed exactly: equal accuracies may change places."""
     return 100 * math.fsum(score_weights(len(accuracies)) * accuracies)
 
 
-def bounds(accuracies: Values) -> Bounds:
+def score_bounds(accuracies: Values) -> ScoreBounds:
     """Return the scores of the best, a random and the worst order of accuracies (m,), sorted and scored on the same.
 
     A random order's score is a linear rank statistic: mean 100 ā, variance
@@ -131,7 +131,12 @@ def bounds(accuracies: Values) -> Bounds:
     """
     m, ascending = len(accuracies), np.sort(accuracies)
     variance = m**2 * np.var(score_weights(m)) * np.var(accuracies) / max(m - 1, 1)
-    return Bounds(score(ascending), 100 * float(np.mean(accuracies)), 100 * math.sqrt(variance), score(ascending[::-1]))
+    return ScoreBounds(
+        ranking_score(ascending),
+        100 * float(np.mean(accuracies)),
+        100 * math.sqrt(variance),
+        ranking_score(ascending[::-1]),
+    )
 
 
 def score_ranking(order: LayerOrder, per_input: Values, rng: np.random.Generator, draws: int = DRAWS) -> RankingScore:
@@ -151,20 +156,20 @@ def score_ranking(order: LayerOrder, per_input: Values, rng: np.random.Generator
     own = _score_random_oracle(values, places, np.ones((n, 1)))
     drawn = np.hstack([_score_random_oracle(values, places, counts) for counts in _resampled(n, rng, draws)])
     t, ends = float(_normalised(*own)[0]), _quantiles(_normalised(*drawn))
-    normalised = RiskEstimate(t, 2 * t - ends[1], 2 * t - ends[0])
+    normalised = BootstrapEstimate(t, 2 * t - ends[1], 2 * t - ends[0])
     accuracies = per_input[order].mean(axis=1)
-    value, (low, high) = score(accuracies), _quantiles(drawn[0])
+    value, (low, high) = ranking_score(accuracies), _quantiles(drawn[0])
     mine, extremes = (
-        RiskEstimate(value, min(low, value), max(high, value)),
-        bounds(accuracies),
+        BootstrapEstimate(value, min(low, value), max(high, value)),
+        score_bounds(accuracies),
     )  # rounding, if all are alike
     in_sample = float(_normalised(*np.array([[mine.value], [extremes.random], [extremes.oracle]]))[0])
     return RankingScore(len(order), len(per_input), mine, extremes, float(own[2, 0]), normalised, in_sample)
 
 
-def distinguish(
+def score_difference(
     a: LayerOrder, b: LayerOrder, per_input: Values, rng: np.random.Generator, draws: int = DRAWS
-) -> Difference:
+) -> ScoreDifference:
     """Compare the scores of two rankings on the same inputs, ``per_input`` (layers, inputs) of correct answers.
 
     Both are scored over the layers that both name, each in its own order; the interval is the paired percentile
@@ -178,11 +183,11 @@ def distinguish(
     weights[second] -= score_weights(len(second))
     d = 100 * weights @ per_input  # (inputs,): the score is linear in them, its difference is their mean
     low, high = _quantiles(np.concatenate([d @ counts / len(d) for counts in _resampled(len(d), rng, draws)]))
-    verdict = FIRST_BETTER if high < -ROUNDING else SECOND_BETTER if low > ROUNDING else ALIKE
-    return Difference(len(first), RiskEstimate(float(d.mean()), low, high), verdict)
+    verdict = FIRST_BETTER if high < -SCORE_ROUNDING else SECOND_BETTER if low > SCORE_ROUNDING else ALIKE
+    return ScoreDifference(len(first), BootstrapEstimate(float(d.mean()), low, high), verdict)
 
 
-def agreement(a: Ranking, b: Ranking, top: int, rng: np.random.Generator, draws: int = DRAWS) -> RankAgreement:
+def rank_agreement(a: Ranking, b: Ranking, top: int, rng: np.random.Generator, draws: int = DRAWS) -> RankAgreement:
     """Return Kendall's tau-b of the places of the common layers and |A_k ∩ B_k| / k for k = ``top``.
 
     A ranking that comes from data is derived anew in each draw of inputs (two of them must be of the same inputs); noise
@@ -190,10 +195,10 @@ def agreement(a: Ranking, b: Ranking, top: int, rng: np.random.Generator, draws:
     in the inputs: their interval is the percentile bootstrap's over layers, as if the model's were a sample of layers.
     Raises BitswapError for fewer than two common layers, or a ``top`` that is no number of layers of both.
     """
-    inputs = {ranking.per_input.shape[1] for ranking in (a, b) if isinstance(ranking, FromInputs)}
+    inputs = {ranking.per_input.shape[1] for ranking in (a, b) if isinstance(ranking, RankingFromInputs)}
     assert len(inputs) < 2, "two rankings from data must come from the same inputs"
     n = max(inputs, default=1)
-    layers = max(len(r.per_input) if isinstance(r, FromInputs) else 1 + int(r.max()) for r in (a, b))
+    layers = max(len(r.per_input) if isinstance(r, RankingFromInputs) else 1 + int(r.max()) for r in (a, b))
     (places,) = _places((a, b), layers, np.ones((n, 1)))
     ranked = places < layers
     _check_common(common := int(ranked.all(axis=0).sum()))
@@ -207,7 +212,10 @@ def agreement(a: Ranking, b: Ranking, top: int, rng: np.random.Generator, draws:
         drawn = (places[:, rng.choice(either, len(either))] for _ in range(draws))
     tau, overlap = _agree(places, top, layers)
     taus, overlaps = np.array([_agree(draw, top, layers) for draw in drawn]).T
-    estimates = RiskEstimate(tau, *_quantiles(taus[~np.isnan(taus)])), RiskEstimate(overlap, *_quantiles(overlaps))
+    estimates = (
+        BootstrapEstimate(tau, *_quantiles(taus[~np.isnan(taus)])),
+        BootstrapEstimate(overlap, *_quantiles(overlaps)),
+    )
     return RankAgreement(common, top, *estimates, "inputs" if inputs else "layers")
 
 
@@ -229,10 +237,10 @@ def _score_random_oracle(values: Values, places: LayerOrder, counts: Values) -> 
     ``values`` (layers, inputs) with the inputs in random order. Half the groups order, the others score, then the other
     way round, for each balanced half (McCarthy 1969). An input's copies stay in its group. NaN where a half is empty.
     """
-    weights, groups = 100 * score_weights(len(values)), np.array_split(np.arange(values.shape[1]), GROUPS)
+    weights, groups = 100 * score_weights(len(values)), np.array_split(np.arange(values.shape[1]), INPUT_GROUPS)
     sums = np.stack([values[:, group] @ counts[group] for group in groups])  # (groups, layers, draws)
     sizes = np.stack([counts[group].sum(axis=0) for group in groups])
-    halves = [half == sign for half in hadamard(GROUPS)[1:] for sign in (1, -1)]
+    halves = [half == sign for half in hadamard(INPUT_GROUPS)[1:] for sign in (1, -1)]
     oracle, inputs = np.zeros((2, counts.shape[1]))
     for half in halves:
         ascending = np.argsort(sums[half].sum(axis=0), axis=0, kind="stable")
@@ -245,7 +253,7 @@ def _score_random_oracle(values: Values, places: LayerOrder, counts: Values) -> 
 
 def _normalised(mine: Values, random: Values, oracle: Values) -> Values:
     gap = random - oracle
-    return np.divide(random - mine, gap, out=np.full_like(gap, np.nan), where=gap > ROUNDING)
+    return np.divide(random - mine, gap, out=np.full_like(gap, np.nan), where=gap > SCORE_ROUNDING)
 
 
 def _quantiles(values: Values) -> tuple[float, float]:
@@ -260,7 +268,7 @@ def _places(rankings: tuple[Ranking, Ranking], layers: int, counts: Values) -> L
     """Return the places of all layers in both rankings, (draws, 2, layers); unranked ones stand at ``layers``."""
     places = np.full((counts.shape[1], 2, layers), layers)
     for i, given in enumerate(rankings):
-        if isinstance(given, FromInputs):
+        if isinstance(given, RankingFromInputs):
             order = np.argsort(given.per_input @ counts, axis=0, kind="stable").T
         else:
             order = given[np.newaxis]

@@ -15,11 +15,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from bitswap_onnx.experiments.ranking.report import write_robustness
-from bitswap_onnx.experiments.ranking.robustness import Robustness
+from bitswap_onnx.experiments.ranking.results import Robustness
 from bitswap_onnx.experiments.ranking.run import evaluate_robustness
 from bitswap_onnx.report.ranking import plot_robustness
 from bitswap_onnx.stats.intervals import CONFIDENCE_LEVEL
-from bitswap_onnx.stats.rankings import ALIKE, RiskEstimate
+from bitswap_onnx.stats.rankings import ALIKE, BootstrapEstimate
 from tests.benchmarks.subjects import add_reference, image_settings, machine, make_subject
 
 
@@ -72,7 +72,7 @@ def summary(found: Robustness) -> Iterator[str]:
     yield f"{len(apart)} of {len(compared)} pairs are told apart (the oracle's are left out)"
 
 
-def shown(estimate: RiskEstimate, digits: int) -> str:
+def shown(estimate: BootstrapEstimate, digits: int) -> str:
     """A value and its interval; open ends where the inputs do not settle them."""
     if not math.isfinite(estimate.value):
         return "-"

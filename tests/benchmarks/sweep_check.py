@@ -21,7 +21,7 @@ import numpy as np
 
 from bitswap_onnx.campaign.setup import Settings, prepare
 from bitswap_onnx.experiments.sweep.bit_errors import faults_at, find_regions
-from bitswap_onnx.experiments.sweep.run import SweepRow, sweep_errors
+from bitswap_onnx.experiments.sweep.run import RateSummary, sweep_errors
 from bitswap_onnx.faults.fault import Injection
 from bitswap_onnx.stats.clustered import Mean, clustered_mean
 from bitswap_onnx.stats.intervals import CONFIDENCE_LEVEL
@@ -52,7 +52,7 @@ def single_share(model: Path, settings: Settings, count: int, seed: int, run: Pa
     return bits, clustered_mean(np.array(list(critical.values())) / settings.first)
 
 
-def swept(model: Path, settings: Settings, bits: int, rate: float, flips: int, run: Path) -> SweepRow:
+def swept(model: Path, settings: Settings, bits: int, rate: float, flips: int, run: Path) -> RateSummary:
     """Sweep at one rate, as often as it takes to flip about ``flips`` bits."""
     repeats = math.ceil(flips / (bits * rate))
     sweep = sweep_errors(model, [rate], repeats=repeats, layers=LAYERS, settings=settings, run=run)

@@ -17,7 +17,7 @@ from bitswap_onnx.campaign.run import run_campaign
 from bitswap_onnx.campaign.run_directory import reading
 from bitswap_onnx.campaign.setup import Settings
 from bitswap_onnx.errors import RunError
-from bitswap_onnx.experiments.comparison.run_pair import read_pair
+from bitswap_onnx.experiments.comparison.paired_runs import read_pair
 from bitswap_onnx.faults.fault import Fault, Injection, Kind, Site
 
 MODEL = base64.b64decode(

@@ -33,7 +33,7 @@ _COLUMNS = (
 
 
 @dataclass(frozen=True, slots=True)
-class NeuronLayer:
+class TargetLayer:
     """A layer whose output is hit: its ``number`` in the selection, its ``weight``'s shape."""
 
     number: int
@@ -46,14 +46,14 @@ class NeuronLayer:
 
 
 @dataclass(frozen=True, slots=True)
-class NeuronRow:
+class LayerShares:
     """One layer's outcomes, or those of all (``layer`` None).
 
     ``misclassified`` is among inputs whose golden prediction is the label (None without labels); ``critical`` and
     ``nonfinite`` are among all inputs.
     """
 
-    layer: NeuronLayer | None
+    layer: TargetLayer | None
     misclassified: Proportion | None
     critical: Proportion
     nonfinite: Proportion
@@ -75,12 +75,12 @@ class NeuronCampaign:
     trials: int
     bit: int | None
     correct: int | None
-    rows: tuple[NeuronRow, ...]
+    rows: tuple[LayerShares, ...]
     is_classifier: bool
     detailed: bool
 
     @property
-    def layers(self) -> list[NeuronLayer]:
+    def layers(self) -> list[TargetLayer]:
         """The layers, in order."""
         return [row.layer for row in self.rows if row.layer is not None]
 
@@ -114,7 +114,7 @@ def neuron_files(run: Path, network: str, dataset: str, seed: int) -> tuple[Path
     return tuple(run / f"{network}_{dataset}_{seed}{end}" for end in ends)
 
 
-def layer_table(network: str, layers: Iterable[NeuronLayer]) -> TextTable:
+def layer_table(network: str, layers: Iterable[TargetLayer]) -> TextTable:
     """Return the summary of the layers that are hit."""
     columns = (">No.", "Layer", "Type", "Weight", "Output", "Format", ">Neurons")
     rows = []
@@ -182,7 +182,7 @@ def write_report(campaign: NeuronCampaign) -> None:
             writer.writerow((*about, campaign.inputs, campaign.trials, *correct, *everything))
 
 
-def _about(layer: NeuronLayer) -> tuple[Any, ...]:
+def _about(layer: TargetLayer) -> tuple[Any, ...]:
     site = layer.site
     shapes = _shape(layer.weight_shape), _shape(site.shape)
     return layer.number, site.layer, site.kind, site.dtype, *shapes, site.elements
@@ -205,7 +205,7 @@ def write_detail(campaign: NeuronCampaign, store: Store, golden: Golden, wrong: 
                 file.writelines(_lines(layer, trial, store, golden, hits, batch))
 
 
-def _lines(layer: NeuronLayer, trial: int, store: Store, golden: Golden, hits: Flags, batch: int) -> Iterator[str]:
+def _lines(layer: TargetLayer, trial: int, store: Store, golden: Golden, hits: Flags, batch: int) -> Iterator[str]:
     where = (layer.injection(trial),)
     faulty_classes = _classes(store, where, golden) if hits.any() else np.empty(0, np.int64)
     receipts = store.query(

@@ -21,14 +21,14 @@ from bitswap_onnx.campaign.setup import Settings, Setup, for_neurons, prepare
 from bitswap_onnx.campaign.store import Store
 from bitswap_onnx.errors import BitswapError, ControlFailedError, DataError, ModelError, RunError
 from bitswap_onnx.experiments.neurons.report import (
+    LayerShares,
     NeuronCampaign,
-    NeuronLayer,
-    NeuronRow,
+    TargetLayer,
     neuron_files,
     write_detail,
     write_report,
 )
-from bitswap_onnx.experiments.sweep.bit_errors import MOST_FAULTS, ErrorRegion
+from bitswap_onnx.experiments.sweep.bit_errors import MAX_FAULTS, BitRegion
 from bitswap_onnx.faults.fault import Injection, Site
 from bitswap_onnx.graph.model import stored_tensors
 from bitswap_onnx.graph.site_choice import select_sites
@@ -37,14 +37,14 @@ from bitswap_onnx.outcome import CRITICAL, decode_outcomes
 from bitswap_onnx.stats.proportion import Proportion, proportion
 
 #: Called with the network's name and the layers before anything runs.
-OnLayers = Callable[[str, Sequence[NeuronLayer]], None]
+OnLayers = Callable[[str, Sequence[TargetLayer]], None]
 
 
 @dataclass(frozen=True)
 class NeuronPlan:
     """What will run: the ``layers``, ``trials`` of each, over the first ``inputs`` of the dataset; ``bit`` None: random."""
 
-    layers: tuple[NeuronLayer, ...]
+    layers: tuple[TargetLayer, ...]
     inputs: int
     trials: int
     bit: int | None
@@ -114,7 +114,7 @@ def choose_layers(
     kinds: str | None = None,
     numbers: Collection[int] | None = None,
     exclude: str | None = None,
-) -> tuple[Setup, tuple[NeuronLayer, ...]]:
+) -> tuple[Setup, tuple[TargetLayer, ...]]:
     """Return the layers whose output is hit: chosen by name and type as `select_sites` does, and of these by number.
 
     Numbers count what names and types chose, from 0; without these that is the model's input. Layers that faults cannot get
@@ -135,13 +135,13 @@ def choose_layers(
     stored = stored_tensors(setup.model.proto)
     weights = {number: site.weight and tuple(stored[site.weight].dims) for number, site in chosen.items()}
     return setup, tuple(
-        NeuronLayer(number, site, weights[number] or None) for number, site in chosen.items() if site in open_sites
+        TargetLayer(number, site, weights[number] or None) for number, site in chosen.items() if site in open_sites
     )
 
 
 def plan_neurons(
     setup: Setup,
-    layers: tuple[NeuronLayer, ...],
+    layers: tuple[TargetLayer, ...],
     seed: int,
     trials: int = 1,
     bit: int | None = None,
@@ -150,7 +150,7 @@ def plan_neurons(
     """Check what shall run.
 
     Raises BitswapError for no trials, a ``bit`` that a layer's format does not have, fewer inputs than one batch with
-    ``drop_last``, and more than `MOST_FAULTS` faults.
+    ``drop_last``, and more than `MAX_FAULTS` faults.
     """
     if trials < 1:
         raise BitswapError(f"--trials: expected a positive number, found {trials}")
@@ -171,15 +171,15 @@ def plan_neurons(
             )
         inputs -= inputs % batch
     faults = len(layers) * trials * inputs
-    if faults > MOST_FAULTS:
+    if faults > MAX_FAULTS:
         raise BitswapError(
             f"--trials {trials}: {len(layers)} layers and {inputs} inputs would have {faults:,} faults, more than "
-            f"{MOST_FAULTS:,}; take fewer trials or layers, or --first"
+            f"{MAX_FAULTS:,}; take fewer trials or layers, or --first"
         )
     return NeuronPlan(layers, inputs, trials, bit, seed)
 
 
-def draw_neuron_faults(layer: NeuronLayer, trial: int, plan: NeuronPlan) -> Injection:
+def draw_neuron_faults(layer: TargetLayer, trial: int, plan: NeuronPlan) -> Injection:
     """Draw one fault per input: a uniform neuron of the layer's output, and a uniform bit of its format or the one bit.
 
     Both come, input by input, from ``SeedSequence(seed, spawn_key=(trial, number))``, a number that the layer's name
@@ -189,7 +189,7 @@ def draw_neuron_faults(layer: NeuronLayer, trial: int, plan: NeuronPlan) -> Inje
     site = layer.site
     rng = np.random.default_rng(np.random.SeedSequence(plan.seed, spawn_key=(trial, layer.site.number)))
     elements, bits = rng.integers([site.elements, site.format.width], size=(plan.inputs, 2)).T
-    region = ErrorRegion(site.layer, site.shape, site.format.width, site=site.site, inputs=plan.inputs)
+    region = BitRegion(site.layer, site.shape, site.format.width, site=site.site, inputs=plan.inputs)
     neurons = np.arange(plan.inputs) * site.elements + elements
     positions = neurons * site.format.width + (bits if plan.bit is None else plan.bit)
     return Injection(layer.injection(trial), tuple(region.faults(positions)))
@@ -239,11 +239,11 @@ def _outcomes(store: Store, plan: NeuronPlan) -> tuple[NDArray[np.bool_], NDArra
 
 
 def _row(
-    layer: NeuronLayer | None,
+    layer: TargetLayer | None,
     critical: NDArray[np.bool_],
     nonfinite: NDArray[np.bool_],
     correct: NDArray[np.bool_] | None,
-) -> NeuronRow:
+) -> LayerShares:
     """Count outcomes (trials, inputs). A golden-correct input is misclassified exactly if its outcome is critical."""
     misclassified: Proportion | None = None if correct is None else proportion(critical[:, correct].T)
-    return NeuronRow(layer, misclassified, proportion(critical.T), proportion(nonfinite.T))
+    return LayerShares(layer, misclassified, proportion(critical.T), proportion(nonfinite.T))

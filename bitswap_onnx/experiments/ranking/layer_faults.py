@@ -20,7 +20,7 @@ from bitswap_onnx.graph.targets import Target, find_targets
 from bitswap_onnx.outcome import CRITICAL, decode_correct, decode_outcomes
 from bitswap_onnx.stats.intervals import Values
 
-FaultSite = Literal["neurons", "weights"]
+RankingSite = Literal["neurons", "weights"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +37,7 @@ class LayerOutcomes:
 
 
 def draw_injections(
-    setup: Setup, sites: Sequence[NeuronSite], where: FaultSite, trials: int, seed: int
+    setup: Setup, sites: Sequence[NeuronSite], where: RankingSite, trials: int, seed: int
 ) -> list[Injection]:
     """Return ``trials`` injections per layer, each with one random bit of one random element, the sign included.
 
@@ -65,7 +65,7 @@ def _injections(
             elements, bits = rng.integers([math.prod(shape), width], size=(count, 2)).T.tolist()
             indices = [tuple(map(int, np.unravel_index(element, shape))) if shape else () for element in elements]
             yield Injection(
-                identifier(number, trial),
+                injection_id(number, trial),
                 tuple(
                     Fault(site.layer, index, bit, site=Site.INPUT, input=place)
                     if kernel is None
@@ -75,12 +75,12 @@ def _injections(
             )
 
 
-def identifier(layer: int, trial: int) -> str:
+def injection_id(layer: int, trial: int) -> str:
     """Return the id of a layer's injection."""
     return f"L{layer}_t{trial}"
 
 
-def read_outcomes(run: Path, layers: int, trials: Sequence[int], where: FaultSite, labelled: bool) -> LayerOutcomes:
+def read_outcomes(run: Path, layers: int, trials: Sequence[int], where: RankingSite, labelled: bool) -> LayerOutcomes:
     """Return what a finished run of `draw_injections` kept of every inference (records ``per_input``) in some ``trials``."""
     found: dict[str, NDArray[np.bool_]] = {}
     with reading(run) as store:
@@ -92,7 +92,7 @@ def read_outcomes(run: Path, layers: int, trials: Sequence[int], where: FaultSit
         codes, nonfinite = decode_outcomes(encoded := b"".join(parts))
         right = decode_correct(encoded) if labelled else codes != CRITICAL
         found[name] = np.stack([right, codes == CRITICAL, nonfinite])
-    table = np.array([[found[identifier(layer, trial)] for trial in trials] for layer in range(layers)])
+    table = np.array([[found[injection_id(layer, trial)] for trial in trials] for layer in range(layers)])
     over = 1 if where == "neurons" else 3  # (layers, trials, kinds, inputs): the mean over what is no unit
     means = table.mean(axis=over)
     kinds = np.moveaxis(means, 1, 0) if where == "neurons" else np.moveaxis(means, 2, 0)

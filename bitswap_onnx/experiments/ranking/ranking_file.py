@@ -28,10 +28,10 @@ from numpy.typing import NDArray
 from bitswap_onnx.errors import BitswapError, nearest, one_line
 from bitswap_onnx.faults.numerals import real, whole
 
-Form = Literal["order", "rank-values"]
+RankingForm = Literal["order", "rank-values"]
 
 #: A ranking has one line for each layer; a larger file is something else.
-LARGEST = 2**24
+MAX_FILE_BYTES = 2**24
 
 _HEADERS = (["layer"], ["layer", "rank"])
 
@@ -41,7 +41,7 @@ class GivenRanking:
     """Indices (m,) of ``layers``, the most critical first, the form they were read as, and the layers that share a rank."""
 
     order: NDArray[np.intp]
-    form: Form
+    form: RankingForm
     tied: tuple[str, ...] = ()
 
 
@@ -51,7 +51,7 @@ _Numbers = list[tuple[str, Any]]
 _Ranks = list[tuple[str, tuple[str, Any]]]
 
 
-def read_ranking(path: str | Path, layers: Sequence[str], form: Form | None = None) -> GivenRanking:
+def read_ranking(path: str | Path, layers: Sequence[str], form: RankingForm | None = None) -> GivenRanking:
     """Read the ranking of ``layers``, a model's in its order, from a .json or .csv file; see the module for its forms.
 
     Raises BitswapError for a file that cannot be read, another form than ``form``, a list of numbers without one, unknown
@@ -66,8 +66,10 @@ def read_ranking(path: str | Path, layers: Sequence[str], form: Form | None = No
 
 def _text(path: Path) -> str:
     try:
-        if path.stat().st_size > LARGEST:
-            raise BitswapError(f"{path}: expected a ranking of at most {LARGEST} bytes, found {path.stat().st_size}")
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise BitswapError(
+                f"{path}: expected a ranking of at most {MAX_FILE_BYTES} bytes, found {path.stat().st_size}"
+            )
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise BitswapError(f"{path}: expected UTF-8 text, found {error.reason}; save it as UTF-8") from None
@@ -75,7 +77,7 @@ def _text(path: Path) -> str:
         raise BitswapError(f"{path}: cannot read the ranking: {error.strerror or one_line(error)}") from None
 
 
-def _read_json(path: Path, text: str, layers: Sequence[str], form: Form | None) -> GivenRanking:
+def _read_json(path: Path, text: str, layers: Sequence[str], form: RankingForm | None) -> GivenRanking:
     try:
         content = json.loads(text, object_pairs_hook=lambda pairs: _Object(pairs))
     except (ValueError, RecursionError) as error:
@@ -102,7 +104,7 @@ class _Object:
     pairs: list[tuple[str, Any]]
 
 
-def _read_csv(path: Path, text: str, layers: Sequence[str], form: Form | None) -> GivenRanking:
+def _read_csv(path: Path, text: str, layers: Sequence[str], form: RankingForm | None) -> GivenRanking:
     """Read the three kinds of CSV; a first cell ``layer`` is a header, whatever the layers are called."""
     reader = csv.reader(text.splitlines())
     try:
@@ -129,20 +131,20 @@ def _read_csv(path: Path, text: str, layers: Sequence[str], form: Form | None) -
     return _by_number([(where, _number(cell)) for where, cell in cells], path, layers, form)
 
 
-def _by_name(entries: _Names, path: Path, layers: Sequence[str], form: Form | None) -> GivenRanking:
+def _by_name(entries: _Names, path: Path, layers: Sequence[str], form: RankingForm | None) -> GivenRanking:
     if form == "rank-values":
         raise BitswapError(f"{path}: a list of layer names is an order, it has no rank values; pass --as order")
     return GivenRanking(_known([(where, name) for where, name in entries], path, layers), "order")
 
 
-def _by_rank(entries: _Ranks, path: Path, layers: Sequence[str], form: Form | None) -> GivenRanking:
+def _by_rank(entries: _Ranks, path: Path, layers: Sequence[str], form: RankingForm | None) -> GivenRanking:
     if form == "order":
         raise BitswapError(f"{path}: numbers by layer name are rank values, not an order; pass --as rank-values")
     order = _known([(where, name) for where, (name, _) in entries], path, layers)
     return _ranked(order, [(f"{where}: {name}", rank) for where, (name, rank) in entries], layers)
 
 
-def _by_number(entries: _Numbers, path: Path, layers: Sequence[str], form: Form | None) -> GivenRanking:
+def _by_number(entries: _Numbers, path: Path, layers: Sequence[str], form: RankingForm | None) -> GivenRanking:
     if form is None and entries:
         raise BitswapError(
             f"{path}: a plain list of numbers may be layer indices, the most critical first, or a rank value for each "

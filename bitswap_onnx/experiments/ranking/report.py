@@ -8,8 +8,8 @@ from dataclasses import asdict, astuple
 from pathlib import Path
 from typing import Any
 
-from bitswap_onnx.experiments.ranking.layer_faults import FaultSite
-from bitswap_onnx.experiments.ranking.robustness import Ranked, RankingPair, Robustness, ranking_files
+from bitswap_onnx.experiments.ranking.layer_faults import RankingSite
+from bitswap_onnx.experiments.ranking.results import RankingComparison, Robustness, ScoredRanking, ranking_files
 from bitswap_onnx.files import replacing
 
 
@@ -44,7 +44,7 @@ def _layers(robustness: Robustness) -> Iterable[dict[str, Any]]:
         yield own | shares | cost | {"bits": layer.bits, "largest_activation": layer.largest}
 
 
-def _ranking(robustness: Robustness, ranked: Ranked) -> dict[str, Any]:
+def _ranking(robustness: Robustness, ranked: ScoredRanking) -> dict[str, Any]:
     score = ranked.score
     return {
         "ranking": ranked.name,
@@ -79,7 +79,7 @@ def _curves(robustness: Robustness) -> Iterable[dict[str, Any]]:
             }
 
 
-def _pair(pair: RankingPair, where: FaultSite) -> dict[str, Any]:
+def _pair(pair: RankingComparison, where: RankingSite) -> dict[str, Any]:
     agreement, difference = pair.agreement, pair.difference
     score = (None, None, None) if difference is None else astuple(difference.score)
     values = [*astuple(agreement.tau), *astuple(agreement.overlap), *score]

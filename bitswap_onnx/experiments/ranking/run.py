@@ -13,10 +13,16 @@ from bitswap_onnx.campaign.reach import without_shut
 from bitswap_onnx.campaign.run import as_begun, default_run, run_campaign
 from bitswap_onnx.campaign.setup import Settings, Setup, for_neurons, prepare
 from bitswap_onnx.errors import BitswapError, ControlFailedError, ModelError, RunError, nearest
-from bitswap_onnx.experiments.ranking.layer_faults import FaultSite, LayerOutcomes, draw_injections, read_outcomes
-from bitswap_onnx.experiments.ranking.ranking_file import Form, GivenRanking, read_ranking
+from bitswap_onnx.experiments.ranking.layer_faults import LayerOutcomes, RankingSite, draw_injections, read_outcomes
+from bitswap_onnx.experiments.ranking.ranking_file import GivenRanking, RankingForm, read_ranking
 from bitswap_onnx.experiments.ranking.residual_risk import residual_risk
-from bitswap_onnx.experiments.ranking.robustness import Ranked, RankedLayer, RankingPair, Robustness, ranking_files
+from bitswap_onnx.experiments.ranking.results import (
+    LayerRobustness,
+    RankingComparison,
+    Robustness,
+    ScoredRanking,
+    ranking_files,
+)
 from bitswap_onnx.faults.bits import FORMATS
 from bitswap_onnx.faults.fault import Site
 from bitswap_onnx.graph.costs import kernel_of, layer_costs
@@ -26,24 +32,24 @@ from bitswap_onnx.graph.targets import find_targets
 from bitswap_onnx.runtime.observe import largest_values
 from bitswap_onnx.stats.intervals import Values
 from bitswap_onnx.stats.rankings import (
-    FromInputs,
     LayerOrder,
-    agreement,
-    distinguish,
+    RankingFromInputs,
+    rank_agreement,
     s_curve,
+    score_difference,
     score_ranking,
 )
 
 #: The rankings that need no file. Layers that are first: the earliest, the latest, ...; those with the most parameters,
 #: the most multiply-accumulates, the largest weights (norm, mean exponent), the widest range of activations; the most
 #: sensitive to other faults on the same inputs; the most sensitive to the very faults that score it.
-BUILTIN = (
+BUILTIN_RANKINGS = (
     *("index", "reverse", "random", "parameters", "macs", "weight-norm", "weight-exponent", "activation-range"),
     *("sensitivity", "oracle"),
 )
 
 #: Trials by default: each input has faults of its own, while a fault in a weight is one unit for all inputs.
-TRIALS: dict[FaultSite, int] = {"neurons": 1, "weights": 200}
+DEFAULT_TRIALS: dict[RankingSite, int] = {"neurons": 1, "weights": 200}
 
 #: The share of the layers that are first: their overlap is compared.
 _TOP = 4
@@ -53,10 +59,10 @@ def evaluate_robustness(
     model: str | Path,
     rankings: Mapping[str, str | Path | Sequence[str]] | None = None,
     *,
-    form: Form | None = None,
-    builtin: Sequence[str] = BUILTIN,
+    form: RankingForm | None = None,
+    builtin: Sequence[str] = BUILTIN_RANKINGS,
     settings: Settings = Settings(),
-    where: FaultSite = "neurons",
+    where: RankingSite = "neurons",
     trials: int | None = None,
     evaluation_steps: int | None = None,
     layers: str | None = None,
@@ -76,7 +82,7 @@ def evaluate_robustness(
 
     Raises BitswapError as `run_campaign`, `select_sites` and `read_ranking` do, and for fewer than two layers.
     """
-    trials = TRIALS[where] if trials is None else trials
+    trials = DEFAULT_TRIALS[where] if trials is None else trials
     _check(builtin, where, trials, running)
     setup = _prepare(Path(model), settings, where, evaluation_steps, running)
     setup, sites = _sites(setup, layers, kinds, exclude, where)
@@ -111,7 +117,12 @@ def evaluate_robustness(
 
 
 def _measure(
-    setup: Setup, sites: Sequence[NeuronSite], where: FaultSite, parts: Mapping[str, range], seed: int, running: Running
+    setup: Setup,
+    sites: Sequence[NeuronSite],
+    where: RankingSite,
+    parts: Mapping[str, range],
+    seed: int,
+    running: Running,
 ) -> dict[str, LayerOutcomes]:
     """Run one campaign of all trials; return what came out in each part of them."""
     run, trials = Path(running["run"] or ""), max(part.stop for part in parts.values())
@@ -125,10 +136,10 @@ def _measure(
     return {name: read_outcomes(run, len(sites), part, where, labelled) for name, part in parts.items()}
 
 
-def _check(builtin: Sequence[str], where: FaultSite, trials: int, running: Running) -> None:
+def _check(builtin: Sequence[str], where: RankingSite, trials: int, running: Running) -> None:
     for name in builtin:
-        if name not in BUILTIN:
-            raise BitswapError(f"--builtin: no ranking {name!r}; the nearest are {nearest(name, BUILTIN)}")
+        if name not in BUILTIN_RANKINGS:
+            raise BitswapError(f"--builtin: no ranking {name!r}; the nearest are {nearest(name, BUILTIN_RANKINGS)}")
     least = 2 if where == "weights" else 1  # of one unit nothing can be said
     if trials < least:
         raise BitswapError(f"--trials: expected at least {least} with --site {where}, found {trials}")
@@ -136,7 +147,7 @@ def _check(builtin: Sequence[str], where: FaultSite, trials: int, running: Runni
         raise RunError("--resume needs --out RUN: the run directory to continue")
 
 
-def _prepare(path: Path, settings: Settings, where: FaultSite, steps: int | None, running: Running) -> Setup:
+def _prepare(path: Path, settings: Settings, where: RankingSite, steps: int | None, running: Running) -> Setup:
     if where == "neurons":
         settings = for_neurons(settings)
     if running.get("resume"):
@@ -149,7 +160,7 @@ def _prepare(path: Path, settings: Settings, where: FaultSite, steps: int | None
 
 
 def _sites(
-    setup: Setup, layers: str | None, kinds: str | None, exclude: str | None, where: FaultSite
+    setup: Setup, layers: str | None, kinds: str | None, exclude: str | None, where: RankingSite
 ) -> tuple[Setup, tuple[NeuronSite, ...]]:
     sites = select_sites(find_sites(setup.slicer), layers, kinds, Site.INPUT, exclude)
     if kinds is None and layers is None:
@@ -167,9 +178,9 @@ def _sites(
 
 
 def _given(
-    name: str, given: str | Path | Sequence[str], sites: Sequence[NeuronSite], form: Form | None
+    name: str, given: str | Path | Sequence[str], sites: Sequence[NeuronSite], form: RankingForm | None
 ) -> GivenRanking:
-    if name in BUILTIN:
+    if name in BUILTIN_RANKINGS:
         raise BitswapError(f"ranking {name}: a built-in ranking goes by this name; choose another")
     names = [site.layer for site in sites]
     if isinstance(given, str | Path):
@@ -183,8 +194,8 @@ def _given(
 
 
 def _layers(
-    setup: Setup, sites: Sequence[NeuronSite], outcomes: LayerOutcomes, where: FaultSite
-) -> tuple[RankedLayer, ...]:
+    setup: Setup, sites: Sequence[NeuronSite], outcomes: LayerOutcomes, where: RankingSite
+) -> tuple[LayerRobustness, ...]:
     costs = layer_costs(setup.slicer, sites)
     largest = largest_values(setup.running_slicer, setup.numerics, [site.value for site in sites], setup.pieces())
     targets = find_targets(setup.model)
@@ -193,11 +204,11 @@ def _layers(
         kernel = kernel_of(site, targets) if where == "weights" else None
         bits = kernel.elements * FORMATS[kernel.dtype].width if kernel else site.elements * site.format.width
         shares = (float(values[number].mean()) for values in (outcomes.correct, outcomes.critical, outcomes.nonfinite))
-        layers.append(RankedLayer(number, site.kind, costs[number], bits, largest[number], *shares))
+        layers.append(LayerRobustness(number, site.kind, costs[number], bits, largest[number], *shares))
     return tuple(layers)
 
 
-def _builtin(name: str, layers: Sequence[RankedLayer], learnt: Mapping[str, Values], seed: int) -> LayerOrder:
+def _builtin(name: str, layers: Sequence[LayerRobustness], learnt: Mapping[str, Values], seed: int) -> LayerOrder:
     """Return a built-in ranking; equal layers keep their order. ``learnt``: right answers (layers, units) to sort by."""
     if name in learnt:
         return np.argsort(learnt[name].mean(axis=1), kind="stable").astype(np.intp)
@@ -214,9 +225,11 @@ def _builtin(name: str, layers: Sequence[RankedLayer], learnt: Mapping[str, Valu
     return np.argsort(np.asarray(values[name]), kind="stable").astype(np.intp)
 
 
-def _ranked(name: str, order: LayerOrder, layers: Sequence[RankedLayer], outcomes: LayerOutcomes, seed: int) -> Ranked:
+def _ranked(
+    name: str, order: LayerOrder, layers: Sequence[LayerRobustness], outcomes: LayerOutcomes, seed: int
+) -> ScoredRanking:
     macs, bits = (np.array(values, np.float64) for values in zip(*((x.cost.macs, x.bits) for x in layers), strict=True))
-    return Ranked(
+    return ScoredRanking(
         name,
         order,
         score_ranking(order, outcomes.correct, np.random.default_rng(seed)),
@@ -226,21 +239,23 @@ def _ranked(name: str, order: LayerOrder, layers: Sequence[RankedLayer], outcome
 
 
 def _pairs(
-    ranked: Sequence[Ranked], outcomes: LayerOutcomes, learnt: Mapping[str, Values], top: int | None, seed: int
-) -> list[RankingPair]:
+    ranked: Sequence[ScoredRanking], outcomes: LayerOutcomes, learnt: Mapping[str, Values], top: int | None, seed: int
+) -> list[RankingComparison]:
     """Compare all rankings with each other; one that was ``learnt`` is learnt anew in each draw of its units."""
     pairs = []
-    rankings = {entry.name: FromInputs(learnt[entry.name]) if entry.name in learnt else entry.order for entry in ranked}
+    rankings = {
+        entry.name: RankingFromInputs(learnt[entry.name]) if entry.name in learnt else entry.order for entry in ranked
+    }
     for one, other in combinations(ranked, 2):
         if len(np.intersect1d(one.order, other.order)) < 2:  # nothing to compare
             continue
         first = min(len(one.order), len(other.order), top or max(1, round(len(outcomes.correct) / _TOP)))
         rng = np.random.default_rng(seed)
         known = "oracle" in (one.name, other.name)
-        difference = None if known else distinguish(one.order, other.order, outcomes.correct, rng)
+        difference = None if known else score_difference(one.order, other.order, outcomes.correct, rng)
         pairs.append(
-            RankingPair(
-                one.name, other.name, agreement(rankings[one.name], rankings[other.name], first, rng), difference
+            RankingComparison(
+                one.name, other.name, rank_agreement(rankings[one.name], rankings[other.name], first, rng), difference
             )
         )
     return pairs

@@ -29,13 +29,13 @@ from bitswap_onnx.graph.sites import NeuronSite, find_sites
 from bitswap_onnx.graph.targets import select_targets
 
 #: Faults that the campaign of one sweep may have: each is a row in the store and some 200 bytes of memory.
-MOST_FAULTS = 20_000_000
+MAX_FAULTS = 20_000_000
 
-ErrorSite = Literal["weights", "neurons", "both"]
+SweepSite = Literal["weights", "neurons", "both"]
 
 
 @dataclass(frozen=True, slots=True)
-class ErrorRegion:
+class BitRegion:
     """Bits that errors can hit: elements of ``width`` bits, in ``shape``, of a stored parameter or of what a layer puts out.
 
     ``site`` None: the stored ``parameter`` of a ``layer``. Otherwise neurons, which have the bits once for each of
@@ -75,7 +75,7 @@ class ErrorRegion:
 
 
 @dataclass(frozen=True, eq=False)
-class Errors:
+class BitErrors:
     """The bits that flip in one repeat at the highest rate: distinct ``positions`` (flips,), ascending.
 
     ``thresholds`` (flips,): the rate above which each bit flips, as a fraction of the highest rate, in [0, 1).
@@ -86,7 +86,7 @@ class Errors:
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
+class SweepPoint:
     """One repeat at one rate: how many bits flip, and the id of the injection that flips them (empty for no flips)."""
 
     rate: float
@@ -100,7 +100,7 @@ class SweepPlan:
     """The points of a sweep of ``bits`` bits, by rate and then repeat; those of equal flips share one of ``injections``."""
 
     bits: int
-    points: tuple[Point, ...]
+    points: tuple[SweepPoint, ...]
     injections: tuple[Injection, ...]
 
     @property
@@ -115,20 +115,24 @@ class SweepPlan:
 
 
 #: Returns the bits of a setup's model that a pattern names, of all without one.
-Finder = Callable[[Setup, str | None], list[ErrorRegion]]
+RegionFinder = Callable[[Setup, str | None], list[BitRegion]]
 
 
 def find_regions(
-    setup: Setup, layers: str | None, site: ErrorSite, exclude: str | None = None
-) -> tuple[Setup, tuple[ErrorRegion, ...]]:
+    setup: Setup, layers: str | None, site: SweepSite, exclude: str | None = None
+) -> tuple[Setup, tuple[BitRegion, ...]]:
     """Return the bits that errors can hit: of stored parameters, of what layers with kernels put out, or of both.
 
     Neurons that faults cannot get at are left out, and the setup that is returned says so (`bitswap_onnx.campaign.reach`).
     """
     setup, neurons = _open_neurons(setup, exclude) if site != "weights" else (setup, ())
-    hit: Finder = partial(_named_neurons, neurons=neurons)
-    finders: dict[ErrorSite, tuple[Finder, ...]] = {"weights": (_stored,), "neurons": (hit,), "both": (_stored, hit)}
-    found: dict[ErrorRegion, None] = {}
+    hit: RegionFinder = partial(_named_neurons, neurons=neurons)
+    finders: dict[SweepSite, tuple[RegionFinder, ...]] = {
+        "weights": (_stored,),
+        "neurons": (hit,),
+        "both": (_stored, hit),
+    }
+    found: dict[BitRegion, None] = {}
     for pattern in layers.split(",") if layers is not None else [None]:
         refused: list[ModelError] = []
         for find in finders[site]:
@@ -142,14 +146,14 @@ def find_regions(
     return setup, tuple(region for region in found if region not in left_out)
 
 
-def _stored(setup: Setup, pattern: str | None) -> list[ErrorRegion]:
+def _stored(setup: Setup, pattern: str | None) -> list[BitRegion]:
     resolver = Resolver(setup.model)
     chosen = {target.tensor for target in select_targets(setup.model, pattern)}
     regions = []
     for target in resolver.targets:
         if target.tensor in chosen:
             layer, parameter = resolver.address(target)
-            regions.append(ErrorRegion(layer, target.shape, FORMATS[target.dtype].width, parameter))
+            regions.append(BitRegion(layer, target.shape, FORMATS[target.dtype].width, parameter))
     return regions
 
 
@@ -160,10 +164,10 @@ def _open_neurons(setup: Setup, exclude: str | None) -> tuple[Setup, tuple[Neuro
     return without_shut(setup, chosen) if chosen else (setup, ())
 
 
-def _named_neurons(setup: Setup, pattern: str | None, neurons: Sequence[NeuronSite]) -> list[ErrorRegion]:
+def _named_neurons(setup: Setup, pattern: str | None, neurons: Sequence[NeuronSite]) -> list[BitRegion]:
     inputs = len(setup.dataset)
     return [
-        ErrorRegion(entry.layer, entry.shape, entry.format.width, site=entry.site, inputs=inputs)
+        BitRegion(entry.layer, entry.shape, entry.format.width, site=entry.site, inputs=inputs)
         for entry in select_sites(neurons, pattern)
     ]
 
@@ -210,15 +214,15 @@ def check_rates(rates: Iterable[float]) -> tuple[float, ...]:
     return tuple(given)
 
 
-def draw_errors(bits: int, rate: float, seed: np.random.SeedSequence) -> Errors:
+def draw_errors(bits: int, rate: float, seed: np.random.SeedSequence) -> BitErrors:
     """Draw which of ``bits`` bits flip at ``rate``, the highest, and at which fraction of it each begins to."""
     rng = np.random.default_rng(seed)
     flips = int(rng.binomial(bits, rate))
     positions = np.sort(rng.choice(bits, flips, replace=False, shuffle=False))
-    return Errors(positions, rng.random(flips))
+    return BitErrors(positions, rng.random(flips))
 
 
-def faults_at(regions: Sequence[ErrorRegion], positions: NDArray[np.int64]) -> list[Fault]:
+def faults_at(regions: Sequence[BitRegion], positions: NDArray[np.int64]) -> list[Fault]:
     """Return the flips at ``positions``, ascending, of the bits of all ``regions`` one after the other."""
     starts = np.cumsum([0, *(region.bits for region in regions)])
     cuts = np.searchsorted(positions, starts)
@@ -229,7 +233,7 @@ def faults_at(regions: Sequence[ErrorRegion], positions: NDArray[np.int64]) -> l
     return faults
 
 
-def plan_sweep(regions: Sequence[ErrorRegion], rates: Iterable[float], repeats: int, seed: int) -> SweepPlan:
+def plan_sweep(regions: Sequence[BitRegion], rates: Iterable[float], repeats: int, seed: int) -> SweepPlan:
     """Draw every repeat at every rate.
 
     Repeat k draws from ``SeedSequence(seed, spawn_key=(k,))`` alone. So with more repeats the earlier ones stay as they
@@ -237,7 +241,7 @@ def plan_sweep(regions: Sequence[ErrorRegion], rates: Iterable[float], repeats: 
     rate, seed or population (model, layers, site, for neurons the number of inputs) draws everything anew.
 
     Raises BitswapError for rates as `check_rates`, for less than one repeat, for regions without bits, and for more
-    expected flips than `MOST_FAULTS`.
+    expected flips than `MAX_FAULTS`.
     """
     rates = check_rates(rates)
     if repeats < 1:
@@ -246,7 +250,7 @@ def plan_sweep(regions: Sequence[ErrorRegion], rates: Iterable[float], repeats: 
     if not bits:
         raise BitswapError("there are no bits to flip: the model has no such weights or neurons; choose other --layers")
     _check_number(bits, rates, repeats)
-    points: list[Point] = []
+    points: list[SweepPoint] = []
     injections: list[Injection] = []
     for repeat in range(repeats):
         errors = draw_errors(bits, rates[-1], np.random.SeedSequence(seed, spawn_key=(repeat,)))
@@ -258,7 +262,7 @@ def plan_sweep(regions: Sequence[ErrorRegion], rates: Iterable[float], repeats: 
             if flips > before:
                 identifier, before = f"{rate!r}_r{repeat}", flips
                 injections.append(Injection(identifier, tuple(compress(faults, flipped))))
-            points.append(Point(rate, repeat, flips, identifier))
+            points.append(SweepPoint(rate, repeat, flips, identifier))
     return SweepPlan(bits, tuple(sorted(points, key=lambda point: (point.rate, point.repeat))), tuple(injections))
 
 
@@ -267,9 +271,9 @@ def _check_number(bits: int, rates: Sequence[float], repeats: int) -> None:
     total = 0.0
     for rate in rates:
         total += repeats * bits * rate
-        if total > MOST_FAULTS:
+        if total > MAX_FAULTS:
             raise BitswapError(
                 f"--rates: at {rate:g}, {bits:,} bits have {bits * rate:,.0f} flips in each of {repeats} repeats: with "
-                f"the rates below it {total:,.0f} faults in all, more than {MOST_FAULTS:,}; leave out the highest rates, "
+                f"the rates below it {total:,.0f} faults in all, more than {MAX_FAULTS:,}; leave out the highest rates, "
                 "or take fewer repeats or --layers"
             )

@@ -20,14 +20,21 @@ from bitswap_onnx.campaign.run import as_begun, default_run, run_campaign
 from bitswap_onnx.campaign.run_directory import has_store, reading
 from bitswap_onnx.campaign.setup import Settings, Setup, for_neurons, prepare
 from bitswap_onnx.errors import ControlFailedError, RunError
-from bitswap_onnx.experiments.sweep.bit_errors import ErrorSite, Point, SweepPlan, check_rates, find_regions, plan_sweep
+from bitswap_onnx.experiments.sweep.bit_errors import (
+    SweepPlan,
+    SweepPoint,
+    SweepSite,
+    check_rates,
+    find_regions,
+    plan_sweep,
+)
 from bitswap_onnx.faults.fault import Injection
 from bitswap_onnx.files import replacing
 from bitswap_onnx.outcome import COUNTS, Golden, judge
 from bitswap_onnx.stats.clustered import Mean, clustered_mean, upper_share
 from bitswap_onnx.stats.intervals import CONFIDENCE_LEVEL
 
-REPEATS = 30
+DEFAULT_REPEATS = 30
 
 #: What is measured at every point: counts of `bitswap_onnx.outcome.COUNTS`, as shares of all inputs.
 SWEEP_MEASURES = ("top_1_correct", "top_5_correct", "top_1_robust", "critical", "nonfinite")
@@ -37,7 +44,7 @@ Shares = dict[str, float | None]
 
 
 @dataclass(frozen=True, slots=True)
-class SweepRow:
+class RateSummary:
     """One rate. ``flipped`` of its ``repeats`` had a flip; ``flips`` is their mean number; ``means`` of `SWEEP_MEASURES`."""
 
     rate: float
@@ -60,8 +67,8 @@ class Sweep:
     bits: int
     inputs: int
     golden: Shares
-    points: tuple[tuple[Point, Shares], ...]
-    rows: tuple[SweepRow, ...]
+    points: tuple[tuple[SweepPoint, Shares], ...]
+    rows: tuple[RateSummary, ...]
 
     @property
     def files(self) -> tuple[Path, Path]:
@@ -73,10 +80,10 @@ def sweep_errors(
     model: str | Path,
     rates: Iterable[float],
     *,
-    repeats: int = REPEATS,
+    repeats: int = DEFAULT_REPEATS,
     layers: str | None = None,
     exclude: str | None = None,
-    site: ErrorSite = "weights",
+    site: SweepSite = "weights",
     settings: Settings = Settings(),
     **running: Unpack[Running],
 ) -> Sweep:
@@ -186,7 +193,7 @@ def _counts(run: Path) -> dict[str, tuple[int, ...]]:
         return {identifier: tuple(counts) for identifier, *counts in rows}
 
 
-def interval(mean: Mean) -> tuple[float, float] | None:
+def repeat_interval(mean: Mean) -> tuple[float, float] | None:
     """Return the interval of a mean share at `CONFIDENCE_LEVEL`; None for one repeat, which has no spread.
 
     Where all repeats came out alike, Student's has no width. What is known then is that a repeat comes out otherwise with
@@ -199,13 +206,13 @@ def interval(mean: Mean) -> tuple[float, float] | None:
     return max(low, 0.0), min(high, 1.0)
 
 
-def _rows(points: Iterable[tuple[Point, Shares]]) -> Iterator[SweepRow]:
+def _rows(points: Iterable[tuple[SweepPoint, Shares]]) -> Iterator[RateSummary]:
     """Yield the rates; ``points`` ascend by rate."""
     for rate, group in groupby(points, key=lambda entry: entry[0].rate):
         of_rate = list(group)
         flips = np.array([point.flips for point, _ in of_rate], np.float64)
         means = {name: _mean([shares[name] for _, shares in of_rate]) for name in SWEEP_MEASURES}
-        yield SweepRow(rate, len(flips), int(np.count_nonzero(flips)), float(flips.mean()), means)
+        yield RateSummary(rate, len(flips), int(np.count_nonzero(flips)), float(flips.mean()), means)
 
 
 def _mean(values: Sequence[float | None]) -> Mean | None:
@@ -234,7 +241,7 @@ def _write(sweep: Sweep, seed: int) -> None:
         golden = [value for name in SWEEP_MEASURES for value in (sweep.golden[name], None, None)]
         writer.writerow((0, 0, 0, 0, *golden))
         for row in sweep.rows:
-            means = [value for name in SWEEP_MEASURES for value in with_interval(row.means[name])]
+            means = [value for name in SWEEP_MEASURES for value in mean_with_interval(row.means[name])]
             writer.writerow((row.rate, row.repeats, row.flipped, row.flips, *means))
     with replacing(detail) as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -244,6 +251,6 @@ def _write(sweep: Sweep, seed: int) -> None:
             writer.writerow((point.rate, point.repeat, seed, point.flips, point.injection, *shares.values()))
 
 
-def with_interval(mean: Mean | None) -> tuple[float | None, float | None, float | None]:
+def mean_with_interval(mean: Mean | None) -> tuple[float | None, float | None, float | None]:
     """Return a mean and its interval for a file; None for what there is not."""
-    return (None, None, None) if mean is None else (mean.mean, *(interval(mean) or (None, None)))
+    return (None, None, None) if mean is None else (mean.mean, *(repeat_interval(mean) or (None, None)))

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from bitswap_onnx.errors import BitswapError
-from bitswap_onnx.experiments.ranking.ranking_file import Form, read_ranking
+from bitswap_onnx.experiments.ranking.ranking_file import RankingForm, read_ranking
 
 LAYERS = ("conv1", "conv2", "conv3", "fc1", "fc2")
 
@@ -36,7 +36,13 @@ def write(folder: Path, name: str, text: str) -> Path:
     ],
 )  # fmt: skip
 def test_reads(
-    tmp_path: Path, name: str, text: str, form: Form | None, order: list[int], read_as: str, tied: tuple[str, ...]
+    tmp_path: Path,
+    name: str,
+    text: str,
+    form: RankingForm | None,
+    order: list[int],
+    read_as: str,
+    tied: tuple[str, ...],
 ) -> None:
     ranking = read_ranking(write(tmp_path, name, text), LAYERS, form)
     assert ranking.order.tolist() == order
@@ -98,7 +104,7 @@ def test_reads(
         ("r", "", None, ": expected a ranking in a .json or .csv file, found no suffix"),
     ],
 )  # fmt: skip
-def test_refuses(tmp_path: Path, name: str, text: str, form: Form | None, message: str) -> None:
+def test_refuses(tmp_path: Path, name: str, text: str, form: RankingForm | None, message: str) -> None:
     with pytest.raises(BitswapError) as caught:
         read_ranking(write(tmp_path, name, text), LAYERS, form)
     assert message in str(caught.value)
@@ -122,6 +128,6 @@ def test_files_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (tmp_path / "latin.csv").write_bytes(b"layer\nfc\xe91\n")
     with pytest.raises(BitswapError, match="expected UTF-8 text"):
         read_ranking(tmp_path / "latin.csv", LAYERS)
-    monkeypatch.setattr("bitswap_onnx.experiments.ranking.ranking_file.LARGEST", 3)
+    monkeypatch.setattr("bitswap_onnx.experiments.ranking.ranking_file.MAX_FILE_BYTES", 3)
     with pytest.raises(BitswapError, match="at most 3 bytes, found 7"):
         read_ranking(write(tmp_path, "large.json", '["fc1"]'), LAYERS)

@@ -3,15 +3,15 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from bitswap_onnx.experiments.ranking.layer_faults import FaultSite
+from bitswap_onnx.experiments.ranking.layer_faults import RankingSite
 from bitswap_onnx.experiments.ranking.residual_risk import ResidualRisk
 from bitswap_onnx.graph.costs import LayerCost
 from bitswap_onnx.stats.intervals import Values
-from bitswap_onnx.stats.rankings import Difference, LayerOrder, RankAgreement, RankingScore
+from bitswap_onnx.stats.rankings import LayerOrder, RankAgreement, RankingScore, ScoreDifference
 
 
 @dataclass(frozen=True, slots=True)
-class RankedLayer:
+class LayerRobustness:
     """A layer under faults: shares of right answers, critical and nonfinite inferences, and what the layer holds.
 
     ``bits``: those that faults can hit there. ``largest``: the largest finite magnitude that it takes in.
@@ -33,7 +33,7 @@ class RankedLayer:
 
 
 @dataclass(frozen=True, eq=False)
-class Ranked:
+class ScoredRanking:
     """A ranking: ``order`` are layers by number, ``curve`` its S-curve in percent."""
 
     name: str
@@ -44,13 +44,13 @@ class Ranked:
 
 
 @dataclass(frozen=True, eq=False)
-class RankingPair:
+class RankingComparison:
     """Two rankings beside each other; ``difference`` is None with the oracle, which knows the units that score it."""
 
     first: str
     second: str
     agreement: RankAgreement
-    difference: Difference | None
+    difference: ScoreDifference | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,15 +63,15 @@ class Robustness:
     run: Path
     network: str
     dataset: str
-    where: FaultSite
+    where: RankingSite
     inputs: int
     trials: int
     seed: int
     golden: float
     labelled: bool
-    layers: tuple[RankedLayer, ...]
-    rankings: tuple[Ranked, ...]
-    pairs: tuple[RankingPair, ...]
+    layers: tuple[LayerRobustness, ...]
+    rankings: tuple[ScoredRanking, ...]
+    pairs: tuple[RankingComparison, ...]
     notes: tuple[str, ...]
 
 

@@ -17,7 +17,7 @@ from bitswap_onnx.campaign.store import Store
 from bitswap_onnx.errors import RunError
 from bitswap_onnx.outcome import CRITICAL, MASKED, NON_CRITICAL, OUTCOME_NAMES, decode_outcomes
 
-Table = NDArray[np.int64]
+CountTable = NDArray[np.int64]
 
 #: What is read of every injection, in this order.
 READ_COUNTS = ("inputs", *OUTCOME_NAMES, "nonfinite", "critical_nonfinite")
@@ -43,10 +43,10 @@ class RunPair:
     layers: NDArray[np.str_]
     partner_layers: NDArray[np.str_]
     bit_classes: NDArray[np.str_]
-    counts_a: Table
-    counts_b: Table
-    tables: Table
-    finite_tables: Table
+    counts_a: CountTable
+    counts_b: CountTable
+    tables: CountTable
+    finite_tables: CountTable
     per_input: bool
     masked_comparable: bool
     unpaired_a: tuple[str, ...]
@@ -134,7 +134,7 @@ def _one(names: Iterable[str]) -> str:
     return distinct.pop() or "other" if len(distinct) == 1 else "several"
 
 
-def _recorded(store_a: Store, store_b: Store, a: _Injection, b: _Injection) -> tuple[Table, Table]:
+def _recorded(store_a: Store, store_b: Store, a: _Injection, b: _Injection) -> tuple[CountTable, CountTable]:
     """Return the tables of one injection from the outcomes recorded per input."""
     (code_a, nonfinite_a), (code_b, nonfinite_b) = _outcomes(store_a, a), _outcomes(store_b, b)
     both = code_a * np.uint8(3) + code_b
@@ -147,11 +147,11 @@ def _outcomes(store: Store, one: _Injection) -> tuple[NDArray[np.uint8], NDArray
     return decode_outcomes(b"".join(blob for (blob,) in rows))
 
 
-def _table(codes: NDArray[np.uint8]) -> Table:
+def _table(codes: NDArray[np.uint8]) -> CountTable:
     return np.bincount(codes, minlength=9).reshape(3, 3)
 
 
-def _prevailing(a: _Injection, b: _Injection) -> tuple[Table, Table]:
+def _prevailing(a: _Injection, b: _Injection) -> tuple[CountTable, CountTable]:
     """Return tables with one entry: the outcome that most inputs have in A, and that in B."""
     tables = np.zeros((2, 3, 3), np.int64)
     for table, finite in zip(tables, (False, True), strict=True):
