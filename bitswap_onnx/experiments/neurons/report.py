@@ -206,38 +206,34 @@ def write_detail(campaign: NeuronCampaign, store: Store, golden: Golden, wrong: 
 
 
 def _lines(layer: TargetLayer, trial: int, store: Store, golden: Golden, hits: Flags, batch: int) -> Iterator[str]:
-    where = (layer.injection(trial),)
-    faulty_classes = _classes(store, where, golden) if hits.any() else np.empty(0, np.int64)
-    receipts = store.query(
-        "SELECT r.input, r.tensor_index, r.bit, r.clean_bits, r.clean_value, r.faulty_bits, r.faulty_value FROM receipt r"
-        " JOIN injection i USING (position) WHERE i.id = ? ORDER BY r.input",
-        where,
-    )
-    for number, index, bit, *values in compress(receipts, hits):
-        clean, clean_value, faulty, faulty_value = values
-        clean, faulty = (grouped_bits(int(bits, 16), layer.site.format) for bits in (clean, faulty))
+    injection = layer.injection(trial)
+    faulty_classes = _classes(store, injection, golden) if hits.any() else np.empty(0, np.int64)
+    for neuron in compress(store.changed_elements(injection), hits):
+        number = neuron.input
+        clean, faulty = (
+            grouped_bits(int(bits, 16), layer.site.format) for bits in (neuron.clean_bits, neuron.faulty_bits)
+        )
         classes = (golden.top_1[number], faulty_classes[number]) if golden.criterion.tolerance is None else ("-", "-")
-        parts = {
+        fields = {
             "layer": f"{layer.number} {layer.site.layer}",
             "trial": trial,
             "batch": number // batch,
             "position": number % batch,
             "input": number,
-            "neuron": index,
-            "original": f"{clean_value} = {clean}",
-            "bit": bit,
-            "error": f"{faulty_value} = {faulty}",
+            "neuron": neuron.element,
+            "original": f"{neuron.clean_value} = {clean}",
+            "bit": neuron.bit,
+            "error": f"{neuron.faulty_value} = {faulty}",
             "label": "-" if golden.labels is None else golden.labels[number],
             "golden": classes[0],
             "faulty": classes[1],
         }
-        yield " | ".join(f"{name} {value}" for name, value in parts.items()) + "\n"
+        yield " | ".join(f"{name} {value}" for name, value in fields.items()) + "\n"
 
 
-def _classes(store: Store, where: tuple[str], golden: Golden) -> NDArray[np.int64]:
+def _classes(store: Store, injection: str, golden: Golden) -> NDArray[np.int64]:
     """Return the faulty prediction of each input, from the recorded scores."""
-    rows = store.query("SELECT scores FROM outcome JOIN injection USING (position) WHERE id = ? ORDER BY first", where)
-    scores = np.frombuffer(b"".join(blob for (blob,) in rows), np.float32).reshape(-1, golden.scores.shape[1])
+    scores = np.frombuffer(store.scores_per_input(injection), np.float32).reshape(-1, golden.scores.shape[1])
     return np.asarray(np.argmax(scores, axis=1), np.int64)
 
 

@@ -229,11 +229,7 @@ def _outcomes(store: Store, plan: NeuronPlan) -> tuple[NDArray[np.bool_], NDArra
     critical, nonfinite = np.empty(shape, np.bool_), np.empty(shape, np.bool_)
     for i, layer in enumerate(plan.layers):
         for trial in range(plan.trials):
-            rows = store.query(
-                "SELECT per_input FROM outcome JOIN injection USING (position) WHERE id = ? ORDER BY first",
-                (layer.injection(trial),),
-            )
-            codes, nonfinite[i, trial] = decode_outcomes(b"".join(blob for (blob,) in rows))
+            codes, nonfinite[i, trial] = decode_outcomes(store.outcomes_per_input(layer.injection(trial)))
             critical[i, trial] = codes == CRITICAL
     return critical, nonfinite
 

@@ -82,18 +82,19 @@ def injection_id(layer: int, trial: int) -> str:
 
 def read_outcomes(run: Path, layers: int, trials: Sequence[int], where: RankingSite, labelled: bool) -> LayerOutcomes:
     """Return what a finished run of `draw_injections` kept of every inference (records ``per_input``) in some ``trials``."""
-    found: dict[str, NDArray[np.bool_]] = {}
-    with reading(run) as store:
-        rows = store.query("SELECT i.id, o.per_input FROM outcome o JOIN injection i USING (position) ORDER BY o.first")
-        blobs: dict[str, list[bytes]] = {}
-        for name, blob in rows:
-            blobs.setdefault(name, []).append(blob)
-    for name, parts in blobs.items():
-        codes, nonfinite = decode_outcomes(encoded := b"".join(parts))
+
+    def inferences(encoded: bytes) -> NDArray[np.bool_]:
+        """Return which inferences were right, critical and nonfinite, (3, inputs)."""
+        codes, nonfinite = decode_outcomes(encoded)
         right = decode_correct(encoded) if labelled else codes != CRITICAL
-        found[name] = np.stack([right, codes == CRITICAL, nonfinite])
-    table = np.array([[found[injection_id(layer, trial)] for trial in trials] for layer in range(layers)])
-    over = 1 if where == "neurons" else 3  # (layers, trials, kinds, inputs): the mean over what is no unit
-    means = table.mean(axis=over)
-    kinds = np.moveaxis(means, 1, 0) if where == "neurons" else np.moveaxis(means, 2, 0)
-    return LayerOutcomes(*kinds)
+        return np.stack([right, codes == CRITICAL, nonfinite])
+
+    with reading(run) as store:
+        outcomes = np.array(  # (layers, trials, 3, inputs)
+            [
+                [inferences(store.outcomes_per_input(injection_id(layer, trial))) for trial in trials]
+                for layer in range(layers)
+            ]
+        )
+    shares = outcomes.mean(axis=1).swapaxes(0, 1) if where == "neurons" else np.moveaxis(outcomes.mean(axis=3), 2, 0)
+    return LayerOutcomes(*shares)

@@ -187,10 +187,8 @@ def _measure(golden: Golden, injections: Iterable[Injection], run: Path) -> dict
 
 def _counts(run: Path) -> dict[str, tuple[int, ...]]:
     """Return by injection id its number of inputs and its counts of `SWEEP_MEASURES` (None where one does not apply)."""
-    sums = ", ".join(f"SUM(o.{name})" for name in ("inputs", *SWEEP_MEASURES))
     with reading(run) as store:
-        rows = store.query(f"SELECT i.id, {sums} FROM injection i JOIN outcome o USING (position) GROUP BY i.position")
-        return {identifier: tuple(counts) for identifier, *counts in rows}
+        return dict(store.counts_per_injection(("inputs", *SWEEP_MEASURES)))
 
 
 def repeat_interval(mean: Mean) -> tuple[float, float] | None:
