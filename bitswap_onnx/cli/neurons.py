@@ -12,7 +12,8 @@ from bitswap_onnx.cli import console
 from bitswap_onnx.cli.inject import watched
 from bitswap_onnx.cli.options import Exclude, ModelPath, Plot, with_shared
 from bitswap_onnx.errors import BitswapError
-from bitswap_onnx.experiments.neurons.report import NeuronCampaign, TargetLayer, TextTable, layer_table, result_table
+from bitswap_onnx.experiments.neurons.report import TextTable, layer_table, result_table
+from bitswap_onnx.experiments.neurons.results import NeuronCampaign, TargetLayer
 from bitswap_onnx.experiments.neurons.run import run_neurons
 from bitswap_onnx.faults.numerals import whole
 from bitswap_onnx.report.figures import require_matplotlib

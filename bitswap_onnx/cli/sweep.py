@@ -11,8 +11,9 @@ from bitswap_onnx.campaign.setup import Settings
 from bitswap_onnx.cli import console
 from bitswap_onnx.cli.inject import watched
 from bitswap_onnx.cli.options import Exclude, ModelPath, Plot, with_shared
-from bitswap_onnx.experiments.sweep.bit_errors import parse_rates
-from bitswap_onnx.experiments.sweep.run import DEFAULT_REPEATS, Sweep, repeat_interval, sweep_errors
+from bitswap_onnx.experiments.sweep.rates import parse_rates
+from bitswap_onnx.experiments.sweep.results import Sweep, repeat_interval
+from bitswap_onnx.experiments.sweep.run import DEFAULT_REPEATS, sweep_errors
 from bitswap_onnx.report.figures import require_matplotlib
 from bitswap_onnx.report.sweep import plot_sweep
 from bitswap_onnx.stats.clustered import Mean

@@ -21,7 +21,8 @@ import numpy as np
 
 from bitswap_onnx.campaign.setup import Settings, prepare
 from bitswap_onnx.experiments.sweep.bit_errors import faults_at, find_regions
-from bitswap_onnx.experiments.sweep.run import RateSummary, sweep_errors
+from bitswap_onnx.experiments.sweep.results import RateSummary
+from bitswap_onnx.experiments.sweep.run import sweep_errors
 from bitswap_onnx.faults.fault import Injection
 from bitswap_onnx.stats.clustered import Mean, clustered_mean
 from bitswap_onnx.stats.intervals import CONFIDENCE_LEVEL

@@ -17,12 +17,8 @@ from scipy import stats
 from bitswap_onnx.campaign.setup import FROM_CLOCK, Settings, prepare
 from bitswap_onnx.errors import BitswapError, ControlFailedError
 from bitswap_onnx.experiments.neurons import run as neuron_campaign
-from bitswap_onnx.experiments.neurons.report import (
-    NeuronCampaign,
-    grouped_bits,
-    layer_table,
-    result_table,
-)
+from bitswap_onnx.experiments.neurons.report import grouped_bits, layer_table, result_table
+from bitswap_onnx.experiments.neurons.results import NeuronCampaign
 from bitswap_onnx.experiments.neurons.run import choose_layers, draw_neuron_faults, plan_neurons, run_neurons
 from bitswap_onnx.faults.bits import FORMATS
 from tests.builders import cnn, normal, save
@@ -301,7 +297,7 @@ def test_resume(model: Path, tmp_path: Path) -> None:
         neurons(model, tmp_path / "run", detailed_log=True)
     with pytest.raises(BitswapError, match="holds another campaign, with other faults"):
         neurons(model, tmp_path / "run", detailed_log=True, resume=True, settings=Settings(batch_size=BATCH, seed=6))
-    with pytest.raises(BitswapError, match="--resume needs --out RUN"):
+    with pytest.raises(BitswapError, match="`resume` needs `run`"):
         run_neurons(model, resume=True)
     assert [path.read_bytes() for path in files] == before
     assert {path.name for path in (tmp_path / "run").glob("cnn_*")} == {path.name for path in files}
@@ -342,25 +338,28 @@ def test_failed_control_leaves_no_files(model: Path, tmp_path: Path, monkeypatch
 
 def test_wrong_input(model: Path, tmp_path: Path) -> None:
     refused: list[tuple[dict[str, Any], str]] = [
-        ({"numbers": [1, 3]}, "--layer-num: there is no layer 3; layers to choose from: 3, numbered 0-2"),
-        ({"numbers": [-1]}, "--layer-num: there is no layer -1; layers to choose from: 3, numbered 0-2"),
-        ({"numbers": []}, "--layer-num: expected at least one number, found none"),
+        ({"numbers": [1, 3]}, "`numbers`: there is no layer 3; layers to choose from: 3, numbered 0-2"),
+        ({"numbers": [-1]}, "`numbers`: there is no layer -1; layers to choose from: 3, numbered 0-2"),
+        ({"numbers": []}, "`numbers`: expected at least one number, found none"),
         (
             {"kinds": "Conv2d", "numbers": [1]},
-            "--layer-num: there is no layer 1; layers to choose from: 1, numbered 0-0",
+            "`numbers`: there is no layer 1; layers to choose from: 1, numbered 0-0",
         ),
         ({"kinds": "Conf"}, "--layer-type: no layer is of type 'Conf'; the nearest are Conv"),
         ({"layers": "cov"}, "no layer matches 'cov'; the nearest are conv"),
-        ({"bit": 32}, "--bit 32 is outside float32 (0-31), which x puts out; choose another bit or other --layers"),
-        ({"bit": -1}, "--bit -1 is outside float32 (0-31)"),
-        ({"trials": 0}, "--trials: expected a positive number, found 0"),
+        (
+            {"bit": 32},
+            "`bit` 32 is outside float32 (0-31), the output format of x; choose another bit or other `layers`",
+        ),
+        ({"bit": -1}, "`bit` -1 is outside float32 (0-31)"),
+        ({"trials": 0}, "`trials`: expected a positive number, found 0"),
         (
             {"trials": 10**6},
             "3 layers and 20 inputs would have 60,000,000 faults, more than 20,000,000; take fewer trials",
         ),
         (
             {"drop_last": True, "settings": Settings(batch_size=32)},
-            "--drop-last: 20 inputs are fewer than one batch of 32; leave it out or choose a smaller --batch-size",
+            "`drop_last`: 20 inputs are fewer than one batch of 32; leave it out or choose a smaller `batch_size`",
         ),
         ({"settings": Settings(layout="blocked")}, "--layout blocked: neuron faults need --layout plain"),
     ]

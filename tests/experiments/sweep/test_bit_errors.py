@@ -17,12 +17,11 @@ from bitswap_onnx.experiments.sweep.bit_errors import (
     BitErrors,
     BitRegion,
     SweepPlan,
-    check_rates,
     draw_errors,
     faults_at,
-    parse_rates,
     plan_sweep,
 )
+from bitswap_onnx.experiments.sweep.rates import check_rates, parse_rates
 from bitswap_onnx.faults.fault import Fault, Site
 
 #: A test of a distribution fails with this probability, were the seed not fixed.
@@ -191,18 +190,18 @@ def test_rates(text: str, rates: tuple[float, ...]) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("1e-6:1e-10", "--rates: expected LOW:HIGH with LOW below HIGH, found '1e-6:1e-10'"),
-        ("1e-6:1e-6", "--rates: expected LOW:HIGH with LOW below HIGH, found '1e-6:1e-6'"),
-        ("0:1e-6", "--rates: expected rates between 0 and 1, both excluded, found 0"),
-        ("1e-3:1", "--rates: expected rates between 0 and 1, both excluded, found 1"),
-        ("1e-400", "--rates: expected rates between 0 and 1, both excluded, found 0"),
-        ("0.1,1.5", "--rates: expected rates between 0 and 1, both excluded, found 1.5"),
-        ("-1e-6", "--rates: expected rates between 0 and 1, both excluded, found -1e-06"),
-        ("nan", "--rates: expected rates between 0 and 1, both excluded, found nan"),
-        ("1e-9:nan", "--rates: expected rates between 0 and 1, both excluded, found nan"),
-        ("1e-6,1e-7,1e-6", "--rates: 1e-06 is given twice; give each rate once"),
+        ("1e-6:1e-10", "`rates`: expected LOW:HIGH with LOW below HIGH, found '1e-6:1e-10'"),
+        ("1e-6:1e-6", "`rates`: expected LOW:HIGH with LOW below HIGH, found '1e-6:1e-6'"),
+        ("0:1e-6", "`rates`: expected rates between 0 and 1, both excluded, found 0"),
+        ("1e-3:1", "`rates`: expected rates between 0 and 1, both excluded, found 1"),
+        ("1e-400", "`rates`: expected rates between 0 and 1, both excluded, found 0"),
+        ("0.1,1.5", "`rates`: expected rates between 0 and 1, both excluded, found 1.5"),
+        ("-1e-6", "`rates`: expected rates between 0 and 1, both excluded, found -1e-06"),
+        ("nan", "`rates`: expected rates between 0 and 1, both excluded, found nan"),
+        ("1e-9:nan", "`rates`: expected rates between 0 and 1, both excluded, found nan"),
+        ("1e-6,1e-7,1e-6", "`rates`: 1e-06 is given twice; give each rate once"),
         *(
-            (text, f"--rates: expected LOW:HIGH or numbers separated by commas, like 1e-10:1e-6, found {text!r}")
+            (text, f"`rates`: expected LOW:HIGH or numbers separated by commas, like 1e-10:1e-6, found {text!r}")
             for text in ("", "many", "1e-6,", ":", "1e-9:1e-8:1e-7", "1e-9,1e-8:1e-7")
         ),
     ],
@@ -215,7 +214,7 @@ def test_wrong_rates(text: str, message: str) -> None:
 def test_wrong_input() -> None:
     with pytest.raises(BitswapError, match="at least one bit error rate, found none"):
         check_rates([])
-    with pytest.raises(BitswapError, match="--repeats: expected a positive number, found 0"):
+    with pytest.raises(BitswapError, match="`repeats`: expected a positive number, found 0"):
         plan_sweep(REGIONS, [0.1], 0, 0)
     with pytest.raises(BitswapError, match="there are no bits to flip"):
         plan_sweep([EMPTY], [0.1], 1, 0)
@@ -225,7 +224,7 @@ def test_more_flips_than_a_campaign_can_hold_are_refused() -> None:
     """The rate that is too much is named; below it, nothing is refused."""
     region = BitRegion("conv", (10**8,), 32, parameter="weight")
     message = (
-        "--rates: at 0.001, 3,200,000,000 bits have 3,200,000 flips in each of 30 repeats: with the rates below it "
+        "`rates`: at 0.001, 3,200,000,000 bits have 3,200,000 flips in each of 30 repeats: with the rates below it "
         f"105,600,000 faults in all, more than {bit_errors.MAX_FAULTS:,}; leave out the highest rates"
     )
     with pytest.raises(BitswapError, match=re.escape(message)):
