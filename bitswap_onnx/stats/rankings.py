@@ -1,15 +1,15 @@
-"""How good a ranking of layers is for selective monitoring: its score, what it is measured against, how sure that is.
+"""The quality of a ranking of layers for selective monitoring: its score, references for the score, and intervals.
 
 The score is BitSwapDetection's. With a_l the accuracy under faults in layer l alone and r an order of m layers, the most
 critical first, S_k = 100/k * sum_{i<=k} a_{r_i} and score = mean of S_1 ... S_m, in percent; lower is better. A partial
-order is scored over its own m layers alone, and so is all that it is compared with.
+order is scored over its own m layers alone, and so are the orders that it is compared with.
 
 The sampling unit is the input; its trials are a cluster. So values come as ``per_input``: (layers, inputs), the mean over
 an input's trials, and a bootstrap draws whole inputs, the same for all layers. Everything is conditional on the layers.
 
-Two oracles. The in-sample one sorts the accuracies that also score it: no order scores lower on these inputs, but it has
-picked up their noise. The cross-fitted one is ordered on one half of the inputs and scored on the other; its noise costs
-it something. In expectation the best order's score lies between the two.
+There are two oracles. The in-sample oracle sorts the accuracies that also score it: no order scores lower on these inputs,
+but the order is fitted to their noise. The cross-fitted oracle is ordered on one half of the inputs and scored on the other
+half; the noise of the first half raises its score. In expectation the best order's score lies between the two.
 """
 
 import math
@@ -27,9 +27,9 @@ from bitswap_onnx.stats.intervals import CONFIDENCE_LEVEL, Values
 LayerOrder = NDArray[np.intp]
 """Indices of layers, (m,), all different, the most critical first; m may be less than the model's layers."""
 
-#: Random groups of inputs; the cross-fitted oracle is averaged over balanced ways to halve them (a power of two).
+#: Random groups of inputs, a power of two. The cross-fitted oracle is averaged over balanced halves of the groups.
 INPUT_GROUPS = 8
-#: Percentage points that scores may differ by from rounding alone; an input is worth far more.
+#: Percentage points by which rounding alone can make scores differ; one input changes a score by far more.
 SCORE_ROUNDING = 1e-9
 FIRST_BETTER, SECOND_BETTER, ALIKE = "the first is better", "the second is better", "cannot be told apart"
 
@@ -38,7 +38,7 @@ _CHUNK = 200
 
 @dataclass(frozen=True, slots=True)
 class BootstrapEstimate:
-    """A value and its bootstrap interval; NaN where there is no value, infinite ends where the inputs do not settle it."""
+    """A value and its bootstrap interval: NaN without a value, infinite ends where the inputs do not bound it."""
 
     value: float
     low: float
@@ -49,7 +49,7 @@ class BootstrapEstimate:
 class ScoreBounds:
     """The lowest, expected and highest score of all orders of the same layers on the same inputs, in percent.
 
-    ``random`` and ``random_sd``: mean and standard deviation over all orders, each as likely as the other.
+    ``random`` and ``random_sd``: mean and standard deviation over all orders, all equally likely.
     """
 
     oracle: float
@@ -60,10 +60,11 @@ class ScoreBounds:
 
 @dataclass(frozen=True, slots=True)
 class RankingScore:
-    """A ranking of ``layers`` of ``all_layers`` (its coverage) and what it is measured against; scores in percent.
+    """The score of a ranking of ``layers`` of ``all_layers``, and its references; scores in percent.
 
-    ``normalised``: (random - score) / (random - oracle) with the cross-fitted oracle, ``normalised_in_sample`` with that
-    of ``in_sample``. 1 is the oracle, 0 random, less is worse than random; NaN where the oracle is no better than random.
+    ``normalised``: (random - score) / (random - oracle) with the cross-fitted oracle; ``normalised_in_sample``: the same
+    with the oracle of ``in_sample``. 1 is the oracle, 0 a random order, a negative value is worse than random; NaN where
+    the oracle is no better than random.
     """
 
     layers: int
@@ -77,7 +78,7 @@ class RankingScore:
 
 @dataclass(frozen=True, slots=True)
 class ScoreDifference:
-    """The score of the first ranking minus the second's, in percentage points over ``layers``, and what that shows."""
+    """The first ranking's score minus the second's, in percentage points over their common ``layers``, and a verdict."""
 
     layers: int
     score: BootstrapEstimate
@@ -86,9 +87,9 @@ class ScoreDifference:
 
 @dataclass(frozen=True, eq=False)
 class RankingFromInputs:
-    """A ranking that is a function of data: ascending means of ``per_input`` (layers, inputs), ties in index order.
+    """A ranking computed from data: layers by ascending mean of ``per_input`` (layers, inputs), ties in index order.
 
-    Accuracies give the sensitivity ranking; for values that are high in critical layers give their negatives.
+    Accuracies give the sensitivity ranking. For values that are high in critical layers, pass their negatives.
     """
 
     per_input: Values
@@ -119,12 +120,12 @@ def score_weights(m: int) -> Values:
 
 
 def ranking_score(accuracies: Values) -> float:
-    """Return 100 * sum w_i a_i, the mean of `s_curve`, in percent. Summed exactly: equal accuracies may change places."""
+    """Return 100 * sum w_i a_i, the mean of `s_curve`, in percent. The sum is exact, so it does not depend on its order."""
     return 100 * math.fsum(score_weights(len(accuracies)) * accuracies)
 
 
 def score_bounds(accuracies: Values) -> ScoreBounds:
-    """Return the scores of the best, a random and the worst order of accuracies (m,), sorted and scored on the same.
+    """Return the scores of the best, a random and the worst order of ``accuracies`` (m,), which also score the orders.
 
     A random order's score is a linear rank statistic: mean 100 ā, variance
     100² / (m-1) * sum (w_i - w̄)² * sum (a_j - ā)² (Hájek and Šidák, Theory of Rank Tests, 1967, ch. II.3).
@@ -140,31 +141,35 @@ def score_bounds(accuracies: Values) -> ScoreBounds:
 
 
 def score_ranking(order: LayerOrder, per_input: Values, rng: np.random.Generator, draws: int = DRAWS) -> RankingScore:
-    """Score ``order`` on correct answers ``per_input`` (layers, inputs).
+    """Score ``order`` on ``per_input`` (layers, inputs), the correct shares of an input's trials.
 
-    The score's interval is the percentile bootstrap's over inputs. The normalised score's is the basic one, 2 t - quantiles
-    (Davison and Hinkley, 1997, sec. 5.2), with the cross-fitted oracle ordered anew in each draw: a draw adds noise to
-    the noise that the order already carries, so its quantiles are shifted about as far from t as t is from the truth, and
-    percentiles miss the truth on that side (simulated, 20 layers x 1,000 inputs: percentiles cover 65 % of the time with
-    the in-sample oracle and 73 % with the cross-fitted one, basic intervals 97 %). A draw whose oracle is no better than
-    random says nothing: it counts as the most extreme on both sides.
+    The score has the percentile bootstrap's interval over inputs. The normalised score t has the basic bootstrap interval,
+    2 t - quantiles (Davison and Hinkley, 1997, sec. 5.2), with the cross-fitted oracle ordered anew in each draw. A draw
+    adds its own noise to the noise in the oracle's order. So its quantiles are shifted about as far from t as t is from the
+    truth, and percentile intervals miss the truth on that side. Simulated with 20 layers x 1,000 inputs, percentile
+    intervals cover 65 % of the time with the in-sample oracle and 73 % with the cross-fitted one, basic intervals 97 %. A
+    draw whose oracle is no better than random counts as the most extreme value on both sides.
     """
-    layers = np.sort(order)  # not the ranking's own order: its ties must not lend the oracle anything
+    layers = np.sort(order)  # not in the ranking's order: the oracle must not break ties by it
     places = np.searchsorted(layers, order)
     n = per_input.shape[1]
     values = per_input[layers][:, rng.permutation(n)]
-    own = _score_random_oracle(values, places, np.ones((n, 1)))
+    observed = _score_random_oracle(values, places, np.ones((n, 1)))
     drawn = np.hstack([_score_random_oracle(values, places, counts) for counts in _resampled(n, rng, draws)])
-    t, ends = float(_normalised(*own)[0]), _quantiles(_normalised(*drawn))
+    t, ends = float(_normalised(*observed)[0]), _quantiles(_normalised(*drawn))
     normalised = BootstrapEstimate(t, 2 * t - ends[1], 2 * t - ends[0])
     accuracies = per_input[order].mean(axis=1)
-    value, (low, high) = ranking_score(accuracies), _quantiles(drawn[0])
-    mine, extremes = (
-        BootstrapEstimate(value, min(low, value), max(high, value)),
-        score_bounds(accuracies),
-    )  # rounding, if all are alike
-    in_sample = float(_normalised(*np.array([[mine.value], [extremes.random], [extremes.oracle]]))[0])
-    return RankingScore(len(order), len(per_input), mine, extremes, float(own[2, 0]), normalised, in_sample)
+    score, extremes, (low, high) = ranking_score(accuracies), score_bounds(accuracies), _quantiles(drawn[0])
+    in_sample = float(_normalised(*np.array([[score], [extremes.random], [extremes.oracle]]))[0])
+    return RankingScore(
+        layers=len(order),
+        all_layers=len(per_input),
+        score=BootstrapEstimate(score, min(low, score), max(high, score)),  # rounding, if all draws are equal
+        in_sample=extremes,
+        cross_fitted_oracle=float(observed[2, 0]),
+        normalised=normalised,
+        normalised_in_sample=in_sample,
+    )
 
 
 def score_difference(
@@ -172,16 +177,16 @@ def score_difference(
 ) -> ScoreDifference:
     """Compare the scores of two rankings on the same inputs, ``per_input`` (layers, inputs) of correct answers.
 
-    Both are scored over the layers that both name, each in its own order; the interval is the paired percentile
-    bootstrap's over inputs. The rankings must not come from these inputs: one that does has picked up their noise.
-    Raises BitswapError if they have fewer than two layers in common.
+    Both are scored over their common layers, each in its own order. The interval is the paired percentile bootstrap's over
+    inputs. The rankings must not be computed from these inputs, whose noise they would be fitted to. Raises BitswapError
+    for fewer than two common layers.
     """
     first, second = a[np.isin(a, b)], b[np.isin(b, a)]
     _check_common(len(first))
     weights = np.zeros(len(per_input))
     weights[first] += score_weights(len(first))
     weights[second] -= score_weights(len(second))
-    d = 100 * weights @ per_input  # (inputs,): the score is linear in them, its difference is their mean
+    d = 100 * weights @ per_input  # (inputs,): scores are linear in the inputs, so their difference is the mean of d
     low, high = _quantiles(np.concatenate([d @ counts / len(d) for counts in _resampled(len(d), rng, draws)]))
     verdict = FIRST_BETTER if high < -SCORE_ROUNDING else SECOND_BETTER if low > SCORE_ROUNDING else ALIKE
     return ScoreDifference(len(first), BootstrapEstimate(float(d.mean()), low, high), verdict)
@@ -190,10 +195,10 @@ def score_difference(
 def rank_agreement(a: Ranking, b: Ranking, top: int, rng: np.random.Generator, draws: int = DRAWS) -> RankAgreement:
     """Return Kendall's tau-b of the places of the common layers and |A_k ∩ B_k| / k for k = ``top``.
 
-    A ranking that comes from data is derived anew in each draw of inputs (two of them must be of the same inputs); noise
-    shuffles it twice then, so its percentile interval leans towards disagreement. Two fixed orders have no sampling error
-    in the inputs: their interval is the percentile bootstrap's over layers, as if the model's were a sample of layers.
-    Raises BitswapError for fewer than two common layers, or a ``top`` that is no number of layers of both.
+    A ranking from data is computed anew in each draw of inputs; two such rankings must have the same inputs. The draw's
+    noise adds to the noise in the ranking, so the percentile interval leans towards disagreement. Two fixed orders do not
+    depend on inputs: their interval is the percentile bootstrap's over layers, as if the layers were a sample.
+    Raises BitswapError for fewer than two common layers, or a ``top`` outside 1 to the length of the shorter ranking.
     """
     inputs = {ranking.per_input.shape[1] for ranking in (a, b) if isinstance(ranking, RankingFromInputs)}
     assert len(inputs) < 2, "two rankings from data must come from the same inputs"
@@ -204,7 +209,7 @@ def rank_agreement(a: Ranking, b: Ranking, top: int, rng: np.random.Generator, d
     _check_common(common := int(ranked.all(axis=0).sum()))
     shorter = int(ranked.sum(axis=1).min())
     if not 1 <= top <= shorter:
-        raise BitswapError(f"top: expected 1 to {shorter}, the layers of the shorter ranking, found {top}")
+        raise BitswapError(f"`top`: expected 1 to {shorter}, the layers of the shorter ranking, found {top}")
     if inputs:
         drawn = (draw for counts in _resampled(n, rng, draws) for draw in _places((a, b), layers, counts))
     else:
@@ -225,7 +230,7 @@ def _check_common(layers: int) -> None:
 
 
 def _resampled(n: int, rng: np.random.Generator, draws: int) -> Iterator[Values]:
-    """Yield how often each input is in each bootstrap draw, (inputs, draws), ``_CHUNK`` draws at a time for memory."""
+    """Yield how often each input is in each bootstrap draw, (inputs, draws); ``_CHUNK`` draws at a time bound memory."""
     for start in range(0, draws, _CHUNK):
         picks = rng.integers(n, size=(min(_CHUNK, draws - start), n))
         yield np.stack([np.bincount(pick, minlength=n) for pick in picks], axis=1).astype(np.float64)
@@ -234,8 +239,9 @@ def _resampled(n: int, rng: np.random.Generator, draws: int) -> Iterator[Values]
 def _score_random_oracle(values: Values, places: LayerOrder, counts: Values) -> Values:
     """Return the ranking's score, the random expectation and the cross-fitted oracle of each draw, (3, draws).
 
-    ``values`` (layers, inputs) with the inputs in random order. Half the groups order, the others score, then the other
-    way round, for each balanced half (McCarthy 1969). An input's copies stay in its group. NaN where a half is empty.
+    ``values`` (layers, inputs) have the inputs in random order. For each balanced half of the groups (McCarthy 1969), one
+    half orders and the other scores, then the other way round. All copies of an input are in one group. NaN where a half
+    is empty.
     """
     weights, groups = 100 * score_weights(len(values)), np.array_split(np.arange(values.shape[1]), INPUT_GROUPS)
     sums = np.stack([values[:, group] @ counts[group] for group in groups])  # (groups, layers, draws)
@@ -251,13 +257,13 @@ def _score_random_oracle(values: Values, places: LayerOrder, counts: Values) -> 
     return np.stack([weights @ accuracies[places], 100 * accuracies.mean(axis=0), oracle / inputs])
 
 
-def _normalised(mine: Values, random: Values, oracle: Values) -> Values:
+def _normalised(score: Values, random: Values, oracle: Values) -> Values:
     gap = random - oracle
-    return np.divide(random - mine, gap, out=np.full_like(gap, np.nan), where=gap > SCORE_ROUNDING)
+    return np.divide(random - score, gap, out=np.full_like(gap, np.nan), where=gap > SCORE_ROUNDING)
 
 
 def _quantiles(values: Values) -> tuple[float, float]:
-    """Return the central `CONFIDENCE_LEVEL` of values; NaN counts as lowest at the lower end, as highest at the upper."""
+    """Return the ends of the central `CONFIDENCE_LEVEL` of values; NaN counts as lowest and as highest, at either end."""
     low = np.percentile(np.nan_to_num(values, nan=-np.inf), 50 * (1 - CONFIDENCE_LEVEL), method="lower")
     return float(low), float(
         np.percentile(np.nan_to_num(values, nan=np.inf), 50 * (1 + CONFIDENCE_LEVEL), method="higher")
@@ -265,22 +271,22 @@ def _quantiles(values: Values) -> tuple[float, float]:
 
 
 def _places(rankings: tuple[Ranking, Ranking], layers: int, counts: Values) -> LayerOrder:
-    """Return the places of all layers in both rankings, (draws, 2, layers); unranked ones stand at ``layers``."""
+    """Return the places of all layers in both rankings, (draws, 2, layers); an unranked layer has the place ``layers``."""
     places = np.full((counts.shape[1], 2, layers), layers)
-    for i, given in enumerate(rankings):
-        if isinstance(given, RankingFromInputs):
-            order = np.argsort(given.per_input @ counts, axis=0, kind="stable").T
+    for i, ranking in enumerate(rankings):
+        if isinstance(ranking, RankingFromInputs):
+            order = np.argsort(ranking.per_input @ counts, axis=0, kind="stable").T
         else:
-            order = given[np.newaxis]
+            order = ranking[np.newaxis]
         np.put_along_axis(places[:, i], order, np.arange(order.shape[1])[np.newaxis], axis=1)
     return places
 
 
 def _agree(places: LayerOrder, top: int, layers: int) -> tuple[float, float]:
-    """Return tau-b and top-k overlap of places (2, items), where items may be copies; tau NaN if all are one layer."""
+    """Return tau-b and top-k overlap of places (2, items). Items can repeat a layer; tau is NaN if all are one layer."""
     common = places[:, (places < layers).all(axis=0)]
     a, b = (np.sign(np.subtract.outer(row, row)) for row in common)
-    pairs = math.sqrt(np.sum(a * a) * np.sum(b * b))
-    tau = np.sum(a * b) / pairs if pairs else np.nan
+    untied = math.sqrt(np.sum(a * a) * np.sum(b * b))
+    tau = np.sum(a * b) / untied if untied else np.nan
     first, second = np.argsort(places, axis=1, kind="stable")[:, :top]
     return float(tau), len(np.intersect1d(first, second, assume_unique=True)) / top

@@ -252,7 +252,7 @@ def test_a_ranking_from_data_varies_with_the_inputs() -> None:
 
 @pytest.mark.parametrize("top", [0, 3])
 def test_agreement_refuses(top: int) -> None:
-    with pytest.raises(BitswapError, match=f"top: expected 1 to 2, the layers of the shorter ranking, found {top}"):
+    with pytest.raises(BitswapError, match=f"`top`: expected 1 to 2, the layers of the shorter ranking, found {top}"):
         rank_agreement(order(0, 1), order(1, 2, 0), top, rng())
     with pytest.raises(BitswapError, match="share at least 2 layers, found 0"):
         rank_agreement(order(0, 1), order(2, 3), 1, rng())

@@ -12,9 +12,9 @@ from bitswap_onnx.stats.rankings import LayerOrder, RankAgreement, RankingScore,
 
 @dataclass(frozen=True, slots=True)
 class LayerRobustness:
-    """A layer under faults: shares of right answers, critical and nonfinite inferences, and what the layer holds.
+    """A layer under faults: its shares of correct, critical and nonfinite inferences, and its size.
 
-    ``bits``: those that faults can hit there. ``largest``: the largest finite magnitude that it takes in.
+    ``bits``: the number of bits that faults can hit there. ``largest``: the largest finite magnitude in the layer's input.
     """
 
     number: int
@@ -34,7 +34,7 @@ class LayerRobustness:
 
 @dataclass(frozen=True, eq=False)
 class ScoredRanking:
-    """A ranking: ``order`` are layers by number, ``curve`` its S-curve in percent."""
+    """A ranking with its score: ``order`` has layers by number, ``curve`` is the S-curve in percent."""
 
     name: str
     order: LayerOrder
@@ -45,7 +45,7 @@ class ScoredRanking:
 
 @dataclass(frozen=True, eq=False)
 class RankingComparison:
-    """Two rankings beside each other; ``difference`` is None with the oracle, which knows the units that score it."""
+    """Two rankings compared. ``difference`` is None with the oracle, which is ordered by the units that score it."""
 
     first: str
     second: str
@@ -55,9 +55,10 @@ class RankingComparison:
 
 @dataclass(frozen=True, eq=False)
 class Robustness:
-    """What a model's layers do under faults, and how rankings of them do.
+    """The effect of faults in each layer of a model, and the quality of each ranking of the layers.
 
-    ``golden``: the share of right answers without faults; not ``labelled``: an answer is right if it is the golden one.
+    ``golden``: the share of correct predictions without faults. Not ``labelled``: a prediction is correct if it is the
+    golden one.
     """
 
     run: Path
@@ -76,6 +77,6 @@ class Robustness:
 
 
 def ranking_files(run: Path, network: str) -> dict[str, Path]:
-    """Return where a report's tables, everything as JSON and the figures lie, by what they are."""
+    """Return the files of a report by kind: the tables by name, the JSON with everything, and the figures."""
     tables = {name: run / f"{network}_{name}.csv" for name in ("layers", "rankings", "curves", "pairs")}
     return tables | {suffix: run / f"{network}_rank.{suffix}" for suffix in ("json", "svg", "png")}

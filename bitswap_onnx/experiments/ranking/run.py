@@ -1,4 +1,4 @@
-"""Rankings of layers for selective monitoring, measured: faults in one layer at a time, then how good each order is."""
+"""Rankings of layers for selective monitoring: faults in one layer at a time, then a score for each ranking."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -40,19 +40,19 @@ from bitswap_onnx.stats.rankings import (
     score_ranking,
 )
 
-#: The rankings that need no file. Layers that are first: the earliest, the latest, ...; those with the most parameters,
-#: the most multiply-accumulates, the largest weights (norm, mean exponent), the widest range of activations; the most
-#: sensitive to other faults on the same inputs; the most sensitive to the very faults that score it.
+#: The rankings that need no file. In order, they put first: the earliest layers; the latest; random ones; those with the
+#: most parameters; the most multiply-accumulates; the largest weights (norm, mean exponent); the widest range of
+#: activations; the most sensitive to other faults on the same inputs; the most sensitive to the very faults that score it.
 BUILTIN_RANKINGS = (
     *("index", "reverse", "random", "parameters", "macs", "weight-norm", "weight-exponent", "activation-range"),
     *("sensitivity", "oracle"),
 )
 
-#: Trials by default: each input has faults of its own, while a fault in a weight is one unit for all inputs.
+#: Trials by default. Each input has its own neuron faults, while a fault in a weight is one unit for all inputs.
 DEFAULT_TRIALS: dict[RankingSite, int] = {"neurons": 1, "weights": 200}
 
-#: The share of the layers that are first: their overlap is compared.
-_TOP = 4
+#: By default, the overlap of the first quarter of the layers is compared.
+_TOP_PART = 4
 
 
 def evaluate_robustness(
@@ -71,14 +71,14 @@ def evaluate_robustness(
     top: int | None = None,
     **running: Unpack[Running],
 ) -> Robustness:
-    """Measure every layer of ``model`` under faults and score ``rankings`` of them, and the ``builtin`` ones.
+    """Measure every layer of ``model`` under faults, and score ``rankings`` of the layers and the ``builtin`` rankings.
 
-    A ranking is a file (`read_ranking`, with its ``form``) or layer names, the most critical first. Faults hit ``where``:
-    one random bit of one random element of what the layer takes in, another for each input and trial; or of its kernel.
-    ``evaluation_steps``: batches of inputs to use (default: all). ``layers``, ``kinds`` and ``exclude`` choose layers as
-    `select_sites` does; by default those with kernels. Layers that faults cannot get at are left out, and a note says so.
-    ``top``: how many first layers are compared (default: a quarter). ``settings.seed`` seeds faults, the shuffle and
-    bootstraps. The rest is as in `run_campaign`.
+    A ranking is a file (`read_ranking`, with its ``form``) or layer names, the most critical first. A fault flips one random
+    bit of one random element: with ``where`` neurons of the layer's input tensor, drawn anew for each input and trial; with
+    weights of its kernel. ``evaluation_steps``: the number of batches of inputs to use (default: all). ``layers``,
+    ``kinds`` and ``exclude`` choose layers as `select_sites` does; by default layers with kernels. Layers that faults cannot
+    reach are left out, and a note says so. ``top``: the number of first layers whose overlap is compared (default: a
+    quarter). ``settings.seed`` seeds the faults, the random ranking and the bootstraps. ``running`` is as in `run_campaign`.
 
     Raises BitswapError as `run_campaign`, `select_sites` and `read_ranking` do, and for fewer than two layers.
     """
@@ -92,8 +92,8 @@ def evaluate_robustness(
         on_notes(ties)
     run = Path(running.get("run") or default_run(setup))
     parts = {"oracle": range(trials)} | ({"sensitivity": range(trials, 2 * trials)} if "sensitivity" in builtin else {})
-    found = _measure(setup, sites, where, parts, settings.seed, running | Running(run=run))
-    outcomes, learnt = found["oracle"], {name: each.correct for name, each in found.items()}
+    measurements = _measure(setup, sites, where, parts, settings.seed, running | Running(run=run))
+    outcomes, learnt = measurements["oracle"], {name: part.correct for name, part in measurements.items()}
     measured = _layers(setup, sites, outcomes, where)
     orders = {name: ranking.order for name, ranking in given.items()}
     orders |= {name: _builtin(name, measured, learnt, settings.seed) for name in builtin}
@@ -124,11 +124,11 @@ def _measure(
     seed: int,
     running: Running,
 ) -> dict[str, LayerOutcomes]:
-    """Run one campaign of all trials; return what came out in each part of them."""
+    """Run one campaign of all trials; return the outcomes of each part of the trials."""
     run, trials = Path(running["run"] or ""), max(part.stop for part in parts.values())
     try:
         run_campaign(setup, draw_injections(setup, sites, where, trials, seed), records=["per_input"], **running)
-    except ControlFailedError:  # what an earlier end of this run wrote is wrong
+    except ControlFailedError:  # files from before this resume are wrong too
         for path in ranking_files(run, setup.model.name).values():
             path.unlink(missing_ok=True)
         raise
@@ -139,12 +139,12 @@ def _measure(
 def _check(builtin: Sequence[str], where: RankingSite, trials: int, running: Running) -> None:
     for name in builtin:
         if name not in BUILTIN_RANKINGS:
-            raise BitswapError(f"--builtin: no ranking {name!r}; the nearest are {nearest(name, BUILTIN_RANKINGS)}")
-    least = 2 if where == "weights" else 1  # of one unit nothing can be said
+            raise BitswapError(f"`builtin`: no ranking {name!r}; the nearest are {nearest(name, BUILTIN_RANKINGS)}")
+    least = 2 if where == "weights" else 1  # one fault in a weight is one unit, which has no spread
     if trials < least:
-        raise BitswapError(f"--trials: expected at least {least} with --site {where}, found {trials}")
+        raise BitswapError(f"`trials`: expected at least {least} with `where` {where}, found {trials}")
     if running.get("resume") and running.get("run") is None:
-        raise RunError("--resume needs --out RUN: the run directory to continue")
+        raise RunError("`resume` needs `run`: the run directory to continue")
 
 
 def _prepare(path: Path, settings: Settings, where: RankingSite, steps: int | None, running: Running) -> Setup:
@@ -165,14 +165,14 @@ def _sites(
     sites = select_sites(find_sites(setup.slicer), layers, kinds, Site.INPUT, exclude)
     if kinds is None and layers is None:
         sites = tuple(site for site in sites if site.role == "kernel") or sites
-    if where == "weights":  # what several layers share is one of them
+    if where == "weights":  # a weight that several layers share is ranked once
         sites = tuple({site.weight: site for site in reversed(sites)}.values())[::-1]
     else:
         setup, sites = without_shut(setup, sites)
     if len(sites) < 2:
-        found = ", ".join(site.layer for site in sites)
+        names = ", ".join(site.layer for site in sites)
         raise ModelError(
-            f"{setup.model.name}: expected at least 2 layers to rank, found {found}; choose more with --layers"
+            f"{setup.model.name}: expected at least 2 layers to rank, found {names}; choose more with `layers`"
         )
     return setup, sites
 
@@ -209,7 +209,7 @@ def _layers(
 
 
 def _builtin(name: str, layers: Sequence[LayerRobustness], learnt: Mapping[str, Values], seed: int) -> LayerOrder:
-    """Return a built-in ranking; equal layers keep their order. ``learnt``: right answers (layers, units) to sort by."""
+    """Return a built-in ranking; equal layers keep their order. ``learnt``: correct shares (layers, units) to sort by."""
     if name in learnt:
         return np.argsort(learnt[name].mean(axis=1), kind="stable").astype(np.intp)
     values = {
@@ -228,7 +228,8 @@ def _builtin(name: str, layers: Sequence[LayerRobustness], learnt: Mapping[str, 
 def _ranked(
     name: str, order: LayerOrder, layers: Sequence[LayerRobustness], outcomes: LayerOutcomes, seed: int
 ) -> ScoredRanking:
-    macs, bits = (np.array(values, np.float64) for values in zip(*((x.cost.macs, x.bits) for x in layers), strict=True))
+    macs = np.array([layer.cost.macs for layer in layers], np.float64)
+    bits = np.array([layer.bits for layer in layers], np.float64)
     return ScoredRanking(
         name,
         order,
@@ -241,21 +242,17 @@ def _ranked(
 def _pairs(
     ranked: Sequence[ScoredRanking], outcomes: LayerOutcomes, learnt: Mapping[str, Values], top: int | None, seed: int
 ) -> list[RankingComparison]:
-    """Compare all rankings with each other; one that was ``learnt`` is learnt anew in each draw of its units."""
-    pairs = []
+    """Compare all rankings pairwise. A ``learnt`` ranking is ordered anew in each bootstrap draw of its units."""
+    compared = []
     rankings = {
         entry.name: RankingFromInputs(learnt[entry.name]) if entry.name in learnt else entry.order for entry in ranked
     }
-    for one, other in combinations(ranked, 2):
-        if len(np.intersect1d(one.order, other.order)) < 2:  # nothing to compare
+    for a, b in combinations(ranked, 2):
+        if len(np.intersect1d(a.order, b.order)) < 2:  # nothing to compare
             continue
-        first = min(len(one.order), len(other.order), top or max(1, round(len(outcomes.correct) / _TOP)))
+        first = min(len(a.order), len(b.order), top or max(1, round(len(outcomes.correct) / _TOP_PART)))
         rng = np.random.default_rng(seed)
-        known = "oracle" in (one.name, other.name)
-        difference = None if known else score_difference(one.order, other.order, outcomes.correct, rng)
-        pairs.append(
-            RankingComparison(
-                one.name, other.name, rank_agreement(rankings[one.name], rankings[other.name], first, rng), difference
-            )
-        )
-    return pairs
+        difference = None if "oracle" in (a.name, b.name) else score_difference(a.order, b.order, outcomes.correct, rng)
+        agreement = rank_agreement(rankings[a.name], rankings[b.name], first, rng)
+        compared.append(RankingComparison(a.name, b.name, agreement, difference))
+    return compared

@@ -113,7 +113,7 @@ def test_layers_without_a_stored_kernel(tmp_path: Path) -> None:
     sites = [site for site in find_sites(setup.slicer) if site.site is Site.INPUT and site.role != "node"]
     assert [entry.id for entry in draw_injections(setup, sites, "neurons", 1, 0)] == ["L0_t0", "L1_t0", "L2_t0"]
     with pytest.raises(
-        ModelError, match=r"^--site weights: layer 'x' has no stored kernel; choose others with --layers$"
+        ModelError, match=r"^`where` weights: layer 'x' has no stored kernel; choose others with `layers`$"
     ):
         draw_injections(setup, sites, "weights", 1, 0)
 

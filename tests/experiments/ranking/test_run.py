@@ -257,7 +257,7 @@ def test_rankings_of_a_layer_each(model: Path, tmp_path: Path) -> None:
 def test_evaluation_steps(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int, size: int, chosen: Any, inputs: int
 ) -> None:
-    """Batches of --batch-size inputs: the first ones, or a random subset's."""
+    """Batches of `batch_size` inputs: the first ones, or a random subset's."""
     settings = Settings(batch_size=size, seed=5, **chosen)
 
     def stop(setup: Setup, injections: list[Injection], **_: Any) -> None:
