@@ -13,8 +13,14 @@ from bitswap_onnx.cli import console
 from bitswap_onnx.cli.inject import print_notes, stop_on_signal
 from bitswap_onnx.cli.options import BitOrderOption, with_shared
 from bitswap_onnx.errors import RunError
-from bitswap_onnx.experiments.comparison.compare import FILES, Comparison, ComparisonRow, Judgement, compare_runs
-from bitswap_onnx.experiments.comparison.models import compare_models
+from bitswap_onnx.experiments.comparison.compare_runs import (
+    COMPARISON_FILES,
+    Comparison,
+    ComparisonRow,
+    Judgement,
+    compare_runs,
+)
+from bitswap_onnx.experiments.comparison.run import compare_models
 
 _LAYERS = 10
 
@@ -96,7 +102,7 @@ def _print(comparison: Comparison, folder: Path) -> None:
     masked = [row for row in wide if row.quantity == "masked"]
     console.out.print(_critical_table([*critical, *layers[:_LAYERS]], about["judgement"]["delta"]))
     if len(layers) > _LAYERS:
-        console.out.print(f"the {_LAYERS} layers that differ most; all {len(layers)} are in {FILES[1]}")
+        console.out.print(f"the {_LAYERS} layers that differ most; all {len(layers)} are in {COMPARISON_FILES[1]}")
     console.out.print(
         "Differ: faults whose share differs at all, and the exact 95 % upper bound of their share of all faults"
     )
@@ -107,7 +113,7 @@ def _print(comparison: Comparison, folder: Path) -> None:
         console.out.print(f"checked: {checked}")
     for note in about["notes"]:
         console.out.print(f"note: {note}")
-    console.out.print(f"written: {', '.join(str(folder / name) for name in FILES)}")
+    console.out.print(f"written: {', '.join(str(folder / name) for name in COMPARISON_FILES)}")
 
 
 def _critical_table(rows: list[ComparisonRow], delta: float) -> Table:

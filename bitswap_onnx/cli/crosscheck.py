@@ -119,8 +119,8 @@ def _print_totals(verdict: Verdict) -> None:
         f"{sum(a.nonfinite_differing for a in verdict.injections)} differ ({verdict.cause}); "
         f"masked: ORT {masked[0]}, {verdict.native} {masked[1]} (rounding)"
     )
-    for parting in verdict.partings:
-        console.out.print(f"  {verdict.native}, {parting.text}", markup=False)
+    for divergence in verdict.divergences:
+        console.out.print(f"  {verdict.native}, {divergence.text}", markup=False)
 
 
 def _total(counts: Iterable[int | None]) -> int:

@@ -12,7 +12,8 @@ from bitswap_onnx.cli import console
 from bitswap_onnx.cli.inject import watched
 from bitswap_onnx.cli.options import Exclude, ModelPath, Plot, with_shared
 from bitswap_onnx.errors import BitswapError
-from bitswap_onnx.experiments.neurons.report import NeuronCampaign, NeuronLayer, TextTable, layer_table, result_table
+from bitswap_onnx.experiments.neurons.report import TextTable, layer_table, result_table
+from bitswap_onnx.experiments.neurons.results import NeuronCampaign, TargetLayer
 from bitswap_onnx.experiments.neurons.run import run_neurons
 from bitswap_onnx.faults.numerals import whole
 from bitswap_onnx.report.figures import require_matplotlib
@@ -75,7 +76,7 @@ def _numbers(text: str | None) -> frozenset[int] | None:
         raise BitswapError(f"--layer-num: expected whole numbers like 0,2,4, found {text!r}") from None
 
 
-def _print_layers(network: str, layers: Sequence[NeuronLayer]) -> None:
+def _print_layers(network: str, layers: Sequence[TargetLayer]) -> None:
     _show(layer_table(network, layers))
 
 

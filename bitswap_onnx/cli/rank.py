@@ -14,12 +14,13 @@ from bitswap_onnx.cli import console
 from bitswap_onnx.cli.inject import watched
 from bitswap_onnx.cli.options import Exclude, Layers, ModelPath, Plot, with_shared
 from bitswap_onnx.errors import BitswapError
-from bitswap_onnx.experiments.ranking.ranking import RANKING_LEVEL, RiskEstimate
 from bitswap_onnx.experiments.ranking.report import write_robustness
-from bitswap_onnx.experiments.ranking.robustness import Ranked, Robustness
-from bitswap_onnx.experiments.ranking.run import BUILTIN, evaluate_robustness
+from bitswap_onnx.experiments.ranking.results import Robustness, ScoredRanking
+from bitswap_onnx.experiments.ranking.run import BUILTIN_RANKINGS, evaluate_robustness
 from bitswap_onnx.report.figures import require_matplotlib
 from bitswap_onnx.report.ranking import plot_robustness
+from bitswap_onnx.stats.intervals import CONFIDENCE_LEVEL
+from bitswap_onnx.stats.rankings import BootstrapEstimate
 
 
 @with_shared
@@ -35,7 +36,7 @@ def command(
         typer.Option("--as", help="What plain numbers in --ranking are: layers in order, or each layer's rank."),
     ] = None,
     builtin: Annotated[
-        str, typer.Option(metavar="NAME,..|all|none", help=f"Built-in rankings: {', '.join(BUILTIN)}.")
+        str, typer.Option(metavar="NAME,..|all|none", help=f"Built-in rankings: {', '.join(BUILTIN_RANKINGS)}.")
     ] = "all",
     site: Annotated[
         Literal["neurons", "weights"],
@@ -81,7 +82,7 @@ def command(
 
 def _named(paths: list[Path]) -> dict[str, Path]:
     named = {path.stem: path for path in paths}
-    clash = [name for name in named if name in BUILTIN]
+    clash = [name for name in named if name in BUILTIN_RANKINGS]
     if len(named) < len(paths) or clash:
         what = f"the name of a built-in ranking ({clash[0]})" if clash else "two files of one name"
         raise BitswapError(f"--ranking: a ranking goes by its file's name; expected different ones, found {what}")
@@ -90,7 +91,7 @@ def _named(paths: list[Path]) -> dict[str, Path]:
 
 def _builtin(text: str) -> tuple[str, ...]:
     if text in ("all", "none"):
-        return BUILTIN if text == "all" else ()
+        return BUILTIN_RANKINGS if text == "all" else ()
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
@@ -117,14 +118,14 @@ def _print(robustness: Robustness, files: Iterable[Path]) -> None:
 
 def _rankings(robustness: Robustness) -> Table:
     """Return the rankings, the best of all layers first."""
-    interval = f"{100 * RANKING_LEVEL:g} % interval"
+    interval = f"{100 * CONFIDENCE_LEVEL:g} % interval"
     table = console.table(
         "Rankings: score (lower is better; best and worst of all orders beside it); normalised: 0 as at random, 1 as the "
         "oracle that learns from half of the data (who learns from all can do better)",
         *("Ranking", ">Score", f">{interval}", ">Best", ">Worst", ">Normalised", f">{interval}", ">Layers"),
     )
 
-    def place(ranked: Ranked) -> tuple[int, float]:
+    def place(ranked: ScoredRanking) -> tuple[int, float]:
         return -ranked.score.layers, ranked.score.score.value
 
     for ranked in sorted(robustness.rankings, key=place):
@@ -142,8 +143,8 @@ def _print_pairs(robustness: Robustness) -> None:
         console.out.print(f"{len(compared) - len(told)} of {len(compared)} pairs of rankings cannot be told apart")
     if told:
         console.out.print(
-            f"the others ({100 * RANKING_LEVEL:g} % intervals each; "
-            f"{len(compared) * (1 - RANKING_LEVEL):.1f} by chance, were all alike):"
+            f"the others ({100 * CONFIDENCE_LEVEL:g} % intervals each; "
+            f"{len(compared) * (1 - CONFIDENCE_LEVEL):.1f} by chance, were all alike):"
         )
     for pair in told:
         assert pair.difference is not None
@@ -152,7 +153,7 @@ def _print_pairs(robustness: Robustness) -> None:
         console.out.print(f"  {better[0]} is better than {better[1]} by {low:.3f} to {high:.3f} points")
 
 
-def _estimate(estimate: RiskEstimate, digits: int) -> tuple[str, str]:
+def _estimate(estimate: BootstrapEstimate, digits: int) -> tuple[str, str]:
     """Return a value and its interval, dashes for what the data do not settle."""
     if not math.isfinite(estimate.value) or not (math.isfinite(estimate.low) or math.isfinite(estimate.high)):
         return "-", "-"

@@ -11,11 +11,13 @@ from bitswap_onnx.campaign.settings import Settings
 from bitswap_onnx.cli import console
 from bitswap_onnx.cli.inject import watched
 from bitswap_onnx.cli.options import Exclude, ModelPath, Plot, with_shared
-from bitswap_onnx.experiments.sweep.bit_errors import parse_rates
-from bitswap_onnx.experiments.sweep.run import REPEATS, SWEEP_LEVEL, Sweep, interval, sweep_errors
+from bitswap_onnx.experiments.sweep.rates import parse_rates
+from bitswap_onnx.experiments.sweep.results import Sweep, repeat_interval
+from bitswap_onnx.experiments.sweep.run import DEFAULT_REPEATS, sweep_errors
 from bitswap_onnx.report.figures import require_matplotlib
 from bitswap_onnx.report.sweep import plot_sweep
 from bitswap_onnx.stats.clustered import Mean
+from bitswap_onnx.stats.intervals import CONFIDENCE_LEVEL
 
 
 @with_shared
@@ -26,7 +28,7 @@ def command(
     rates: Annotated[
         str, typer.Option(metavar="LOW:HIGH|R,..", help="Bit error rates: decades from LOW, both ends; or a list.")
     ],
-    repeats: Annotated[int, typer.Option(min=1, help="Draws per rate.")] = REPEATS,
+    repeats: Annotated[int, typer.Option(min=1, help="Draws per rate.")] = DEFAULT_REPEATS,
     layers: Annotated[
         str | None,
         typer.Option(metavar="NAME,..", help="Layers and parameters: globs or parts of names. Default: all."),
@@ -63,7 +65,7 @@ def _print(sweep: Sweep, files: Iterable[Path]) -> None:
     shown = {name: title for name, title in names.items() if sweep.golden[name] is not None}
     result = console.table(
         f"{sweep.network} on {sweep.dataset}, {sweep.inputs} inputs: random flips among {sweep.bits:,} bits; "
-        f"shares in % with their {100 * SWEEP_LEVEL:g} % intervals",
+        f"shares in % with their {100 * CONFIDENCE_LEVEL:g} % intervals",
         ">Rate",
         ">Mean flips",
         ">Repeats with flips",
@@ -81,5 +83,5 @@ def _print(sweep: Sweep, files: Iterable[Path]) -> None:
 def _share(mean: Mean | None) -> str:
     if mean is None:
         return "-"
-    bounds = interval(mean)
+    bounds = repeat_interval(mean)
     return f"{100 * mean.mean:.2f}" + (f" [{100 * bounds[0]:.2f}, {100 * bounds[1]:.2f}]" if bounds else "")

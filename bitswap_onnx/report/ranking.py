@@ -1,18 +1,21 @@
-"""Figures of a ranking: S-curves and residual risk."""
+"""The figure of a ranking experiment: S-curves and residual risk."""
 
 from pathlib import Path
 
 import numpy as np
 
-from bitswap_onnx.experiments.ranking.robustness import Robustness, ranking_files
+from bitswap_onnx.experiments.ranking.results import Robustness, ranking_files
 from bitswap_onnx.report.figures import Curve, Panel, save_figure
 
-#: Rankings that others are read against: drawn apart.
+#: Rankings drawn as references, against which the others are read.
 _REFERENCES = ("random", "oracle")
 
 
 def plot_robustness(robustness: Robustness) -> tuple[Path, Path]:
-    """Draw the S-curves of all rankings and their residual risk into ``<model>_rank.svg`` and ``.png``."""
+    """Draw the S-curves and the residual risk of all rankings into ``<model>_rank.svg`` and ``.png``; return both.
+
+    Raises MissingExtraError without matplotlib.
+    """
     curves, risks = [], []
     for ranked in robustness.rankings:
         name, reference = ranked.name, ranked.name in _REFERENCES

@@ -1,17 +1,18 @@
-"""Figures of a sweep: accuracy and outcomes against the bit error rate."""
+"""The figure of a sweep: accuracy and outcomes against the bit error rate."""
 
 from pathlib import Path
 
 import numpy as np
 
-from bitswap_onnx.experiments.sweep.run import Sweep, with_interval
+from bitswap_onnx.experiments.sweep.results import Sweep, mean_with_interval
 from bitswap_onnx.report.figures import Curve, Panel, save_figure
 
 
 def plot_sweep(sweep: Sweep) -> tuple[Path, Path]:
-    """Draw accuracy and outcomes against the rate into ``<model>.svg`` and ``<model>.png``, bands for the intervals.
+    """Draw accuracy and outcomes against the rate into ``<model>.svg`` and ``<model>.png``; bands show intervals.
 
-    Without labels, accuracy is agreement with the golden prediction. Raises MissingExtraError without matplotlib.
+    Without labels, accuracy is agreement with the golden prediction. Returns both paths. Raises MissingExtraError without
+    matplotlib.
     """
     correct = sweep.golden["top_1_correct"] is not None
     accuracy = {"top_1_correct": "top-1", "top_5_correct": "top-5"} if correct else {"top_1_robust": "top-1 as golden"}
@@ -21,13 +22,13 @@ def plot_sweep(sweep: Sweep) -> tuple[Path, Path]:
 
 
 def _panel(sweep: Sweep, title: str, names: dict[str, str]) -> Panel:
-    """Return the curves of the measures that apply, and of the accuracy without errors."""
+    """Return a curve for each measure that applies, and for accuracy a line without errors."""
     rates = np.array([row.rate for row in sweep.rows])
     curves = []
     for name, label in names.items():
         golden = sweep.golden[name]
         if golden is not None:
-            shares = np.array([with_interval(row.means[name]) for row in sweep.rows], np.float64)
+            shares = np.array([mean_with_interval(row.means[name]) for row in sweep.rows], np.float64)
             mean, low, high = 100 * shares.T
             curves.append(Curve(label, rates, mean, low, high))
             if title == "Accuracy":

@@ -21,6 +21,9 @@ from scipy import special
 
 Values = NDArray[np.float64]
 
+#: Confidence level of a two-sided interval where nothing else is asked for.
+CONFIDENCE_LEVEL = 0.95
+
 
 def share_interval(
     means: ArrayLike, n: ArrayLike, level: float, weights: ArrayLike = 1.0, shrink: ArrayLike = 1.0

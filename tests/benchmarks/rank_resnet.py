@@ -15,11 +15,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from bitswap_onnx.campaign.options import RunOptions
-from bitswap_onnx.experiments.ranking.ranking import ALIKE, RANKING_LEVEL, RiskEstimate
 from bitswap_onnx.experiments.ranking.report import write_robustness
-from bitswap_onnx.experiments.ranking.robustness import Robustness
+from bitswap_onnx.experiments.ranking.results import Robustness
 from bitswap_onnx.experiments.ranking.run import evaluate_robustness
 from bitswap_onnx.report.ranking import plot_robustness
+from bitswap_onnx.stats.intervals import CONFIDENCE_LEVEL
+from bitswap_onnx.stats.rankings import ALIKE, BootstrapEstimate
 from tests.benchmarks.subjects import add_reference, image_settings, machine, make_subject
 
 
@@ -50,7 +51,8 @@ def main() -> None:
 
 def table(found: Robustness) -> Iterator[str]:
     """Yield the rankings as markdown, the best first."""
-    yield f"| ranking | score, % ({100 * RANKING_LEVEL:g} % interval) | normalised ({100 * RANKING_LEVEL:g} % interval) |"
+    interval = f"{100 * CONFIDENCE_LEVEL:g} % interval"
+    yield f"| ranking | score, % ({interval}) | normalised ({interval}) |"
     yield "|---|---|---|"
     for ranked in sorted(found.rankings, key=lambda entry: entry.score.score.value):
         yield f"| {ranked.name} | {shown(ranked.score.score, 3)} | {shown(ranked.score.normalised, 2)} |"
@@ -71,7 +73,7 @@ def summary(found: Robustness) -> Iterator[str]:
     yield f"{len(apart)} of {len(compared)} pairs are told apart (the oracle's are left out)"
 
 
-def shown(estimate: RiskEstimate, digits: int) -> str:
+def shown(estimate: BootstrapEstimate, digits: int) -> str:
     """A value and its interval; open ends where the inputs do not settle them."""
     if not math.isfinite(estimate.value):
         return "-"

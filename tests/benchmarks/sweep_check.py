@@ -23,9 +23,11 @@ from bitswap_onnx.campaign.options import RunOptions
 from bitswap_onnx.campaign.settings import Settings
 from bitswap_onnx.campaign.setup import prepare
 from bitswap_onnx.experiments.sweep.bit_errors import faults_at, find_regions
-from bitswap_onnx.experiments.sweep.run import SWEEP_LEVEL, SweepRow, sweep_errors
+from bitswap_onnx.experiments.sweep.results import RateSummary
+from bitswap_onnx.experiments.sweep.run import sweep_errors
 from bitswap_onnx.faults.fault import Injection
 from bitswap_onnx.stats.clustered import Mean, clustered_mean
+from bitswap_onnx.stats.intervals import CONFIDENCE_LEVEL
 from tests.benchmarks.subjects import add_reference, campaign, image_settings, machine, make_subject, published_list
 
 RATES = (1e-9, 1e-8, 1e-7)
@@ -53,7 +55,7 @@ def single_share(model: Path, settings: Settings, count: int, seed: int, run: Pa
     return bits, clustered_mean(np.array(list(critical.values())) / settings.first)
 
 
-def swept(model: Path, settings: Settings, bits: int, rate: float, flips: int, run: Path) -> SweepRow:
+def swept(model: Path, settings: Settings, bits: int, rate: float, flips: int, run: Path) -> RateSummary:
     """Sweep at one rate, as often as it takes to flip about ``flips`` bits."""
     repeats = math.ceil(flips / (bits * rate))
     sweep = sweep_errors(model, [rate], repeats=repeats, layers=LAYERS, settings=settings, options=RunOptions(run=run))
@@ -86,7 +88,8 @@ def main() -> None:
     for name, mean in predictions.items():
         print(f"{name}: {mean.n} faults, critical {percent(mean, 1)}")
     print(
-        f"critical in %, {100 * SWEEP_LEVEL:g} % intervals: rate | expected flips, drawn | sweep | prediction | overlap | z"
+        f"critical in %, {100 * CONFIDENCE_LEVEL:g} % intervals: rate | expected flips, drawn | sweep | prediction "
+        "| overlap | z"
     )
     apart = 0
     for row in rows:
@@ -95,7 +98,7 @@ def main() -> None:
         for name, mean in predictions.items():
             expected = bits * row.rate
             overlap = overlaps(
-                measured.interval(SWEEP_LEVEL), [expected * bound for bound in mean.interval(SWEEP_LEVEL)]
+                measured.interval(CONFIDENCE_LEVEL), [expected * bound for bound in mean.interval(CONFIDENCE_LEVEL)]
             )
             z = (measured.mean - expected * mean.mean) / np.hypot(measured.se, expected * mean.se)
             apart += not overlap
@@ -108,7 +111,7 @@ def main() -> None:
 
 def percent(mean: Mean, factor: float) -> str:
     """A mean share times ``factor`` and its interval, in percent."""
-    low, high = (100 * factor * bound for bound in mean.interval(SWEEP_LEVEL))
+    low, high = (100 * factor * bound for bound in mean.interval(CONFIDENCE_LEVEL))
     return f"{100 * factor * mean.mean:.4f} [{low:.4f}, {high:.4f}]"
 
 

@@ -24,7 +24,7 @@ from bitswap_onnx.campaign.schedule import join_paths
 from bitswap_onnx.campaign.settings import Settings
 from bitswap_onnx.campaign.setup import prepare
 from bitswap_onnx.errors import BitswapError, InterruptedRunError, RunError
-from bitswap_onnx.experiments.comparison.run_pair import read_pair
+from bitswap_onnx.experiments.comparison.paired_runs import read_pair
 from bitswap_onnx.faults.fault import Fault, Injection, Kind, Site
 from bitswap_onnx.faults.fault_list import read_fault_list, write_fault_list
 from tests.builders import cnn, normal, save

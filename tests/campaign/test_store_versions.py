@@ -11,7 +11,7 @@ from bitswap_onnx.campaign.results import export_dialect, summarize
 from bitswap_onnx.campaign.run_directory import reading
 from bitswap_onnx.campaign.schema import SCHEMA_VERSION, UPGRADES
 from bitswap_onnx.errors import RunError
-from bitswap_onnx.experiments.comparison.run_pair import read_pair
+from bitswap_onnx.experiments.comparison.paired_runs import read_pair
 from tests.campaign.old_stores import RESULTS, RESULTS_2, finish, injections, neuron_injections, old_run
 
 WEIGHTS, NEURONS = "version_4_weights", "version_4_neurons"

@@ -14,7 +14,7 @@ from scipy import stats
 
 from bitswap_onnx.errors import ControlFailedError
 from bitswap_onnx.experiments.ranking import run as rank_module
-from bitswap_onnx.experiments.ranking.run import BUILTIN
+from bitswap_onnx.experiments.ranking.run import BUILTIN_RANKINGS
 from tests.builders import build, normal, save
 from tests.command_line import Run, runner
 
@@ -35,7 +35,7 @@ TABLES = ("layers", "rankings", "curves", "pairs")
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """Run ``rank net.onnx`` in a folder with that model and its data; return exit code, stdout and stderr."""
     monkeypatch.chdir(tmp_path)
-    for name in ("score_ranking", "distinguish", "agreement"):
+    for name in ("score_ranking", "score_difference", "rank_agreement"):
         monkeypatch.setattr(rank_module, name, partial(getattr(rank_module, name), draws=100))
     sizes = {"first": (9, 6), "second": (7, 9), "third": (4, 7)}
     tensors = {f"{name}__weight": normal(*size, seed=size[0]) for name, size in sizes.items()}
@@ -78,11 +78,11 @@ def test_tables_and_files(run: Run) -> None:
         check_ranking(row, {layer["layer"]: layer for layer in layers})
         assert table[row["ranking"]][1] == f"{float(row['score']):.3f}"
         assert table[row["ranking"]][-1] == f"{row['layers']} of 3"
-    printed = [name for name in table if name in ("mine", *BUILTIN)]
+    printed = [name for name in table if name in ("mine", *BUILTIN_RANKINGS)]
     assert printed == [
         row["ranking"] for row in sorted(rankings, key=lambda row: (-int(row["layers"]), float(row["score"])))
     ]
-    assert {row["ranking"] for row in rankings} == {"mine", *BUILTIN}
+    assert {row["ranking"] for row in rankings} == {"mine", *BUILTIN_RANKINGS}
     orders = {row["ranking"]: row["order"] for row in rankings}
     assert (orders["mine"], orders["reverse"]) == ("first;third", "third;second;first")
     check_json()

@@ -9,7 +9,7 @@ import pytest
 from bitswap_onnx.campaign.audit import parse_audit
 from bitswap_onnx.cli import export, neurons, options
 from bitswap_onnx.errors import BitswapError
-from bitswap_onnx.experiments.sweep.bit_errors import parse_rates
+from bitswap_onnx.experiments.sweep.rates import parse_rates
 from bitswap_onnx.faults.bits import FORMATS, encode
 from bitswap_onnx.faults.numerals import real, whole
 from bitswap_onnx.outcome import parse_criterion

@@ -18,7 +18,7 @@ from bitswap_onnx.campaign.settings import Settings
 from bitswap_onnx.campaign.setup import prepare
 from bitswap_onnx.converters.native import Native
 from bitswap_onnx.errors import ControlFailedError
-from bitswap_onnx.experiments.crosscheck.parting import Parting, find_parting
+from bitswap_onnx.experiments.crosscheck.divergence import Divergence, find_divergence
 from bitswap_onnx.faults.fault import Injection
 from bitswap_onnx.faults.fault_list import read_fault_list, refuse_neurons
 from bitswap_onnx.graph.model import Model
@@ -29,7 +29,7 @@ from bitswap_onnx.outcome import Counts, Golden, Scores, TopOne, judge
 MAX_CLEAN_DIFFERENCE = 1e-3
 
 #: Of how many injections whose predictions differ it is found out where the runs part.
-PARTINGS = 5
+MAX_DIVERGENCES = 5
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Agreement:
 class Verdict:
     """All agreements with one native run, and the largest share of differing nonfinite inferences that is tolerated.
 
-    ``partings`` say where the two runs part, for the first injections whose predictions differ.
+    ``divergences`` say where the two runs part, for the first injections whose predictions differ.
     """
 
     native: str
@@ -68,7 +68,7 @@ class Verdict:
     injections: tuple[Agreement, ...]
     max_nonfinite: float
     has_max_pool: bool
-    partings: tuple[Parting, ...] = ()
+    divergences: tuple[Divergence, ...] = ()
 
     @property
     def unexplained(self) -> int:
@@ -83,7 +83,7 @@ class Verdict:
     @property
     def cause(self) -> str:
         """Where nonfinite predictions come to differ, or what is known of the model."""
-        places = dict.fromkeys(parting.operators for parting in self.partings if parting.nodes)
+        places = dict.fromkeys(divergence.operators for divergence in self.divergences if divergence.nodes)
         if places:
             return f"the runs part at {', '.join(places)}"
         known = "MaxPool: ONNX Runtime keeps a NaN only if it is a window's last element, frameworks propagate it"
@@ -112,7 +112,7 @@ class Verdict:
             )
 
 
-def agree(identifier: str, runtime: tuple[Scores, Scores], native: tuple[Scores, Scores]) -> Agreement:
+def measure_agreement(identifier: str, runtime: tuple[Scores, Scores], native: tuple[Scores, Scores]) -> Agreement:
     """Compare two (golden, faulty) pairs of scores, each (inputs, classes); for the clean run both are golden.
 
     A near tie is a differing prediction whose margin, on both sides, is no larger than twice the clean score difference,
@@ -189,19 +189,19 @@ def crosscheck(
     for native in runs:
         native_clean = native.clean(inputs)
         agreements: list[Agreement] = []
-        partings: list[Parting] = []
+        divergences: list[Divergence] = []
         for number, injection in enumerate(resolved, 1):
             scores = np.load(run / "outputs" / f"inj_{injection.id}.npy")
             pair = native_clean, native.faulty(injection, inputs)
-            agreements.append(agree(injection.id, (clean, scores), pair))
+            agreements.append(measure_agreement(injection.id, (clean, scores), pair))
             example = agreements[-1].example
-            if example is not None and len(partings) < PARTINGS:
+            if example is not None and len(divergences) < MAX_DIVERGENCES:
                 rows = scores[example], pair[1][example]
-                partings.append(find_parting(setup, injection, native, example, rows))
+                divergences.append(find_divergence(setup, injection, native, example, rows))
             if on_progress:
                 on_progress(Progress(f"native {native.name}", number, len(resolved)))
-        whole = agree("clean", (clean, clean), (native_clean, native_clean))
-        verdicts.append(Verdict(native.name, whole, tuple(agreements), max_nonfinite, has_max_pool, tuple(partings)))
+        whole = measure_agreement("clean", (clean, clean), (native_clean, native_clean))
+        verdicts.append(Verdict(native.name, whole, tuple(agreements), max_nonfinite, has_max_pool, tuple(divergences)))
     return verdicts
 
 

@@ -1,30 +1,21 @@
-"""What a neuron campaign found, layer by layer: its numbers, and the tables, files and figure that show them.
-
-Shares are of inferences: each input of the dataset once per trial. The input is the sampling unit, its trials (and for the
-total its layers) are a cluster; everything is conditional on the layers. Intervals are Wilson's, see `proportion`.
-"""
+"""Tables and files of a finished neuron campaign: both tables as text, the numbers as CSV, every misclassification."""
 
 import csv
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import compress, groupby
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from bitswap_onnx.campaign.store import Store
+from bitswap_onnx.experiments.neurons.results import ALL_LAYERS, NeuronCampaign, TargetLayer
 from bitswap_onnx.faults.bits import BitFormat
 from bitswap_onnx.files import replacing
-from bitswap_onnx.graph.sites import NeuronSite
 from bitswap_onnx.outcome import Flags, Golden
-
-#: Level of the intervals.
-NEURON_LEVEL = 0.95
-
-ALL_LAYERS = "all layers"
+from bitswap_onnx.stats.intervals import CONFIDENCE_LEVEL
+from bitswap_onnx.stats.proportion import Proportion
 
 _COLUMNS = (
     *("number", "layer", "type", "dtype", "weight_shape", "output_shape", "neurons", "inputs", "trials"),
@@ -34,82 +25,9 @@ _COLUMNS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class NeuronLayer:
-    """A layer whose output is hit: its ``number`` in the selection, its ``weight``'s shape."""
-
-    number: int
-    site: NeuronSite
-    weight_shape: tuple[int, ...] | None
-
-    def injection(self, trial: int) -> str:
-        """Return the id of its injection in one trial."""
-        return f"L{self.number:02d}_t{trial}"
-
-
-@dataclass(frozen=True, slots=True)
-class Proportion:
-    """``hits`` among ``inferences``, and the interval of their share; NaN of no inferences."""
-
-    hits: int
-    inferences: int
-    low: float
-    high: float
-
-    @property
-    def share(self) -> float:
-        """The share, 0 to 1."""
-        return self.hits / self.inferences if self.inferences else np.nan
-
-
-@dataclass(frozen=True, slots=True)
-class NeuronRow:
-    """One layer's outcomes, or those of all (``layer`` None).
-
-    ``misclassified`` is among inputs whose golden prediction is the label (None without labels); ``critical`` and
-    ``nonfinite`` are among all inputs.
-    """
-
-    layer: NeuronLayer | None
-    misclassified: Proportion | None
-    critical: Proportion
-    nonfinite: Proportion
-
-
-@dataclass(frozen=True, slots=True)
-class NeuronCampaign:
-    """A finished campaign over ``inputs``, of which ``correct`` are golden-correct (None without labels).
-
-    ``rows``: the layers in order, then all of them together. ``bit`` None: a random one. ``is_classifier``: critical means
-    another prediction, not a tolerance that was exceeded. ``detailed``: whether misclassifications are listed in a file.
-    """
-
-    run: Path
-    network: str
-    dataset: str
-    seed: int
-    inputs: int
-    trials: int
-    bit: int | None
-    correct: int | None
-    rows: tuple[NeuronRow, ...]
-    is_classifier: bool
-    detailed: bool
-
-    @property
-    def layers(self) -> list[NeuronLayer]:
-        """The layers, in order."""
-        return [row.layer for row in self.rows if row.layer is not None]
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """``<model>_<dataset>_<seed>.txt``, the same with ``.csv``, and perhaps with ``_detailed.txt``."""
-        return neuron_files(self.run, self.network, self.dataset, self.seed)[: 3 if self.detailed else 2]
-
-
 @dataclass(frozen=True)
 class TextTable:
-    """A table as it is shown, ``notes`` under it; columns whose name starts with ``>`` are aligned to the right."""
+    """A table to show, with ``notes`` under it. A column whose name starts with ``>`` is aligned to the right."""
 
     title: str
     columns: tuple[str, ...]
@@ -117,7 +35,7 @@ class TextTable:
     notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        """Return the table in columns that are aligned by spaces."""
+        """Return the table as text, its columns aligned by spaces."""
         cells = [tuple(name.lstrip(">") for name in self.columns), *self.rows]
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         sides = [">" if name.startswith(">") else "<" for name in self.columns]
@@ -125,32 +43,7 @@ class TextTable:
         return "\n".join([self.title, *(form.format(*row).rstrip() for row in cells), *self.notes]) + "\n"
 
 
-def proportion(hits: Flags) -> Proportion:
-    """Return the share of true ``hits`` (inputs, inferences of each) with Wilson's interval at `NEURON_LEVEL`.
-
-    Inferences of one input are not independent, so Wilson's n is the effective number of them, p (1 - p) over the variance
-    of the mean (Franco et al., J. Survey Stat. Methodol. 2019, PMC6690503), with the variance between inputs. It lies
-    between the number of inputs, which it is for one inference of each, and that of inferences. Where no or every
-    inference is a hit, it is taken as the number of inputs.
-    """
-    if not hits.size:
-        return Proportion(0, 0, np.nan, np.nan)
-    inputs, count, share = len(hits), int(np.count_nonzero(hits)), float(hits.mean())
-    spread, between = share * (1 - share), float(np.var(hits.mean(axis=1)))
-    n = float(inputs) if not spread else min(inputs * spread / between, hits.size) if between else float(hits.size)
-    z = float(stats.norm.ppf((1 + NEURON_LEVEL) / 2))
-    middle, half = share + z**2 / (2 * n), z * np.sqrt(spread / n + z**2 / (4 * n**2))
-    low, high = ((middle + end) / (1 + z**2 / n) for end in (-half, half))
-    return Proportion(count, hits.size, low if count else 0.0, high if count < hits.size else 1.0)
-
-
-def neuron_files(run: Path, network: str, dataset: str, seed: int) -> tuple[Path, ...]:
-    """Return every file that a campaign may have: text, numbers, misclassifications, figures."""
-    ends = (".txt", ".csv", "_detailed.txt", ".svg", ".png")
-    return tuple(run / f"{network}_{dataset}_{seed}{end}" for end in ends)
-
-
-def layer_table(network: str, layers: Iterable[NeuronLayer]) -> TextTable:
+def layer_table(network: str, layers: Iterable[TargetLayer]) -> TextTable:
     """Return the summary of the layers that are hit."""
     columns = (">No.", "Layer", "Type", "Weight", "Output", "Format", ">Neurons")
     rows = []
@@ -160,7 +53,7 @@ def layer_table(network: str, layers: Iterable[NeuronLayer]) -> TextTable:
 
 
 def result_table(campaign: NeuronCampaign) -> TextTable:
-    """Return what the faults did, per layer and in all: shares in % with their intervals."""
+    """Return the effect of the faults, per layer and in total: shares in % with their intervals."""
     measured = "Critical" if campaign.correct is None else "Misclassified"
     others = (">Nonfinite %",) if campaign.correct is None else (">Critical %", ">Nonfinite %")
     rows = []
@@ -169,7 +62,7 @@ def result_table(campaign: NeuronCampaign) -> TextTable:
         shares = (row.critical.share, row.nonfinite.share)[-len(others) :]
         cells = (_in_full(row.misclassified or row.critical), *(f"{100 * share:.2f}" for share in shares))
         rows.append((*name, *cells))
-    columns = (">No.", "Layer", f">{measured}: % [{100 * NEURON_LEVEL:g} %]", *others)
+    columns = (">No.", "Layer", f">{measured}: % [{100 * CONFIDENCE_LEVEL:g} %]", *others)
     return TextTable(_title(campaign), columns, tuple(rows), tuple(_notes(campaign)))
 
 
@@ -183,20 +76,21 @@ def _title(campaign: NeuronCampaign) -> str:
 
 
 def _notes(campaign: NeuronCampaign) -> Iterator[str]:
-    """Name the denominators."""
+    """Yield what each share is a share of."""
     times = "" if campaign.trials == 1 else f", each {campaign.trials} times"
     if campaign.correct is not None:
         yield (
             f"misclassified: the prediction is wrong, of the {campaign.correct} golden-correct inputs{times} "
             f"(clean accuracy {100 * campaign.correct / campaign.inputs:.2f} %)"
         )
-    what = "the prediction is not the golden one" if campaign.is_classifier else "an output exceeds the tolerance"
-    yield f"critical: {what}, of all {campaign.inputs} inputs{times}; nonfinite: an output is NaN or Inf, of the same"
+    critical = "the prediction is not the golden one" if campaign.is_classifier else "an output exceeds the tolerance"
+    yield f"critical: {critical}, of all {campaign.inputs} inputs{times}; nonfinite: an output is NaN or Inf, of the same"
 
 
-def _in_full(one: Proportion) -> str:
-    percent = f"{100 * one.share:.2f} [{100 * one.low:.2f}, {100 * one.high:.2f}]" if one.inferences else "-"
-    return f"{one.hits}/{one.inferences}: {percent}"
+def _in_full(measured: Proportion) -> str:
+    low, high = 100 * measured.low, 100 * measured.high
+    percent = f"{100 * measured.share:.2f} [{low:.2f}, {high:.2f}]" if measured.inferences else "-"
+    return f"{measured.hits}/{measured.inferences}: {percent}"
 
 
 def _shape(shape: tuple[int, ...] | None) -> str:
@@ -204,7 +98,7 @@ def _shape(shape: tuple[int, ...] | None) -> str:
 
 
 def write_report(campaign: NeuronCampaign) -> None:
-    """Write the text with both tables, and the numbers per layer as CSV; the last row is that of all layers."""
+    """Write both tables as text, and the numbers per layer as CSV; the last row is all layers together."""
     text, numbers, *_ = campaign.files
     with replacing(text) as file:
         file.write(f"{layer_table(campaign.network, campaign.layers)}\n{result_table(campaign)}")
@@ -212,28 +106,29 @@ def write_report(campaign: NeuronCampaign) -> None:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(_COLUMNS)
         for row in campaign.rows:
-            about = _about(row.layer) if row.layer else (None, ALL_LAYERS, *(None,) * 5)
+            layer = _about(row.layer) if row.layer else (None, ALL_LAYERS, *(None,) * 5)
             correct = (row.misclassified.inferences, *_fields(row.misclassified)) if row.misclassified else (None,) * 5
             everything = (row.critical.inferences, *_fields(row.critical), *_fields(row.nonfinite))
-            writer.writerow((*about, campaign.inputs, campaign.trials, *correct, *everything))
+            writer.writerow((*layer, campaign.inputs, campaign.trials, *correct, *everything))
 
 
-def _about(layer: NeuronLayer) -> tuple[Any, ...]:
+def _about(layer: TargetLayer) -> tuple[Any, ...]:
     site = layer.site
     shapes = _shape(layer.weight_shape), _shape(site.shape)
     return layer.number, site.layer, site.kind, site.dtype, *shapes, site.elements
 
 
-def _fields(one: Proportion) -> tuple[float | None, ...]:
-    """Return hits, share, low and high for the CSV; None for what there is not."""
-    return tuple(None if np.isnan(value) else value for value in (one.hits, one.share, one.low, one.high))
+def _fields(measured: Proportion) -> tuple[float | None, ...]:
+    """Return hits, share, low and high for the CSV, None in place of NaN."""
+    values = measured.hits, measured.share, measured.low, measured.high
+    return tuple(None if np.isnan(value) else value for value in values)
 
 
 def write_detail(campaign: NeuronCampaign, store: Store, golden: Golden, wrong: NDArray[np.bool_], batch: int) -> None:
-    """Write a line per misclassification: ``wrong`` (layers, trials, inputs) says which.
+    """Write one line for each true element of ``wrong`` (layers, trials, inputs), a misclassification.
 
-    Without labels those are changed predictions. ``batch`` is the batch size. Bits are grouped into sign, exponent and
-    mantissa; classes are numbers from 0.
+    Without labels, ``wrong`` holds changed predictions. ``batch`` is the batch size. Bits are grouped into sign, exponent
+    and mantissa; classes are numbers from 0.
     """
     with replacing(campaign.files[2]) as file:
         for layer, trials in zip(campaign.layers, wrong, strict=True):
@@ -241,43 +136,39 @@ def write_detail(campaign: NeuronCampaign, store: Store, golden: Golden, wrong: 
                 file.writelines(_lines(layer, trial, store, golden, hits, batch))
 
 
-def _lines(layer: NeuronLayer, trial: int, store: Store, golden: Golden, hits: Flags, batch: int) -> Iterator[str]:
-    where = (layer.injection(trial),)
-    faulty_classes = _classes(store, where, golden) if hits.any() else np.empty(0, np.int64)
-    receipts = store.query(
-        "SELECT r.input, r.tensor_index, r.bit, r.clean_bits, r.clean_value, r.faulty_bits, r.faulty_value FROM receipt r"
-        " JOIN injection i USING (position) WHERE i.id = ? ORDER BY r.input",
-        where,
-    )
-    for number, index, bit, *values in compress(receipts, hits):
-        clean, clean_value, faulty, faulty_value = values
-        clean, faulty = (grouped_bits(int(bits, 16), layer.site.format) for bits in (clean, faulty))
+def _lines(layer: TargetLayer, trial: int, store: Store, golden: Golden, hits: Flags, batch: int) -> Iterator[str]:
+    injection = layer.injection(trial)
+    faulty_classes = _classes(store, injection, golden) if hits.any() else np.empty(0, np.int64)
+    for neuron in compress(store.changed_elements(injection), hits):
+        number = neuron.input
+        clean, faulty = (
+            grouped_bits(int(bits, 16), layer.site.format) for bits in (neuron.clean_bits, neuron.faulty_bits)
+        )
         classes = (golden.top_1[number], faulty_classes[number]) if golden.criterion.needs_classes else ("-", "-")
-        parts = {
+        fields = {
             "layer": f"{layer.number} {layer.site.layer}",
             "trial": trial,
             "batch": number // batch,
             "position": number % batch,
             "input": number,
-            "neuron": index,
-            "original": f"{clean_value} = {clean}",
-            "bit": bit,
-            "error": f"{faulty_value} = {faulty}",
+            "neuron": neuron.element,
+            "original": f"{neuron.clean_value} = {clean}",
+            "bit": neuron.bit,
+            "error": f"{neuron.faulty_value} = {faulty}",
             "label": "-" if golden.labels is None else golden.labels[number],
             "golden": classes[0],
             "faulty": classes[1],
         }
-        yield " | ".join(f"{name} {value}" for name, value in parts.items()) + "\n"
+        yield " | ".join(f"{name} {value}" for name, value in fields.items()) + "\n"
 
 
-def _classes(store: Store, where: tuple[str], golden: Golden) -> NDArray[np.int64]:
+def _classes(store: Store, injection: str, golden: Golden) -> NDArray[np.int64]:
     """Return the faulty prediction of each input, from the recorded scores."""
-    rows = store.query("SELECT scores FROM outcome JOIN injection USING (position) WHERE id = ? ORDER BY first", where)
-    scores = np.frombuffer(b"".join(blob for (blob,) in rows), np.float32).reshape(-1, golden.scores.shape[1])
+    scores = np.frombuffer(store.scores_per_input(injection), np.float32).reshape(-1, golden.scores.shape[1])
     return np.asarray(np.argmax(scores, axis=1), np.int64)
 
 
 def grouped_bits(bits: int, fmt: BitFormat) -> str:
-    """Return a bit pattern with a space between sign, exponent and mantissa (or sign and the rest of an integer)."""
+    """Return a bit pattern with spaces between sign, exponent and mantissa; for a signed integer, after the sign."""
     groups = groupby(range(fmt.width - 1, -1, -1), key=fmt.bit_class)
     return " ".join("".join(str(bits >> place & 1) for place in group) for _, group in groups)

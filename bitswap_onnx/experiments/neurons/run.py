@@ -1,7 +1,7 @@
 """Random transient faults in neurons: one random neuron and one random bit of every layer for each input of a dataset.
 
-Each layer has one injection per trial, which has a fault for each input. Layer and trial seed the draws alone
-(`draw_neuron_faults`), so what is drawn for one does not depend on which others run.
+Each layer has one injection per trial, which has one fault for each input. An injection's draws depend on the seed, its
+layer and its trial alone (`draw_neuron_faults`), not on which other layers or trials run.
 """
 
 import math
@@ -20,32 +20,25 @@ from bitswap_onnx.campaign.settings import Settings, for_neurons
 from bitswap_onnx.campaign.setup import Setup
 from bitswap_onnx.campaign.store import Store
 from bitswap_onnx.errors import BitswapError, ControlFailedError, DataError, ModelError
-from bitswap_onnx.experiments.neurons.report import (
-    NeuronCampaign,
-    NeuronLayer,
-    NeuronRow,
-    Proportion,
-    neuron_files,
-    proportion,
-    write_detail,
-    write_report,
-)
-from bitswap_onnx.experiments.sweep.bit_errors import MOST_FAULTS, ErrorRegion
+from bitswap_onnx.experiments.neurons.report import write_detail, write_report
+from bitswap_onnx.experiments.neurons.results import LayerShares, NeuronCampaign, TargetLayer, neuron_files
+from bitswap_onnx.experiments.sweep.bit_errors import MAX_FAULTS, BitRegion
 from bitswap_onnx.faults.fault import Injection, Site
 from bitswap_onnx.graph.model import stored_tensors
 from bitswap_onnx.graph.site_choice import select_sites
 from bitswap_onnx.graph.sites import find_sites
 from bitswap_onnx.outcome import CRITICAL, decode_outcomes
+from bitswap_onnx.stats.proportion import Proportion, proportion
 
-#: Called with the network's name and the layers before anything runs.
-OnLayers = Callable[[str, Sequence[NeuronLayer]], None]
+#: Called with the network's name and the chosen layers before anything runs.
+OnLayers = Callable[[str, Sequence[TargetLayer]], None]
 
 
 @dataclass(frozen=True)
 class NeuronPlan:
-    """What will run: the ``layers``, ``trials`` of each, over the first ``inputs`` of the dataset; ``bit`` None: random."""
+    """``trials`` of each of the ``layers`` over the first ``inputs`` of the dataset; ``bit`` None: a random bit."""
 
-    layers: tuple[NeuronLayer, ...]
+    layers: tuple[TargetLayer, ...]
     inputs: int
     trials: int
     bit: int | None
@@ -58,7 +51,7 @@ class NeuronPlan:
 
     @property
     def description(self) -> str:
-        """What is about to run, for people."""
+        """One line for people: what is about to run."""
         factors = {"layers": len(self.layers), "inputs": self.inputs, "trials": self.trials}
         counts = " x ".join(f"{count} {name[:-1] if count == 1 else name}" for name, count in factors.items())
         return f"neuron faults: {counts} = {math.prod(factors.values()):,}, seed {self.seed}"
@@ -79,13 +72,13 @@ def run_neurons(
     on_layers: OnLayers | None = None,
     options: RunOptions = RunOptions(),
 ) -> NeuronCampaign:
-    """Flip a random bit (or ``bit``, 0 the least significant) of a random neuron per layer and input; count what it does.
+    """Flip a random bit (or ``bit``, 0 the least significant) of a random neuron per layer and input; count the outcomes.
 
-    ``layers``, ``layer_type``, ``numbers`` and ``exclude`` choose as in `choose_layers`. ``trials`` draws are made
-    per layer and input. ``drop_last`` leaves out the inputs of the last batch if it is not full. ``settings.seed``
-    seeds the draws, `FROM_CLOCK` draws it as well (`NeuronCampaign.seed` says which it was). The rest is as in
-    `run_campaign`; the files of `NeuronCampaign.files` go into its run directory. ``detailed_log`` lists every
-    misclassification in one of them.
+    ``layers``, ``layer_type``, ``numbers`` and ``exclude`` choose layers as in `choose_layers`. Each layer and input has
+    ``trials`` draws. ``drop_last`` leaves out the inputs of the last batch if it is not full. ``settings.seed`` seeds the
+    draws; with `FROM_CLOCK` the seed itself is drawn, and `NeuronCampaign.seed` holds it. ``detailed_log`` writes a file
+    with every misclassification. ``on_layers`` is called before the campaign starts. ``options`` is as in `run_campaign`;
+    the files of `NeuronCampaign.files` go into its run directory.
 
     Raises BitswapError as `choose_layers`, `plan_neurons` and `run_campaign` do.
     """
@@ -100,7 +93,7 @@ def run_neurons(
     records: tuple[Record, ...] = ("per_input", "scores") if detailed_log else ("per_input",)
     try:
         run_campaign(setup, plan.injections, replace(options, run=folder, records=records))
-    except ControlFailedError:  # what an earlier end of this run wrote is wrong
+    except ControlFailedError:  # files from before this resume are wrong too
         for file in neuron_files(folder, setup.model.name, setup.dataset.name, plan.seed):
             file.unlink(missing_ok=True)
         raise
@@ -113,89 +106,90 @@ def choose_layers(
     layer_type: str | None = None,
     numbers: Collection[int] | None = None,
     exclude: str | None = None,
-) -> tuple[Setup, tuple[NeuronLayer, ...]]:
-    """Return the layers whose output is hit: chosen by name and type as `select_sites` does, and of these by number.
+) -> tuple[Setup, tuple[TargetLayer, ...]]:
+    """Return the layers whose output is hit: `select_sites` chooses by name and type, then ``numbers`` among these.
 
-    Numbers count what names and types chose, from 0; without these that is the model's input. Layers that faults cannot get
-    at are left out, and the setup that is returned says so (`bitswap_onnx.campaign.reach`). Raises ModelError as
-    `select_sites` and `without_shut` do, and for a number that no layer has.
+    Numbers start from 0, in the order of the chosen layers; without names and types, number 0 is the model's input. Layers
+    that faults cannot reach are left out, and a note of the returned setup names them (`bitswap_onnx.campaign.reach`).
+    Raises ModelError as `select_sites` and `without_shut` do, and for a number without a layer.
     """
     every = [site for site in find_sites(setup.slicer) if site.site is Site.OUTPUT]
-    found = select_sites(every, layers, layer_type, exclude=exclude)
-    wrong = next((number for number in numbers or () if not 0 <= number < len(found)), None)
+    candidates = select_sites(every, layers, layer_type, exclude=exclude)
+    wrong = next((number for number in numbers or () if not 0 <= number < len(candidates)), None)
     if wrong is not None:
         raise ModelError(
-            f"--layer-num: there is no layer {wrong}; layers to choose from: {len(found)}, numbered 0-{len(found) - 1}"
+            f"`numbers`: there is no layer {wrong}; layers to choose from: {len(candidates)}, "
+            f"numbered 0-{len(candidates) - 1}"
         )
-    chosen = {number: site for number, site in enumerate(found) if numbers is None or number in numbers}
+    chosen = {number: site for number, site in enumerate(candidates) if numbers is None or number in numbers}
     if not chosen:
         return setup, ()
     setup, open_sites = without_shut(setup, tuple(chosen.values()))
     stored = stored_tensors(setup.model.proto)
     weights = {number: site.weight and tuple(stored[site.weight].dims) for number, site in chosen.items()}
     return setup, tuple(
-        NeuronLayer(number, site, weights[number] or None) for number, site in chosen.items() if site in open_sites
+        TargetLayer(number, site, weights[number] or None) for number, site in chosen.items() if site in open_sites
     )
 
 
 def plan_neurons(
     setup: Setup,
-    layers: tuple[NeuronLayer, ...],
+    layers: tuple[TargetLayer, ...],
     seed: int,
     trials: int = 1,
     bit: int | None = None,
     drop_last: bool = False,
 ) -> NeuronPlan:
-    """Check what shall run.
+    """Return the checked plan.
 
-    Raises BitswapError for no trials, a ``bit`` that a layer's format does not have, fewer inputs than one batch with
-    ``drop_last``, and more than `MOST_FAULTS` faults.
+    Raises BitswapError for fewer than one trial, no layers, a ``bit`` that a layer's format does not have, fewer inputs
+    than one batch with ``drop_last``, and more than `MAX_FAULTS` faults.
     """
     if trials < 1:
-        raise BitswapError(f"--trials: expected a positive number, found {trials}")
+        raise BitswapError(f"`trials`: expected a positive number, found {trials}")
     if not layers:
-        raise BitswapError("--layer-num: expected at least one number, found none")
+        raise BitswapError("`numbers`: expected at least one number, found none")
     for site in (layer.site for layer in layers):
         if bit is not None and not 0 <= bit < site.format.width:
             raise BitswapError(
-                f"--bit {bit} is outside {site.dtype} (0-{site.format.width - 1}), which {site.layer} puts out; "
-                "choose another bit or other --layers"
+                f"`bit` {bit} is outside {site.dtype} (0-{site.format.width - 1}), the output format of {site.layer}; "
+                "choose another bit or other `layers`"
             )
     inputs, batch = len(setup.dataset), setup.numerics.batch_size
     if drop_last:
         if inputs < batch:
             raise DataError(
-                f"--drop-last: {inputs} inputs are fewer than one batch of {batch}; leave it out or choose a smaller "
-                "--batch-size"
+                f"`drop_last`: {inputs} inputs are fewer than one batch of {batch}; leave it out or choose a smaller "
+                "`batch_size`"
             )
         inputs -= inputs % batch
     faults = len(layers) * trials * inputs
-    if faults > MOST_FAULTS:
+    if faults > MAX_FAULTS:
         raise BitswapError(
-            f"--trials {trials}: {len(layers)} layers and {inputs} inputs would have {faults:,} faults, more than "
-            f"{MOST_FAULTS:,}; take fewer trials or layers, or --first"
+            f"`trials` {trials}: {len(layers)} layers and {inputs} inputs would have {faults:,} faults, more than "
+            f"{MAX_FAULTS:,}; take fewer trials or layers, or limit the inputs with `first`"
         )
     return NeuronPlan(layers, inputs, trials, bit, seed)
 
 
-def draw_neuron_faults(layer: NeuronLayer, trial: int, plan: NeuronPlan) -> Injection:
-    """Draw one fault per input: a uniform neuron of the layer's output, and a uniform bit of its format or the one bit.
+def draw_neuron_faults(layer: TargetLayer, trial: int, plan: NeuronPlan) -> Injection:
+    """Draw one fault per input: a uniform neuron of the layer's output, and a uniform bit of its format or ``plan.bit``.
 
-    Both come, input by input, from ``SeedSequence(seed, spawn_key=(trial, number))``, a number that the layer's name
-    decides (`NeuronSite.number`). So other layers, more trials, inputs behind these and a fixed bit leave the rest of the
-    draws as they were.
+    Both are drawn, input by input, from ``SeedSequence(seed, spawn_key=(trial, number))``, where the layer's name decides
+    the number (`NeuronSite.number`). So a draw does not change with other layers, more trials, more inputs behind it or a
+    fixed bit.
     """
     site = layer.site
     rng = np.random.default_rng(np.random.SeedSequence(plan.seed, spawn_key=(trial, layer.site.number)))
     elements, bits = rng.integers([site.elements, site.format.width], size=(plan.inputs, 2)).T
-    region = ErrorRegion(site.layer, site.shape, site.format.width, site=site.site, inputs=plan.inputs)
+    region = BitRegion(site.layer, site.shape, site.format.width, site=site.site, inputs=plan.inputs)
     neurons = np.arange(plan.inputs) * site.elements + elements
     positions = neurons * site.format.width + (bits if plan.bit is None else plan.bit)
     return Injection(layer.injection(trial), tuple(region.faults(positions)))
 
 
 def _report(setup: Setup, plan: NeuronPlan, run: Path, detailed: bool) -> NeuronCampaign:
-    """Read what came out, and write the files."""
+    """Read the outcomes of the finished campaign, and write its files."""
     golden = setup.clean_run().golden.take(slice(plan.inputs))
     correct = None if golden.labels is None else golden.top_1 == golden.labels
     with reading(run) as store:
@@ -228,21 +222,17 @@ def _outcomes(store: Store, plan: NeuronPlan) -> tuple[NDArray[np.bool_], NDArra
     critical, nonfinite = np.empty(shape, np.bool_), np.empty(shape, np.bool_)
     for i, layer in enumerate(plan.layers):
         for trial in range(plan.trials):
-            rows = store.query(
-                "SELECT per_input FROM outcome JOIN injection USING (position) WHERE id = ? ORDER BY first",
-                (layer.injection(trial),),
-            )
-            codes, nonfinite[i, trial] = decode_outcomes(b"".join(blob for (blob,) in rows))
+            codes, nonfinite[i, trial] = decode_outcomes(store.outcomes_per_input(layer.injection(trial)))
             critical[i, trial] = codes == CRITICAL
     return critical, nonfinite
 
 
 def _row(
-    layer: NeuronLayer | None,
+    layer: TargetLayer | None,
     critical: NDArray[np.bool_],
     nonfinite: NDArray[np.bool_],
     correct: NDArray[np.bool_] | None,
-) -> NeuronRow:
-    """Count outcomes (trials, inputs). A golden-correct input is misclassified exactly if its outcome is critical."""
+) -> LayerShares:
+    """Return the shares of outcomes (trials, inputs). A golden-correct input is misclassified if and only if critical."""
     misclassified: Proportion | None = None if correct is None else proportion(critical[:, correct].T)
-    return NeuronRow(layer, misclassified, proportion(critical.T), proportion(nonfinite.T))
+    return LayerShares(layer, misclassified, proportion(critical.T), proportion(nonfinite.T))

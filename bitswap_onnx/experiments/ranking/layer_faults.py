@@ -1,4 +1,4 @@
-"""Faults layer by layer: one campaign in which each injection stays within one layer, and what each layer makes of it."""
+"""Faults layer by layer: injections that each stay within one layer, and the outcomes of a finished run by layer."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -20,15 +20,15 @@ from bitswap_onnx.graph.targets import Target, find_targets
 from bitswap_onnx.outcome import CRITICAL, decode_correct, decode_outcomes
 from bitswap_onnx.stats.intervals import Values
 
-FaultSite = Literal["neurons", "weights"]
+RankingSite = Literal["neurons", "weights"]
 
 
 @dataclass(frozen=True, eq=False)
 class LayerOutcomes:
-    """Shares of right answers, of critical and of nonfinite inferences, each (layers, units).
+    """Shares of correct, critical and nonfinite inferences, each (layers, units).
 
-    A unit is what is sampled: an input with the mean of its trials for neurons, a fault with the mean of its inputs for
-    weights. Without labels an answer is right if it is the golden one.
+    The unit is the sampling unit. For neurons it is an input, with the mean over its trials; for weights it is a fault,
+    with the mean over its inputs. Without labels, an inference is correct if its prediction is the golden one.
     """
 
     correct: Values
@@ -37,20 +37,20 @@ class LayerOutcomes:
 
 
 def draw_injections(
-    setup: Setup, sites: Sequence[NeuronSite], where: FaultSite, trials: int, seed: int
+    setup: Setup, sites: Sequence[NeuronSite], where: RankingSite, trials: int, seed: int
 ) -> list[Injection]:
-    """Return ``trials`` injections per layer, each with one random bit of one random element, the sign included.
+    """Return ``trials`` injections per layer, each of which flips one random bit of one random element.
 
-    Neurons: of what the layer takes in, another one for each input. Weights: of its kernel, for all inputs. Trial t of a
-    layer draws, input by input, from ``SeedSequence(seed, spawn_key=(t, number))``, a number that its name decides: other
-    layers, more trials and more inputs leave a draw as it was. Raises ModelError for a layer without a stored kernel where
-    weights are hit.
+    Neurons: an element of the layer's input tensor, drawn anew for each input. Weights: an element of its kernel, for all
+    inputs. Trial t of a layer draws, input by input, from ``SeedSequence(seed, spawn_key=(t, number))``, where the layer's
+    name decides the number. So a draw does not change with other layers, more trials or more inputs. Raises ModelError for
+    a layer without a stored kernel where weights are hit.
     """
     targets = find_targets(setup.model)
     kernels = [kernel_of(site, targets) for site in sites] if where == "weights" else [None] * len(sites)
     missing = [site.layer for site, kernel in zip(sites, kernels, strict=True) if kernel is None]
     if where == "weights" and missing:
-        raise ModelError(f"--site weights: layer {missing[0]!r} has no stored kernel; choose others with --layers")
+        raise ModelError(f"`where` weights: layer {missing[0]!r} has no stored kernel; choose others with `layers`")
     return list(_injections(setup, sites, kernels, trials, seed))
 
 
@@ -65,7 +65,7 @@ def _injections(
             elements, bits = rng.integers([math.prod(shape), width], size=(count, 2)).T.tolist()
             indices = [tuple(map(int, np.unravel_index(element, shape))) if shape else () for element in elements]
             yield Injection(
-                identifier(number, trial),
+                injection_id(number, trial),
                 tuple(
                     Fault(site.layer, index, bit, site=Site.INPUT, input=place)
                     if kernel is None
@@ -75,25 +75,26 @@ def _injections(
             )
 
 
-def identifier(layer: int, trial: int) -> str:
-    """Return the id of a layer's injection."""
+def injection_id(layer: int, trial: int) -> str:
+    """Return the id of a layer's injection in a trial."""
     return f"L{layer}_t{trial}"
 
 
-def read_outcomes(run: Path, layers: int, trials: Sequence[int], where: FaultSite, labelled: bool) -> LayerOutcomes:
-    """Return what a finished run of `draw_injections` kept of every inference (records ``per_input``) in some ``trials``."""
-    found: dict[str, NDArray[np.bool_]] = {}
+def read_outcomes(run: Path, layers: int, trials: Sequence[int], where: RankingSite, labelled: bool) -> LayerOutcomes:
+    """Return the outcomes of some ``trials`` of a finished run of `draw_injections`, which has the record ``per_input``."""
+
+    def inferences(encoded: bytes) -> NDArray[np.bool_]:
+        """Return which inferences are correct, critical and nonfinite, (3, inputs)."""
+        codes, nonfinite = decode_outcomes(encoded)
+        correct = decode_correct(encoded) if labelled else codes != CRITICAL
+        return np.stack([correct, codes == CRITICAL, nonfinite])
+
     with reading(run) as store:
-        rows = store.query("SELECT i.id, o.per_input FROM outcome o JOIN injection i USING (position) ORDER BY o.first")
-        blobs: dict[str, list[bytes]] = {}
-        for name, blob in rows:
-            blobs.setdefault(name, []).append(blob)
-    for name, parts in blobs.items():
-        codes, nonfinite = decode_outcomes(encoded := b"".join(parts))
-        right = decode_correct(encoded) if labelled else codes != CRITICAL
-        found[name] = np.stack([right, codes == CRITICAL, nonfinite])
-    table = np.array([[found[identifier(layer, trial)] for trial in trials] for layer in range(layers)])
-    over = 1 if where == "neurons" else 3  # (layers, trials, kinds, inputs): the mean over what is no unit
-    means = table.mean(axis=over)
-    kinds = np.moveaxis(means, 1, 0) if where == "neurons" else np.moveaxis(means, 2, 0)
-    return LayerOutcomes(*kinds)
+        outcomes = np.array(  # (layers, trials, 3, inputs)
+            [
+                [inferences(store.outcomes_per_input(injection_id(layer, trial))) for trial in trials]
+                for layer in range(layers)
+            ]
+        )
+    shares = outcomes.mean(axis=1).swapaxes(0, 1) if where == "neurons" else np.moveaxis(outcomes.mean(axis=3), 2, 0)
+    return LayerOutcomes(*shares)

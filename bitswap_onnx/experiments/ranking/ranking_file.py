@@ -1,4 +1,4 @@
-"""Layer rankings that a user gives, in either of two forms, which mean opposite things where both are plain numbers.
+"""Files with a ranking of layers, in one of two forms. A plain list of numbers can mean either, with opposite meanings.
 
 ``order``: layers, the most critical first. ``rank-values``: a number for each layer, the smallest the most critical.
 
@@ -28,34 +28,34 @@ from numpy.typing import NDArray
 from bitswap_onnx.errors import BitswapError, nearest, one_line
 from bitswap_onnx.faults.numerals import real, whole
 
-Form = Literal["order", "rank-values"]
+RankingForm = Literal["order", "rank-values"]
 
-#: A ranking has one line for each layer; a larger file is something else.
-LARGEST = 2**24
+#: A ranking has one line for each layer; a larger file is no ranking.
+MAX_FILE_BYTES = 2**24
 
 _HEADERS = (["layer"], ["layer", "rank"])
 
 
 @dataclass(frozen=True, eq=False)
 class GivenRanking:
-    """Indices (m,) of ``layers``, the most critical first, the form they were read as, and the layers that share a rank."""
+    """A ranking as read: ``order`` (m,) has indices of layers, the most critical first; ``tied`` layers share a rank."""
 
     order: NDArray[np.intp]
-    form: Form
+    form: RankingForm
     tied: tuple[str, ...] = ()
 
 
-#: Entries with the place each was found at: layer names, numbers, or names with their rank.
+#: Entries, each with its place in the file: layer names, numbers, or names with their rank.
 _Names = list[tuple[str, str]]
 _Numbers = list[tuple[str, Any]]
 _Ranks = list[tuple[str, tuple[str, Any]]]
 
 
-def read_ranking(path: str | Path, layers: Sequence[str], form: Form | None = None) -> GivenRanking:
-    """Read the ranking of ``layers``, a model's in its order, from a .json or .csv file; see the module for its forms.
+def read_ranking(path: str | Path, layers: Sequence[str], form: RankingForm | None = None) -> GivenRanking:
+    """Read a ranking of ``layers``, in the model's order, from a .json or .csv file; the module describes both forms.
 
-    Raises BitswapError for a file that cannot be read, another form than ``form``, a list of numbers without one, unknown
-    or repeated layers, an index or rank that is none, an empty ranking.
+    Raises BitswapError for a file that cannot be read, another form than ``form``, a list of numbers without a ``form``,
+    unknown or repeated layers, a wrong index or rank, and an empty ranking.
     """
     path = Path(path)
     readers = {".json": _read_json, ".csv": _read_csv}
@@ -66,8 +66,10 @@ def read_ranking(path: str | Path, layers: Sequence[str], form: Form | None = No
 
 def _text(path: Path) -> str:
     try:
-        if path.stat().st_size > LARGEST:
-            raise BitswapError(f"{path}: expected a ranking of at most {LARGEST} bytes, found {path.stat().st_size}")
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise BitswapError(
+                f"{path}: expected a ranking of at most {MAX_FILE_BYTES} bytes, found {path.stat().st_size}"
+            )
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise BitswapError(f"{path}: expected UTF-8 text, found {error.reason}; save it as UTF-8") from None
@@ -75,7 +77,7 @@ def _text(path: Path) -> str:
         raise BitswapError(f"{path}: cannot read the ranking: {error.strerror or one_line(error)}") from None
 
 
-def _read_json(path: Path, text: str, layers: Sequence[str], form: Form | None) -> GivenRanking:
+def _read_json(path: Path, text: str, layers: Sequence[str], form: RankingForm | None) -> GivenRanking:
     try:
         content = json.loads(text, object_pairs_hook=lambda pairs: _Object(pairs))
     except (ValueError, RecursionError) as error:
@@ -97,12 +99,12 @@ def _read_json(path: Path, text: str, layers: Sequence[str], form: Form | None) 
 
 @dataclass(frozen=True, slots=True)
 class _Object:
-    """A JSON object with all its pairs: a dict would hide a repeated layer."""
+    """A JSON object as its list of pairs; a dict would hide a repeated layer."""
 
     pairs: list[tuple[str, Any]]
 
 
-def _read_csv(path: Path, text: str, layers: Sequence[str], form: Form | None) -> GivenRanking:
+def _read_csv(path: Path, text: str, layers: Sequence[str], form: RankingForm | None) -> GivenRanking:
     """Read the three kinds of CSV; a first cell ``layer`` is a header, whatever the layers are called."""
     reader = csv.reader(text.splitlines())
     try:
@@ -129,24 +131,24 @@ def _read_csv(path: Path, text: str, layers: Sequence[str], form: Form | None) -
     return _by_number([(where, _number(cell)) for where, cell in cells], path, layers, form)
 
 
-def _by_name(entries: _Names, path: Path, layers: Sequence[str], form: Form | None) -> GivenRanking:
+def _by_name(entries: _Names, path: Path, layers: Sequence[str], form: RankingForm | None) -> GivenRanking:
     if form == "rank-values":
-        raise BitswapError(f"{path}: a list of layer names is an order, it has no rank values; pass --as order")
+        raise BitswapError(f"{path}: a list of layer names is an order, it has no rank values; pass `form` order")
     return GivenRanking(_known([(where, name) for where, name in entries], path, layers), "order")
 
 
-def _by_rank(entries: _Ranks, path: Path, layers: Sequence[str], form: Form | None) -> GivenRanking:
+def _by_rank(entries: _Ranks, path: Path, layers: Sequence[str], form: RankingForm | None) -> GivenRanking:
     if form == "order":
-        raise BitswapError(f"{path}: numbers by layer name are rank values, not an order; pass --as rank-values")
+        raise BitswapError(f"{path}: numbers by layer name are rank values, not an order; pass `form` rank-values")
     order = _known([(where, name) for where, (name, _) in entries], path, layers)
     return _ranked(order, [(f"{where}: {name}", rank) for where, (name, rank) in entries], layers)
 
 
-def _by_number(entries: _Numbers, path: Path, layers: Sequence[str], form: Form | None) -> GivenRanking:
+def _by_number(entries: _Numbers, path: Path, layers: Sequence[str], form: RankingForm | None) -> GivenRanking:
     if form is None and entries:
         raise BitswapError(
             f"{path}: a plain list of numbers may be layer indices, the most critical first, or a rank value for each "
-            "layer; pass --as order or --as rank-values"
+            "layer; pass `form` order or `form` rank-values"
         )
     if form == "rank-values" and len(entries) != len(layers):
         raise BitswapError(
@@ -163,12 +165,12 @@ def _at_index(where: str, index: Any, layers: Sequence[str]) -> str:
         return layers[index]
     raise BitswapError(
         f"{where}: expected a layer index from 0 to {len(layers) - 1}, found {_shown(index)}; if these are rank values, "
-        "pass --as rank-values"
+        "pass `form` rank-values"
     )
 
 
 def _known(names: _Names, path: Path, layers: Sequence[str]) -> NDArray[np.intp]:
-    """Return the indices of layers, all of them known and named once."""
+    """Return the indices of layers; raises BitswapError for an unknown or a repeated layer."""
     if not names:
         raise BitswapError(f"{path}: expected a ranking, found no layers; name at least one")
     index = {name: i for i, name in enumerate(layers)}
@@ -200,7 +202,7 @@ def _rank(where: str, rank: Any) -> float:
 
 
 def _number(cell: str) -> int | float | str:
-    """Return the number that a CSV cell spells, else the cell."""
+    """Return the number in a CSV cell, or the cell itself if it is not a number."""
     for kind in (whole, real):
         try:
             return kind(cell)

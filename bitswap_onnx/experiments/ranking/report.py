@@ -1,4 +1,4 @@
-"""What a measured ranking writes into its run directory: tables, everything as JSON, and a figure for a paper."""
+"""The files that a ranking experiment writes into its run directory: tables as CSV, and everything as JSON."""
 
 import csv
 import json
@@ -8,13 +8,13 @@ from dataclasses import asdict, astuple
 from pathlib import Path
 from typing import Any
 
-from bitswap_onnx.experiments.ranking.layer_faults import FaultSite
-from bitswap_onnx.experiments.ranking.robustness import Ranked, RankingPair, Robustness, ranking_files
+from bitswap_onnx.experiments.ranking.layer_faults import RankingSite
+from bitswap_onnx.experiments.ranking.results import RankingComparison, Robustness, ScoredRanking, ranking_files
 from bitswap_onnx.files import replacing
 
 
 def write_robustness(robustness: Robustness) -> tuple[Path, ...]:
-    """Write the tables and the JSON of `ranking_files`; return them. A table without rows is not written."""
+    """Write the tables and the JSON of `ranking_files` and return their paths. A table without rows is not written."""
     files = ranking_files(robustness.run, robustness.network)
     tables = {
         "layers": list(_layers(robustness)),
@@ -38,13 +38,13 @@ def _settings(robustness: Robustness) -> dict[str, Any]:
 
 def _layers(robustness: Robustness) -> Iterable[dict[str, Any]]:
     for layer in robustness.layers:
-        own = {"number": layer.number, "layer": layer.name, "type": layer.kind}
+        names = {"number": layer.number, "layer": layer.name, "type": layer.kind}
         shares = {"accuracy": layer.correct, "critical": layer.critical, "nonfinite": layer.nonfinite}
         cost = {name: value for name, value in asdict(layer.cost).items() if name != "layer"}
-        yield own | shares | cost | {"bits": layer.bits, "largest_activation": layer.largest}
+        yield names | shares | cost | {"bits": layer.bits, "largest_activation": layer.largest}
 
 
-def _ranking(robustness: Robustness, ranked: Ranked) -> dict[str, Any]:
+def _ranking(robustness: Robustness, ranked: ScoredRanking) -> dict[str, Any]:
     score = ranked.score
     return {
         "ranking": ranked.name,
@@ -64,7 +64,7 @@ def _ranking(robustness: Robustness, ranked: Ranked) -> dict[str, Any]:
 
 
 def _curves(robustness: Robustness) -> Iterable[dict[str, Any]]:
-    """Yield each point of each curve; point 0 monitors nothing, so it has no S."""
+    """Yield each point of each curve. Point 0 monitors nothing, so it has no S."""
     for ranked in robustness.rankings:
         risk = ranked.risk
         for k, (left, macs, bits) in enumerate(zip(risk.unmonitored, risk.macs, risk.bits, strict=True)):
@@ -79,7 +79,7 @@ def _curves(robustness: Robustness) -> Iterable[dict[str, Any]]:
             }
 
 
-def _pair(pair: RankingPair, where: FaultSite) -> dict[str, Any]:
+def _pair(pair: RankingComparison, where: RankingSite) -> dict[str, Any]:
     agreement, difference = pair.agreement, pair.difference
     score = (None, None, None) if difference is None else astuple(difference.score)
     values = [*astuple(agreement.tau), *astuple(agreement.overlap), *score]
@@ -103,7 +103,7 @@ def _write_table(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """Return plain data without the numbers that JSON lacks: NaN and infinities become null."""
+    """Return plain data in which None stands for NaN and infinities, which JSON does not have."""
     if isinstance(value, dict):
         return {key: _plain(entry) for key, entry in value.items()}
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""Rankings of layers for selective monitoring, measured: faults in one layer at a time, then how good each order is."""
+"""Rankings of layers for selective monitoring: faults in one layer at a time, then a score for each ranking."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -13,18 +13,21 @@ from bitswap_onnx.campaign.run import default_run, prepare_run, run_campaign
 from bitswap_onnx.campaign.settings import Settings, for_neurons
 from bitswap_onnx.campaign.setup import Setup, prepare
 from bitswap_onnx.errors import BitswapError, ControlFailedError, ModelError, nearest
-from bitswap_onnx.experiments.ranking.layer_faults import FaultSite, LayerOutcomes, draw_injections, read_outcomes
-from bitswap_onnx.experiments.ranking.ranking import (
-    FromInputs,
-    LayerOrder,
-    agreement,
-    distinguish,
-    s_curve,
-    score_ranking,
+from bitswap_onnx.experiments.ranking.layer_faults import (
+    LayerOutcomes,
+    RankingSite,
+    draw_injections,
+    read_outcomes,
 )
-from bitswap_onnx.experiments.ranking.ranking_file import Form, GivenRanking, read_ranking
+from bitswap_onnx.experiments.ranking.ranking_file import GivenRanking, RankingForm, read_ranking
 from bitswap_onnx.experiments.ranking.residual_risk import residual_risk
-from bitswap_onnx.experiments.ranking.robustness import Ranked, RankedLayer, RankingPair, Robustness, ranking_files
+from bitswap_onnx.experiments.ranking.results import (
+    LayerRobustness,
+    RankingComparison,
+    Robustness,
+    ScoredRanking,
+    ranking_files,
+)
 from bitswap_onnx.faults.bits import FORMATS
 from bitswap_onnx.faults.fault import Site
 from bitswap_onnx.graph.costs import kernel_of, layer_costs
@@ -33,30 +36,38 @@ from bitswap_onnx.graph.sites import NeuronSite, find_sites
 from bitswap_onnx.graph.targets import find_targets
 from bitswap_onnx.runtime.observe import largest_values
 from bitswap_onnx.stats.intervals import Values
+from bitswap_onnx.stats.rankings import (
+    LayerOrder,
+    RankingFromInputs,
+    rank_agreement,
+    s_curve,
+    score_difference,
+    score_ranking,
+)
 
-#: The rankings that need no file. Layers that are first: the earliest, the latest, ...; those with the most parameters,
-#: the most multiply-accumulates, the largest weights (norm, mean exponent), the widest range of activations; the most
-#: sensitive to other faults on the same inputs; the most sensitive to the very faults that score it.
-BUILTIN = (
+#: The rankings that need no file. In order, they put first: the earliest layers; the latest; random ones; those with the
+#: most parameters; the most multiply-accumulates; the largest weights (norm, mean exponent); the widest range of
+#: activations; the most sensitive to other faults on the same inputs; the most sensitive to the very faults that score it.
+BUILTIN_RANKINGS = (
     *("index", "reverse", "random", "parameters", "macs", "weight-norm", "weight-exponent", "activation-range"),
     *("sensitivity", "oracle"),
 )
 
-#: Trials by default: each input has faults of its own, while a fault in a weight is one unit for all inputs.
-TRIALS: dict[FaultSite, int] = {"neurons": 1, "weights": 200}
+#: Trials by default. Each input has its own neuron faults, while a fault in a weight is one unit for all inputs.
+DEFAULT_TRIALS: dict[RankingSite, int] = {"neurons": 1, "weights": 200}
 
-#: The share of the layers that are first: their overlap is compared.
-_TOP = 4
+#: By default, the overlap of the first quarter of the layers is compared.
+_TOP_PART = 4
 
 
 def evaluate_robustness(
     model: str | Path,
     rankings: Mapping[str, str | Path | Sequence[str]] | None = None,
     *,
-    form: Form | None = None,
-    builtin: Sequence[str] = BUILTIN,
+    form: RankingForm | None = None,
+    builtin: Sequence[str] = BUILTIN_RANKINGS,
     settings: Settings = Settings(),
-    where: FaultSite = "neurons",
+    where: RankingSite = "neurons",
     trials: int | None = None,
     evaluation_steps: int | None = None,
     layers: str | None = None,
@@ -65,18 +76,18 @@ def evaluate_robustness(
     top: int | None = None,
     options: RunOptions = RunOptions(),
 ) -> Robustness:
-    """Measure every layer of ``model`` under faults and score ``rankings`` of them, and the ``builtin`` ones.
+    """Measure every layer of ``model`` under faults, and score ``rankings`` of the layers and the ``builtin`` rankings.
 
-    A ranking is a file (`read_ranking`, with its ``form``) or layer names, the most critical first. Faults hit ``where``:
-    one random bit of one random element of what the layer takes in, another for each input and trial; or of its kernel.
-    ``evaluation_steps``: batches of inputs to use (default: all). ``layers``, ``layer_type`` and ``exclude`` choose layers
-    as `select_sites` does; by default those with kernels. Layers that faults cannot get at are left out, and a note says so.
-    ``top``: how many first layers are compared (default: a quarter). ``settings.seed`` seeds faults, the shuffle and
-    bootstraps. The rest is as in `run_campaign`.
+    A ranking is a file (`read_ranking`, with its ``form``) or layer names, the most critical first. A fault flips one random
+    bit of one random element: with ``where`` neurons of the layer's input tensor, drawn anew for each input and trial; with
+    weights of its kernel. ``evaluation_steps``: the number of batches of inputs to use (default: all). ``layers``,
+    ``layer_type`` and ``exclude`` choose layers as `select_sites` does; by default layers with kernels. Layers that faults
+    cannot reach are left out, and a note says so. ``top``: the number of first layers whose overlap is compared (default: a
+    quarter). ``settings.seed`` seeds the faults, the random ranking and the bootstraps. ``options`` is as in `run_campaign`.
 
     Raises BitswapError as `run_campaign`, `select_sites` and `read_ranking` do, and for fewer than two layers.
     """
-    trials = TRIALS[where] if trials is None else trials
+    trials = DEFAULT_TRIALS[where] if trials is None else trials
     _check(builtin, where, trials)
     setup = _prepare(model, settings, where, evaluation_steps, options)
     setup, sites = _sites(setup, layers, layer_type, exclude, where)
@@ -86,8 +97,8 @@ def evaluate_robustness(
         options.on_notes(ties)
     run = options.folder or default_run(setup)
     parts = {"oracle": range(trials)} | ({"sensitivity": range(trials, 2 * trials)} if "sensitivity" in builtin else {})
-    found = _measure(setup, sites, where, parts, replace(options, run=run))
-    outcomes, learnt = found["oracle"], {name: each.correct for name, each in found.items()}
+    measurements = _measure(setup, sites, where, parts, replace(options, run=run))
+    outcomes, learnt = measurements["oracle"], {name: part.correct for name, part in measurements.items()}
     measured = _layers(setup, sites, outcomes, where)
     orders = {name: ranking.order for name, ranking in given.items()}
     orders |= {name: _builtin(name, measured, learnt, settings.seed) for name in builtin}
@@ -111,15 +122,15 @@ def evaluate_robustness(
 
 
 def _measure(
-    setup: Setup, sites: Sequence[NeuronSite], where: FaultSite, parts: Mapping[str, range], options: RunOptions
+    setup: Setup, sites: Sequence[NeuronSite], where: RankingSite, parts: Mapping[str, range], options: RunOptions
 ) -> dict[str, LayerOutcomes]:
-    """Run one campaign of all trials; return what came out in each part of them."""
+    """Run one campaign of all trials; return the outcomes of each part of the trials."""
     run, trials = options.folder or Path(), max(part.stop for part in parts.values())
     records: tuple[Record, ...] = ("per_input",)
     try:
         injections = draw_injections(setup, sites, where, trials, setup.seed)
         run_campaign(setup, injections, replace(options, records=records))
-    except ControlFailedError:  # what an earlier end of this run wrote is wrong
+    except ControlFailedError:  # files from before this resume are wrong too
         for path in ranking_files(run, setup.model.name).values():
             path.unlink(missing_ok=True)
         raise
@@ -127,16 +138,18 @@ def _measure(
     return {name: read_outcomes(run, len(sites), part, where, labelled) for name, part in parts.items()}
 
 
-def _check(builtin: Sequence[str], where: FaultSite, trials: int) -> None:
+def _check(builtin: Sequence[str], where: RankingSite, trials: int) -> None:
     for name in builtin:
-        if name not in BUILTIN:
-            raise BitswapError(f"--builtin: no ranking {name!r}; the nearest are {nearest(name, BUILTIN)}")
-    least = 2 if where == "weights" else 1  # of one unit nothing can be said
+        if name not in BUILTIN_RANKINGS:
+            raise BitswapError(f"`builtin`: no ranking {name!r}; the nearest are {nearest(name, BUILTIN_RANKINGS)}")
+    least = 2 if where == "weights" else 1  # one fault in a weight is one unit, which has no spread
     if trials < least:
-        raise BitswapError(f"--trials: expected at least {least} with --site {where}, found {trials}")
+        raise BitswapError(f"`trials`: expected at least {least} with `where` {where}, found {trials}")
 
 
-def _prepare(model: str | Path, settings: Settings, where: FaultSite, steps: int | None, options: RunOptions) -> Setup:
+def _prepare(
+    model: str | Path, settings: Settings, where: RankingSite, steps: int | None, options: RunOptions
+) -> Setup:
     setup = prepare_run(model, for_neurons(settings) if where == "neurons" else settings, options)
     if steps is None or steps * setup.batch_size >= len(setup.dataset):
         return setup
@@ -145,27 +158,27 @@ def _prepare(model: str | Path, settings: Settings, where: FaultSite, steps: int
 
 
 def _sites(
-    setup: Setup, layers: str | None, layer_type: str | None, exclude: str | None, where: FaultSite
+    setup: Setup, layers: str | None, layer_type: str | None, exclude: str | None, where: RankingSite
 ) -> tuple[Setup, tuple[NeuronSite, ...]]:
     sites = select_sites(find_sites(setup.slicer), layers, layer_type, Site.INPUT, exclude)
     if layer_type is None and layers is None:
         sites = tuple(site for site in sites if site.role == "kernel") or sites
-    if where == "weights":  # what several layers share is one of them
+    if where == "weights":  # a weight that several layers share is ranked once
         sites = tuple({site.weight: site for site in reversed(sites)}.values())[::-1]
     else:
         setup, sites = without_shut(setup, sites)
     if len(sites) < 2:
-        found = ", ".join(site.layer for site in sites)
+        names = ", ".join(site.layer for site in sites)
         raise ModelError(
-            f"{setup.model.name}: expected at least 2 layers to rank, found {found}; choose more with --layers"
+            f"{setup.model.name}: expected at least 2 layers to rank, found {names}; choose more with `layers`"
         )
     return setup, sites
 
 
 def _given(
-    name: str, given: str | Path | Sequence[str], sites: Sequence[NeuronSite], form: Form | None
+    name: str, given: str | Path | Sequence[str], sites: Sequence[NeuronSite], form: RankingForm | None
 ) -> GivenRanking:
-    if name in BUILTIN:
+    if name in BUILTIN_RANKINGS:
         raise BitswapError(f"ranking {name}: a built-in ranking goes by this name; choose another")
     names = [site.layer for site in sites]
     if isinstance(given, str | Path):
@@ -179,8 +192,8 @@ def _given(
 
 
 def _layers(
-    setup: Setup, sites: Sequence[NeuronSite], outcomes: LayerOutcomes, where: FaultSite
-) -> tuple[RankedLayer, ...]:
+    setup: Setup, sites: Sequence[NeuronSite], outcomes: LayerOutcomes, where: RankingSite
+) -> tuple[LayerRobustness, ...]:
     costs = layer_costs(setup.slicer, sites)
     largest = largest_values(setup.running_slicer, setup.numerics, [site.value for site in sites], setup.pieces())
     targets = find_targets(setup.model)
@@ -189,12 +202,12 @@ def _layers(
         kernel = kernel_of(site, targets) if where == "weights" else None
         bits = kernel.elements * FORMATS[kernel.dtype].width if kernel else site.elements * site.format.width
         shares = (float(values[number].mean()) for values in (outcomes.correct, outcomes.critical, outcomes.nonfinite))
-        layers.append(RankedLayer(number, site.kind, costs[number], bits, largest[number], *shares))
+        layers.append(LayerRobustness(number, site.kind, costs[number], bits, largest[number], *shares))
     return tuple(layers)
 
 
-def _builtin(name: str, layers: Sequence[RankedLayer], learnt: Mapping[str, Values], seed: int) -> LayerOrder:
-    """Return a built-in ranking; equal layers keep their order. ``learnt``: right answers (layers, units) to sort by."""
+def _builtin(name: str, layers: Sequence[LayerRobustness], learnt: Mapping[str, Values], seed: int) -> LayerOrder:
+    """Return a built-in ranking; equal layers keep their order. ``learnt``: correct shares (layers, units) to sort by."""
     if name in learnt:
         return np.argsort(learnt[name].mean(axis=1), kind="stable").astype(np.intp)
     values = {
@@ -210,9 +223,12 @@ def _builtin(name: str, layers: Sequence[RankedLayer], learnt: Mapping[str, Valu
     return np.argsort(np.asarray(values[name]), kind="stable").astype(np.intp)
 
 
-def _ranked(name: str, order: LayerOrder, layers: Sequence[RankedLayer], outcomes: LayerOutcomes, seed: int) -> Ranked:
-    macs, bits = (np.array(values, np.float64) for values in zip(*((x.cost.macs, x.bits) for x in layers), strict=True))
-    return Ranked(
+def _ranked(
+    name: str, order: LayerOrder, layers: Sequence[LayerRobustness], outcomes: LayerOutcomes, seed: int
+) -> ScoredRanking:
+    macs = np.array([layer.cost.macs for layer in layers], np.float64)
+    bits = np.array([layer.bits for layer in layers], np.float64)
+    return ScoredRanking(
         name,
         order,
         score_ranking(order, outcomes.correct, np.random.default_rng(seed)),
@@ -222,21 +238,19 @@ def _ranked(name: str, order: LayerOrder, layers: Sequence[RankedLayer], outcome
 
 
 def _pairs(
-    ranked: Sequence[Ranked], outcomes: LayerOutcomes, learnt: Mapping[str, Values], top: int | None, seed: int
-) -> list[RankingPair]:
-    """Compare all rankings with each other; one that was ``learnt`` is learnt anew in each draw of its units."""
-    pairs = []
-    rankings = {entry.name: FromInputs(learnt[entry.name]) if entry.name in learnt else entry.order for entry in ranked}
-    for one, other in combinations(ranked, 2):
-        if len(np.intersect1d(one.order, other.order)) < 2:  # nothing to compare
+    ranked: Sequence[ScoredRanking], outcomes: LayerOutcomes, learnt: Mapping[str, Values], top: int | None, seed: int
+) -> list[RankingComparison]:
+    """Compare all rankings pairwise. A ``learnt`` ranking is ordered anew in each bootstrap draw of its units."""
+    compared = []
+    rankings = {
+        entry.name: RankingFromInputs(learnt[entry.name]) if entry.name in learnt else entry.order for entry in ranked
+    }
+    for a, b in combinations(ranked, 2):
+        if len(np.intersect1d(a.order, b.order)) < 2:  # nothing to compare
             continue
-        first = min(len(one.order), len(other.order), top or max(1, round(len(outcomes.correct) / _TOP)))
+        first = min(len(a.order), len(b.order), top or max(1, round(len(outcomes.correct) / _TOP_PART)))
         rng = np.random.default_rng(seed)
-        known = "oracle" in (one.name, other.name)
-        difference = None if known else distinguish(one.order, other.order, outcomes.correct, rng)
-        pairs.append(
-            RankingPair(
-                one.name, other.name, agreement(rankings[one.name], rankings[other.name], first, rng), difference
-            )
-        )
-    return pairs
+        difference = None if "oracle" in (a.name, b.name) else score_difference(a.order, b.order, outcomes.correct, rng)
+        agreement = rank_agreement(rankings[a.name], rankings[b.name], first, rng)
+        compared.append(RankingComparison(a.name, b.name, agreement, difference))
+    return compared

@@ -1,15 +1,14 @@
 """Random bit errors: which bits flip, independently of each other, at each of several rates, in each of several repeats.
 
 In one repeat every bit of the population has one threshold, uniform on (0, 1), and flips at every rate above it. So the
-flips at a rate are among those at any higher one, which makes rates comparable, and the number of flips among B bits at
-rate r is Binomial(B, r). Only what flips at the highest rate is drawn: how many bits, which (a uniform choice of distinct
-ones), and their thresholds as fractions of that rate. Time and memory grow with the flips, not with the bits.
+flips at one rate include the flips at every lower rate, which makes rates comparable, and the number of flips among B bits
+at rate r is Binomial(B, r). Only the flips at the highest rate are drawn: their number, their positions (distinct, chosen
+uniformly) and their thresholds as fractions of that rate. Time and memory grow with the flips, not with the bits.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 from functools import partial
 from itertools import compress, pairwise
 from typing import Literal
@@ -20,26 +19,26 @@ from numpy.typing import NDArray
 from bitswap_onnx.campaign.reach import without_shut
 from bitswap_onnx.campaign.setup import Setup
 from bitswap_onnx.errors import BitswapError, ModelError
+from bitswap_onnx.experiments.sweep.rates import check_rates
 from bitswap_onnx.faults.bits import FORMATS
 from bitswap_onnx.faults.fault import Fault, Injection, Site
-from bitswap_onnx.faults.numerals import real
 from bitswap_onnx.graph.resolve import Resolver
 from bitswap_onnx.graph.site_choice import select_sites
 from bitswap_onnx.graph.sites import NeuronSite, find_sites
 from bitswap_onnx.graph.targets import select_targets
 
-#: Faults that the campaign of one sweep may have: each is a row in the store and some 200 bytes of memory.
-MOST_FAULTS = 20_000_000
+#: Most faults of one campaign of drawn faults. Each is a row in the store and some 200 bytes of memory.
+MAX_FAULTS = 20_000_000
 
-ErrorSite = Literal["weights", "neurons", "both"]
+SweepSite = Literal["weights", "neurons", "both"]
 
 
 @dataclass(frozen=True, slots=True)
-class ErrorRegion:
-    """Bits that errors can hit: elements of ``width`` bits, in ``shape``, of a stored parameter or of what a layer puts out.
+class BitRegion:
+    """Bits that errors can hit: elements of ``width`` bits in ``shape``, of a stored parameter or of a layer's neurons.
 
-    ``site`` None: the stored ``parameter`` of a ``layer``. Otherwise neurons, which have the bits once for each of
-    ``inputs`` inputs of the dataset. Bits are numbered by input, then element (row-major), then bit (least significant
+    ``site`` None: the stored ``parameter`` of ``layer``. Otherwise the neurons at that site, whose bits count once for each
+    of ``inputs`` inputs of the dataset. Bits are numbered by input, then element (row-major), then bit (least significant
     first).
     """
 
@@ -56,7 +55,7 @@ class ErrorRegion:
         return self.inputs * math.prod(self.shape) * self.width
 
     def faults(self, positions: NDArray[np.int64]) -> list[Fault]:
-        """Return the flips of the bits at ``positions`` (flips,), each from 0 up to `bits`."""
+        """Return the flips of the bits at ``positions`` (flips,), each at least 0 and below `bits`."""
         elements, bits = np.divmod(positions, self.width)
         inputs, elements = np.divmod(elements, math.prod(self.shape))
         axes = [axis.tolist() for axis in np.unravel_index(elements, self.shape)] if self.shape else []
@@ -75,10 +74,10 @@ class ErrorRegion:
 
 
 @dataclass(frozen=True, eq=False)
-class Errors:
+class BitErrors:
     """The bits that flip in one repeat at the highest rate: distinct ``positions`` (flips,), ascending.
 
-    ``thresholds`` (flips,): the rate above which each bit flips, as a fraction of the highest rate, in [0, 1).
+    ``thresholds`` (flips,): each bit flips at rates above its threshold, a fraction in [0, 1) of the highest rate.
     """
 
     positions: NDArray[np.int64]
@@ -86,8 +85,8 @@ class Errors:
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
-    """One repeat at one rate: how many bits flip, and the id of the injection that flips them (empty for no flips)."""
+class SweepPoint:
+    """One repeat at one rate: the number of flips, and the id of the injection that makes them (empty for no flips)."""
 
     rate: float
     repeat: int
@@ -97,15 +96,15 @@ class Point:
 
 @dataclass(frozen=True)
 class SweepPlan:
-    """The points of a sweep of ``bits`` bits, by rate and then repeat; those of equal flips share one of ``injections``."""
+    """The points of a sweep of ``bits`` bits, by rate and then repeat; points with the same flips share an injection."""
 
     bits: int
-    points: tuple[Point, ...]
+    points: tuple[SweepPoint, ...]
     injections: tuple[Injection, ...]
 
     @property
     def description(self) -> str:
-        """What is about to run, for people."""
+        """One line for people: what is about to run."""
         flipped = sum(point.flips > 0 for point in self.points)
         faults = sum(len(injection.faults) for injection in self.injections)
         return (
@@ -114,112 +113,75 @@ class SweepPlan:
         )
 
 
-#: Returns the bits of a setup's model that a pattern names, of all without one.
-Finder = Callable[[Setup, str | None], list[ErrorRegion]]
+#: Finds the regions of a setup's model that match a pattern; all regions for None.
+RegionFinder = Callable[[Setup, str | None], list[BitRegion]]
 
 
 def find_regions(
-    setup: Setup, layers: str | None, site: ErrorSite, exclude: str | None = None
-) -> tuple[Setup, tuple[ErrorRegion, ...]]:
-    """Return the bits that errors can hit: of stored parameters, of what layers with kernels put out, or of both.
+    setup: Setup, layers: str | None, site: SweepSite, exclude: str | None = None
+) -> tuple[Setup, tuple[BitRegion, ...]]:
+    """Return the bits that errors can hit: of stored parameters, of the outputs of layers with kernels, or of both.
 
-    Neurons that faults cannot get at are left out, and the setup that is returned says so (`bitswap_onnx.campaign.reach`).
+    Neurons that faults cannot reach are left out, and a note of the returned setup names their layers
+    (`bitswap_onnx.campaign.reach`). Raises ModelError for a pattern that matches nothing.
     """
     setup, neurons = _open_neurons(setup, exclude) if site != "weights" else (setup, ())
-    hit: Finder = partial(_named_neurons, neurons=neurons)
-    finders: dict[ErrorSite, tuple[Finder, ...]] = {"weights": (_stored,), "neurons": (hit,), "both": (_stored, hit)}
-    found: dict[ErrorRegion, None] = {}
+    hit: RegionFinder = partial(_named_neurons, neurons=neurons)
+    finders: dict[SweepSite, tuple[RegionFinder, ...]] = {
+        "weights": (_stored,),
+        "neurons": (hit,),
+        "both": (_stored, hit),
+    }
+    chosen: dict[BitRegion, None] = {}
     for pattern in layers.split(",") if layers is not None else [None]:
         refused: list[ModelError] = []
         for find in finders[site]:
             try:
-                found |= dict.fromkeys(find(setup, pattern))
+                chosen |= dict.fromkeys(find(setup, pattern))
             except ModelError as error:
                 refused.append(error)
         if len(refused) == len(finders[site]):
             raise refused[0]
     left_out = frozenset(_stored(setup, exclude)) if exclude and site != "neurons" else frozenset()
-    return setup, tuple(region for region in found if region not in left_out)
+    return setup, tuple(region for region in chosen if region not in left_out)
 
 
-def _stored(setup: Setup, pattern: str | None) -> list[ErrorRegion]:
+def _stored(setup: Setup, pattern: str | None) -> list[BitRegion]:
     resolver = Resolver(setup.model)
     chosen = {target.tensor for target in select_targets(setup.model, pattern)}
     regions = []
     for target in resolver.targets:
         if target.tensor in chosen:
             layer, parameter = resolver.address(target)
-            regions.append(ErrorRegion(layer, target.shape, FORMATS[target.dtype].width, parameter))
+            regions.append(BitRegion(layer, target.shape, FORMATS[target.dtype].width, parameter))
     return regions
 
 
 def _open_neurons(setup: Setup, exclude: str | None) -> tuple[Setup, tuple[NeuronSite, ...]]:
-    """Return what layers with kernels put out, as far as faults can get at it."""
+    """Return the outputs of layers with kernels that faults can reach."""
     kernels = [entry for entry in find_sites(setup.slicer) if entry.role == "kernel" and entry.site is Site.OUTPUT]
     chosen = select_sites(kernels, exclude=exclude)
     return without_shut(setup, chosen) if chosen else (setup, ())
 
 
-def _named_neurons(setup: Setup, pattern: str | None, neurons: Sequence[NeuronSite]) -> list[ErrorRegion]:
+def _named_neurons(setup: Setup, pattern: str | None, neurons: Sequence[NeuronSite]) -> list[BitRegion]:
     inputs = len(setup.dataset)
     return [
-        ErrorRegion(entry.layer, entry.shape, entry.format.width, site=entry.site, inputs=inputs)
+        BitRegion(entry.layer, entry.shape, entry.format.width, site=entry.site, inputs=inputs)
         for entry in select_sites(neurons, pattern)
     ]
 
 
-def parse_rates(text: str) -> tuple[float, ...]:
-    """Return the rates of ``LOW:HIGH`` (decades from LOW, and both ends) or of a comma-separated list, ascending.
-
-    Raises BitswapError for anything else, and for rates as `check_rates` does.
-    """
-    try:
-        ends = [[real(part) for part in end.split(",")] for end in text.split(":")]
-    except ValueError:
-        ends = []
-    match ends:
-        case [rates]:
-            return check_rates(rates)
-        case [[low], [high]]:
-            check_rates({low, high})
-            if low >= high:
-                raise BitswapError(f"--rates: expected LOW:HIGH with LOW below HIGH, found {text!r}")
-            return check_rates([*_decades(low, high), high])
-    raise BitswapError(f"--rates: expected LOW:HIGH or numbers separated by commas, like 1e-10:1e-6, found {text!r}")
-
-
-def _decades(low: float, high: float) -> Iterator[float]:
-    """Yield ``low``, ten times ``low`` and so on, as far as they are below ``high``, exact as they are written."""
-    rate, last = Decimal(repr(low)), Decimal(repr(high))
-    while rate < last:
-        yield float(rate)
-        rate *= 10
-
-
-def check_rates(rates: Iterable[float]) -> tuple[float, ...]:
-    """Return ``rates`` ascending; raises BitswapError for none, one given twice or one outside (0, 1)."""
-    given = sorted(rates)
-    if not given:
-        raise BitswapError("--rates: expected at least one bit error rate, found none")
-    for rate in given:
-        if not 0 < rate < 1:
-            raise BitswapError(f"--rates: expected rates between 0 and 1, both excluded, found {rate:g}")
-    twice = next((rate for rate, following in pairwise(given) if rate == following), None)
-    if twice is not None:
-        raise BitswapError(f"--rates: {twice:g} is given twice; give each rate once")
-    return tuple(given)
-
-
-def draw_errors(bits: int, rate: float, seed: np.random.SeedSequence) -> Errors:
-    """Draw which of ``bits`` bits flip at ``rate``, the highest, and at which fraction of it each begins to."""
+def draw_errors(bits: int, rate: float, seed: np.random.SeedSequence) -> BitErrors:
+    """Draw which of ``bits`` bits flip at ``rate``, the highest rate, and their thresholds."""
     rng = np.random.default_rng(seed)
     flips = int(rng.binomial(bits, rate))
     positions = np.sort(rng.choice(bits, flips, replace=False, shuffle=False))
-    return Errors(positions, rng.random(flips))
+    return BitErrors(positions, rng.random(flips))
 
 
-def faults_at(regions: Sequence[ErrorRegion], positions: NDArray[np.int64]) -> list[Fault]:
-    """Return the flips at ``positions``, ascending, of the bits of all ``regions`` one after the other."""
+def faults_at(regions: Sequence[BitRegion], positions: NDArray[np.int64]) -> list[Fault]:
+    """Return the flips at ascending ``positions``, which number the bits of all ``regions`` one after the other."""
     starts = np.cumsum([0, *(region.bits for region in regions)])
     cuts = np.searchsorted(positions, starts)
     faults: list[Fault] = []
@@ -229,24 +191,24 @@ def faults_at(regions: Sequence[ErrorRegion], positions: NDArray[np.int64]) -> l
     return faults
 
 
-def plan_sweep(regions: Sequence[ErrorRegion], rates: Iterable[float], repeats: int, seed: int) -> SweepPlan:
+def plan_sweep(regions: Sequence[BitRegion], rates: Iterable[float], repeats: int, seed: int) -> SweepPlan:
     """Draw every repeat at every rate.
 
-    Repeat k draws from ``SeedSequence(seed, spawn_key=(k,))`` alone. So with more repeats the earlier ones stay as they
-    were, and with other rates below the same highest one every rate that is still there keeps its flips. Another highest
-    rate, seed or population (model, layers, site, for neurons the number of inputs) draws everything anew.
+    Repeat k draws from ``SeedSequence(seed, spawn_key=(k,))`` alone. So more repeats leave the earlier repeats unchanged.
+    Other rates below the same highest rate leave the flips of the remaining rates unchanged. Another highest rate, seed or
+    population (model, layers, site, for neurons the number of inputs) changes all draws.
 
-    Raises BitswapError for rates as `check_rates`, for less than one repeat, for regions without bits, and for more
-    expected flips than `MOST_FAULTS`.
+    Raises BitswapError as `check_rates` does, and for fewer than one repeat, regions without bits, and more expected flips
+    than `MAX_FAULTS`.
     """
     rates = check_rates(rates)
     if repeats < 1:
-        raise BitswapError(f"--repeats: expected a positive number, found {repeats}")
+        raise BitswapError(f"`repeats`: expected a positive number, found {repeats}")
     bits = sum(region.bits for region in regions)
     if not bits:
-        raise BitswapError("there are no bits to flip: the model has no such weights or neurons; choose other --layers")
+        raise BitswapError("there are no bits to flip: the model has no such weights or neurons; choose other `layers`")
     _check_number(bits, rates, repeats)
-    points: list[Point] = []
+    points: list[SweepPoint] = []
     injections: list[Injection] = []
     for repeat in range(repeats):
         errors = draw_errors(bits, rates[-1], np.random.SeedSequence(seed, spawn_key=(repeat,)))
@@ -258,18 +220,18 @@ def plan_sweep(regions: Sequence[ErrorRegion], rates: Iterable[float], repeats: 
             if flips > before:
                 identifier, before = f"{rate!r}_r{repeat}", flips
                 injections.append(Injection(identifier, tuple(compress(faults, flipped))))
-            points.append(Point(rate, repeat, flips, identifier))
+            points.append(SweepPoint(rate, repeat, flips, identifier))
     return SweepPlan(bits, tuple(sorted(points, key=lambda point: (point.rate, point.repeat))), tuple(injections))
 
 
 def _check_number(bits: int, rates: Sequence[float], repeats: int) -> None:
-    """Refuse a sweep of more faults than a campaign can sensibly hold."""
+    """Raise BitswapError for a sweep that expects more than `MAX_FAULTS` faults."""
     total = 0.0
     for rate in rates:
         total += repeats * bits * rate
-        if total > MOST_FAULTS:
+        if total > MAX_FAULTS:
             raise BitswapError(
-                f"--rates: at {rate:g}, {bits:,} bits have {bits * rate:,.0f} flips in each of {repeats} repeats: with "
-                f"the rates below it {total:,.0f} faults in all, more than {MOST_FAULTS:,}; leave out the highest rates, "
-                "or take fewer repeats or --layers"
+                f"`rates`: at {rate:g}, {bits:,} bits have {bits * rate:,.0f} flips in each of {repeats} repeats: with "
+                f"the rates below it {total:,.0f} faults in all, more than {MAX_FAULTS:,}; leave out the highest rates, "
+                "or take fewer repeats or `layers`"
             )

@@ -19,8 +19,8 @@ from bitswap_onnx.campaign.run import run_campaign
 from bitswap_onnx.campaign.settings import Settings
 from bitswap_onnx.campaign.setup import prepare
 from bitswap_onnx.errors import BitswapError, InterruptedRunError, RunError
-from bitswap_onnx.experiments.comparison.compare import Comparison, ComparisonRow, Judgement, compare_runs
-from bitswap_onnx.experiments.comparison.models import compare_models
+from bitswap_onnx.experiments.comparison.compare_runs import Comparison, ComparisonRow, Judgement, compare_runs
+from bitswap_onnx.experiments.comparison.run import compare_models
 from bitswap_onnx.faults.fault import Fault, Injection, Kind
 from bitswap_onnx.faults.fault_list import write_fault_list
 from tests.builders import cnn, normal, save

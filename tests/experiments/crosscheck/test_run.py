@@ -13,7 +13,7 @@ from bitswap_onnx.cli.main import main
 from bitswap_onnx.converters.native import torch_native
 from bitswap_onnx.converters.torch_to_onnx import export_torch
 from bitswap_onnx.errors import ControlFailedError, FaultListError
-from bitswap_onnx.experiments.crosscheck.run import Agreement, Verdict, agree, crosscheck
+from bitswap_onnx.experiments.crosscheck.run import Agreement, Verdict, crosscheck, measure_agreement
 from bitswap_onnx.faults.fault import Fault, Injection, Kind
 from bitswap_onnx.faults.fault_list import write_fault_list
 from tests.builders import normal
@@ -57,13 +57,15 @@ def test_agreement(
     nonfinite: int,
     nonfinite_differing: int,
 ) -> None:
-    found = agree("i", (CLEAN, ours), (NATIVE_CLEAN, theirs))
+    found = measure_agreement("i", (CLEAN, ours), (NATIVE_CLEAN, theirs))
     assert (found.differing, found.near_ties) == (differing, near_ties)
     assert (found.nonfinite, found.nonfinite_differing) == (nonfinite, nonfinite_differing)
 
 
 def test_differences_and_counts() -> None:
-    found = agree("i", (CLEAN, scores([1.0, 2.0], [3.0, 1.5])), (NATIVE_CLEAN, scores([1.0, 2.25], [NAN, 1.0])))
+    found = measure_agreement(
+        "i", (CLEAN, scores([1.0, 2.0], [3.0, 1.5])), (NATIVE_CLEAN, scores([1.0, 2.25], [NAN, 1.0]))
+    )
     assert found.difference == 0.25
     assert found.relative == 0.125
     assert (found.runtime["masked"], found.native["masked"]) == (1, 0)
@@ -71,7 +73,7 @@ def test_differences_and_counts() -> None:
 
 
 def verdict(differing: int, near_ties: int, nonfinite_differing: int) -> Verdict:
-    clean = agree("clean", (CLEAN, CLEAN), (CLEAN, CLEAN))
+    clean = measure_agreement("clean", (CLEAN, CLEAN), (CLEAN, CLEAN))
     row = Agreement("i", 100, 0.0, 0.0, differing, near_ties, 50, nonfinite_differing, {}, {})
     return Verdict("torch", clean, (row,), 0.01, has_max_pool=True)
 

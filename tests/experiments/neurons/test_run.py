@@ -19,14 +19,8 @@ from bitswap_onnx.campaign.settings import FROM_CLOCK, Settings
 from bitswap_onnx.campaign.setup import prepare
 from bitswap_onnx.errors import BitswapError, ControlFailedError
 from bitswap_onnx.experiments.neurons import run as neuron_campaign
-from bitswap_onnx.experiments.neurons.report import (
-    NeuronCampaign,
-    Proportion,
-    grouped_bits,
-    layer_table,
-    proportion,
-    result_table,
-)
+from bitswap_onnx.experiments.neurons.report import grouped_bits, layer_table, result_table
+from bitswap_onnx.experiments.neurons.results import NeuronCampaign
 from bitswap_onnx.experiments.neurons.run import choose_layers, draw_neuron_faults, plan_neurons, run_neurons
 from bitswap_onnx.faults.bits import FORMATS
 from tests.builders import cnn, normal, save
@@ -281,37 +275,6 @@ def test_draws(model: Path) -> None:
     assert plan_neurons(setup, layers, seed=8).injections[1] != every["L01_t0"]
 
 
-def test_interval() -> None:
-    """Wilson's for one inference per input; as many inferences as they are worth for several."""
-    for hits in (0, 1, 7, 50):
-        once = np.arange(50)[:, None] < hits
-        low, high = stats.binomtest(hits, 50).proportion_ci(method="wilson")
-        check_interval(proportion(once), hits, 50, (low, high))
-        again = proportion(np.repeat(once, 4, axis=1))  # trials that repeat the first add nothing
-        check_interval(again, 4 * hits, 200, (low, high))
-    alike = np.tile([True, False, False, False], (50, 1))  # inputs that do not differ: all inferences count
-    low, high = stats.binomtest(50, 200).proportion_ci(method="wilson")
-    check_interval(proportion(alike), 50, 200, (low, high))
-    empty = proportion(np.empty((0, 3), np.bool_))
-    assert (empty.inferences, str(empty.share), str(empty.low)) == (0, "nan", "nan")
-
-
-def check_interval(found: Proportion, hits: int, inferences: int, interval: tuple[float, float]) -> None:
-    assert (found.hits, found.inferences) == (hits, inferences)
-    assert (found.low, found.high) == pytest.approx(interval, abs=1e-12)
-
-
-def test_interval_covers() -> None:
-    """Inputs that differ in how easily they are misclassified, five trials each: 95 % of intervals cover the mean."""
-    rng = np.random.default_rng(1)
-    covered = 0
-    for _ in range(400):
-        chances = rng.beta(0.3, 5.7, size=(200, 1))  # mean 0.05
-        one = proportion(rng.random((200, 5)) < chances)
-        covered += one.low <= 0.05 <= one.high
-    assert 0.92 < covered / 400 < 0.98
-
-
 @pytest.mark.parametrize(
     ("name", "bits", "text"),
     [
@@ -338,7 +301,7 @@ def test_resume(model: Path, tmp_path: Path) -> None:
         neurons(model, tmp_path / "run", detailed_log=True)
     with pytest.raises(BitswapError, match="holds another campaign, with other faults"):
         neurons(model, tmp_path / "run", detailed_log=True, resume=True, settings=Settings(batch_size=BATCH, seed=6))
-    with pytest.raises(BitswapError, match="--resume needs --out RUN"):
+    with pytest.raises(BitswapError, match="`resume` needs `run`"):
         run_neurons(model, options=RunOptions(resume=True))
     assert [path.read_bytes() for path in files] == before
     assert {path.name for path in (tmp_path / "run").glob("cnn_*")} == {path.name for path in files}
@@ -379,25 +342,28 @@ def test_failed_control_leaves_no_files(model: Path, tmp_path: Path, monkeypatch
 
 def test_wrong_input(model: Path, tmp_path: Path) -> None:
     refused: list[tuple[dict[str, Any], str]] = [
-        ({"numbers": [1, 3]}, "--layer-num: there is no layer 3; layers to choose from: 3, numbered 0-2"),
-        ({"numbers": [-1]}, "--layer-num: there is no layer -1; layers to choose from: 3, numbered 0-2"),
-        ({"numbers": []}, "--layer-num: expected at least one number, found none"),
+        ({"numbers": [1, 3]}, "`numbers`: there is no layer 3; layers to choose from: 3, numbered 0-2"),
+        ({"numbers": [-1]}, "`numbers`: there is no layer -1; layers to choose from: 3, numbered 0-2"),
+        ({"numbers": []}, "`numbers`: expected at least one number, found none"),
         (
-            {"layer_type": "Conv2d", "numbers": [1]},
-            "--layer-num: there is no layer 1; layers to choose from: 1, numbered 0-0",
+            {"kinds": "Conv2d", "numbers": [1]},
+            "`numbers`: there is no layer 1; layers to choose from: 1, numbered 0-0",
         ),
         ({"layer_type": "Conf"}, "`layer_type`: no layer is of type 'Conf'; the nearest are Conv"),
         ({"layers": "cov"}, "no layer matches 'cov'; the nearest are conv"),
-        ({"bit": 32}, "--bit 32 is outside float32 (0-31), which x puts out; choose another bit or other --layers"),
-        ({"bit": -1}, "--bit -1 is outside float32 (0-31)"),
-        ({"trials": 0}, "--trials: expected a positive number, found 0"),
+        (
+            {"bit": 32},
+            "`bit` 32 is outside float32 (0-31), the output format of x; choose another bit or other `layers`",
+        ),
+        ({"bit": -1}, "`bit` -1 is outside float32 (0-31)"),
+        ({"trials": 0}, "`trials`: expected a positive number, found 0"),
         (
             {"trials": 10**6},
             "3 layers and 20 inputs would have 60,000,000 faults, more than 20,000,000; take fewer trials",
         ),
         (
             {"drop_last": True, "settings": Settings(batch_size=32)},
-            "--drop-last: 20 inputs are fewer than one batch of 32; leave it out or choose a smaller --batch-size",
+            "`drop_last`: 20 inputs are fewer than one batch of 32; leave it out or choose a smaller `batch_size`",
         ),
         ({"settings": Settings(layout="blocked")}, "--layout blocked: neuron faults need --layout plain"),
     ]

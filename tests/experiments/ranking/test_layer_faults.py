@@ -17,7 +17,7 @@ from bitswap_onnx.campaign.run import run_campaign
 from bitswap_onnx.campaign.settings import Settings, for_neurons
 from bitswap_onnx.campaign.setup import Setup, prepare
 from bitswap_onnx.errors import ModelError
-from bitswap_onnx.experiments.ranking.layer_faults import FaultSite, draw_injections, identifier, read_outcomes
+from bitswap_onnx.experiments.ranking.layer_faults import RankingSite, draw_injections, injection_id, read_outcomes
 from bitswap_onnx.faults.fault import Injection, Kind, Site
 from bitswap_onnx.graph.sites import NeuronSite, find_sites
 from tests.builders import build, cnn, normal, save
@@ -39,16 +39,16 @@ def kernels(setup: Setup) -> list[NeuronSite]:
     return [site for site in find_sites(setup.slicer) if site.role == "kernel" and site.site is Site.INPUT]
 
 
-def draw(setup: Setup, where: FaultSite, trials: int, seed: int = 0) -> dict[str, Injection]:
+def draw(setup: Setup, where: RankingSite, trials: int, seed: int = 0) -> dict[str, Injection]:
     return {injection.id: injection for injection in draw_injections(setup, kernels(setup), where, trials, seed)}
 
 
 @pytest.mark.parametrize("where", ["neurons", "weights"])
-def test_each_injection_stays_in_one_layer(tmp_path: Path, where: FaultSite) -> None:
+def test_each_injection_stays_in_one_layer(tmp_path: Path, where: RankingSite) -> None:
     """Neurons: one fault for each input of the dataset. Weights: one fault for all."""
     found = draw(setup_of(tmp_path), where, 3)
     places = list(product(enumerate(SHAPES[where].items()), range(3)))
-    assert list(found) == [identifier(number, trial) for (number, _), trial in places]
+    assert list(found) == [injection_id(number, trial) for (number, _), trial in places]
     for ((_, (layer, shape)), _), injection in zip(places, found.values(), strict=True):
         neurons = where == "neurons"
         assert [fault.input for fault in injection.faults] == (list(range(INPUTS)) if neurons else [None])
@@ -61,7 +61,7 @@ def test_each_injection_stays_in_one_layer(tmp_path: Path, where: FaultSite) -> 
 
 
 @pytest.mark.parametrize(("where", "trials"), [("neurons", 150), ("weights", 3000)])
-def test_uniform(tmp_path: Path, where: FaultSite, trials: int) -> None:
+def test_uniform(tmp_path: Path, where: RankingSite, trials: int) -> None:
     """Over the bits, the sign included, over the elements, and over both at once: 3,000 faults in each layer."""
     found = draw(setup_of(tmp_path), where, trials, seed=1)
     for layer, shape in SHAPES[where].items():
@@ -76,14 +76,14 @@ def test_uniform(tmp_path: Path, where: FaultSite, trials: int) -> None:
 
 
 @pytest.mark.parametrize("where", ["neurons", "weights"])
-def test_a_draw_stays_as_it_was(tmp_path: Path, where: FaultSite) -> None:
+def test_a_draw_stays_as_it_was(tmp_path: Path, where: RankingSite) -> None:
     """With more trials, with more inputs, without the other layers; another seed, trial or layer draws anew."""
     setup = setup_of(tmp_path)
     few, many, other = draw(setup, where, 2, 7), draw(setup, where, 40, 7), draw(setup, where, 40, 8)
     assert few.items() <= many.items()
     assert many == draw(setup, where, 40, 7)
     alone = list(draw_injections(setup, kernels(setup)[1:], where, 40, 7))
-    assert [entry.faults for entry in alone] == [many[identifier(1, trial)].faults for trial in range(40)]
+    assert [entry.faults for entry in alone] == [many[injection_id(1, trial)].faults for trial in range(40)]
     longer = draw(setup_of(tmp_path, x=normal(INPUTS + 7, 1, 6, 6)), where, 40, 7)
     assert all(longer[name].faults[:INPUTS] == entry.faults for name, entry in many.items())
     same = sum(many[name].faults == other[name].faults for name in many)
@@ -115,13 +115,13 @@ def test_layers_without_a_stored_kernel(tmp_path: Path) -> None:
     sites = [site for site in find_sites(setup.slicer) if site.site is Site.INPUT and site.role != "node"]
     assert [entry.id for entry in draw_injections(setup, sites, "neurons", 1, 0)] == ["L0_t0", "L1_t0", "L2_t0"]
     with pytest.raises(
-        ModelError, match=r"^--site weights: layer 'x' has no stored kernel; choose others with --layers$"
+        ModelError, match=r"^`where` weights: layer 'x' has no stored kernel; choose others with `layers`$"
     ):
         draw_injections(setup, sites, "weights", 1, 0)
 
 
 @pytest.mark.parametrize("where", ["neurons", "weights"])
-def test_outcomes_are_read_by_unit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: FaultSite) -> None:
+def test_outcomes_are_read_by_unit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: RankingSite) -> None:
     """A unit is an input over its trials, or a trial over its inputs; units sum to what the campaign counted.
 
     The run is cut into chunks of one batch, the last one short, so that bytes of inputs have to be joined in order.
@@ -139,7 +139,7 @@ def test_outcomes_are_read_by_unit(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert unlabelled.correct == pytest.approx(1 - found.critical)
     counts = counted(run)
     for layer in range(2):
-        own = np.array([counts[identifier(layer, trial)] for trial in part]) / INPUTS
+        own = np.array([counts[injection_id(layer, trial)] for trial in part]) / INPUTS
         for column, values in enumerate((found.correct, found.critical, found.nonfinite)):
             assert values[layer].mean() == pytest.approx(own[:, column].mean())
             if where == "weights":

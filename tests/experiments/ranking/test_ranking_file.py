@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from bitswap_onnx.errors import BitswapError
-from bitswap_onnx.experiments.ranking.ranking_file import Form, read_ranking
+from bitswap_onnx.experiments.ranking.ranking_file import RankingForm, read_ranking
 
 LAYERS = ("conv1", "conv2", "conv3", "fc1", "fc2")
 
@@ -36,7 +36,13 @@ def write(folder: Path, name: str, text: str) -> Path:
     ],
 )  # fmt: skip
 def test_reads(
-    tmp_path: Path, name: str, text: str, form: Form | None, order: list[int], read_as: str, tied: tuple[str, ...]
+    tmp_path: Path,
+    name: str,
+    text: str,
+    form: RankingForm | None,
+    order: list[int],
+    read_as: str,
+    tied: tuple[str, ...],
 ) -> None:
     ranking = read_ranking(write(tmp_path, name, text), LAYERS, form)
     assert ranking.order.tolist() == order
@@ -48,15 +54,15 @@ def test_reads(
     [
         ("r.json", '["conv9"]', None, ": entry 1: the model has no layer \"conv9\"; nearest: conv"),
         ("r.json", '["fc1", "fc2", "fc1"]', None, ': entry 3: "fc1" is ranked a second time'),
-        ("r.json", '["fc1"]', "rank-values", "a list of layer names is an order, it has no rank values; pass --as order"),
-        ("r.json", "[1, 0]", None, "pass --as order or --as rank-values"),
+        ("r.json", '["fc1"]', "rank-values", "a list of layer names is an order, it has no rank values; pass `form` order"),
+        ("r.json", "[1, 0]", None, "pass `form` order or `form` rank-values"),
         ("r.json", "[1, 5]", "order", ": entry 2: expected a layer index from 0 to 4, found 5; if these are rank values"),
         ("r.json", "[-1]", "order", ": entry 1: expected a layer index from 0 to 4, found -1"),
         ("r.json", "[1, 2.0]", "order", ": entry 2: expected a layer index from 0 to 4, found 2.0; if these"),
         ("r.json", "[1, 3, 1]", "order", ': entry 3: "conv2" is ranked a second time'),
         ("r.json", "[1, 2]", "rank-values", ": expected 5 rank values, one for each layer, found 2; to rank some"),
         ("r.json", "[1, 2, NaN, 4, 5]", "rank-values", ": entry 3: expected a finite rank value, found NaN"),
-        ("r.json", '{"fc1": 1}', "order", "are rank values, not an order; pass --as rank-values"),
+        ("r.json", '{"fc1": 1}', "order", "are rank values, not an order; pass `form` rank-values"),
         ("r.json", '{"fc1": 1, "fc1": 2}', None, ': "fc1" is ranked a second time'),
         ("r.json", '{"fc": 1}', None, ': the model has no layer "fc"; nearest: fc'),
         ("r.json", '{"fc1": null}', None, ": fc1: expected a finite rank value, found null; 1 is the most critical"),
@@ -80,11 +86,11 @@ def test_reads(
         ("r.csv", "layer\nfc1\nfc1\n", None, 'r.csv:3: "fc1" is ranked a second time'),
         ("r.csv", "layer,rank\nfc1,1\nfc2,nan\n", None, "r.csv:3: fc2: expected a finite rank value, found NaN"),
         ("r.csv", "layer,rank\nfc1,first\n", None, 'r.csv:2: fc1: expected a finite rank value, found "first"'),
-        ("r.csv", "layer,rank\nfc1,1\n", "order", "are rank values, not an order; pass --as rank-values"),
+        ("r.csv", "layer,rank\nfc1,1\n", "order", "are rank values, not an order; pass `form` rank-values"),
         ("r.csv", "layer\nfc1\n", "rank-values", "a list of layer names is an order"),
         ("r.csv", "layer,rank\nfc1\n", None, "r.csv:2: expected 2 cells, found 1; begin with the header"),
         ("r.csv", "fc1,1\n", None, "r.csv:1: expected 1 cell, found 2; begin with the header layer for an order, layer"),
-        ("r.csv", "1\n0\n", None, "pass --as order or --as rank-values"),
+        ("r.csv", "1\n0\n", None, "pass `form` order or `form` rank-values"),
         ("r.csv", "1\n5\n", "order", "r.csv:2: expected a layer index from 0 to 4, found 5; if these are rank values"),
         ("r.csv", "1.5\n", "order", "r.csv:1: expected a layer index from 0 to 4, found 1.5"),
         ("r.csv", "\u0661\n", "order", "the model has no layer \"\\u0661\""),
@@ -98,7 +104,7 @@ def test_reads(
         ("r", "", None, ": expected a ranking in a .json or .csv file, found no suffix"),
     ],
 )  # fmt: skip
-def test_refuses(tmp_path: Path, name: str, text: str, form: Form | None, message: str) -> None:
+def test_refuses(tmp_path: Path, name: str, text: str, form: RankingForm | None, message: str) -> None:
     with pytest.raises(BitswapError) as caught:
         read_ranking(write(tmp_path, name, text), LAYERS, form)
     assert message in str(caught.value)
@@ -122,6 +128,6 @@ def test_files_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (tmp_path / "latin.csv").write_bytes(b"layer\nfc\xe91\n")
     with pytest.raises(BitswapError, match="expected UTF-8 text"):
         read_ranking(tmp_path / "latin.csv", LAYERS)
-    monkeypatch.setattr("bitswap_onnx.experiments.ranking.ranking_file.LARGEST", 3)
+    monkeypatch.setattr("bitswap_onnx.experiments.ranking.ranking_file.MAX_FILE_BYTES", 3)
     with pytest.raises(BitswapError, match="at most 3 bytes, found 7"):
         read_ranking(write(tmp_path, "large.json", '["fc1"]'), LAYERS)

@@ -18,12 +18,12 @@ from bitswap_onnx.campaign.settings import Settings, for_neurons
 from bitswap_onnx.campaign.setup import Setup, prepare
 from bitswap_onnx.errors import BitswapError
 from bitswap_onnx.experiments.ranking import run as rank_module
-from bitswap_onnx.experiments.ranking.layer_faults import FaultSite, draw_injections
-from bitswap_onnx.experiments.ranking.ranking import ALIKE
-from bitswap_onnx.experiments.ranking.robustness import Ranked, Robustness
-from bitswap_onnx.experiments.ranking.run import BUILTIN, evaluate_robustness
+from bitswap_onnx.experiments.ranking.layer_faults import RankingSite, draw_injections
+from bitswap_onnx.experiments.ranking.results import Robustness, ScoredRanking
+from bitswap_onnx.experiments.ranking.run import BUILTIN_RANKINGS, evaluate_robustness
 from bitswap_onnx.faults.fault import Injection, Site
 from bitswap_onnx.graph.sites import find_sites
+from bitswap_onnx.stats.rankings import ALIKE
 from tests.builders import build, normal, save
 from tests.campaigns import run_options
 
@@ -61,7 +61,7 @@ Array = NDArray[np.float32]
 @pytest.fixture(autouse=True)
 def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     """Intervals have tests of their own."""
-    for name in ("score_ranking", "distinguish", "agreement"):
+    for name in ("score_ranking", "score_difference", "rank_agreement"):
         monkeypatch.setattr(rank_module, name, partial(getattr(rank_module, name), draws=20))
 
 
@@ -118,7 +118,7 @@ def scores_of(model: Path, injection: Injection) -> Array:
     return run_plain(proto, "scores", **feeds)
 
 
-def by_hand(model: Path, where: FaultSite, trials: int) -> NDArray[np.float64]:
+def by_hand(model: Path, where: RankingSite, trials: int) -> NDArray[np.float64]:
     """Right, critical and nonfinite, (3, layers, trials, inputs), of the injections that the ranking draws."""
     setup = prepare(model, for_neurons(SETTINGS) if where == "neurons" else SETTINGS)
     data = np.load(model.with_suffix(".npz"))
@@ -137,7 +137,7 @@ def mean_of_curve(accuracies: NDArray[np.float64]) -> float:
     return float(100 * np.mean([np.mean(accuracies[:k]) for k in range(1, len(accuracies) + 1)]))
 
 
-def named(found: Robustness) -> dict[str, Ranked]:
+def named(found: Robustness) -> dict[str, ScoredRanking]:
     return {ranked.name: ranked for ranked in found.rankings}
 
 
@@ -148,7 +148,7 @@ def in_words(order: NDArray[np.intp]) -> list[str]:
 @pytest.mark.parametrize(
     ("where", "trials", "labelled"), [("neurons", 6, True), ("neurons", 2, False), ("weights", 40, True)]
 )
-def test_recomputed_by_hand(model: Path, tmp_path: Path, where: FaultSite, trials: int, labelled: bool) -> None:
+def test_recomputed_by_hand(model: Path, tmp_path: Path, where: RankingSite, trials: int, labelled: bool) -> None:
     """Every share, from the faults as they were drawn; then scores, orders from data, and residual risk from these."""
     if not labelled:
         np.savez(model.with_suffix(".npz"), x=np.load(model.with_suffix(".npz"))["x"])
@@ -162,7 +162,7 @@ def test_recomputed_by_hand(model: Path, tmp_path: Path, where: FaultSite, trial
     assert found.golden == pytest.approx(17 / 22 if labelled else 1)
     assert (found.inputs, found.trials, found.where) == (INPUTS, trials, where)
     orders = {name: ranked.order for name, ranked in named(found).items()}
-    assert list(orders) == list(BUILTIN)
+    assert list(orders) == list(BUILTIN_RANKINGS)
     for name, accuracies in (("oracle", own[0]), ("sensitivity", apart)):
         assert orders[name].tolist() == np.argsort(accuracies.round(12), kind="stable").tolist()
     check_scores(found, own[0])
@@ -181,7 +181,7 @@ def check_scores(found: Robustness, accuracies: NDArray[np.float64]) -> None:
         assert extremes.random == pytest.approx(100 * accuracies.mean())
 
 
-def check_risk(found: Robustness, critical: NDArray[np.float64], where: FaultSite) -> None:
+def check_risk(found: Robustness, critical: NDArray[np.float64], where: RankingSite) -> None:
     """A layer has its share of critical outcomes as often as faults hit it: in proportion to its bits."""
     kernels = {layer: TENSORS[f"{layer}.weight"].size for layer in LAYERS}
     bits = np.array([32 * (ELEMENTS if where == "neurons" else kernels)[layer] for layer in LAYERS])
@@ -197,7 +197,7 @@ def check_risk(found: Robustness, critical: NDArray[np.float64], where: FaultSit
 
 def test_builtin_orders(model: Path, tmp_path: Path) -> None:
     """From numpy on the stored tensors and plain ONNX Runtime on the inputs; no fault has a part in them."""
-    builtin = [name for name in BUILTIN if name not in ("sensitivity", "oracle")]
+    builtin = [name for name in BUILTIN_RANKINGS if name not in ("sensitivity", "oracle")]
     found = rank(model, tmp_path / "run", builtin=builtin)
     kernels = {layer: TENSORS[f"{layer}.weight"].astype(np.float64) for layer in LAYERS}
     largest = {layer: float(np.abs(clean_value(model, VALUES[layer])).max()) for layer in LAYERS}
@@ -229,7 +229,7 @@ def test_given_rankings(model: Path, tmp_path: Path) -> None:
     found = rank(model, tmp_path / "run", rankings, trials=3)
     accuracies = np.array([layer.correct for layer in found.layers])
     ranked = named(found)
-    assert list(ranked) == [*rankings, *BUILTIN]
+    assert list(ranked) == [*rankings, *BUILTIN_RANKINGS]
     for name in ("order", "values", "names"):
         assert in_words(ranked[name].order) == mine
         assert repr(ranked[name].score) == repr(ranked["order"].score)
@@ -258,7 +258,7 @@ def test_rankings_of_a_layer_each(model: Path, tmp_path: Path) -> None:
 def test_evaluation_steps(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int, size: int, chosen: Any, inputs: int
 ) -> None:
-    """Batches of --batch-size inputs: the first ones, or a random subset's."""
+    """Batches of `batch_size` inputs: the first ones, or a random subset's."""
     settings = Settings(batch_size=size, seed=5, **chosen)
 
     def stop(setup: Setup, injections: list[Injection], **_: Any) -> None:

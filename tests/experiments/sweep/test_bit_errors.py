@@ -14,28 +14,27 @@ from scipy import stats
 from bitswap_onnx.errors import BitswapError
 from bitswap_onnx.experiments.sweep import bit_errors
 from bitswap_onnx.experiments.sweep.bit_errors import (
-    ErrorRegion,
-    Errors,
+    BitErrors,
+    BitRegion,
     SweepPlan,
-    check_rates,
     draw_errors,
     faults_at,
-    parse_rates,
     plan_sweep,
 )
+from bitswap_onnx.experiments.sweep.rates import check_rates, parse_rates
 from bitswap_onnx.faults.fault import Fault, Site
 
 #: A test of a distribution fails with this probability, were the seed not fixed.
 _CHANCE = 1e-3
 
-WEIGHTS = ErrorRegion("conv", (3, 2, 2), 32, parameter="weight")
-NEURONS = ErrorRegion("fc", (5,), 16, site=Site.OUTPUT, inputs=4)
-EMPTY = ErrorRegion("none", (0, 3), 32, parameter="bias")
-SCALAR = ErrorRegion("scale", (), 8, parameter="scale")
+WEIGHTS = BitRegion("conv", (3, 2, 2), 32, parameter="weight")
+NEURONS = BitRegion("fc", (5,), 16, site=Site.OUTPUT, inputs=4)
+EMPTY = BitRegion("none", (0, 3), 32, parameter="bias")
+SCALAR = BitRegion("scale", (), 8, parameter="scale")
 REGIONS = (WEIGHTS, NEURONS, EMPTY, SCALAR)
 
 
-def draws(bits: int, rate: float, number: int) -> list[Errors]:
+def draws(bits: int, rate: float, number: int) -> list[BitErrors]:
     return [draw_errors(bits, rate, np.random.SeedSequence(1, spawn_key=(k,))) for k in range(number)]
 
 
@@ -112,7 +111,7 @@ def test_every_bit_is_one_fault() -> None:
 
 def test_positions_beyond_32_bits() -> None:
     """The last bit of 10 million inputs of a layer of 31 million bits."""
-    region = ErrorRegion("conv", (64, 112, 112), 32, site=Site.OUTPUT, inputs=10**7)
+    region = BitRegion("conv", (64, 112, 112), 32, site=Site.OUTPUT, inputs=10**7)
     last = faults_at([WEIGHTS, region], np.array([WEIGHTS.bits + region.bits - 1]))
     assert last == [Fault("conv", (63, 111, 111), 31, site=Site.OUTPUT, input=10**7 - 1)]
     assert type(last[0].index[0]) is int
@@ -163,7 +162,7 @@ def test_what_stays_when_what_changes() -> None:
 
 def test_ids_and_shared_injections() -> None:
     """Where nothing more flips at 2e-8 than at 1e-8, nothing more runs."""
-    region = ErrorRegion("fc", (2**20,), 32, parameter="weight")
+    region = BitRegion("fc", (2**20,), 32, parameter="weight")
     plan = plan_sweep([region], (1e-8, 2e-8, 1e-6), 40, seed=0)
     names = {(point.rate, point.repeat): point.injection for point in plan.points}
     shared = [repeat for repeat in range(40) if names[2e-8, repeat] == names[1e-8, repeat] != ""]
@@ -191,18 +190,18 @@ def test_rates(text: str, rates: tuple[float, ...]) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("1e-6:1e-10", "--rates: expected LOW:HIGH with LOW below HIGH, found '1e-6:1e-10'"),
-        ("1e-6:1e-6", "--rates: expected LOW:HIGH with LOW below HIGH, found '1e-6:1e-6'"),
-        ("0:1e-6", "--rates: expected rates between 0 and 1, both excluded, found 0"),
-        ("1e-3:1", "--rates: expected rates between 0 and 1, both excluded, found 1"),
-        ("1e-400", "--rates: expected rates between 0 and 1, both excluded, found 0"),
-        ("0.1,1.5", "--rates: expected rates between 0 and 1, both excluded, found 1.5"),
-        ("-1e-6", "--rates: expected rates between 0 and 1, both excluded, found -1e-06"),
-        ("nan", "--rates: expected rates between 0 and 1, both excluded, found nan"),
-        ("1e-9:nan", "--rates: expected rates between 0 and 1, both excluded, found nan"),
-        ("1e-6,1e-7,1e-6", "--rates: 1e-06 is given twice; give each rate once"),
+        ("1e-6:1e-10", "`rates`: expected LOW:HIGH with LOW below HIGH, found '1e-6:1e-10'"),
+        ("1e-6:1e-6", "`rates`: expected LOW:HIGH with LOW below HIGH, found '1e-6:1e-6'"),
+        ("0:1e-6", "`rates`: expected rates between 0 and 1, both excluded, found 0"),
+        ("1e-3:1", "`rates`: expected rates between 0 and 1, both excluded, found 1"),
+        ("1e-400", "`rates`: expected rates between 0 and 1, both excluded, found 0"),
+        ("0.1,1.5", "`rates`: expected rates between 0 and 1, both excluded, found 1.5"),
+        ("-1e-6", "`rates`: expected rates between 0 and 1, both excluded, found -1e-06"),
+        ("nan", "`rates`: expected rates between 0 and 1, both excluded, found nan"),
+        ("1e-9:nan", "`rates`: expected rates between 0 and 1, both excluded, found nan"),
+        ("1e-6,1e-7,1e-6", "`rates`: 1e-06 is given twice; give each rate once"),
         *(
-            (text, f"--rates: expected LOW:HIGH or numbers separated by commas, like 1e-10:1e-6, found {text!r}")
+            (text, f"`rates`: expected LOW:HIGH or numbers separated by commas, like 1e-10:1e-6, found {text!r}")
             for text in ("", "many", "1e-6,", ":", "1e-9:1e-8:1e-7", "1e-9,1e-8:1e-7")
         ),
     ],
@@ -215,7 +214,7 @@ def test_wrong_rates(text: str, message: str) -> None:
 def test_wrong_input() -> None:
     with pytest.raises(BitswapError, match="at least one bit error rate, found none"):
         check_rates([])
-    with pytest.raises(BitswapError, match="--repeats: expected a positive number, found 0"):
+    with pytest.raises(BitswapError, match="`repeats`: expected a positive number, found 0"):
         plan_sweep(REGIONS, [0.1], 0, 0)
     with pytest.raises(BitswapError, match="there are no bits to flip"):
         plan_sweep([EMPTY], [0.1], 1, 0)
@@ -223,10 +222,10 @@ def test_wrong_input() -> None:
 
 def test_more_flips_than_a_campaign_can_hold_are_refused() -> None:
     """The rate that is too much is named; below it, nothing is refused."""
-    region = ErrorRegion("conv", (10**8,), 32, parameter="weight")
+    region = BitRegion("conv", (10**8,), 32, parameter="weight")
     message = (
-        "--rates: at 0.001, 3,200,000,000 bits have 3,200,000 flips in each of 30 repeats: with the rates below it "
-        f"105,600,000 faults in all, more than {bit_errors.MOST_FAULTS:,}; leave out the highest rates"
+        "`rates`: at 0.001, 3,200,000,000 bits have 3,200,000 flips in each of 30 repeats: with the rates below it "
+        f"105,600,000 faults in all, more than {bit_errors.MAX_FAULTS:,}; leave out the highest rates"
     )
     with pytest.raises(BitswapError, match=re.escape(message)):
         plan_sweep([region], (1e-4, 1e-3), 30, 0)

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from scipy import stats
 
-from bitswap_onnx.campaign.options import RunOptions
 from bitswap_onnx.campaign.settings import Settings
 from bitswap_onnx.campaign.setup import prepare
 from bitswap_onnx.errors import BitswapError, ControlFailedError
 from bitswap_onnx.experiments.sweep import run as sweep_module
 from bitswap_onnx.experiments.sweep.bit_errors import faults_at, find_regions, plan_sweep
-from bitswap_onnx.experiments.sweep.run import SWEEP_MEASURES, Sweep, sweep_errors
+from bitswap_onnx.experiments.sweep.results import SWEEP_MEASURES, Sweep
+from bitswap_onnx.experiments.sweep.run import sweep_errors
 from bitswap_onnx.faults.fault import Fault, Site
 from tests.builders import cnn, normal, save
 from tests.campaigns import run_options
@@ -182,14 +182,14 @@ def test_without_any_flip_nothing_runs(model: Path, tmp_path: Path, monkeypatch:
         assert [float(row["top_1_correct_low"]), float(row["top_1_correct_high"])] == pytest.approx(bounds)
         assert (row["flips"], row["repeats_with_flips"], float(row["critical"])) == ("0.0", "0", 0)
     before = [path.read_bytes() for path in found.files]
-    with pytest.raises(BitswapError, match="run: holds a sweep already; write it again with --resume"):
+    with pytest.raises(BitswapError, match="run: holds a sweep already; write it again with `resume`"):
         sweep(model, tmp_path / "run", [1e-10, 1e-9])
     sweep(model, tmp_path / "run", [1e-10, 1e-9], resume=True)
     assert [path.read_bytes() for path in found.files] == before
     (tmp_path / "run/thesis.tex").write_text("mine")
-    with pytest.raises(BitswapError, match="run: holds files that are not this sweep's; choose another --out"):
+    with pytest.raises(BitswapError, match="run: holds files that are not this sweep's; choose another `run`"):
         sweep(model, tmp_path / "run", [1e-10, 1e-9], resume=True)
-    with pytest.raises(BitswapError, match=r"cannot make the run directory: .*; choose another --out"):
+    with pytest.raises(BitswapError, match=r"cannot make the run directory: .*; choose another `run`"):
         sweep(model, tmp_path / "cnn.npz", [1e-10])
 
 
@@ -231,7 +231,7 @@ def test_resume(model: Path, tmp_path: Path) -> None:
         sweep(model, tmp_path / "run", [1e-2], resume=True)
     with pytest.raises(BitswapError, match="holds files that are not this sweep's"):
         sweep(model, tmp_path / "run", [1e-10], resume=True)
-    with pytest.raises(BitswapError, match="--resume needs --out RUN"):
+    with pytest.raises(BitswapError, match="`resume` needs `run`"):
         sweep_errors(model, [1e-2], options=RunOptions(resume=True))
     assert [path.read_bytes() for path in files] == before
 
@@ -258,9 +258,9 @@ def test_failed_control_leaves_no_files(model: Path, tmp_path: Path, monkeypatch
 
 def test_wrong_input(model: Path, tmp_path: Path) -> None:
     refused: list[tuple[dict[str, Any], str]] = [
-        ({"rates": [0.1, 1.0]}, "--rates: expected rates between 0 and 1, both excluded, found 1"),
-        ({"rates": []}, "--rates: expected at least one bit error rate, found none"),
-        ({"repeats": 0}, "--repeats: expected a positive number, found 0"),
+        ({"rates": [0.1, 1.0]}, "`rates`: expected rates between 0 and 1, both excluded, found 1"),
+        ({"rates": []}, "`rates`: expected at least one bit error rate, found none"),
+        ({"repeats": 0}, "`repeats`: expected a positive number, found 0"),
         ({"repeats": 10**8}, "with the rates below it 76,160,000,000 faults in all, more than 20,000,000"),
         ({"layers": "con.weight"}, "cnn: no layer or parameter matches 'con.weight'; the nearest are conv"),
         ({"layers": "conx", "site": "neurons"}, "no layer matches 'conx'; the nearest are conv"),

@@ -36,7 +36,7 @@ _READ_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
-class Parting:
+class Divergence:
     """The first place, in execution order, where two runs of an injection part, on one input.
 
     ``nodes``, as (operator, label), lie between the last values that agree and the first that differ; none where no such
@@ -70,7 +70,7 @@ class Parting:
         return ": ".join(filter(None, parts))
 
 
-def differing(ours: ValueArray, theirs: ValueArray) -> NDArray[np.bool_]:
+def differing_elements(ours: ValueArray, theirs: ValueArray) -> NDArray[np.bool_]:
     """Return which elements of two equally large arrays differ beyond rounding, flat: NaN equals NaN, Inf equals Inf."""
     a, b = (np.asarray(values, np.float64).reshape(-1) for values in (ours, theirs))
     finite = np.isfinite(a) & np.isfinite(b)
@@ -80,9 +80,9 @@ def differing(ours: ValueArray, theirs: ValueArray) -> NDArray[np.bool_]:
     return np.asarray(far & (a != b) & ~(np.isnan(a) & np.isnan(b)))
 
 
-def find_parting(
+def find_divergence(
     setup: Setup, injection: ResolvedInjection, native: Native, number: int, scores: tuple[Scores, Scores]
-) -> Parting:
+) -> Divergence:
     """Find where an injection's run of input ``number`` parts from the native one.
 
     ``scores``, (classes,) each, are what ONNX Runtime and the native run gave for that input.
@@ -91,8 +91,8 @@ def find_parting(
     run = _Run(replace(setup.slicer, model=rewrite(setup.model, injection.edits)), setup.numerics, row)
     layers = _layers(setup, injection, native, row, scores[1])
     gap = _gap(run, run.inputs, {setup.output: scores[1]} | {name: layer.left for name, layer in layers.items()})
-    if gap is None or differing(run.scores, scores[0]).any():
-        return Parting(injection.id, number, note="not seen when this input runs alone")
+    if gap is None or differing_elements(run.scores, scores[0]).any():
+        return Divergence(injection.id, number, note="not seen when this input runs alone")
     layer, notes = layers.get(gap.value), [] if layers else [f"{native.name} shows no values of its layers"]
     if layer is not None:
         gap = _gap(run, gap.agreed, _entrance(setup, run, gap, layer) | {gap.value: layer.left}) or gap
@@ -100,7 +100,7 @@ def find_parting(
             notes.append(f"before layer {layer.path}")
     reference = run.reference(gap)
     sides = {_RUNTIME: gap.ours, native.name: gap.theirs}
-    if gap.value in reference and not differing(reference[gap.value], gap.theirs).any():
+    if gap.value in reference and not differing_elements(reference[gap.value], gap.theirs).any():
         narrow = _gap(run, gap.agreed, reference) or gap
         sides = sides if narrow.value == gap.value else {_RUNTIME: narrow.ours}
         gap = narrow
@@ -109,7 +109,7 @@ def find_parting(
     if gap.value in reference:
         sides[_REFERENCE] = reference[gap.value]
     path = layer.path if layer is not None and f"before layer {layer.path}" not in notes else ""
-    return Parting(injection.id, number, run.computing(gap), path, _where_apart(sides, gap), "; ".join(notes))
+    return Divergence(injection.id, number, run.computing(gap), path, _where_apart(sides, gap), "; ".join(notes))
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,7 +162,7 @@ class _Run:
     def _kept(self, names: list[str]) -> dict[str, ValueArray]:
         if len(names) <= _READ_AT_ONCE:
             values = self._read(names)
-            if not differing(values[self.slicer.output], self.scores).any():
+            if not differing_elements(values[self.slicer.output], self.scores).any():
                 return {name: values[name] for name in names}
             if len(names) == 1:
                 return {}
@@ -224,7 +224,7 @@ def _gap(run: _Run, agreed: Mapping[str, ValueArray], theirs: Mapping[str, Value
     ours = run.values(theirs)
     agreed = dict(agreed)
     for name, values in ours.items():
-        if differing(values, theirs[name]).any():
+        if differing_elements(values, theirs[name]).any():
             return _Gap(name, values, theirs[name], agreed, frozenset(theirs.keys() - ours.keys()))
         agreed[name] = values
     return None
@@ -242,7 +242,7 @@ def _entrance(setup: Setup, run: _Run, gap: _Gap, layer: _Layer) -> dict[str, Va
     for name, ours in reversed(values.items()):
         for first in (0, -1) if clean.ndim > 1 else (0,):
             turned = np.moveaxis(clean, first, 0)
-            if ours.shape == turned.shape and not differing(ours, turned).any():
+            if ours.shape == turned.shape and not differing_elements(ours, turned).any():
                 return {name: np.moveaxis(faulty, first, 0)}
     return {}
 
@@ -258,7 +258,7 @@ def _layers(
         return {}
     _, clean = native.layers(None, row)
     faulty_scores, faulty = native.layers(injection, row)
-    if differing(faulty_scores, scores).any():
+    if differing_elements(faulty_scores, scores).any():
         return {}
     found: dict[str, _Layer] = {}
     for path, entry in sorted(setup.model.metadata.get("modules", {}).items(), key=lambda item: len(item[0])):
@@ -273,13 +273,13 @@ def _layers(
     return {
         name: found[name]
         for name, values in ours.items()
-        if values.shape == found[name].left.shape and not differing(values, found[name].clean[1]).any()
+        if values.shape == found[name].left.shape and not differing_elements(values, found[name].clean[1]).any()
     }
 
 
 def _where_apart(sides: Mapping[str, ValueArray], gap: _Gap) -> tuple[tuple[str, float], ...]:
     """Return what each side has in the first element that differs, with NaN or Inf if there is such a one."""
-    apart = differing(gap.ours, gap.theirs)
+    apart = differing_elements(gap.ours, gap.theirs)
     nonfinite = apart & ~(np.isfinite(gap.ours) & np.isfinite(gap.theirs)).reshape(-1)
     element = int(np.argmax(nonfinite if nonfinite.any() else apart))
     return tuple((name, float(values.reshape(-1)[element])) for name, values in sides.items())

@@ -17,19 +17,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitswap_onnx.errors import BitswapError
-from bitswap_onnx.experiments.comparison.run_pair import READ_COUNTS, RunPair, Table, read_pair
+from bitswap_onnx.experiments.comparison.paired_runs import READ_COUNTS, CountTable, RunPair, read_pair
 from bitswap_onnx.faults.bits import BIT_CLASSES
 from bitswap_onnx.files import replacing
 from bitswap_onnx.outcome import CRITICAL
 from bitswap_onnx.stats.clustered import DRAWS, bootstrap_interval, clustered_mean, upper_share
+from bitswap_onnx.stats.intervals import CONFIDENCE_LEVEL
 from bitswap_onnx.stats.paired import equivalence, kappa, mcnemar, positive_agreement
 
 GRAPH_EFFECT = (
     "the graph effect: two graphs of the same weights, the same faults and inputs, in one runtime; "
     "what the frameworks' own kernels add is not in it. Conditional on the inputs run"
 )
-FILES = ("compare.json", "compare.csv")
-_LEVEL = 0.95
+COMPARISON_FILES = ("compare.json", "compare.csv")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,10 +96,10 @@ class Comparison:
 
     def write(self, folder: Path) -> None:
         """Write compare.json and compare.csv into ``folder``, each whole or not at all; raises RunError."""
-        with replacing(folder / FILES[0]) as file:
+        with replacing(folder / COMPARISON_FILES[0]) as file:
             json.dump({**self.about, "rows": [asdict(row) for row in self.rows]}, file, indent=2, allow_nan=False)
             file.write("\n")
-        with replacing(folder / FILES[1]) as file:
+        with replacing(folder / COMPARISON_FILES[1]) as file:
             writer = csv.DictWriter(file, [field.name for field in fields(ComparisonRow)], lineterminator="\n")
             writer.writeheader()
             writer.writerows(asdict(row) for row in self.rows)
@@ -135,7 +135,7 @@ def _groups(pair: RunPair) -> Iterator[_Group]:
         yield _Group("layer", name, "; ".join(dict.fromkeys(pair.partner_layers[member].tolist())), member)
 
 
-_QUANTITIES: dict[str, Callable[[dict[str, Table]], Table]] = {
+_QUANTITIES: dict[str, Callable[[dict[str, CountTable]], CountTable]] = {
     "critical": lambda counts: counts["critical"],
     "critical_finite": lambda counts: counts["critical"] - counts["critical_nonfinite"],
     "masked": lambda counts: counts["masked"],
@@ -152,8 +152,8 @@ def _row(pair: RunPair, group: _Group, quantity: str, judgement: Judgement, rng:
     share_a, share_b = (_shares(counts[group.member], quantity) for counts in (pair.counts_a, pair.counts_b))
     d = share_b - share_a
     mean = clustered_mean(d)
-    low, high = map(_known, mean.interval(_LEVEL))
-    bootstrap_low, bootstrap_high = map(_known, bootstrap_interval(d, pair.layers[group.member], rng, _LEVEL))
+    low, high = map(_known, mean.interval(CONFIDENCE_LEVEL))
+    bootstrap_low, bootstrap_high = map(_known, bootstrap_interval(d, pair.layers[group.member], rng, CONFIDENCE_LEVEL))
     row = ComparisonRow(
         scope=group.scope,
         group=group.name,
@@ -190,7 +190,7 @@ def _row(pair: RunPair, group: _Group, quantity: str, judgement: Judgement, rng:
     )
 
 
-def _agreement_table(pair: RunPair, group: _Group, quantity: str) -> Table:
+def _agreement_table(pair: RunPair, group: _Group, quantity: str) -> CountTable:
     """Return how often each pair of outcomes occurred; where masked is not comparable, of critical or not."""
     table = (pair.tables if quantity == "critical" else pair.finite_tables)[group.member].sum(axis=0)
     if pair.masked_comparable:
@@ -198,7 +198,7 @@ def _agreement_table(pair: RunPair, group: _Group, quantity: str) -> Table:
     return np.asarray(np.add.reduceat(np.add.reduceat(table, [0, CRITICAL], axis=0), [0, CRITICAL], axis=1))
 
 
-def _shares(counts: Table, quantity: str) -> NDArray[np.float64]:
+def _shares(counts: CountTable, quantity: str) -> NDArray[np.float64]:
     named = dict(zip(READ_COUNTS, counts.T, strict=True))
     return np.asarray(_QUANTITIES[quantity](named) / named["inputs"], np.float64)
 

@@ -3,18 +3,18 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from bitswap_onnx.experiments.ranking.layer_faults import FaultSite
-from bitswap_onnx.experiments.ranking.ranking import Difference, LayerOrder, RankAgreement, RankingScore
+from bitswap_onnx.experiments.ranking.layer_faults import RankingSite
 from bitswap_onnx.experiments.ranking.residual_risk import ResidualRisk
 from bitswap_onnx.graph.costs import LayerCost
 from bitswap_onnx.stats.intervals import Values
+from bitswap_onnx.stats.rankings import LayerOrder, RankAgreement, RankingScore, ScoreDifference
 
 
 @dataclass(frozen=True, slots=True)
-class RankedLayer:
-    """A layer under faults: shares of right answers, critical and nonfinite inferences, and what the layer holds.
+class LayerRobustness:
+    """A layer under faults: its shares of correct, critical and nonfinite inferences, and its size.
 
-    ``bits``: those that faults can hit there. ``largest``: the largest finite magnitude that it takes in.
+    ``bits``: the number of bits that faults can hit there. ``largest``: the largest finite magnitude in the layer's input.
     """
 
     number: int
@@ -33,8 +33,8 @@ class RankedLayer:
 
 
 @dataclass(frozen=True, eq=False)
-class Ranked:
-    """A ranking: ``order`` are layers by number, ``curve`` its S-curve in percent."""
+class ScoredRanking:
+    """A ranking with its score: ``order`` has layers by number, ``curve`` is the S-curve in percent."""
 
     name: str
     order: LayerOrder
@@ -44,38 +44,39 @@ class Ranked:
 
 
 @dataclass(frozen=True, eq=False)
-class RankingPair:
-    """Two rankings beside each other; ``difference`` is None with the oracle, which knows the units that score it."""
+class RankingComparison:
+    """Two rankings compared. ``difference`` is None with the oracle, which is ordered by the units that score it."""
 
     first: str
     second: str
     agreement: RankAgreement
-    difference: Difference | None
+    difference: ScoreDifference | None
 
 
 @dataclass(frozen=True, eq=False)
 class Robustness:
-    """What a model's layers do under faults, and how rankings of them do.
+    """The effect of faults in each layer of a model, and the quality of each ranking of the layers.
 
-    ``golden``: the share of right answers without faults; not ``labelled``: an answer is right if it is the golden one.
+    ``golden``: the share of correct predictions without faults. Not ``labelled``: a prediction is correct if it is the
+    golden one.
     """
 
     run: Path
     network: str
     dataset: str
-    where: FaultSite
+    where: RankingSite
     inputs: int
     trials: int
     seed: int
     golden: float
     labelled: bool
-    layers: tuple[RankedLayer, ...]
-    rankings: tuple[Ranked, ...]
-    pairs: tuple[RankingPair, ...]
+    layers: tuple[LayerRobustness, ...]
+    rankings: tuple[ScoredRanking, ...]
+    pairs: tuple[RankingComparison, ...]
     notes: tuple[str, ...]
 
 
 def ranking_files(run: Path, network: str) -> dict[str, Path]:
-    """Return where a report's tables, everything as JSON and the figures lie, by what they are."""
+    """Return the files of a report by kind: the tables by name, the JSON with everything, and the figures."""
     tables = {name: run / f"{network}_{name}.csv" for name in ("layers", "rankings", "curves", "pairs")}
     return tables | {suffix: run / f"{network}_rank.{suffix}" for suffix in ("json", "svg", "png")}

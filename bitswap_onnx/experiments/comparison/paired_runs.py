@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from bitswap_onnx.campaign.records import GoldenRecord
 from bitswap_onnx.campaign.run_directory import reading
 from bitswap_onnx.campaign.store import Store
+from bitswap_onnx.campaign.store_inspection import RecordedChange
 from bitswap_onnx.errors import RunError
 from bitswap_onnx.outcome import CRITICAL, MASKED, NON_CRITICAL, OUTCOME_NAMES, decode_outcomes
 
-Table = NDArray[np.int64]
+CountTable = NDArray[np.int64]
 
 #: What is read of every injection, in this order.
 READ_COUNTS = ("inputs", *OUTCOME_NAMES, "nonfinite", "critical_nonfinite")
@@ -44,10 +45,10 @@ class RunPair:
     layers: NDArray[np.str_]
     partner_layers: NDArray[np.str_]
     bit_classes: NDArray[np.str_]
-    counts_a: Table
-    counts_b: Table
-    tables: Table
-    finite_tables: Table
+    counts_a: CountTable
+    counts_b: CountTable
+    tables: CountTable
+    finite_tables: CountTable
     per_input: bool
     masked_comparable: bool
     unpaired_a: tuple[str, ...]
@@ -58,7 +59,7 @@ class RunPair:
 
 @dataclass(frozen=True, slots=True)
 class _Injection:
-    position: int
+    id: str
     layer: str
     bit_class: str
     changes: tuple[str, ...]
@@ -109,33 +110,29 @@ def read_pair(run_a: Path, run_b: Path, allow_unpaired: bool = False) -> RunPair
 
 def _refuse_neurons(store: Store) -> None:
     """Two models' neurons have bits of their own, by which no fault of one is a fault of the other."""
-    row = store.query("SELECT layer FROM receipt WHERE site != '' LIMIT 1").fetchone()
-    if row is not None:
-        raise RunError(f"{store.run}: compare takes faults in stored parameters alone, found neurons of {row[0]}")
+    layer = store.first_neuron_layer()
+    if layer is not None:
+        raise RunError(f"{store.run}: compare takes faults in stored parameters alone, found neurons of {layer}")
 
 
 def _injections(store: Store) -> Iterator[tuple[str, _Injection]]:
     """Yield (id, injection) in the list's order; layers and bit classes of several kinds become ``several``."""
-    receipts: dict[int, list[tuple[str, str, str]]] = {}
-    rows = store.query("SELECT position, layer, bit_class, clean_bits || '>' || faulty_bits FROM receipt")
-    for position, *receipt in rows:
-        receipts.setdefault(position, []).append((receipt[0], receipt[1], receipt[2]))
-    sums = ", ".join(f"SUM(o.{name})" for name in READ_COUNTS)
-    counts = store.query(
-        f"SELECT i.id, i.position, {sums} FROM injection i JOIN outcome o USING (position)"
-        " GROUP BY i.position ORDER BY i.position"
-    )
-    for name, position, *numbers in counts:
-        layers, classes, changes = zip(*receipts[position], strict=True)
-        yield name, _Injection(position, _one(layers), _one(classes), tuple(sorted(changes)), tuple(numbers))
+    changes: dict[str, list[RecordedChange]] = {}
+    for recorded in store.changes():
+        changes.setdefault(recorded.injection, []).append(recorded)
+    for name, counts in store.counts_per_injection(READ_COUNTS):
+        layer = _common_name(recorded.layer for recorded in changes[name])
+        bit_class = _common_name(recorded.bit_class for recorded in changes[name])
+        yield name, _Injection(name, layer, bit_class, tuple(sorted(entry.change for entry in changes[name])), counts)
 
 
-def _one(names: Iterable[str]) -> str:
+def _common_name(names: Iterable[str]) -> str:
+    """Return the name that all share: ``other`` if it is empty, ``several`` if they share none."""
     distinct = set(names)
     return distinct.pop() or "other" if len(distinct) == 1 else "several"
 
 
-def _recorded(store_a: Store, store_b: Store, a: _Injection, b: _Injection) -> tuple[Table, Table]:
+def _recorded(store_a: Store, store_b: Store, a: _Injection, b: _Injection) -> tuple[CountTable, CountTable]:
     """Return the tables of one injection from the outcomes recorded per input."""
     (code_a, nonfinite_a), (code_b, nonfinite_b) = _outcomes(store_a, a), _outcomes(store_b, b)
     both = code_a * np.uint8(3) + code_b
@@ -143,16 +140,15 @@ def _recorded(store_a: Store, store_b: Store, a: _Injection, b: _Injection) -> t
     return _table(both), _table(both[finite])
 
 
-def _outcomes(store: Store, one: _Injection) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    rows = store.query("SELECT per_input FROM outcome WHERE position = ? ORDER BY first", (one.position,))
-    return decode_outcomes(b"".join(blob for (blob,) in rows))
+def _outcomes(store: Store, injection: _Injection) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    return decode_outcomes(store.outcomes_per_input(injection.id))
 
 
-def _table(codes: NDArray[np.uint8]) -> Table:
+def _table(codes: NDArray[np.uint8]) -> CountTable:
     return np.bincount(codes, minlength=9).reshape(3, 3)
 
 
-def _prevailing(a: _Injection, b: _Injection) -> tuple[Table, Table]:
+def _prevailing(a: _Injection, b: _Injection) -> tuple[CountTable, CountTable]:
     """Return tables with one entry: the outcome that most inputs have in A, and that in B."""
     tables = np.zeros((2, 3, 3), np.int64)
     for table, finite in zip(tables, (False, True), strict=True):

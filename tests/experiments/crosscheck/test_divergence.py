@@ -15,8 +15,8 @@ from bitswap_onnx.campaign.setup import prepare
 from bitswap_onnx.cli.crosscheck import _print
 from bitswap_onnx.converters.native import torch_native
 from bitswap_onnx.converters.torch_to_onnx import export_torch
-from bitswap_onnx.experiments.crosscheck.parting import Parting, differing, find_parting
-from bitswap_onnx.experiments.crosscheck.run import Verdict, agree, crosscheck
+from bitswap_onnx.experiments.crosscheck.divergence import Divergence, differing_elements, find_divergence
+from bitswap_onnx.experiments.crosscheck.run import Verdict, crosscheck, measure_agreement
 from bitswap_onnx.faults.fault import Fault, Injection, Kind
 from bitswap_onnx.faults.fault_list import write_fault_list
 from bitswap_onnx.graph.resolve import resolve
@@ -37,7 +37,9 @@ NAN, INF = np.nan, np.inf
     ],
 )
 def test_differing(ours: list[float], theirs: list[float], expected: list[int]) -> None:
-    assert differing(np.array(ours, np.float32), np.array(theirs, np.float32)).tolist() == list(map(bool, expected))
+    assert differing_elements(np.array(ours, np.float32), np.array(theirs, np.float32)).tolist() == list(
+        map(bool, expected)
+    )
 
 
 class OwnNorm(nn.Module):
@@ -97,14 +99,14 @@ def run(network: nn.Module, inputs: NDArray[np.float32], faults: list[Injection]
         workers=0,
         max_nonfinite=1.0,
     )
-    assert {parting.injection for parting in verdict.partings} == {row.id for row in verdict.injections if row.example is not None}  # fmt: skip  # noqa: E501
+    assert {divergence.injection for divergence in verdict.divergences} == {row.id for row in verdict.injections if row.example is not None}  # fmt: skip  # noqa: E501
     assert verdict.injections[0].example is None  # the mantissa flip
     return verdict
 
 
-def of(verdict: Verdict, injection: str) -> Parting:
+def of(verdict: Verdict, injection: str) -> Divergence:
     """Return where an injection parts; PyTorch's kernels may give NaN on some processors alone."""
-    found = [parting for parting in verdict.partings if parting.injection == injection]
+    found = [divergence for divergence in verdict.divergences if divergence.injection == injection]
     return found[0] if found else pytest.skip("PyTorch and ONNX Runtime agree on this processor")
 
 
@@ -175,8 +177,8 @@ def test_what_the_input_alone_does_not_show(tmp_path: Path) -> None:
     setup = prepare(tmp_path / "net.onnx", Settings(first=3))
     (injection,) = resolve(setup.model, FAULTS[:1])
     scores = np.zeros(3, np.float32), np.ones(3, np.float32)
-    found = find_parting(setup, injection, torch_native(network), 2, scores)
-    assert found == Parting("mantissa", 2, note="not seen when this input runs alone")
+    found = find_divergence(setup, injection, torch_native(network), 2, scores)
+    assert found == Divergence("mantissa", 2, note="not seen when this input runs alone")
     assert found.text == "injection mantissa, input 2: not seen when this input runs alone"
 
 
@@ -204,15 +206,15 @@ def test_keras_layers_are_compared_in_the_layout_of_the_file(tmp_path: Path) -> 
     native = keras_native(setup.model, network)
     inputs = setup.dataset.batch(0, 2)
     scores = np.full(3, NAN, np.float32), native.faulty(injection, inputs)[1]
-    found = find_parting(setup, injection, native, 1, scores)
+    found = find_divergence(setup, injection, native, 1, scores)
     assert (found.layer, [operator for operator, _ in found.nodes]) == ("relu", ["Relu", "Transpose"])
     assert found.sides == (("ONNX Runtime", INF), ("keras", 0.0), ("ONNX reference", INF))
 
 
 def test_the_report_has_a_line_for_each(capsys: pytest.CaptureFixture[str]) -> None:
-    clean = agree("clean", (np.eye(2), np.eye(2)), (np.eye(2), np.eye(2)))
-    parting = Parting("7", 3, (("Softmax", "node[1]"),), "attention", (("ONNX Runtime", NAN), ("torch", 0.5)))
-    verdict = Verdict("torch", clean, (replace(clean, id="7"),), 0.01, has_max_pool=True, partings=(parting,))
+    clean = measure_agreement("clean", (np.eye(2), np.eye(2)), (np.eye(2), np.eye(2)))
+    divergence = Divergence("7", 3, (("Softmax", "node[1]"),), "attention", (("ONNX Runtime", NAN), ("torch", 0.5)))
+    verdict = Verdict("torch", clean, (replace(clean, id="7"),), 0.01, has_max_pool=True, divergences=(divergence,))
     _print([verdict])
     printed = " ".join(capsys.readouterr().out.split())
     line = "torch, injection 7, input 3: Softmax node[1] (layer attention): ONNX Runtime NaN, torch 0.5"

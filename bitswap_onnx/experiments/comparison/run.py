@@ -10,7 +10,7 @@ from bitswap_onnx.campaign.run import prepare_run, run_campaign
 from bitswap_onnx.campaign.run_directory import has_store
 from bitswap_onnx.campaign.settings import Settings
 from bitswap_onnx.errors import FaultListError, MissingExtraError, RunError
-from bitswap_onnx.experiments.comparison.compare import Comparison, Judgement, compare_runs
+from bitswap_onnx.experiments.comparison.compare_runs import Comparison, Judgement, compare_runs
 from bitswap_onnx.faults.fault import Injection
 from bitswap_onnx.faults.fault_list import read_fault_list, refuse_neurons, write_fault_list
 from bitswap_onnx.graph.list_conversion import convert_faults

@@ -9,22 +9,21 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from bitswap_onnx.errors import BitswapError
-from bitswap_onnx.experiments.ranking.ranking import (
+from bitswap_onnx.stats.intervals import Values
+from bitswap_onnx.stats.rankings import (
     ALIKE,
     FIRST_BETTER,
     SECOND_BETTER,
-    FromInputs,
     LayerOrder,
-    agreement,
-    bounds,
-    distinguish,
+    RankingFromInputs,
+    rank_agreement,
+    ranking_score,
     s_curve,
-    score,
+    score_bounds,
+    score_difference,
     score_ranking,
     score_weights,
 )
-from bitswap_onnx.experiments.ranking.residual_risk import residual_risk
-from bitswap_onnx.stats.intervals import Values
 
 FIVE = np.array([0.9, 0.5, 0.8, 0.6, 0.7])
 
@@ -53,8 +52,8 @@ def test_five_layers_by_hand() -> None:
     Oracle .5 .6 .7 .8 .9: 50, 55, 60, 65, 70, mean 60. Worst: 90, 85, 80, 75, 70, mean 80. Random: 70.
     """
     assert s_curve(FIVE) == pytest.approx([90, 70, 220 / 3, 70, 70])
-    assert score(FIVE) == pytest.approx(224 / 3)
-    found = bounds(FIVE)
+    assert ranking_score(FIVE) == pytest.approx(224 / 3)
+    found = score_bounds(FIVE)
     assert (found.oracle, found.random, found.worst) == pytest.approx((60, 70, 80))
 
 
@@ -66,20 +65,20 @@ def test_weights_by_hand() -> None:
 
 @given(shares)
 def test_closed_form_is_the_mean_of_the_curve(accuracies: Values) -> None:
-    assert score(accuracies) == pytest.approx(s_curve(accuracies).mean())
+    assert ranking_score(accuracies) == pytest.approx(s_curve(accuracies).mean())
 
 
 @given(shares, st.integers(0, 2**32))
 def test_every_order_lies_between_the_bounds(accuracies: Values, seed: int) -> None:
     """Exactly, without a tolerance."""
-    found = bounds(accuracies)
-    assert found.oracle <= score(rng(seed).permutation(accuracies)) <= found.worst
+    found = score_bounds(accuracies)
+    assert found.oracle <= ranking_score(rng(seed).permutation(accuracies)) <= found.worst
 
 
 @pytest.mark.parametrize("accuracies", [FIVE, np.array([1, 1, 0.25, 0.25, 0.5]), np.full(5, 0.1), np.array([0.3])])
 def test_all_permutations(accuracies: Values) -> None:
-    scores = np.array([score(np.array(each)) for each in permutations(accuracies)])
-    found = bounds(accuracies)
+    scores = np.array([ranking_score(np.array(each)) for each in permutations(accuracies)])
+    found = score_bounds(accuracies)
     assert (scores.min(), scores.max()) == (found.oracle, found.worst)
     assert (found.random, found.random_sd) == pytest.approx((scores.mean(), scores.std()), abs=1e-9)
 
@@ -161,7 +160,7 @@ def test_normalised_interval_covers() -> None:
     """10 layers, 400 inputs, 60 samples; the truth is known. 95 % less four standard errors of a share of 60 is 84 %."""
     accuracies = np.linspace(0.55, 0.9, 10)
     mine = order(1, 0, 3, 2, 6, 4, 5, 9, 8, 7)
-    truth = (70 + 2.5 - score(accuracies[mine])) / (72.5 - score(accuracies))
+    truth = (70 + 2.5 - ranking_score(accuracies[mine])) / (72.5 - ranking_score(accuracies))
     hits = 0
     for seed in range(60):
         found = score_ranking(mine, answers(accuracies, 400, seed), rng(seed), draws=200).normalised
@@ -180,11 +179,11 @@ def test_normalised_interval_covers() -> None:
 )
 def test_distinguish(a: tuple[int, ...], b: tuple[int, ...], verdict: str) -> None:
     per_input = answers(np.append(FIVE, [0.7, 0.7]), 500)
-    found = distinguish(order(*a), order(*b), per_input, rng(), draws=500)
+    found = score_difference(order(*a), order(*b), per_input, rng(), draws=500)
     mean = per_input.mean(axis=1)
     assert found.verdict == verdict
     assert found.layers == len(a)
-    assert found.score.value == pytest.approx(score(mean[list(a)]) - score(mean[list(b)]))
+    assert found.score.value == pytest.approx(ranking_score(mean[list(a)]) - ranking_score(mean[list(b)]))
     own = 100 * (score_weights(len(a)) @ per_input[list(a)] - score_weights(len(b)) @ per_input[list(b)])
     expected = stats.norm.interval(0.95, own.mean(), stats.sem(own)) if own.any() else (0, 0)
     assert (found.score.low, found.score.high) == pytest.approx(expected, abs=0.6)
@@ -192,12 +191,12 @@ def test_distinguish(a: tuple[int, ...], b: tuple[int, ...], verdict: str) -> No
 
 def test_distinguish_looks_at_the_common_layers() -> None:
     per_input = answers(FIVE, 100)
-    found = distinguish(order(4, 1, 0), order(0, 3, 1, 2), per_input, rng(), draws=20)
+    found = score_difference(order(4, 1, 0), order(0, 3, 1, 2), per_input, rng(), draws=20)
     mean = per_input.mean(axis=1)
     assert found.layers == 2
-    assert found.score.value == pytest.approx(score(mean[[1, 0]]) - score(mean[[0, 1]]))
+    assert found.score.value == pytest.approx(ranking_score(mean[[1, 0]]) - ranking_score(mean[[0, 1]]))
     with pytest.raises(BitswapError, match="share at least 2 layers, found 1; rank more"):
-        distinguish(order(4, 1), order(1, 2), per_input, rng())
+        score_difference(order(4, 1), order(1, 2), per_input, rng())
 
 
 @pytest.mark.parametrize(
@@ -211,7 +210,7 @@ def test_distinguish_looks_at_the_common_layers() -> None:
     ],
 )
 def test_agreement_of_fixed_orders(a: tuple[int, ...], b: tuple[int, ...], top: int, overlap: float) -> None:
-    found = agreement(order(*a), order(*b), top, rng(), draws=200)
+    found = rank_agreement(order(*a), order(*b), top, rng(), draws=200)
     common = sorted(set(a) & set(b))
     expected = stats.kendalltau([a.index(i) for i in common], [b.index(i) for i in common]).statistic
     assert (found.tau.value, found.overlap.value) == pytest.approx((expected, overlap))
@@ -234,47 +233,26 @@ def test_layers_bootstrap_is_scipys() -> None:
         n_resamples=1000,
         rng=rng(),
     ).confidence_interval
-    found = agreement(a, b, 5, rng(), draws=1000).tau
+    found = rank_agreement(a, b, 5, rng(), draws=1000).tau
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=0.05)
 
 
 def test_a_ranking_from_data_varies_with_the_inputs() -> None:
     sure, unsure = answers(np.array([0.1, 0.5, 0.9]), 2000), answers(np.array([0.5, 0.5, 0.5]), 2000)
-    found = agreement(FromInputs(sure), order(0, 1, 2), 1, rng(), draws=100)
+    found = rank_agreement(RankingFromInputs(sure), order(0, 1, 2), 1, rng(), draws=100)
     assert (found.tau.value, found.tau.low, found.tau.high, found.overlap.low) == pytest.approx((1, 1, 1, 1))
     assert (found.sampled, found.common) == ("inputs", 3)
-    found = agreement(order(0, 1, 2), FromInputs(unsure), 1, rng(), draws=400)
+    found = rank_agreement(order(0, 1, 2), RankingFromInputs(unsure), 1, rng(), draws=400)
     assert found.tau.low < 0 < found.tau.high
-    own = agreement(FromInputs(unsure), FromInputs(unsure), 1, rng(), draws=100)  # the same draws for both
+    own = rank_agreement(
+        RankingFromInputs(unsure), RankingFromInputs(unsure), 1, rng(), draws=100
+    )  # the same draws for both
     assert (own.tau.low, own.overlap.low) == pytest.approx((1, 1))
 
 
 @pytest.mark.parametrize("top", [0, 3])
 def test_agreement_refuses(top: int) -> None:
-    with pytest.raises(BitswapError, match=f"top: expected 1 to 2, the layers of the shorter ranking, found {top}"):
-        agreement(order(0, 1), order(1, 2, 0), top, rng())
+    with pytest.raises(BitswapError, match=f"`top`: expected 1 to 2, the layers of the shorter ranking, found {top}"):
+        rank_agreement(order(0, 1), order(1, 2, 0), top, rng())
     with pytest.raises(BitswapError, match="share at least 2 layers, found 0"):
-        agreement(order(0, 1), order(2, 3), 1, rng())
-
-
-def test_residual_risk_by_hand() -> None:
-    """Bits 10, 20, 30, 40 times criticals .4, .1, .2, 0 are risks 4, 2, 6, 0 of 12; monitored: 2, then 0."""
-    critical, bits, macs = (np.array(each, np.float64) for each in ([0.4, 0.1, 0.2, 0], [10, 20, 30, 40], [1, 2, 3, 2]))
-    found = residual_risk(order(2, 0), critical, macs, bits)
-    assert found.unmonitored == pytest.approx([1, 6 / 12, 2 / 12])
-    assert found.macs == pytest.approx([0, 3 / 8, 4 / 8])
-    assert found.bits == pytest.approx([0, 0.3, 0.4])
-    even = residual_risk(order(2, 0), critical, macs, bits, np.ones(4))
-    assert even.unmonitored == pytest.approx([1, 5 / 7, 1 / 7])
-
-
-@given(shares)
-def test_all_monitored_leaves_nothing(critical: Values) -> None:
-    m = len(critical)
-    found = residual_risk(np.arange(m)[::-1], critical, np.zeros(m), np.ones(m))
-    assert np.isnan(found.macs).all()
-    if critical.any():
-        assert (found.unmonitored[0], found.unmonitored[-1]) == (pytest.approx(1), 0)
-        assert (np.diff(found.unmonitored) <= 0).all()
-    else:
-        assert np.isnan(found.unmonitored).all()
+        rank_agreement(order(0, 1), order(2, 3), 1, rng())

@@ -1,0 +1,85 @@
+"""What experiments read from a finished run: outcomes, scores and changes, injection by injection."""
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from bitswap_onnx.campaign.store_file import StoreFile
+
+
+class ChangedElement(NamedTuple):
+    """One receipt of a neuron fault: the ``element`` of an ``input`` as text, and its bits (hex) and values as text."""
+
+    input: int
+    element: str
+    bit: int
+    clean_bits: str
+    clean_value: str
+    faulty_bits: str
+    faulty_value: str
+
+
+class RecordedChange(NamedTuple):
+    """One receipt: the ``injection`` by id, the layer, the class of the bit, and ``CLEAN>FAULTY`` bits in hex."""
+
+    injection: str
+    layer: str
+    bit_class: str
+    change: str
+
+
+class StoreInspection(StoreFile):
+    """Questions of the experiments, as part of `bitswap_onnx.campaign.store.Store`."""
+
+    def outcomes_per_input(self, injection: str) -> bytes:
+        """Return the recorded outcomes of an injection, one byte per input, in the inputs' order.
+
+        `bitswap_onnx.outcome.decode_outcomes` reads them. The run must have the record ``per_input``.
+        """
+        return self._joined("per_input", injection)
+
+    def scores_per_input(self, injection: str) -> bytes:
+        """Return the recorded scores of an injection: float32, input by input, in the inputs' order.
+
+        The run must have the record ``scores``.
+        """
+        return self._joined("scores", injection)
+
+    def _joined(self, column: str, injection: str) -> bytes:
+        rows = self.query(
+            f"SELECT {column} FROM outcome JOIN injection USING (position) WHERE id = ? ORDER BY first", (injection,)
+        )
+        return b"".join(blob for (blob,) in rows)
+
+    def counts_per_injection(self, names: Iterable[str]) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """Yield each injection's id and its counts over all of its inputs, in the list's order.
+
+        ``names``: ``inputs`` and names of `bitswap_onnx.outcome.COUNTS`; a count that does not apply is None.
+        """
+        sums = ", ".join(f"SUM(o.{name})" for name in names)
+        rows = self.query(
+            f"SELECT i.id, {sums} FROM injection i JOIN outcome o USING (position) GROUP BY i.position ORDER BY i.position"
+        )
+        for injection, *counts in rows:
+            yield injection, tuple(counts)
+
+    def changes(self) -> Iterator[RecordedChange]:
+        """Yield every receipt of the run, in the list's order."""
+        rows = self.query(
+            "SELECT i.id, r.layer, r.bit_class, r.clean_bits || '>' || r.faulty_bits"
+            " FROM receipt r JOIN injection i USING (position) ORDER BY r.position"
+        )
+        return map(RecordedChange._make, rows)
+
+    def changed_elements(self, injection: str) -> Iterator[ChangedElement]:
+        """Yield the receipts of an injection that has one neuron fault for each input, in the inputs' order."""
+        rows = self.query(
+            "SELECT r.input, r.tensor_index, r.bit, r.clean_bits, r.clean_value, r.faulty_bits, r.faulty_value"
+            " FROM receipt r JOIN injection i USING (position) WHERE i.id = ? ORDER BY r.input",
+            (injection,),
+        )
+        return map(ChangedElement._make, rows)
+
+    def first_neuron_layer(self) -> str | None:
+        """Return a layer whose neurons have a fault, None for a run of faults in stored parameters alone."""
+        row = self.query("SELECT layer FROM receipt WHERE site != '' LIMIT 1").fetchone()
+        return None if row is None else str(row[0])

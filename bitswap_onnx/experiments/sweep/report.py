@@ -1,0 +1,26 @@
+"""The tables that a sweep writes: one row per rate, and one row per repeat and rate."""
+
+import csv
+
+from bitswap_onnx.experiments.sweep.results import SWEEP_MEASURES, Sweep, mean_with_interval
+from bitswap_onnx.files import replacing
+
+
+def write_sweep(sweep: Sweep, seed: int) -> None:
+    """Write both files of `Sweep.files`; ``seed`` and the repeat identify the draw of a point."""
+    summary, detail = sweep.files
+    with replacing(summary) as file:
+        writer = csv.writer(file, lineterminator="\n")
+        bounds = [f"{name}{end}" for name in SWEEP_MEASURES for end in ("", "_low", "_high")]
+        writer.writerow(("rate", "repeats", "repeats_with_flips", "flips", *bounds))
+        golden = [value for name in SWEEP_MEASURES for value in (sweep.golden[name], None, None)]
+        writer.writerow((0, 0, 0, 0, *golden))
+        for row in sweep.rows:
+            means = [value for name in SWEEP_MEASURES for value in mean_with_interval(row.means[name])]
+            writer.writerow((row.rate, row.repeats, row.flipped, row.flips, *means))
+    with replacing(detail) as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("rate", "repeat", "seed", "flips", "injection", *SWEEP_MEASURES))
+        writer.writerow((0, None, None, 0, None, *sweep.golden.values()))
+        for point, shares in sweep.points:
+            writer.writerow((point.rate, point.repeat, seed, point.flips, point.injection, *shares.values()))
