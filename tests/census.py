@@ -15,7 +15,7 @@ from bitswap_onnx.campaign.setup import Settings
 from bitswap_onnx.estimates.read import FaultLabels, read_recorded
 from bitswap_onnx.faults.fault import Fault
 from bitswap_onnx.graph.model import Model, load_model
-from bitswap_onnx.sampling.design import Request, generate_faults, plan_sample
+from bitswap_onnx.sampling.design import SamplingRequest, generate_faults, plan_sample
 from bitswap_onnx.sampling.draws import Sample, draw, permute
 from bitswap_onnx.sampling.rounds import Members
 from bitswap_onnx.sampling.strata import parts_of
@@ -52,7 +52,7 @@ class Census:
         return np.array(found, np.intp)
 
 
-def take_census(run: Path, request: Request, settings: Settings = Settings()) -> Census:
+def take_census(run: Path, request: SamplingRequest, settings: Settings = Settings()) -> Census:
     """Run all faults of an exhaustive ``request`` into ``run``, or what it lacks; list and design lie beside it."""
     model, path = load_model(MODEL), run.with_name(f"{run.name}.csv")
     generate_faults(model, request, path)
@@ -183,7 +183,7 @@ class Lists:
                     yield f"{group}, {quantity}: {found}, expected {truth}"
 
 
-def plan_lists(census: Census, request: Request) -> Lists:
+def plan_lists(census: Census, request: SamplingRequest) -> Lists:
     """Return the lists of ``request``, whose own seed does not matter."""
     _, _, sample = plan_sample(census.model, request)
     drawn = ([fault for (fault,) in draw(one, sample.pattern, 0, one.slots)] for one in sample.strata)

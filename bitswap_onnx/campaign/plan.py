@@ -20,7 +20,7 @@ from bitswap_onnx.graph.resolve import BitOrder, Resolver
 from bitswap_onnx.graph.sites import NeuronSite, output_key
 from bitswap_onnx.outcome import Golden
 from bitswap_onnx.runtime.observe import Observer
-from bitswap_onnx.sampling.design import Design, design_path, read_design
+from bitswap_onnx.sampling.design import ListDesign, design_path, read_design
 from bitswap_onnx.sampling.input_blocks import InputSample, PerInjection, sample_inputs
 
 
@@ -39,7 +39,7 @@ class CheckedList:
         self.observer = Observer(setup.running_slicer, setup.numerics, setup.output)
         self.paths: set[tuple[str, ...]] = set()
         self.fingerprint = ""
-        self.design: Design | None = None
+        self.design: ListDesign | None = None
         self._design_notes: tuple[str, ...] = ()
         self._cones: dict[str, frozenset[int]] = {}
         self._sites: dict[str, tuple[NeuronSite, str]] = {}

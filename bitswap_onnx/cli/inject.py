@@ -62,7 +62,7 @@ def command(
                 inputs_per_injection=own,
                 save_outputs=save_outputs,
                 per_input=per_input,
-                on_look=print_look,
+                on_interim_estimate=print_interim_estimate,
                 **watching,
             )
         elif faults is not None:
@@ -81,14 +81,14 @@ def command(
         print_reached(reached)
 
 
-def print_look(found: InterimEstimate) -> None:
+def print_interim_estimate(found: InterimEstimate) -> None:
     """Print to stderr what is known after a round."""
     print_notes([f"round {found.round}: {_known(found)}"])
 
 
 def print_reached(reached: Reached) -> None:
     """Print what is known in the end."""
-    last, goal = reached.looks[-1], reached.until.goal
+    last, goal = reached.interim_estimates[-1], reached.until.goal
     known = f"{100 * goal.level:g} %, whenever one looks"
     if reached.is_census:
         known = "every fault has run"

@@ -13,7 +13,7 @@ from bitswap_onnx.campaign.store import Store
 from bitswap_onnx.errors import RunError
 from bitswap_onnx.faults.fault import Injection, Kind
 from bitswap_onnx.faults.fault_list import list_fingerprint, read_fault_list
-from bitswap_onnx.sampling.design import Design, design_path, parse_design, read_design
+from bitswap_onnx.sampling.design import ListDesign, design_path, parse_design, read_design
 from bitswap_onnx.sampling.rounds import Round, choose_strata
 from bitswap_onnx.sampling.strata import StratumPart, parts_of
 from bitswap_onnx.stats.stratified import Strata
@@ -40,7 +40,7 @@ def listed_strata(source: Path, design: str | Path | Strata | None) -> Strata | 
     return _strata(found)
 
 
-def _strata(design: Design) -> Strata:
+def _strata(design: ListDesign) -> Strata:
     flips = design.request.kinds == (Kind.FLIP,) and design.request.multiplicity == 1
     names, sizes, populations = zip(*((one.name, one.size, one.population) for one in design.strata), strict=True)
     parts = parts_of(design.sampled, design.request.pattern)
@@ -56,7 +56,7 @@ def rounds_of(record: dict[str, Any]) -> list[Round]:
     return [Round(one["draws"], one["probabilities"] and tuple(one["probabilities"])) for one in record["rounds"]]
 
 
-def looks_of(record: dict[str, Any]) -> list[InterimEstimate]:
+def interim_estimates_of(record: dict[str, Any]) -> list[InterimEstimate]:
     """Return what was known after each round."""
     return [InterimEstimate(**one) for one in record["looks"]]
 
@@ -66,7 +66,7 @@ def drawn_strata(store: Store) -> tuple[Strata | None, tuple[str, ...]]:
     record = store.setting(RECORD)
     if record is None:
         return None, ()
-    pieces = choose_strata(rounds_of(record), record["populations"], record["seed"], again=record["again"])
+    pieces = choose_strata(rounds_of(record), record["populations"], record["seed"], with_replacement=record["again"])
     order = np.concatenate([piece.strata for own in pieces for piece in own])
     sizes = np.bincount(order, minlength=len(record["strata"])).tolist()
     bits = sum(record["populations"]) if record["kinds"] == [Kind.FLIP] else None
@@ -76,7 +76,7 @@ def drawn_strata(store: Store) -> tuple[Strata | None, tuple[str, ...]]:
     strata = Strata(
         tuple(record["strata"]), tuple(sizes), tuple(record["populations"]), bits, tuple(order.tolist()), parts
     )
-    last = looks_of(record)[-1]
+    last = interim_estimates_of(record)[-1]
     low, mean, high = (f"{100 * share:.4g}" for share in (last.low, last.mean, last.high))
     looked = "which allows for" if record["scheme"] == "stratified" else "which does not allow for"
     note = (

@@ -25,7 +25,7 @@ _CORRECT = "top_1_correct"
 _BATCH = 1 << 18
 
 
-class Crossed:
+class OutcomeMatrix:
     """Every injection of a run on every input; positions are those of the list."""
 
     def __init__(self, store: Store) -> None:
@@ -95,7 +95,7 @@ class Crossed:
 
 
 @contextmanager
-def crossed(source: Path) -> Iterator[Crossed]:
+def open_outcome_matrix(source: Path) -> Iterator[OutcomeMatrix]:
     """Open what a finished run recorded per input.
 
     Raises RunError for a results file, which holds sums alone, for a run that did not record it, and for runs whose
@@ -120,4 +120,4 @@ def crossed(source: Path) -> Iterator[Crossed]:
                 f"{source}: {_OPTION} needs the outcome of every input, which this run did not keep; run inject with "
                 "--per-input"
             )
-        yield Crossed(store)
+        yield OutcomeMatrix(store)

@@ -21,7 +21,7 @@ from bitswap_onnx.errors import BitswapError, RunError
 from bitswap_onnx.estimates.frames import listed_strata
 from bitswap_onnx.estimates.groups import ALL, SCOPES, Scope, groups
 from bitswap_onnx.estimates.input_design import InputDesign, input_design
-from bitswap_onnx.estimates.outcome_matrix import Crossed, crossed
+from bitswap_onnx.estimates.outcome_matrix import OutcomeMatrix, open_outcome_matrix
 from bitswap_onnx.estimates.read import Recorded, read_recorded
 from bitswap_onnx.stats.intervals import Values, bonferroni, fewest_faults
 from bitswap_onnx.stats.stratified import Bounded, Estimate, Frame, Strata, Weights, frame_of, weigh, weighted_mean
@@ -145,7 +145,7 @@ class _Sample(NamedTuple):
     """The injections' ``quantities``, what was asked; ``matrix``: if inputs are a sample too."""
 
     quantities: dict[str, Bounded]
-    matrix: Crossed | None
+    matrix: OutcomeMatrix | None
     question: Question
 
 
@@ -166,12 +166,12 @@ def estimate_rates(
 
     ``design``: how its list was drawn, or the file that `generate_faults` wrote about that; None: what lay beside the list
     when it ran, or lies beside the file, if anything. Raises RunError where that is another list's, and for a treatment of
-    nonfinite scores that nothing was counted for; if the inputs shall count as a sample, also where `crossed` refuses.
+    nonfinite scores that nothing was counted for; if the inputs shall count as a sample, also where `open_outcome_matrix` refuses.
     """
     recorded = read_recorded(Path(source))
     strata = listed_strata(Path(source), design) or recorded.strata
     frame = frame_of(recorded.source, len(recorded), strata, recorded.own_inputs is not None)
-    with crossed(Path(source)) if question.over_inputs else nullcontext() as matrix:
+    with open_outcome_matrix(Path(source)) if question.over_inputs else nullcontext() as matrix:
         sample = _Sample(_quantities(recorded, matrix), matrix, question)
         if question.leading not in sample.quantities:
             raise RunError(
@@ -231,7 +231,7 @@ def shares_of(inputs: _Counts, counts: Mapping[str, _Counts]) -> dict[str, Value
     return {name: np.asarray(count / inputs, np.float64) for name, count in found.items()}
 
 
-def _quantities(recorded: Recorded, matrix: Crossed | None) -> dict[str, Bounded]:
+def _quantities(recorded: Recorded, matrix: OutcomeMatrix | None) -> dict[str, Bounded]:
     """Return what is estimated, a value per fault each; what was not counted, or not per input, is absent."""
     counts, inputs, accuracy = recorded.counts, recorded.inputs, recorded.accuracy
     quantities = {name: Bounded(shares) for name, shares in shares_of(inputs, counts).items()}

@@ -7,7 +7,6 @@ import numpy as np
 
 from bitswap_onnx.campaign.records import InterimEstimate
 from bitswap_onnx.errors import BitswapError
-from bitswap_onnx.faults.bits import FORMATS
 from bitswap_onnx.sampling.rounds import Members, Piece, Round
 from bitswap_onnx.sampling.sizes import FLOOR
 from bitswap_onnx.stats.allocation import allocate
@@ -17,12 +16,6 @@ from bitswap_onnx.stats.iterative_sfi import PILOT_MARGIN, next_margin, planned,
 from bitswap_onnx.until.goal import Goal
 
 UntilScheme = Literal["stratified", "iterative"]
-
-
-def bit_group(element_format: str, bit: int) -> str:
-    """Return the class of a bit, the top exponent bit being its own: of weights below 2 it makes huge ones, alone."""
-    fmt = FORMATS[element_format]
-    return "top exponent bit" if fmt.is_float and bit == fmt.exponent[-1] else fmt.bit_class(bit)
 
 
 class Planner(Protocol):
@@ -43,8 +36,8 @@ class Planner(Protocol):
 class Stratified:
     """Strata by layer and class of bits, Neyman's allocation, and a confidence sequence."""
 
-    def __init__(self, populations: Values, family: Members, goal: Goal, *, again: bool = False) -> None:
-        self.ledger, self.goal = Ledger(populations, family, again=again), goal
+    def __init__(self, populations: Values, family: Members, goal: Goal, *, with_replacement: bool = False) -> None:
+        self.ledger, self.goal = Ledger(populations, family, with_replacement=with_replacement), goal
 
     def begin(self) -> Round:
         """Return what every stratum gets at least."""
@@ -63,8 +56,8 @@ class Stratified:
 class Iterative:
     """One stratum and Wald's margin: `bitswap_onnx.stats.iterative_sfi`."""
 
-    def __init__(self, populations: Values, family: Members, goal: Goal, *, again: bool = False) -> None:
-        if again:
+    def __init__(self, populations: Values, family: Members, goal: Goal, *, with_replacement: bool = False) -> None:
+        if with_replacement:
             raise BitswapError(
                 "--scheme iterative: expected all inputs for every fault; leave --inputs-per-injection out"
             )
@@ -91,14 +84,14 @@ class Iterative:
 SCHEMES: dict[UntilScheme, type[Stratified] | type[Iterative]] = {"stratified": Stratified, "iterative": Iterative}
 
 
-def take(planner: Planner, pieces: Sequence[Piece], values: Values, hoped: float) -> None:
+def add_round(planner: Planner, pieces: Sequence[Piece], values: Values, target_half_width: float) -> None:
     """Hand a round's draws (``values`` (draws,), in order) to a planner's ledger; see `Ledger.add`."""
     for piece in pieces:
         own, values = values[: len(piece.strata)], values[len(piece.strata) :]
-        planner.ledger.add(piece.strata, own, piece.probabilities, hoped)
+        planner.ledger.add(piece.strata, own, piece.probabilities, target_half_width)
 
 
-def look(planner: Planner, goal: Goal, number: int, inferences: int) -> InterimEstimate:
+def interim_estimate(planner: Planner, goal: Goal, number: int, inferences: int) -> InterimEstimate:
     """Return what is known after round ``number``, when so many inferences have run."""
     found, population = planner.interval(), int(planner.ledger.populations.sum())
     pilot = planned(population, PILOT_MARGIN, goal.level)

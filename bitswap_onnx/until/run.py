@@ -18,7 +18,7 @@ from bitswap_onnx.campaign.run_directory import reading
 from bitswap_onnx.campaign.setup import Settings, Setup, prepare
 from bitswap_onnx.campaign.store import Store
 from bitswap_onnx.errors import BitswapError
-from bitswap_onnx.estimates.frames import RECORD, looks_of, rounds_of
+from bitswap_onnx.estimates.frames import RECORD, interim_estimates_of, rounds_of
 from bitswap_onnx.estimates.rates import shares_of
 from bitswap_onnx.estimates.read import read_counts
 from bitswap_onnx.faults.fault import Kind
@@ -27,9 +27,9 @@ from bitswap_onnx.outcome import counted
 from bitswap_onnx.sampling.input_blocks import PerInjection, sample_inputs
 from bitswap_onnx.sampling.population import find_population
 from bitswap_onnx.sampling.rounds import Round, choose_strata, injections_of_last
-from bitswap_onnx.sampling.strata import Pattern, Region, parts_of, stratify
+from bitswap_onnx.sampling.strata import Pattern, Region, bit_group, parts_of, stratify
 from bitswap_onnx.until.goal import Goal, is_reached
-from bitswap_onnx.until.planners import SCHEMES, Planner, UntilScheme, bit_group, look, take
+from bitswap_onnx.until.planners import SCHEMES, Planner, UntilScheme, add_round, interim_estimate
 
 #: What strata are called: bits of regions that get the same name.
 _NAMES: dict[UntilScheme, Callable[[Region, int], str]] = {
@@ -60,7 +60,7 @@ class Reached:
 
     campaign: Campaign
     until: Until
-    looks: tuple[InterimEstimate, ...]
+    interim_estimates: tuple[InterimEstimate, ...]
     is_census: bool
 
 
@@ -75,12 +75,17 @@ class DrawnList:
         self,
         setup: Setup,
         until: Until,
-        on_look: Callable[[InterimEstimate], None] | None = None,
+        on_interim_estimate: Callable[[InterimEstimate], None] | None = None,
         *,
         own_inputs: bool = False,
     ) -> None:
         _check_quantity(setup, until.goal.quantity)
-        self.setup, self.until, self.on_look, self.again = setup, until, on_look, own_inputs
+        self.setup, self.until, self.on_interim_estimate, self.with_replacement = (
+            setup,
+            until,
+            on_interim_estimate,
+            own_inputs,
+        )
         regions = find_population(setup.model, until.layers, until.exclude, until.parameters, until.bits)
         self.pattern = Pattern(until.kinds)
         self.strata = stratify(regions, _NAMES[until.scheme])
@@ -120,11 +125,11 @@ class DrawnList:
         """Take in the round that has run, and return the next, or None where the goal is reached or nothing is left."""
         record, goal = store.setting(RECORD), self.until.goal
         inferences = self._take(record, store)
-        found = look(self._planner, goal, self._rounds, inferences)
+        found = interim_estimate(self._planner, goal, self._rounds, inferences)
         if record["looks"][-1:] != [found._asdict()]:
             record["looks"].append(found._asdict())
-            if self.on_look:
-                self.on_look(found)
+            if self.on_interim_estimate:
+                self.on_interim_estimate(found)
         if is_reached(found, goal) or self.is_census:
             store.put(RECORD, record)
             return None
@@ -140,29 +145,33 @@ class DrawnList:
         with replacing(path) as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(InterimEstimate._fields)
-            writer.writerows(looks_of(store.setting(RECORD)))
+            writer.writerows(interim_estimates_of(store.setting(RECORD)))
 
     def planner(self) -> Planner:
         """Return a planner that has seen nothing yet."""
         groups = [bit_group(stratum.regions[0].format, stratum.regions[0].bits[0]) for stratum in self.strata]
         family = np.unique(groups, return_inverse=True)[1]
         populations = np.array(self.populations, np.float64)
-        return SCHEMES[self.until.scheme](populations, family, self.until.goal, again=self.again)
+        return SCHEMES[self.until.scheme](populations, family, self.until.goal, with_replacement=self.with_replacement)
 
     def _take(self, record: dict[str, Any], store: Store) -> int:
         """Hand the rounds that the planner has not seen to it; return how many inferences there were in all."""
         inputs, counts = read_counts(store)
         values = shares_of(inputs, counts)[self.until.goal.quantity]
-        drawn = choose_strata(rounds_of(record), self.populations, self.setup.seed, again=self.again)
+        drawn = choose_strata(
+            rounds_of(record), self.populations, self.setup.seed, with_replacement=self.with_replacement
+        )
         for pieces, one in list(zip(drawn, record["rounds"], strict=True))[self._rounds :]:
             size = sum(len(piece.strata) for piece in pieces)
-            take(self._planner, pieces, values[self._draws : self._draws + size], one["margin"])
+            add_round(self._planner, pieces, values[self._draws : self._draws + size], one["margin"])
             self._rounds, self._draws = self._rounds + 1, self._draws + size
         return int(inputs.sum())
 
     def _with(self, record: dict[str, Any], one: Round) -> Addition:
         record["rounds"].append({**asdict(one), "margin": self.until.goal.margin})
-        drawn = injections_of_last(rounds_of(record), self.strata, self.pattern, self.setup.seed, again=self.again)
+        drawn = injections_of_last(
+            rounds_of(record), self.strata, self.pattern, self.setup.seed, with_replacement=self.with_replacement
+        )
         return Addition(drawn, {RECORD: record, "growing": True})
 
 
@@ -174,7 +183,7 @@ def run_until(
     inputs_per_injection: PerInjection = None,
     save_outputs: bool = False,
     per_input: bool = False,
-    on_look: Callable[[InterimEstimate], None] | None = None,
+    on_interim_estimate: Callable[[InterimEstimate], None] | None = None,
     **running: Unpack[Running],
 ) -> Reached:
     """Run faults of ``model``, drawn with the settings' seed, until the goal is reached or all have run.
@@ -186,7 +195,7 @@ def run_until(
     settings = as_begun(settings, running.get("run")) if running.get("resume") else settings
     setup = prepare(Path(model), settings)
     sample = sample_inputs(inputs_per_injection, len(setup.dataset), setup.numerics.batch_size, setup.seed)
-    drawn = DrawnList(setup, until, on_look, own_inputs=sample.length is not None)
+    drawn = DrawnList(setup, until, on_interim_estimate, own_inputs=sample.length is not None)
     campaign = run_campaign(
         setup,
         drawn.pilot.injections,
@@ -197,8 +206,8 @@ def run_until(
         **running,
     )
     with reading(campaign.run) as store:
-        looks = looks_of(store.setting(RECORD))
-    return Reached(campaign, until, tuple(looks), drawn.is_census)
+        interim_estimates = interim_estimates_of(store.setting(RECORD))
+    return Reached(campaign, until, tuple(interim_estimates), drawn.is_census)
 
 
 def _check_quantity(setup: Setup, quantity: str) -> None:

@@ -23,7 +23,7 @@ from bitswap_onnx.estimates.read import read_recorded
 from bitswap_onnx.faults.fault import Fault, Injection, Kind
 from bitswap_onnx.faults.fault_list import read_fault_list, write_fault_list
 from bitswap_onnx.graph.model import load_model
-from bitswap_onnx.sampling.design import Request, generate_faults
+from bitswap_onnx.sampling.design import SamplingRequest, generate_faults
 from bitswap_onnx.stats.stratified import Bounded, Strata, estimate_mean, frame_of
 from tests import reference
 from tests.builders import cnn, normal, save
@@ -44,7 +44,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("estimate")
     save(cnn(), folder / "cnn.onnx")
     np.savez(folder / "cnn.npz", x=normal(20, 1, 6, 6, seed=3), y=np.arange(20) % 4)
-    generate_faults(load_model(folder / "cnn.onnx"), Request(scheme="layer", margin=0.1), folder / "f.csv")
+    generate_faults(load_model(folder / "cnn.onnx"), SamplingRequest(scheme="layer", margin=0.1), folder / "f.csv")
     listed = list(read_fault_list(folder / "f.csv"))
     run_campaign(folder / "cnn.onnx", listed, settings=Settings(seed=1), run=folder / "run", workers=1)
     return folder / "run"

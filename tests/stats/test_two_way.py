@@ -25,7 +25,7 @@ from bitswap_onnx.estimates.rates_files import as_record, write_csv
 from bitswap_onnx.faults.fault import Fault, Injection, Site
 from bitswap_onnx.faults.fault_list import read_fault_list
 from bitswap_onnx.graph.model import load_model
-from bitswap_onnx.sampling.design import Request, generate_faults
+from bitswap_onnx.sampling.design import SamplingRequest, generate_faults
 from bitswap_onnx.stats.stratified import Bounded, Estimate, Strata, Weights, estimate_mean, frame_of, weigh
 from bitswap_onnx.stats.two_way import InputPart, Margins, add_stratum, over_inputs, residual_variance
 from tests.builders import cnn, normal, save
@@ -191,7 +191,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("two_way")
     save(cnn(), folder / "cnn.onnx")
     np.savez(folder / "cnn.npz", x=normal(INPUTS, 1, 6, 6, seed=3), y=np.arange(INPUTS) % 4)
-    generate_faults(load_model(folder / "cnn.onnx"), Request(scheme="layer", margin=0.12), folder / "f.csv")
+    generate_faults(load_model(folder / "cnn.onnx"), SamplingRequest(scheme="layer", margin=0.12), folder / "f.csv")
     run(folder, "run", records=["per_input"], save_outputs=True)
     return folder
 
