@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from bitswap_onnx.campaign.run import run_campaign
 from bitswap_onnx.campaign.run_directory import reading
 from bitswap_onnx.campaign.setup import Settings
-from bitswap_onnx.estimates.read import FaultLabels, read_recorded
+from bitswap_onnx.estimates.read import FaultLabels
 from bitswap_onnx.faults.fault import Fault
 from bitswap_onnx.graph.model import Model, load_model
 from bitswap_onnx.sampling.design import SamplingRequest, generate_faults, plan_sample
@@ -21,6 +21,7 @@ from bitswap_onnx.sampling.rounds import Members
 from bitswap_onnx.sampling.strata import parts_of
 from bitswap_onnx.stats.intervals import Values
 from bitswap_onnx.stats.stratified import Bounded, Frame, Strata, estimate_mean, frame_of
+from tests.recorded import recorded_of
 
 MODEL = Path(__file__).resolve().parents[1] / "models" / "digits_cnn.onnx"
 #: The roles of all that the model stores.
@@ -57,7 +58,7 @@ def take_census(run: Path, request: SamplingRequest, settings: Settings = Settin
     model, path = load_model(MODEL), run.with_name(f"{run.name}.csv")
     generate_faults(model, request, path)
     run_campaign(MODEL, path, settings=settings, run=run, resume=True, records=["per_input"])
-    recorded = read_recorded(run)
+    recorded = recorded_of(run)
     critical, masked, nonfinite = (recorded.counts[name] / recorded.inputs for name in (*QUANTITIES[:2], "nonfinite"))
     shares = {"critical": critical, "masked": masked, "any critical": critical > 0, "nonfinite": nonfinite}
     with reading(run) as store:

@@ -22,7 +22,7 @@ from bitswap_onnx.campaign.schema import (
     receipt_row,
 )
 from bitswap_onnx.campaign.store_checks import plan_digest
-from bitswap_onnx.campaign.store_file import StoreFile
+from bitswap_onnx.campaign.store_questions import StoreQuestions
 from bitswap_onnx.data.chunks import Chunk
 from bitswap_onnx.errors import RunError
 from bitswap_onnx.graph.neurons import ALL_INPUTS
@@ -40,7 +40,7 @@ _NAMED = 3
 Outcome = tuple[int, Counts, dict[str, bytes]]
 
 
-class Store(StoreFile):
+class Store(StoreQuestions):
     """A run's store. Use it as a context manager; `bitswap_onnx.campaign.run_directory` opens one."""
 
     def create(

@@ -21,7 +21,8 @@ from bitswap_onnx.cli import console
 from bitswap_onnx.cli.options import BitOrderOption, ModelPath, with_shared
 from bitswap_onnx.errors import BitswapError
 from bitswap_onnx.sampling.input_blocks import parse_per_injection
-from bitswap_onnx.until.run import Reached, Until, run_until
+from bitswap_onnx.until.drawn_list import Until
+from bitswap_onnx.until.run import Reached, run_until
 
 
 @with_shared

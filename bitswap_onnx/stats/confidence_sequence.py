@@ -12,12 +12,13 @@ were seen count as known; the guess removes the spread between strata (Waudby-Sm
 without replacement: Shekhar et al. 2023, arXiv:2305.06884).
 
 A bet against a mean m multiplies a capital by 1 + b (X_t - m). The size b is set before the draw and keeps the capital
-positive. Against the true mean the expected capital never grows, so the probability that it ever exceeds 2 / alpha is at
-most alpha / 2 (Ville's inequality). The interval holds every m that is refuted neither by the bets on a larger mean nor by
-those on a smaller one (Waudby-Smith and Ramdas 2024, doi 10.1093/jrsssb/qkad009).
+positive. Against the true mean the expected capital never grows, so the probability that it ever exceeds 2 / alpha is
+at most alpha / 2 (Ville's inequality). The interval holds every m that is refuted neither by the bets on a larger mean
+nor by those on a smaller one (Waudby-Smith and Ramdas 2024, doi 10.1093/jrsssb/qkad009).
 
-With ``with_replacement``, f is an estimate of the fault's share, from inputs drawn for that draw, so a value that was seen
-is not known. Each draw is then from all faults of its stratum: R_h stays their number, and no value counts as known.
+With ``with_replacement``, f is an estimate of the fault's share, from inputs drawn for that draw, so a value that was
+seen is not known. Each draw is then from all faults of its stratum: R_h stays their number, and no value counts as
+known.
 """
 
 import math
@@ -50,10 +51,10 @@ class Interval(NamedTuple):
 class Ledger:
     """The draws so far, in order, from strata of ``populations`` (strata,) faults.
 
-    ``family`` (strata,): strata with the same number are expected to behave alike. ``with_replacement``: each draw was from
-    all faults of its stratum. ``drawn``, ``sums``, ``squares`` (strata,): number, sum and sum of squares of the values seen.
-    ``terms`` (terms,): X_t; ``least``, ``most`` (terms,): the limits of what X_t could have been; ``target_half_widths``
-    (terms,): the half width that `add` got for the draw.
+    ``family`` (strata,): strata with the same number are expected to behave alike. ``with_replacement``: each draw was
+    from all faults of its stratum. ``drawn``, ``sums``, ``squares`` (strata,): number, sum and sum of squares of the
+    values seen. ``terms`` (terms,): X_t; ``least``, ``most`` (terms,): the limits of what X_t could have been;
+    ``target_half_widths`` (terms,): the half width that `add` got for the draw.
     """
 
     def __init__(self, populations: Values, family: Members, *, with_replacement: bool = False) -> None:
@@ -78,7 +79,7 @@ class Ledger:
 
     @property
     def mean(self) -> float:
-        """The mean of the population; a stratum counts with the mean of its values seen, or with its guess if it has none."""
+        """The mean of the population, from the mean seen in each stratum, or its guess where no value was seen."""
         means = np.where(self.drawn > 0, self.sums / np.maximum(self.drawn, 1), self.guesses())
         return float((self.populations * means).sum() / self.populations.sum())
 
@@ -99,8 +100,8 @@ class Ledger:
     def add(self, strata: Members, values: Values, probabilities: Values | None, target_half_width: float) -> None:
         """Add draws, in order: the ``strata`` that they hit and their ``values``, both (draws,).
 
-        ``probabilities`` (strata,): the probabilities of the strata, 0 where nothing is left. None: the number of draws from
-        each stratum was fixed beforehand; such draws make no terms, but their values are counted.
+        ``probabilities`` (strata,): the probabilities of the strata, 0 where nothing is left. None: the number of draws
+        from each stratum was fixed beforehand; such draws make no terms, but their values are counted.
         ``target_half_width``: the distance of the limits from the mean that was aimed at when these draws were planned.
         Bets are sized to do best at that distance. Choosing it after seeing outcomes would invalidate the interval.
         """
@@ -164,7 +165,7 @@ class Ledger:
 
 
 def _boundary(capital: Callable[[float], float], goal: float, refuted: float, kept: float) -> float:
-    """Return where the logarithm of the ``capital``, which falls from ``refuted`` to ``kept``, comes down to ``goal``."""
+    """Return where ``capital``, a logarithm that falls from ``refuted`` to ``kept``, comes down to ``goal``."""
     if capital(refuted) < goal:
         return refuted
     if capital(kept) >= goal:

@@ -19,13 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitswap_onnx.campaign.records import InterimEstimate
-from bitswap_onnx.estimates.read import read_recorded
 from bitswap_onnx.sampling.rounds import choose_strata
 from bitswap_onnx.sampling.strata import bit_group
 from bitswap_onnx.stats.intervals import Values, share_interval
 from bitswap_onnx.until.goal import Goal, is_reached
 from bitswap_onnx.until.planners import SCHEMES, UntilScheme, add_round, interim_estimate
 from tests import reference
+from tests.recorded import recorded_of
 
 LEVEL, ENOUGH, SAVING = 0.99, 0.985, 20
 LARGER, OWN_IMAGES = 10**6, 32
@@ -53,7 +53,7 @@ class Published:
 
 
 def read(name: str, scheme: UntilScheme) -> Published:
-    recorded = read_recorded(SUBJECTS[name])
+    recorded = recorded_of(SUBJECTS[name])
     (images,) = set(recorded.inputs.tolist())
     classes = np.array([bit_group("float32", int(bit)) for bit in recorded.bits])
     layers = recorded.layers if scheme == "stratified" else np.full(len(recorded), "network")

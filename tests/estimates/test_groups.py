@@ -20,8 +20,9 @@ from bitswap_onnx.graph.model import load_model
 from bitswap_onnx.sampling.design import SamplingRequest, SamplingScheme, generate_faults, read_design
 from bitswap_onnx.sampling.strata import StratumPart, parts_of
 from bitswap_onnx.stats.stratified import Bounded, Strata, estimate_mean, frame_of, weigh
+from bitswap_onnx.until.drawn_list import Until
 from bitswap_onnx.until.goal import parse_goal
-from bitswap_onnx.until.run import Until, run_until
+from bitswap_onnx.until.run import run_until
 from tests.builders import cnn, normal, save
 
 #: Weights of the model: conv 3 x 1 x 3 x 3 and fc 4 x 48.
@@ -229,9 +230,9 @@ def test_sizes_that_are_not_known_are_said_to_be(tmp_path: Path) -> None:
     for parts, approximate in ((None, True), ((part[0], part[1]._replace(bits=(30,))), True), (part, False)):
         strata = Strata(("a", "b"), (40, 40), (600, 1800), parts=parts)
         rates = estimate_rates(path, Question(by=("bit", "layer")), strata)
-        assert any("intervals are approximate" in note for note in rates.notes) is approximate
+        assert any("some intervals are approximate" in note for note in rates.notes) is approximate
     plain = estimate_rates(path, Question(by=("layer",)), Strata(("a", "b"), (40, 40), (600, 1800)))
-    assert not any("intervals are approximate" in note for note in plain.notes)
+    assert not any("some intervals are approximate" in note for note in plain.notes)
 
 
 def test_groups_of_which_too_little_was_drawn_have_no_estimate(tmp_path: Path) -> None:
@@ -243,7 +244,7 @@ def test_groups_of_which_too_little_was_drawn_have_no_estimate(tmp_path: Path) -
     assert few.high > 0.75
     assert (enough.mean, enough.too_few) == (0, False)
     assert 0.25 < enough.high < 0.5
-    assert any("none of which the list has, nothing is known" in note for note in rates.notes)
+    assert any("from which the list drew no fault of the group" in note for note in rates.notes)
 
 
 def test_runs_that_drew_their_faults_tell_of_bits(model: Path, tmp_path: Path) -> None:
@@ -260,4 +261,4 @@ def test_runs_that_drew_their_faults_tell_of_bits(model: Path, tmp_path: Path) -
             for name in WEIGHTS
         }
         weighted(rates, "bit", bit, WEIGHTS, shares)
-    assert not any("intervals are approximate" in note for note in rates.notes)
+    assert not any("some intervals are approximate" in note for note in rates.notes)

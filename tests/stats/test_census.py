@@ -9,11 +9,12 @@ import pytest
 from bitswap_onnx.campaign.setup import Settings
 from bitswap_onnx.estimates.groups import ALL, SCOPES, Scope, groups, held_by_strata
 from bitswap_onnx.estimates.rates import HARMFUL, Question, estimate_rates
-from bitswap_onnx.estimates.read import FaultLabels, read_recorded
+from bitswap_onnx.estimates.read import FaultLabels
 from bitswap_onnx.sampling.design import SamplingRequest, generate_faults
 from bitswap_onnx.stats.stratified import Bounded, estimate_mean
 from tests.benchmarks.census import measure
 from tests.census import Census, plan_lists, take_census
+from tests.recorded import recorded_of
 
 LISTS = 150
 LAYERS, BITS = "conv1,linear", "23,30,31"
@@ -82,7 +83,7 @@ def test_groups_of_a_run_are_those_of_its_design(run: Path, census: Census) -> N
     """Of all that there is, a run has of each group what its design says, under the same names."""
     lists = plan_lists(census, WHOLE["exhaustive"])
     for scope in SCOPES:
-        own = {group.name: len(group.member) for group in groups(read_recorded(run), scope, lists.frame)}
+        own = {group.name: len(group.member) for group in groups(recorded_of(run), scope, lists.frame)}
         assert {
             name: sum(held.values()) for name, held in held_by_strata(lists.frame.parts or (), scope).items()
         } == own

@@ -43,7 +43,7 @@ def test_goals(text: str, goal: Goal) -> None:
     ],
 )
 def test_what_is_no_goal(text: str) -> None:
-    with pytest.raises(BitswapError, match=r"--until: expected a share.*like critical±0.1%@99%, found "):
+    with pytest.raises(BitswapError, match=r"`until`: expected a share.*like critical±0.1%@99%, found "):
         parse_goal(text)
 
 

@@ -17,14 +17,15 @@ from bitswap_onnx.campaign.run import run_campaign
 from bitswap_onnx.campaign.run_directory import reading
 from bitswap_onnx.campaign.setup import Settings
 from bitswap_onnx.errors import BitswapError, InterruptedRunError, RunError
-from bitswap_onnx.estimates.frames import RECORD
+from bitswap_onnx.estimates.drawing_record import DRAWING
 from bitswap_onnx.estimates.rates import Question, estimate_rates
 from bitswap_onnx.graph.model import load_model
 from bitswap_onnx.runtime.messages import Message
 from bitswap_onnx.runtime.pool import Pool
 from bitswap_onnx.sampling.design import SamplingRequest, generate_faults
+from bitswap_onnx.until.drawn_list import Until
 from bitswap_onnx.until.goal import Goal, parse_goal
-from bitswap_onnx.until.run import Reached, Until, run_until
+from bitswap_onnx.until.run import Reached, run_until
 from tests.builders import cnn, normal, save
 
 REPO = Path(__file__).parents[2]
@@ -197,7 +198,7 @@ def test_killed_and_resumed_it_is_the_undisturbed_run(tmp_path: Path) -> None:
     assert ended.returncode == 9, ended.stderr
     with reading(folder) as store:
         done = store.query("SELECT COUNT(*) FROM outcome").fetchone()[0]
-        assert len(store.setting(RECORD)["rounds"]) == 2
+        assert len(store.setting(DRAWING)["rounds"]) == 2
         assert 0 < done < store.injections
     assert finish(folder, resume=True) == expected
 
@@ -269,12 +270,12 @@ def test_inputs_of_their_own_tell_no_fault_for_certain(model: Path, tmp_path: Pa
     assert last.low <= census.mean <= last.high
     rates = estimate_rates(tmp_path / "run", Question(by=("layer", "bit")))
     assert rates.find("network", "all", "critical").mean == pytest.approx(last.mean, abs=1e-12)
-    with pytest.raises(BitswapError, match="--scheme iterative: expected all inputs for every fault"):
+    with pytest.raises(BitswapError, match="`scheme` iterative: expected all inputs for every fault"):
         run(model, tmp_path / "other", until={"scheme": "iterative"}, inputs_per_injection=BATCH)
     assert not (tmp_path / "other").exists()
 
 
 def test_wrong_goals(model: Path, tmp_path: Path) -> None:
-    with pytest.raises(BitswapError, match=r"--until: expected one of critical, .*, found 'accuracy'"):
+    with pytest.raises(BitswapError, match=r"`until`: expected one of critical, .*, found 'accuracy'"):
         run(model, tmp_path / "run", Goal("accuracy", 0.1, 0.9))
     assert not (tmp_path / "run").exists()
