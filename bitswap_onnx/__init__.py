@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from bitswap_onnx.graph.targets import Target, find_targets
     from bitswap_onnx.graph.weights import rewrite
     from bitswap_onnx.sampling.design import generate_faults, read_design
+    from bitswap_onnx.until.drawn_list import Until
     from bitswap_onnx.until.goal import Goal, parse_goal
-    from bitswap_onnx.until.run import Until, run_until
+    from bitswap_onnx.until.run import run_until
 
 _HOMES = {
     "campaign.run": ("Campaign", "run_campaign"),
@@ -51,8 +52,9 @@ _HOMES = {
     "graph.targets": ("Target", "find_targets"),
     "graph.weights": ("rewrite",),
     "sampling.design": ("generate_faults", "read_design"),
+    "until.drawn_list": ("Until",),
     "until.goal": ("Goal", "parse_goal"),
-    "until.run": ("Until", "run_until"),
+    "until.run": ("run_until",),
 }
 _HOME = {name: f"bitswap_onnx.{module}" for module, names in _HOMES.items() for name in names}
 

@@ -14,15 +14,16 @@ from bitswap_onnx.campaign.run import run_campaign
 from bitswap_onnx.campaign.run_directory import reading
 from bitswap_onnx.campaign.settings import Settings
 from bitswap_onnx.campaign.setup import prepare
-from bitswap_onnx.estimates.read import FaultLabels, read_recorded
+from bitswap_onnx.estimates.read import FaultLabels
 from bitswap_onnx.faults.fault import Fault
 from bitswap_onnx.graph.model import Model, load_model
-from bitswap_onnx.sampling.design import Request, generate_faults, plan_sample
+from bitswap_onnx.sampling.design import SamplingRequest, generate_faults, plan_sample
 from bitswap_onnx.sampling.draws import Sample, draw, permute
 from bitswap_onnx.sampling.rounds import Members
 from bitswap_onnx.sampling.strata import parts_of
 from bitswap_onnx.stats.intervals import Values
 from bitswap_onnx.stats.stratified import Bounded, Frame, Strata, estimate_mean, frame_of
+from tests.recorded import recorded_of
 
 MODEL = Path(__file__).resolve().parents[1] / "models" / "digits_cnn.onnx"
 #: The roles of all that the model stores.
@@ -54,12 +55,12 @@ class Census:
         return np.array(found, np.intp)
 
 
-def take_census(run: Path, request: Request, settings: Settings = Settings()) -> Census:
+def take_census(run: Path, request: SamplingRequest, settings: Settings = Settings()) -> Census:
     """Run all faults of an exhaustive ``request`` into ``run``, or what it lacks; list and design lie beside it."""
     model, path = load_model(MODEL), run.with_name(f"{run.name}.csv")
     generate_faults(model, request, path)
     run_campaign(prepare(MODEL, settings), path, RunOptions(run=run, resume=True, records=["per_input"]))
-    recorded = read_recorded(run)
+    recorded = recorded_of(run)
     critical, masked, nonfinite = (recorded.counts[name] / recorded.inputs for name in (*QUANTITIES[:2], "nonfinite"))
     shares = {"critical": critical, "masked": masked, "any critical": critical > 0, "nonfinite": nonfinite}
     with reading(run) as store:
@@ -185,7 +186,7 @@ class Lists:
                     yield f"{group}, {quantity}: {found}, expected {truth}"
 
 
-def plan_lists(census: Census, request: Request) -> Lists:
+def plan_lists(census: Census, request: SamplingRequest) -> Lists:
     """Return the lists of ``request``, whose own seed does not matter."""
     _, _, sample = plan_sample(census.model, request)
     drawn = ([fault for (fault,) in draw(one, sample.pattern, 0, one.slots)] for one in sample.strata)

@@ -18,8 +18,9 @@ from bitswap_onnx.campaign.options import RunOptions
 from bitswap_onnx.campaign.run import run_campaign
 from bitswap_onnx.campaign.settings import Settings
 from bitswap_onnx.campaign.setup import prepare
+from bitswap_onnx.until.drawn_list import Until
 from bitswap_onnx.until.goal import parse_goal
-from bitswap_onnx.until.run import Until, run_until
+from bitswap_onnx.until.run import run_until
 
 _left = int(sys.argv[4])
 

@@ -1,46 +1,55 @@
-"""Fault lists that are drawn in rounds: what comes next depends on the outcomes so far."""
+"""Fault lists that are drawn in rounds: each round depends on the outcomes of those before."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
+from bitswap_onnx.campaign.drawing_record import DrawingRecord
 from bitswap_onnx.campaign.store import Store
 from bitswap_onnx.faults.fault import Injection
 
-#: The file of a run directory that says how such a list came about.
+#: The file of a run directory with the interim estimates of such a list.
 GROWTH_NAME = "until.csv"
 
 
-class Addition(NamedTuple):
-    """A round's injections, and the settings that a store has from then on; both are committed together.
-
-    A store whose setting ``growing`` is true is not complete: nobody knows yet whether that was all.
-    """
+@dataclass(frozen=True)
+class Addition:
+    """The injections of one round, and the record of all rounds up to it. Both are committed together."""
 
     injections: Sequence[Injection]
-    settings: dict[str, Any]
-
-
-class GrowingList(Protocol):
-    """What decides how a list goes on behind its first round; a store alone says how far it has come."""
-
-    @property
-    def name(self) -> str:
-        """What stands for the list's file name."""
-
-    @property
-    def identity(self) -> str:
-        """What stands for the hash of the list: equal where everything that decides about it is."""
+    drawing: DrawingRecord
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The settings that a store has beside the first round."""
+        """The settings of a store from this round on. A store that is ``growing`` is not complete yet."""
+        return {"until": self.drawing.stored(), "growing": True}
 
+
+class AdaptiveList(ABC):
+    """A fault list that decides after each round how it goes on. The store alone says which rounds there are."""
+
+    #: The first round.
+    pilot: Addition
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """The name that a run shows in place of the file name of a list."""
+
+    @property
+    @abstractmethod
+    def identity(self) -> str:
+        """The SHA-256 of everything that decides which faults are drawn, in place of the hash of a list."""
+
+    @abstractmethod
     def more(self, store: Store) -> Addition | None:
-        """Return the next round, now that all injections in ``store`` have run, or None where that was all.
+        """Return the next round, None where the list ends. All injections in ``store`` have run.
 
-        The settings of a round are committed with it; what the end settles, this puts into the store itself.
+        The record of a round is committed with its injections; at the end of the list, this method stores the last record.
         """
 
+    @abstractmethod
     def write(self, store: Store, path: Path) -> None:
-        """Write how the list came about."""
+        """Write the interim estimates of all rounds."""

@@ -4,7 +4,7 @@ import hashlib
 from dataclasses import replace
 from pathlib import Path
 
-from bitswap_onnx.campaign.adaptive_list import GrowingList
+from bitswap_onnx.campaign.adaptive_list import AdaptiveList
 from bitswap_onnx.campaign.options import RunOptions
 from bitswap_onnx.campaign.plan import CheckedList
 from bitswap_onnx.campaign.records import GoldenRecord, Identity
@@ -26,12 +26,12 @@ _PARAMETERS = {
 }
 
 
-def identity_of(plan: CheckedList, growth: GrowingList | None, options: RunOptions) -> Identity:
-    """Return the identity of a run of ``plan``; a list that grows has an identity of its own."""
+def identity_of(plan: CheckedList, adaptive: AdaptiveList | None, options: RunOptions) -> Identity:
+    """Return the identity of a run of ``plan``; an adaptive list has an identity of its own."""
     setup = plan.setup
     return Identity(
         model=setup.model.sha256,
-        faults=growth.identity if growth else plan.fingerprint,
+        faults=adaptive.identity if adaptive else plan.fingerprint,
         data=setup.dataset.content_hash(),
         output=setup.output,
         tolerance=setup.criterion.tolerance,

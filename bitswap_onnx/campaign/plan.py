@@ -20,7 +20,7 @@ from bitswap_onnx.graph.resolve import BitOrder, Resolver
 from bitswap_onnx.graph.sites import NeuronSite
 from bitswap_onnx.outcome import Golden
 from bitswap_onnx.runtime.observe import Observer
-from bitswap_onnx.sampling.design import Design, design_path, read_design
+from bitswap_onnx.sampling.design import ListDesign, design_path, read_design
 from bitswap_onnx.sampling.input_blocks import InputSample, PerInjection, sample_inputs
 
 
@@ -40,7 +40,7 @@ class CheckedList:
     observer: Observer
     fingerprint: str
     paths: frozenset[tuple[str, ...]]
-    design: Design | None
+    design: ListDesign | None
     design_notes: tuple[str, ...]
 
     @property
@@ -154,7 +154,7 @@ def _refuse_shut_sites(setup: Setup, sites: dict[str, tuple[NeuronSite, str]]) -
 
 def _find_design(
     injections: Iterable[Injection], resolver: Resolver, fingerprint: str
-) -> tuple[Design | None, tuple[str, ...]]:
+) -> tuple[ListDesign | None, tuple[str, ...]]:
     """Return the design beside a list file, by which estimates weight its injections; or none, and a note that says why."""
     path = design_path(injections.path) if isinstance(injections, FaultList) else None
     if path is None or not path.is_file():

@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from bitswap_onnx.campaign.adaptive_list import GROWTH_NAME, GrowingList
+from bitswap_onnx.campaign.adaptive_list import GROWTH_NAME, AdaptiveList
 from bitswap_onnx.campaign.executor import SCRATCH, Executor
 from bitswap_onnx.campaign.identity import (
     as_begun,
@@ -54,14 +54,12 @@ class Campaign:
 
 def run_campaign(
     prepared: Setup,
-    faults: str | Path | Iterable[Injection],
+    faults: str | Path | Iterable[Injection] | AdaptiveList,
     options: RunOptions = RunOptions(),
-    *,
-    growth: GrowingList | None = None,
 ) -> Campaign:
     """Run every injection of ``faults`` on a prepared model (`bitswap_onnx.campaign.setup.prepare`).
 
-    ``faults``: a fault list's path, or injections. ``growth``: how the list goes on behind ``faults``.
+    ``faults``: a fault list's path, injections, or a list that is drawn in rounds.
 
     Raises BitswapError for wrong input (nothing is written then), ControlFailedError if a null control or the audit does
     not hold, InterruptedRunError after ``options.stop``. Whatever happens, finished units are kept.
@@ -69,23 +67,27 @@ def run_campaign(
     if options.per_input:
         require_parquet()
     setup = as_begun(prepared, options.run) if options.resume else prepared
-    plan = check_list(setup, faults, options.bit_order, options.inputs_per_injection)
-    identity = identity_of(plan, growth, options)
+    adaptive = faults if isinstance(faults, AdaptiveList) else None
+    first = faults.pilot.injections if isinstance(faults, AdaptiveList) else faults
+    plan = check_list(setup, first, options.bit_order, options.inputs_per_injection)
+    identity = identity_of(plan, adaptive, options)
     folder = options.folder or default_run(plan.setup)
     check_folder(folder, identity, options.resume)
     stop = options.stop or threading.Event()
     clean = plan.setup.clean_run(stop)
     if options.on_notes:
         options.on_notes(plan.notes)
-    golden = golden_record(plan, clean, growth.name if growth else _list_name(faults))
+    golden = golden_record(plan, clean, adaptive.name if adaptive else _list_name(faults))
     with _run_directory(folder) as store:
         if store.is_new:
-            settings = _begun(plan, identity, golden, clean.seconds_per_input) | (growth.settings if growth else {})
+            settings = _begun(plan, identity, golden, clean.seconds_per_input) | (
+                adaptive.pilot.settings if adaptive else {}
+            )
             plan.write(store, settings, clean.golden, stop)
         else:
             _check_begun(store, plan, identity, golden, options.resume)
-        _execute(Executor(store, plan.setup, clean.golden, options, stop), plan, growth)
-        _write_files(store, folder, clean.golden, options, growth)
+        _execute(Executor(store, plan.setup, clean.golden, options, stop), plan, adaptive)
+        _write_files(store, folder, clean.golden, options, adaptive)
         return Campaign(folder, summarize(store), {**store.golden.stored(), **how_it_ran(store)}, plan.notes)
 
 
@@ -126,13 +128,13 @@ def _check_begun(store: Store, plan: CheckedList, identity: Identity, golden: Go
     store.check_content(golden)
 
 
-def _execute(executor: Executor, plan: CheckedList, growth: GrowingList | None) -> None:
-    """Run the list, and every round that it grows by; audit it in the end."""
+def _execute(executor: Executor, plan: CheckedList, adaptive: AdaptiveList | None) -> None:
+    """Run the list, and every further round of an adaptive one; audit it in the end."""
     store = executor.store
     with executor:
-        if growth:
+        if adaptive:
             executor.run(audited=False)
-            while (addition := growth.more(store)) is not None:
+            while (addition := adaptive.more(store)) is not None:
                 _remove_files(store.run)  # of an earlier goal
                 plan.extend(store, addition)
                 executor.run(audited=False)
@@ -172,9 +174,11 @@ def _remove_files(folder: Path) -> None:
     shutil.rmtree(folder / "outputs", ignore_errors=True)
 
 
-def _write_files(store: Store, folder: Path, golden: Golden, options: RunOptions, growth: GrowingList | None) -> None:
-    if growth:
-        growth.write(store, folder / GROWTH_NAME)
+def _write_files(
+    store: Store, folder: Path, golden: Golden, options: RunOptions, adaptive: AdaptiveList | None
+) -> None:
+    if adaptive:
+        adaptive.write(store, folder / GROWTH_NAME)
     if options.save_outputs:
         write_scores(store, folder / "outputs", golden.scores)
     if options.per_input:

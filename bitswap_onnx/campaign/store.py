@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from bitswap_onnx.campaign.schedule import Queue
 from bitswap_onnx.campaign.schema import RECEIPT_COLUMNS, SCHEMA, SCHEMA_VERSION, Address, receipt_row
 from bitswap_onnx.campaign.store_checks import plan_digest
-from bitswap_onnx.campaign.store_inspection import StoreInspection
-from bitswap_onnx.campaign.store_results import StoreResults
+from bitswap_onnx.campaign.store_questions import StoreQuestions
 from bitswap_onnx.data.chunks import Chunk
 from bitswap_onnx.errors import RunError
 from bitswap_onnx.graph.neurons import ALL_INPUTS
@@ -36,7 +35,7 @@ Control = tuple[int, int, str]
 _OUTCOME_COLUMNS = ("position", "first", "inputs", *COUNTS, "per_input", "scores", "failed")
 
 
-class Store(StoreInspection, StoreResults):
+class Store(StoreQuestions):
     """A run's store. Use it as a context manager; `bitswap_onnx.campaign.run_directory` opens one."""
 
     def create(

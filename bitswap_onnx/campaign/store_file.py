@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from bitswap_onnx.campaign.drawing_record import DrawingRecord
 from bitswap_onnx.campaign.records import AuditRecord, GoldenRecord, Identity
 from bitswap_onnx.campaign.schema import UPGRADES
 from bitswap_onnx.campaign.store_checks import REMEDY, check_golden, check_outcomes, check_plan, check_schema
@@ -114,13 +115,14 @@ class StoreFile:
         self._put("design", text)
 
     @property
-    def draws(self) -> Any:
-        """The record of a list that the run drew itself; None for a list that was given."""
-        return self._setting("until")
+    def drawing(self) -> DrawingRecord | None:
+        """The record of the faults that the run drew itself; None for a list that was given."""
+        stored = self._setting("until")
+        return None if stored is None else DrawingRecord.from_stored(stored)
 
-    def keep_draws(self, record: Any) -> None:
-        """Store the record of a list that the run draws itself."""
-        self._put("until", record)
+    def keep_drawing(self, record: DrawingRecord) -> None:
+        """Store the record of the faults that the run draws itself."""
+        self._put("until", record.stored())
 
     @property
     def is_growing(self) -> bool:
@@ -190,10 +192,6 @@ class StoreFile:
     @staticmethod
     def _put_in(db: sqlite3.Connection, key: str, value: Any) -> None:
         db.execute("INSERT OR REPLACE INTO setting VALUES (?, ?)", (key, json.dumps(value)))
-
-    def query(self, sql: str, values: tuple[Any, ...] = ()) -> sqlite3.Cursor:
-        """Run a query."""
-        return self._db.execute(sql, values)
 
     def _number(self, sql: str) -> int:
         return int(self._db.execute(sql).fetchone()[0])

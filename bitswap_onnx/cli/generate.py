@@ -10,7 +10,14 @@ from bitswap_onnx.cli.options import BitsOption, Exclude, Kinds, Layers, ModelPa
 from bitswap_onnx.errors import BitswapError
 from bitswap_onnx.files import check_output
 from bitswap_onnx.graph.model import load_model
-from bitswap_onnx.sampling.design import Design, Population, Request, SamplingScheme, design_path, generate_faults
+from bitswap_onnx.sampling.design import (
+    ListDesign,
+    Population,
+    SamplingRequest,
+    SamplingScheme,
+    design_path,
+    generate_faults,
+)
 from bitswap_onnx.sampling.sizes import Rounding
 
 #: Strata that are shown one by one; of more, only what they span.
@@ -55,7 +62,7 @@ def command(
     seed: Annotated[int, typer.Option(min=0, help="One seed, one list, everywhere.")] = 0,
 ) -> None:
     """Draw a fault list without replacement, as large as the asked precision needs."""
-    request = Request(
+    request = SamplingRequest(
         scheme=scheme,
         number=number,
         margin=margin,
@@ -82,7 +89,7 @@ def command(
     _print(generate_faults(loaded, request, output), output)
 
 
-def _print(design: Design, path: Path) -> None:
+def _print(design: ListDesign, path: Path) -> None:
     strata = design.strata
     if len(strata) <= _MOST_ROWS:
         table = console.table("What is drawn from what", "Stratum", ">Injections there are", ">p", ">Drawn", ">Share")

@@ -22,7 +22,8 @@ from bitswap_onnx.cli import console
 from bitswap_onnx.cli.options import BitOrderOption, ModelPath, with_shared
 from bitswap_onnx.errors import BitswapError
 from bitswap_onnx.sampling.input_blocks import parse_per_injection
-from bitswap_onnx.until.run import Reached, Until, run_until
+from bitswap_onnx.until.drawn_list import Until
+from bitswap_onnx.until.run import Reached, run_until
 
 
 @with_shared
@@ -63,7 +64,9 @@ def command(
     )
     with watched(options) as watched_options:
         if until is not None:
-            reached = run_until(model, until, settings=settings, on_look=print_look, options=watched_options)
+            reached = run_until(
+                model, until, settings=settings, on_interim_estimate=print_interim_estimate, options=watched_options
+            )
         elif faults is not None:
             campaign = run_campaign(prepare_run(model, settings, options), faults, watched_options)
     console.print_campaign(reached.campaign if reached else campaign)
@@ -71,14 +74,14 @@ def command(
         print_reached(reached)
 
 
-def print_look(found: InterimEstimate) -> None:
+def print_interim_estimate(found: InterimEstimate) -> None:
     """Print to stderr what is known after a round."""
     print_notes([f"round {found.round}: {_known(found)}"])
 
 
 def print_reached(reached: Reached) -> None:
     """Print what is known in the end."""
-    last, goal = reached.looks[-1], reached.until.goal
+    last, goal = reached.interim_estimates[-1], reached.until.goal
     known = f"{100 * goal.level:g} %, whenever one looks"
     if reached.is_census:
         known = "every fault has run"

@@ -16,9 +16,9 @@ from bitswap_onnx.data.preprocessing import Preprocessing
 from bitswap_onnx.errors import BitswapError
 from bitswap_onnx.faults.fault import BIT_KINDS, Kind
 from bitswap_onnx.faults.numerals import real, whole
+from bitswap_onnx.until.drawn_list import Until
 from bitswap_onnx.until.goal import parse_goal
 from bitswap_onnx.until.planners import UntilScheme
-from bitswap_onnx.until.run import Until
 
 Number = TypeVar("Number", int, float)
 ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX file.", show_default=False)]

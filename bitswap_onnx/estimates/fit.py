@@ -1,33 +1,36 @@
-"""Failures in time of a network in operation, from how often its memory is upset and what an upset does.
+"""Failures in time of a network in operation: the rate of upsets of its memory times the share of them that do harm.
 
-FIT (failures per 1e9 hours) = raw FIT/Mbit x Mbit x P(f >= theta): an upset is a failure if, while it stays, at least the
-share theta of the inferences is critical. How long it stays, its residency (until the memory is scrubbed or the model is
-loaded again), makes no upset rarer; it says for what part of the time a harmful one is there, and what share of all
-inferences in operation is critical. One fault at a time was injected, so more than now and then two at a time is refused.
+FIT (failures per 1e9 hours) = raw FIT/Mbit x Mbit x P(f >= theta). An upset is a failure if at least the share theta of
+the inferences is critical while it stays. The residency is the time that an upset stays, until the memory is scrubbed
+or the model is loaded again. It does not change the number of failures; it gives the part of the time that a harmful
+upset is there, and the critical share of all inferences in operation. Campaigns inject one fault at a time, so a
+residency with more than rarely two upsets at a time is refused.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from bitswap_onnx.campaign.store_file import STORE_NAME
 from bitswap_onnx.errors import BitswapError, RunError
 from bitswap_onnx.estimates.groups import ALL
 from bitswap_onnx.estimates.rates import HARMFUL, Rates
+from bitswap_onnx.estimates.source import lies_in_run
 
-#: What a Mbit is, in bits: memory vendors and radiation reports differ.
+#: The bits of a Mbit, by name: memory vendors and radiation reports differ.
 MBITS = {"1e6": 1_000_000, "2^20": 1 << 20}
 
 _HOURS = 1e9
 _SECONDS_PER_HOUR = 3600
-#: More upsets than this at a time, on average, and 5 % of the time with one has another one as well.
+#: The most upsets in memory on average; at this number, a second one is there in 5 % of the time with at least one.
 _MOST_AT_A_TIME = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Operation:
-    """How a network's memory fares: raw ``fit_per_mbit``, the Mbit meant (a name of `MBITS`), seconds an upset stays.
+    """The memory of a network in operation.
 
-    ``bits``: of the memory that the injections were drawn from; None: the design's.
+    ``fit_per_mbit``: raw upsets per 1e9 hours and Mbit; ``mbit``: the Mbit meant, a name of `MBITS`; ``residency``:
+    seconds that an upset stays. ``bits``: size of the memory that the injections were drawn from; None: the number in
+    the design. Raises BitswapError for a value outside its range.
     """
 
     fit_per_mbit: float
@@ -37,21 +40,22 @@ class Operation:
 
     def __post_init__(self) -> None:
         if not 0 < self.fit_per_mbit < float("inf"):
-            raise BitswapError(f"--fit-per-mbit: expected a number above 0, found {self.fit_per_mbit}")
+            raise BitswapError(f"`fit_per_mbit`: expected a number above 0, found {self.fit_per_mbit}")
         if not 0 < self.residency < float("inf"):
-            raise BitswapError(f"--residency: expected seconds above 0, found {self.residency}")
+            raise BitswapError(f"`residency`: expected seconds above 0, found {self.residency}")
         if self.mbit not in MBITS:
-            raise BitswapError(f"--mbit: expected the size of a Mbit, one of {', '.join(MBITS)}, found {self.mbit!r}")
+            raise BitswapError(f"`mbit`: expected the size of a Mbit, one of {', '.join(MBITS)}, found {self.mbit!r}")
         if self.bits is not None and self.bits < 1:
-            raise BitswapError(f"--bits: expected a number of bits, at least 1, found {self.bits}")
+            raise BitswapError(f"`bits`: expected a number of bits, at least 1, found {self.bits}")
 
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """Failures per 1e9 hours with their interval, and everything they depend on.
+    """Failures per 1e9 hours with their interval, and all numbers they depend on.
 
-    ``upsets``: per 1e9 hours. ``at_a_time``: upsets in memory on average. ``harmed_time``: part of the time that a harmful
-    one is there. ``critical_share``: of all inferences in operation, by the mean critical share.
+    ``upsets``: per 1e9 hours. ``at_a_time``: upsets in memory on average. ``harmed_time``: part of the time that a
+    harmful upset is there. ``critical_share``: critical part of all inferences in operation, by the mean critical
+    share.
     """
 
     fit: float
@@ -73,34 +77,35 @@ class Fit:
 def failures(rates: Rates, operation: Operation) -> Fit:
     """Return the FIT of a network.
 
-    Raises RunError for injections other than single flips of stored bits, without the number of bits they were drawn from,
-    with more upsets at a time than single injections can tell of, where there are too few faults, and where no fault's share
-    of all inputs is known: for rates over more than the inputs run, and for faults that ran over inputs of their own.
+    Raises RunError for rates that do not give the share of harmful faults over all inputs (a two-way question, faults
+    that ran over inputs drawn for each), for injections other than single flips of stored bits, where the number of
+    bits they were drawn from is not known, for more upsets at a time than single injections tell of, and for too few
+    faults.
     """
     source = rates.recorded.source
     if rates.question.over_inputs:
         raise RunError(
-            f"{source}: a FIT figure takes the share of harmful faults, which --over-inputs does not give; leave one out"
+            f"{source}: a FIT figure needs the share of harmful faults, which `over_inputs` does not give; leave one out"
         )
-    if rates.recorded.from_file and (Path(source).parent / STORE_NAME).is_file():
+    if rates.recorded.from_file and lies_in_run(Path(source)):
         raise RunError(f"{source}: for a FIT figure, estimate the run directory; it knows which inputs ran")
-    own = rates.recorded.own_inputs
-    if own is not None:
+    own_inputs = rates.recorded.own_inputs
+    if own_inputs is not None:
         raise RunError(
-            f"{source}: a FIT figure takes the share of harmful faults over all inputs, and each ran over {own} of its own; "
-            "run the list without --inputs-per-injection"
+            f"{source}: a FIT figure needs the share of harmful faults over all inputs, found {own_inputs} inputs drawn for "
+            "each fault; run the list without `inputs_per_injection`"
         )
     if not rates.recorded.single_flips:
-        raise RunError(f"{source}: a FIT figure takes injections of one flip of a stored bit each, found others")
+        raise RunError(f"{source}: a FIT figure needs injections of one flip of a stored bit each, found others")
     bits = operation.bits or (rates.strata.bits if rates.strata else None)
     if bits is None:
-        raise RunError(f"{source}: the size of the memory is not known; give --bits, all bits the list was drawn from")
+        raise RunError(f"{source}: the size of the memory is not known; give `bits`, all bits the list was drawn from")
     upsets = operation.fit_per_mbit * bits / MBITS[operation.mbit]
     at_a_time = upsets / _HOURS / _SECONDS_PER_HOUR * operation.residency
     if at_a_time > _MOST_AT_A_TIME:
         raise RunError(
-            f"{source}: {at_a_time:.3g} upsets are in memory at a time, on average; single injections do not tell what "
-            f"several do (at most {_MOST_AT_A_TIME}); use sweep"
+            f"{source}: expected at most {_MOST_AT_A_TIME} upsets in memory on average, found {at_a_time:.3g}; single "
+            "injections do not tell what several upsets do; use sweep"
         )
     theta = rates.question.theta
     harmful = rates.find("network", ALL, HARMFUL, theta)

@@ -1,103 +1,91 @@
-"""How a list was drawn that ran: the strata of its design."""
+"""The strata that the injections of a source were drawn from: by the design of its list, or by the campaign itself."""
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from bitswap_onnx.campaign.adaptive_list import GROWTH_NAME
-from bitswap_onnx.campaign.records import InterimEstimate
-from bitswap_onnx.campaign.run_directory import reading
 from bitswap_onnx.campaign.store import Store
 from bitswap_onnx.errors import RunError
-from bitswap_onnx.faults.fault import Injection, Kind
+from bitswap_onnx.estimates.source import Source
+from bitswap_onnx.faults.fault import Fault, Injection, Kind
 from bitswap_onnx.faults.fault_list import list_fingerprint, read_fault_list
-from bitswap_onnx.sampling.design import Design, design_path, parse_design, read_design
-from bitswap_onnx.sampling.rounds import Round, choose_strata
-from bitswap_onnx.sampling.strata import StratumPart, parts_of
+from bitswap_onnx.sampling.design import ListDesign, design_path, parse_design, read_design
+from bitswap_onnx.sampling.rounds import choose_strata
+from bitswap_onnx.sampling.strata import parts_of
 from bitswap_onnx.stats.stratified import Strata
 
 
-def listed_strata(source: Path, design: str | Path | Strata | None) -> Strata | None:
-    """Return how the list of a run directory or a results file was drawn.
+def find_strata(source: Source, design: str | Path | Strata | None) -> Strata | None:
+    """Return the strata that the injections of ``source`` were drawn from, None if nothing says so.
 
-    ``design``: that itself, or the file that says it; None: what a run was begun with, or lies beside a file, if anything.
-    Raises RunError for the design of another list.
+    ``design``: these strata, or the file of the design. None: the design that the run was begun with, the rounds of a
+    campaign that drew its own faults, or the design beside a results file. Raises RunError for the design of another
+    list.
     """
     if isinstance(design, Strata):
         return design
-    if design is None and source.is_dir():
-        with reading(source) as store:
-            text = store.design
-        return None if text is None else _strata(parse_design(text, str(source)))
-    if design is None and not design_path(source).is_file():
+    if design is None and source.store is not None:
+        text = source.store.design
+        return _of_record(source.store) if text is None else _of_design(parse_design(text, str(source)))
+    if design is None and not design_path(source.path).is_file():
         return None
-    design = design or design_path(source)
-    found = read_design(design)
-    if found.list_sha256 not in list_fingerprints(source):
+    design = design or design_path(source.path)
+    read = read_design(design)
+    if read.list_sha256 not in _list_hashes(source):
         raise RunError(f"{design}: the design of another list than that of {source}, by its hash; give that list's own")
-    return _strata(found)
+    return _of_design(read)
 
 
-def _strata(design: Design) -> Strata:
-    flips = design.request.kinds == (Kind.FLIP,) and design.request.multiplicity == 1
-    names, sizes, populations = zip(*((one.name, one.size, one.population) for one in design.strata), strict=True)
-    parts = parts_of(design.sampled, design.request.pattern)
-    return Strata(names, sizes, populations, design.population if flips else None, parts=parts)
-
-
-#: The setting of a store with all of it.
-RECORD = "until"
-
-
-def rounds_of(record: dict[str, Any]) -> list[Round]:
-    """Return the rounds so far."""
-    return [Round(one["draws"], one["probabilities"] and tuple(one["probabilities"])) for one in record["rounds"]]
-
-
-def looks_of(record: dict[str, Any]) -> list[InterimEstimate]:
-    """Return what was known after each round."""
-    return [InterimEstimate(**one) for one in record["looks"]]
-
-
-def drawn_strata(store: Store) -> tuple[Strata | None, tuple[str, ...]]:
-    """Return the strata of a store's injections, and what a reader has to know; None and nothing if it drew none itself."""
-    record = store.draws
+def drawing_notes(source: Source) -> tuple[str, ...]:
+    """Return what a reader of the rates has to know where the campaign drew its own faults."""
+    record = None if source.store is None else source.store.drawing
     if record is None:
-        return None, ()
-    pieces = choose_strata(rounds_of(record), record["populations"], record["seed"], again=record["again"])
-    order = np.concatenate([piece.strata for own in pieces for piece in own])
-    sizes = np.bincount(order, minlength=len(record["strata"])).tolist()
-    bits = sum(record["populations"]) if record["kinds"] == [Kind.FLIP] else None
-    parts = tuple(
-        StratumPart(number, layer, name, tuple(own), each) for number, layer, name, own, each in record["parts"]
-    )
-    strata = Strata(
-        tuple(record["strata"]), tuple(sizes), tuple(record["populations"]), bits, tuple(order.tolist()), parts
-    )
-    last = looks_of(record)[-1]
+        return ()
+    last = record.interim_estimates[-1]
     low, mean, high = (f"{100 * share:.4g}" for share in (last.low, last.mean, last.high))
-    looked = "which allows for" if record["scheme"] == "stratified" else "which does not allow for"
-    note = (
-        f"faults were drawn until {last.goal}: {mean} % [{low}, {high}] after {last.injections:,} of them, {looked} having "
-        f"looked after each round ({store.run / GROWTH_NAME}); the intervals here are those of a plan made beforehand"
+    allows = "allows" if record.scheme == "stratified" else "does not allow"
+    return (
+        f"faults were drawn until {last.goal}: {mean} % [{low}, {high}] after {last.injections:,} faults; that interval "
+        f"{allows} for an estimate after each round ({source.path / GROWTH_NAME}), the intervals here are those of a sample "
+        "of fixed size",
     )
-    return strata, (note,)
 
 
-def list_fingerprints(source: Path) -> tuple[str, ...]:
-    """Return what the fingerprint of a source's fault list may be.
+def _of_record(store: Store) -> Strata | None:
+    """Return the strata of a campaign that drew its own faults, with the stratum of each injection."""
+    record = store.drawing
+    if record is None:
+        return None
+    rounds = choose_strata(record.rounds, record.populations, record.seed, with_replacement=record.with_replacement)
+    order = np.concatenate([piece.strata for pieces in rounds for piece in pieces])
+    sizes = np.bincount(order, minlength=len(record.strata)).tolist()
+    bits = sum(record.populations) if record.kinds == (Kind.FLIP,) else None
+    return Strata(record.strata, tuple(sizes), record.populations, bits, tuple(order.tolist()), record.parts)
 
-    Of a file, that of the list as it stands, or without the role that faults have by default: our results name every
-    parameter, lists need not.
+
+def _of_design(design: ListDesign) -> Strata:
+    request = design.request
+    single_flips = request.kinds == (Kind.FLIP,) and request.multiplicity == 1
+    columns = ((stratum.name, stratum.size, stratum.population) for stratum in design.strata)
+    names, sizes, populations = zip(*columns, strict=True)
+    bits = design.population if single_flips else None
+    return Strata(names, sizes, populations, bits, parts=parts_of(design.sampled, request.pattern))
+
+
+def _list_hashes(source: Source) -> tuple[str, ...]:
+    """Return the hashes that the fault list of a source may have.
+
+    A results file names every parameter, and the list that ran may have left out the default role ``weight``. So a file
+    has two: the hash of its faults as they stand, and the hash without that role.
     """
-    if source.is_dir():
-        with reading(source) as store:
-            return (store.identity.faults,)
-    injections = read_fault_list(source)
-    plain = (
-        Injection(one.id, tuple(replace(f, parameter=None) if f.parameter == "weight" else f for f in one.faults))
-        for one in injections
-    )
-    return tuple([digest for _, digest in list_fingerprint(some)][-1] for some in (injections, plain))
+    if source.store is not None:
+        return (source.store.identity.faults,)
+    injections = read_fault_list(source.path)
+    unnamed = (Injection(one.id, tuple(map(_without_default_role, one.faults))) for one in injections)
+    return tuple([digest for _, digest in list_fingerprint(listed)][-1] for listed in (injections, unnamed))
+
+
+def _without_default_role(fault: Fault) -> Fault:
+    return replace(fault, parameter=None) if fault.parameter == "weight" else fault

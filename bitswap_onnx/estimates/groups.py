@@ -42,8 +42,8 @@ def held_by_strata(parts: Sequence[StratumPart], scope: Scope) -> Held:
 def groups(recorded: Recorded, scope: Scope, frame: Frame) -> Iterator[Group]:
     """Yield the groups of a scope: layers as the list has them, bits from the highest on.
 
-    Sizes count as not known where any injection's label is none that its stratum holds: a file may not tell the class of
-    a bit, and a run may read a list's bits in the other order.
+    Sizes count as not known where any injection's label is none that its stratum holds: a file may not tell the class
+    of a bit, and a run may read a list's bits in the other order.
     """
     split = list(_groups(recorded, scope))
     held = None if frame.parts is None or scope == "network" else held_by_strata(frame.parts, scope)

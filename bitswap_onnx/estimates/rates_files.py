@@ -53,8 +53,8 @@ def as_record(rates: Rates, fit: Fit | None = None) -> dict[str, Any]:
 def write_csv(rates: Rates, path: Path, design: Path | None = None) -> None:
     """Write one row per `Rate`, with the input design, whole or not at all.
 
-    Raises RunError where it cannot be written, or where ``path`` is the source, a file of it, or the ``design`` that was
-    given or lies beside it.
+    Raises RunError where it cannot be written, or where ``path`` is the source, a file of it, or the ``design`` that
+    was given or lies beside it.
     """
     source = Path(rates.recorded.source)
     check_output(path, [source, *(source.rglob("*") if source.is_dir() else ()), design or design_path(source)])

@@ -1,7 +1,7 @@
-"""What a finished campaign recorded of every injection: read from a run directory, or from a results file.
+"""The counts of every injection of a finished campaign, read from a run directory or from a results file.
 
-Results files are our results.csv, and those of dnn-benchmarks and tf_injector. An injection's counts stand on the first row
-of its faults, or on all of them, as other tools and older files of ours have it, and count once.
+Results files are our results.csv and those of dnn-benchmarks and tf_injector. The counts of an injection stand on the
+first row of its faults, or on all of them (other tools, older files of ours); they count once.
 """
 
 import math
@@ -15,10 +15,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bitswap_onnx.campaign.run_directory import reading
 from bitswap_onnx.campaign.store import Store
-from bitswap_onnx.errors import FaultListError, RunError
-from bitswap_onnx.estimates.frames import drawn_strata
+from bitswap_onnx.errors import FaultListError
+from bitswap_onnx.estimates.source import Source
 from bitswap_onnx.faults.bits import FORMATS, format_value, parse_pattern
 from bitswap_onnx.faults.csv_rows import read_rows
 from bitswap_onnx.faults.fault import Fault, Kind
@@ -26,9 +25,8 @@ from bitswap_onnx.faults.fault_list import read_fault_list
 from bitswap_onnx.faults.fault_row import TF_INJECTOR
 from bitswap_onnx.faults.numerals import real
 from bitswap_onnx.outcome import COUNTS, OUTCOME_NAMES
-from bitswap_onnx.stats.stratified import Strata
 
-#: What an injection with faults of several layers, bits or classes belongs to; what has no bit, or none that is known.
+#: The label of an injection whose faults differ in layer, bit or class, and the label of faults without a known bit.
 SEVERAL, OTHER = "several", "other"
 
 FaultLabels = NDArray[np.str_]
@@ -36,13 +34,15 @@ FaultLabels = NDArray[np.str_]
 
 @dataclass(frozen=True, eq=False)
 class Recorded:
-    """Injections in the list's order; all arrays have shape (injections,).
+    """Injections in the order of their list; all arrays have shape (injections,).
 
-    ``inputs``: inferences of each. ``counts``: how many of them, by those names of `COUNTS` that were recorded.
-    ``layers``, ``bits``, ``bit_classes``: of all its faults, or `SEVERAL`. ``single_flips``: every injection flips one bit
-    of one stored parameter. ``accuracy``: top-1 of the golden run, None where that or its inputs are not known.
-    ``notes``: what a reader has to know. ``own_inputs``: how many were drawn for each injection (the data's last block may
-    have fewer), None: none were. ``named_inputs``: faults name theirs. ``from_file``: which ran is not known.
+    ``inputs``: inferences of each injection. ``counts``: how many of these had an outcome, by those names of `COUNTS`
+    that were recorded. ``layers``, ``bits``, ``bit_classes``: common to all its faults, or `SEVERAL`. ``single_flips``:
+    every injection flips one bit of one stored parameter. ``accuracy``: top-1 of the golden run; None where it is not
+    known, or not for the inputs that ran. ``notes``: what a reader of the rates has to know. ``own_inputs``: the number
+    of inputs drawn for each injection (the last block of the data may be shorter), None if all ran over the same.
+    ``named_inputs``: faults name their inputs. ``from_file``: read from a results file, which does not say which inputs
+    ran.
     """
 
     source: str
@@ -57,14 +57,13 @@ class Recorded:
     own_inputs: int | None = None
     named_inputs: bool = False
     from_file: bool = False
-    strata: Strata | None = None
 
     def __len__(self) -> int:
         return len(self.inputs)
 
 
 class _Place(NamedTuple):
-    """Where one fault sits."""
+    """The place of one fault; ``stored_flip``: it flips a bit of a stored parameter."""
 
     layer: str
     bit: str
@@ -73,56 +72,42 @@ class _Place(NamedTuple):
 
 
 class _Row(NamedTuple):
-    """One row of a results file: the cells by column, and where it stands."""
+    """One row of a results file: its cells by column, and its file and line for messages."""
 
     where: str
     cells: dict[str, str]
 
 
-def read_recorded(source: Path) -> Recorded:
-    """Read a run directory or a results file.
+def read_recorded(source: Source) -> Recorded:
+    """Read a source, which `open_source` gives.
 
-    Raises RunError where there is neither, for a run that is not finished or whose audit failed, FaultListError for a file
-    that is no list, has no outcomes, or contradicts itself.
+    Raises FaultListError for a file that is no fault list, has no outcomes, or contradicts itself.
     """
-    if not source.exists():
-        raise RunError(f"{source}: expected a run directory or a results file, found nothing there")
-    if not source.is_dir():
-        return _read_file(source)
-    with reading(source) as store:
-        store.check_complete()
-        return _read_store(store)
+    return _read_file(source.path) if source.store is None else _read_store(source.store)
 
 
 def read_counts(store: Store) -> tuple[NDArray[np.int64], dict[str, NDArray[np.int64]]]:
     """Return the inferences of each injection that has an outcome, and its counts, as `Recorded` has them."""
-    names = ("inputs", *COUNTS)
-    sums = ", ".join(f"SUM({name})" for name in names)
-    table = store.query(f"SELECT {sums} FROM outcome GROUP BY position ORDER BY position").fetchall()
-    columns = dict(zip(names, zip(*table, strict=True), strict=True))
+    columns = store.injection_counts()
     inputs = np.array(columns.pop("inputs"), np.int64)
     return inputs, {name: np.array(column, np.int64) for name, column in columns.items() if None not in column}
 
 
 def _read_store(store: Store) -> Recorded:
-    rows = store.query("SELECT position, layer, bit, bit_class, kind, site FROM receipt ORDER BY position, row")
     places = [
         [
-            _Place(layer, _bit(bit), name or OTHER, kind == Kind.FLIP and not site)
-            for _, layer, bit, name, kind, site in own
+            _Place(layer, _bit(bit), bit_class or OTHER, kind == Kind.FLIP and not site)
+            for _, layer, bit, bit_class, kind, site in rows
         ]
-        for _, own in groupby(rows, key=lambda row: int(row[0]))
+        for _, rows in groupby(store.fault_places(), key=lambda row: row[0])
     ]
     inputs, counts = read_counts(store)
-    golden, drawn = store.golden, store.identity.inputs
-    named = drawn is None and bool((inputs != golden.inputs).any())
-    right = None if named else golden.top_1_correct
-    accuracy = None if right is None else right / golden.inputs
-    strata, notes = drawn_strata(store)
-    found = _recorded(str(store.run), places, inputs, counts, accuracy, notes)
-    return replace(
-        found, own_inputs=None if drawn is None else drawn["per_injection"], named_inputs=named, strata=strata
-    )
+    golden, blocks = store.golden, store.identity.inputs
+    named = blocks is None and bool((inputs != golden.inputs).any())
+    correct = None if named else golden.top_1_correct
+    accuracy = None if correct is None else correct / golden.inputs
+    recorded = _recorded(str(store.run), places, inputs, counts, accuracy, ())
+    return replace(recorded, own_inputs=None if blocks is None else blocks["per_injection"], named_inputs=named)
 
 
 def _read_file(path: Path) -> Recorded:
@@ -131,11 +116,13 @@ def _read_file(path: Path) -> Recorded:
     places, counted, notes = [], [], []
     following = iter(rows)
     for injection in injections:
-        own = [next(following) for _ in injection.faults]
-        places.append([_place(fault, row) for fault, row in zip(injection.faults, own, strict=True)])
-        counts = [_counts(row) for row in own if _is_counted(row)] or [_counts(own[0])]
-        if any(other != counts[0] for other in counts):
-            raise FaultListError(f"{own[0].where}: the counts of injection {injection.id} differ between its rows")
+        fault_rows = [next(following) for _ in injection.faults]
+        places.append([_place(fault, row) for fault, row in zip(injection.faults, fault_rows, strict=True)])
+        counts = [_counts(row) for row in fault_rows if _is_counted(row)] or [_counts(fault_rows[0])]
+        if any(repeated != counts[0] for repeated in counts):
+            raise FaultListError(
+                f"{fault_rows[0].where}: the counts of injection {injection.id} differ between its rows"
+            )
         counted.append(counts[0])
     names = [name for name in COUNTS if all(name in counts for counts in counted)]
     partly = [name for name in COUNTS if name not in names and any(name in counts for counts in counted)]
@@ -143,12 +130,12 @@ def _read_file(path: Path) -> Recorded:
         notes.append(f"left out, because some rows have no count: {', '.join(partly)}")
     columns = {name: np.array([counts[name] for counts in counted], np.int64) for name in names}
     inputs = np.sum([columns[name] for name in OUTCOME_NAMES], axis=0)
-    said = [counts.get("n_injections", total) for counts, total in zip(counted, inputs.tolist(), strict=True)]
-    wrong = np.flatnonzero(np.array(said) != inputs)
+    stated = [counts.get("n_injections", total) for counts, total in zip(counted, inputs.tolist(), strict=True)]
+    wrong = np.flatnonzero(np.array(stated) != inputs)
     if wrong.size:
         notes.append(
             f"n_injections is not masked + non_critical + critical for {wrong.size:,} of {len(inputs):,} injections "
-            f"(first {said[wrong[0]]:,} against {inputs[wrong[0]]:,}); shares are of the sums, and of these columns alone"
+            f"(first {stated[wrong[0]]:,} against {inputs[wrong[0]]:,}); shares are of the sums, and of these columns alone"
         )
         columns = {name: columns[name] for name in OUTCOME_NAMES}
     if "clean_bits" not in rows[0].cells:
@@ -165,14 +152,15 @@ def _recorded(
     accuracy: float | None,
     notes: tuple[str, ...],
 ) -> Recorded:
-    layers, bits, classes = (np.array([_agreed(own, field) for own in places]) for field in range(3))
-    single = all(len(own) == 1 and own[0].stored_flip for own in places)
+    layers, bits, classes = (np.array([_common(faults, field) for faults in places]) for field in range(3))
+    single = all(len(faults) == 1 and faults[0].stored_flip for faults in places)
     return Recorded(source, inputs, counts, layers, bits, classes, single, accuracy, notes)
 
 
-def _agreed(own: list[_Place], field: int) -> str:
-    first = str(own[0][field])
-    return first if all(place[field] == first for place in own) else SEVERAL
+def _common(faults: list[_Place], field: int) -> str:
+    """Return what all faults of an injection have in a field, or `SEVERAL`."""
+    first = str(faults[0][field])
+    return first if all(place[field] == first for place in faults) else SEVERAL
 
 
 def _bit(bit: int | None) -> str:
@@ -180,7 +168,7 @@ def _bit(bit: int | None) -> str:
 
 
 def _read_rows(path: Path) -> tuple[list[_Row], _Row | None]:
-    """Return the rows of a file that is a fault list, and tf_injector's golden one; raises for one without outcomes."""
+    """Return the rows of a results file, and tf_injector's golden row; raises for a list without outcomes."""
     with path.open(encoding="utf-8-sig", newline="") as file:
         lines = read_rows(path.name, file)
         header = [name.strip() for name in next(lines)[1]]
@@ -205,7 +193,7 @@ def _is_counted(row: _Row) -> bool:
 
 
 def _counts(row: _Row) -> dict[str, int]:
-    """Return the counts that a row has; empty cells are none, but outcomes must be there."""
+    """Return the counts of a row. An empty cell is no count; masked, non_critical and critical must be there."""
     counts = {}
     for name in ("n_injections", *COUNTS):
         text = row.cells.get(name, "")
@@ -234,8 +222,8 @@ def _golden_accuracy(golden: _Row | None, inputs: NDArray[np.int64]) -> float | 
     """Return the clean accuracy of tf_injector's golden row, if every injection ran over as many inputs."""
     if golden is None or not golden.cells.get("n_injections") or not golden.cells.get("top_1_correct"):
         return None
-    total, right = (_whole(golden.cells[name], name, golden.where) for name in ("n_injections", "top_1_correct"))
-    return right / total if total and (inputs == total).all() else None
+    total, correct = (_whole(golden.cells[name], name, golden.where) for name in ("n_injections", "top_1_correct"))
+    return correct / total if total and (inputs == total).all() else None
 
 
 def _place(fault: Fault, row: _Row) -> _Place:
@@ -246,16 +234,19 @@ def _place(fault: Fault, row: _Row) -> _Place:
 
 
 def _bit_class(bit: int, clean_bits: str | None, clean_value: str) -> str:
-    """Return the class of a bit: float32's in a file without clean bits, else that of formats that give the value."""
+    """Return the class of a bit in the formats in which ``clean_bits`` reads as ``clean_value``.
+
+    Without clean bits, in float32. `OTHER` where no format fits, or where those that fit disagree.
+    """
     if clean_bits is None:
         return FORMATS["float32"].bit_class(bit) if bit < FORMATS["float32"].width else OTHER
-    found = {FORMATS[name].bit_class(bit) for name in _formats(clean_bits, clean_value) if bit < FORMATS[name].width}
-    return found.pop() if len(found) == 1 else OTHER
+    classes = {FORMATS[name].bit_class(bit) for name in _formats(clean_bits, clean_value) if bit < FORMATS[name].width}
+    return classes.pop() if len(classes) == 1 else OTHER
 
 
 @cache
 def _formats(clean_bits: str, clean_value: str) -> tuple[str, ...]:
-    """Return the formats of as many bits as there are digits in which ``clean_bits`` reads as ``clean_value``."""
+    """Return the formats, as wide as ``clean_bits`` has digits, in which these read as ``clean_value``."""
     digits = clean_bits.removeprefix("0x")
     bits, width = parse_pattern(f"0x{digits}"), 4 * len(digits)
     if bits is None:

@@ -36,7 +36,7 @@ _KINDS_PER_BIT = {"flips": 1, "stuck_at": 2}
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class SamplingRequest:
     """What to draw: ``faults generate``'s options.
 
     ``margin`` e and ``confidence`` (or its normal quantile ``t``) are what a stratum's share is to be known with, if it is
@@ -112,10 +112,10 @@ class StratumDesign:
 
 
 @dataclass(frozen=True, slots=True)
-class Design:
+class ListDesign:
     """How a list was drawn: the request, the model, the regions drawn from, the strata in list order, the list's hash."""
 
-    request: Request
+    request: SamplingRequest
     t: float
     model: str
     model_sha256: str
@@ -145,7 +145,7 @@ def design_path(path: Path) -> Path:
     return path.with_suffix(".design.json")
 
 
-def generate_faults(model: Model, request: Request, path: Path) -> Design:
+def generate_faults(model: Model, request: SamplingRequest, path: Path) -> ListDesign:
     """Draw a fault list from ``model``, write it to ``path`` and its design beside it, and return the design.
 
     Raises BitswapError for filters that leave nothing, for a stratum without room for one injection and for what was asked
@@ -155,13 +155,13 @@ def generate_faults(model: Model, request: Request, path: Path) -> Design:
     regions, strata, sample = plan_sample(model, request)
     digest = write_fault_list(path, sample, sample.examples)
     totals = sum(entry.population for entry in strata), sum(sample.sizes)
-    design = Design(request, request.quantile, model.name, model.sha256, regions, strata, *totals, digest)
+    design = ListDesign(request, request.quantile, model.name, model.sha256, regions, strata, *totals, digest)
     with replacing(design_path(path)) as file:
         file.write(design.text)
     return design
 
 
-def _refuse_idle(request: Request) -> None:
+def _refuse_idle(request: SamplingRequest) -> None:
     """Raise BitswapError for what a user set and the list would not depend on."""
     idle = dict.fromkeys(_IDLE.get(request.scheme, ()), f"--scheme {request.scheme}")
     if request.t is not None:
@@ -173,7 +173,7 @@ def _refuse_idle(request: Request) -> None:
         raise BitswapError("--burst: expected with --multiplicity, the number of neighbouring bits, 2 or more; found 1")
 
 
-def plan_sample(model: Model, request: Request) -> tuple[tuple[Region, ...], tuple[StratumDesign, ...], Sample]:
+def plan_sample(model: Model, request: SamplingRequest) -> tuple[tuple[Region, ...], tuple[StratumDesign, ...], Sample]:
     """Return what ``request`` draws from, its strata, and the sample itself, which is drawn when it is iterated."""
     pattern = request.pattern
     span = request.multiplicity if pattern.burst else 1
@@ -188,7 +188,7 @@ def plan_sample(model: Model, request: Request) -> tuple[tuple[Region, ...], tup
     return regions, tuple(designs), Sample(strata, tuple(entry.size for entry in designs), pattern, request.seed)
 
 
-def read_design(path: str | Path) -> Design:
+def read_design(path: str | Path) -> ListDesign:
     """Read a design that `generate_faults` wrote.
 
     Raises FaultListError for a file that is missing, and as `parse_design`.
@@ -203,7 +203,7 @@ def read_design(path: str | Path) -> Design:
     return parse_design(text, str(path))
 
 
-def parse_design(text: str, where: str) -> Design:
+def parse_design(text: str, where: str) -> ListDesign:
     """Return the design that a text holds; ``where`` it stands is for messages.
 
     Raises FaultListError for one that is none, is of another version, or does not add up.
@@ -235,14 +235,16 @@ def parse_design(text: str, where: str) -> Design:
     return design
 
 
-def _parse(record: dict[str, Any]) -> Design:
+def _parse(record: dict[str, Any]) -> ListDesign:
     request = record["request"] | {"kinds": tuple(map(Kind, record["request"]["kinds"]))}
     regions = (
         Region(**(entry | {key: tuple(entry[key]) for key in ("address", "shape", "bits")}))
         for entry in record["regions"]
     )
     strata = (StratumDesign(**(entry | {"bits": tuple(entry["bits"])})) for entry in record["strata"])
-    return Design(**(record | {"request": Request(**request), "regions": tuple(regions), "strata": tuple(strata)}))
+    return ListDesign(
+        **(record | {"request": SamplingRequest(**request), "regions": tuple(regions), "strata": tuple(strata)})
+    )
 
 
 #: What the strata of a scheme are: bits whose regions get the same name.
@@ -256,7 +258,9 @@ _STRATA: dict[str, Callable[[Region, int], str]] = {
 }
 
 
-def _design(stratum: Stratum, request: Request, proportions: dict[str, tuple[float, ...]], first: int) -> StratumDesign:
+def _design(
+    stratum: Stratum, request: SamplingRequest, proportions: dict[str, tuple[float, ...]], first: int
+) -> StratumDesign:
     pattern = request.pattern
     population = pattern.population(stratum.slots)
     if not population:

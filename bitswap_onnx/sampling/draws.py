@@ -19,7 +19,7 @@ from bitswap_onnx.errors import BitswapError
 from bitswap_onnx.faults.fault import Fault, Injection
 from bitswap_onnx.sampling.strata import Pattern, Stratum
 
-DrawOrder = Literal["listed", "drawn", "again"]
+DrawOrder = Literal["listed", "drawn", "with_replacement"]
 Numbers = NDArray[np.uint64]
 
 #: Rounds of the permutation. A domain of many bits needs few; small ones need more to look random.
@@ -70,12 +70,12 @@ def draw(
     Raises BitswapError where the stratum has no ``stop`` injections.
     """
     population = pattern.population(stratum.slots)
-    if stop > population and order != "again":
+    if stop > population and order != "with_replacement":
         raise BitswapError(
             f"{stratum.name}: expected at most {population:,} injections, as many as it has, found {stop:,}"
         )
     key, width = f"{seed}/{stratum.name}", pattern.scattered
-    assert width == 1 or order != "again", "sets are drawn once"
+    assert width == 1 or order != "with_replacement", "sets are drawn once"
     if (start, stop) != (0, population) and order == "listed":
         order = "drawn"
     drawn = _singles(population, key, start, stop, order) if width == 1 else _sets(stratum.slots, pattern, key, stop)
@@ -132,7 +132,7 @@ def _singles(population: int, key: str, start: int, stop: int, order: DrawOrder)
                 yield numbers
             case "drawn":
                 yield permute(numbers, population, key)
-            case "again":
+            case "with_replacement":
                 yield permute(numbers, 1 << 63, f"{key}/again") % np.uint64(population)
 
 

@@ -46,10 +46,10 @@ class Piece:
 
 
 def choose_strata(
-    rounds: Sequence[Round], populations: Sequence[int], seed: int, *, again: bool = False
+    rounds: Sequence[Round], populations: Sequence[int], seed: int, *, with_replacement: bool = False
 ) -> Iterator[list[Piece]]:
     """Yield the draws of each round, in order. A round ends early where nothing is left."""
-    left = np.array([_ENDLESS if again else size for size in populations], np.int64)
+    left = np.array([_ENDLESS if with_replacement else size for size in populations], np.int64)
     drawn = 0
     for one in rounds:
         pieces = [_each(one.draws, left)] if one.probabilities is None else []
@@ -64,15 +64,17 @@ def choose_strata(
 
 
 def injections_of_last(
-    rounds: Sequence[Round], strata: Sequence[Stratum], pattern: Pattern, seed: int, *, again: bool = False
+    rounds: Sequence[Round], strata: Sequence[Stratum], pattern: Pattern, seed: int, *, with_replacement: bool = False
 ) -> list[Injection]:
     """Return the injections of the last round, in the order of its draws; all rounds' are numbered through from 0."""
     populations = [pattern.population(stratum.slots) for stratum in strata]
-    *before, last = (_strata_of(pieces) for pieces in choose_strata(rounds, populations, seed, again=again))
+    *before, last = (
+        _strata_of(pieces) for pieces in choose_strata(rounds, populations, seed, with_replacement=with_replacement)
+    )
     taken = np.bincount(np.concatenate([np.zeros(0, np.intp), *before]), minlength=len(strata)).tolist()
     more = np.bincount(last, minlength=len(strata)).tolist()
     own = [
-        draw(stratum, pattern, seed, start + count, start, order="again" if again else "drawn")
+        draw(stratum, pattern, seed, start + count, start, order="with_replacement" if with_replacement else "drawn")
         for stratum, start, count in zip(strata, taken, more, strict=True)
     ]
     return [Injection(str(number), next(own[h])) for number, h in enumerate(last.tolist(), sum(taken))]

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from bitswap_onnx.errors import BitswapError
+from bitswap_onnx.faults.bits import FORMATS
 from bitswap_onnx.faults.fault import BIT_KINDS, Kind
 
 
@@ -88,6 +89,15 @@ def stratify(regions: Sequence[Region], name: Callable[[Region, int], str]) -> t
         for key, bits in split.items():
             strata.setdefault(key, []).append(replace(region, bits=tuple(bits)))
     return tuple(Stratum(key, tuple(parts)) for key, parts in strata.items())
+
+
+def bit_group(element_format: str, bit: int) -> str:
+    """Return the class of a bit, with the top exponent bit as a class of its own.
+
+    Only a flip of that bit turns a weight below 2 into a huge number.
+    """
+    fmt = FORMATS[element_format]
+    return "top exponent bit" if fmt.is_float and bit == fmt.exponent[-1] else fmt.bit_class(bit)
 
 
 class StratumPart(NamedTuple):

@@ -44,8 +44,8 @@ def bootstrap_interval(
     """Return the percentile interval of the mean of ``values`` (faults,) under a bootstrap stratified by ``strata``.
 
     Whole faults are drawn, within their stratum and as many as it has (Efron and Tibshirani, An Introduction to the
-    Bootstrap, 1993, ch. 13; Davison and Hinkley, Bootstrap Methods and their Application, 1997, sec. 3.2). Strata of one
-    fault would never vary; they are drawn from together. NaN for fewer than two faults.
+    Bootstrap, 1993, ch. 13; Davison and Hinkley, Bootstrap Methods and their Application, 1997, sec. 3.2). Strata of
+    one fault would never vary; they are drawn from together. NaN for fewer than two faults.
     """
     if len(values) < 2:
         return np.nan, np.nan

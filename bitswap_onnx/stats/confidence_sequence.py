@@ -1,20 +1,24 @@
-"""A confidence sequence for the mean of values in [0, 1] over strata: an interval that holds at every look, so at any stop.
+"""A confidence sequence for the mean of values in [0, 1] over strata: its interval holds at every interim estimate.
 
-Draw t takes stratum h with a probability q_h that was set before, and from it one of the faults that are left, all alike.
-With S_h the sum of the values seen there, R_h the number left, N the population, W_h = R_h / N, and c_h a guess of the mean
-that is left, made before the draw,
+A campaign may therefore compute the interval after every round and stop at any of them. Draw t takes stratum h with a
+probability q_h that was set before the draw, and from that stratum one of the faults that are left, all with equal
+probability. S_h is the sum of the values seen in stratum h, R_h the number of faults left there, N the population,
+W_h = R_h / N, and c_h a guess, made before the draw, of the mean of the faults left. Then the term
 
     X_t = sum_g (S_g / N + W_g c_g) + W_h / q_h (f - c_h)
 
-has, whatever came before, the mean p of the whole population: what was seen counts as seen, the guess takes out the spread
-between strata (Waudby-Smith et al. 2022, arXiv:2210.10768; without replacement: Shekhar et al. 2023, arXiv:2305.06884).
-A bet against a mean m multiplies the capital by 1 + b (X_t - m); b is set before the draw, and keeps it positive. Against
-the true mean the capital is expected to stay what it was: that it ever exceeds 2 / alpha has a probability of alpha / 2 at
-most (Ville). The interval holds all m that neither those who bet on more nor those who bet on less have refuted
-(Waudby-Smith and Ramdas 2024, doi 10.1093/jrsssb/qkad009).
+of a draw with value f has the mean p of the whole population as its expectation, given all earlier draws. Values that
+were seen count as known; the guess removes the spread between strata (Waudby-Smith et al. 2022, arXiv:2210.10768;
+without replacement: Shekhar et al. 2023, arXiv:2305.06884).
 
-Where f is not the fault's share but an estimate of it, from inputs drawn anew, what was seen is not known: then each draw is
-``again`` from all faults of its stratum, and N W_h stays what there is of them, nothing counts as seen.
+A bet against a mean m multiplies a capital by 1 + b (X_t - m). The size b is set before the draw and keeps the capital
+positive. Against the true mean the expected capital never grows, so the probability that it ever exceeds 2 / alpha is
+at most alpha / 2 (Ville's inequality). The interval holds every m that is refuted neither by the bets on a larger mean
+nor by those on a smaller one (Waudby-Smith and Ramdas 2024, doi 10.1093/jrsssb/qkad009).
+
+With ``with_replacement``, f is an estimate of the fault's share, from inputs drawn for that draw, so a value that was
+seen is not known. Each draw is then from all faults of its stratum: R_h stays their number, and no value counts as
+known.
 """
 
 import math
@@ -26,18 +30,18 @@ import numpy as np
 from bitswap_onnx.sampling.rounds import Members
 from bitswap_onnx.stats.intervals import Values
 
-#: How much of the capital a bet may risk.
+#: The share of the capital that one bet may lose.
 _RISK = 0.95
-#: Faults that a guess of a stratum's mean takes from strata like it.
+#: The weight, in faults, that the mean of a stratum's family has in the guess of its mean.
 _BORROWED = 2.0
-#: Draws between two guesses: a share of those so far, within bounds.
+#: Draws between two updates of the guesses: a share of the draws so far, at least and at most so many.
 _PACE, _FEWEST, _MOST = 1 / 8, 16, 1024
-#: Steps of the search for a limit: to within a billionth of the range.
+#: Bisections of the search for a limit: it ends within a billionth of the range.
 _HALVINGS = 30
 
 
 class Interval(NamedTuple):
-    """A mean, and what holds it."""
+    """An estimated mean and the limits of its interval."""
 
     mean: float
     low: float
@@ -45,36 +49,37 @@ class Interval(NamedTuple):
 
 
 class Ledger:
-    """What was drawn so far, in order, from strata of ``populations`` (strata,) faults.
+    """The draws so far, in order, from strata of ``populations`` (strata,) faults.
 
-    ``family`` (strata,): strata with the same number are expected to be alike. ``again``: each draw was from all faults.
-    ``drawn``, ``sums``, ``squares`` (strata,): of the values seen. ``terms``, ``least``, ``most`` (terms,): X_t, and between
-    what it had to be; ``hopes`` (terms,): see `add`.
+    ``family`` (strata,): strata with the same number are expected to behave alike. ``with_replacement``: each draw was
+    from all faults of its stratum. ``drawn``, ``sums``, ``squares`` (strata,): number, sum and sum of squares of the
+    values seen. ``terms`` (terms,): X_t; ``least``, ``most`` (terms,): the limits of what X_t could have been;
+    ``target_half_widths`` (terms,): the half width that `add` got for the draw.
     """
 
-    def __init__(self, populations: Values, family: Members, *, again: bool = False) -> None:
-        self.again = again
+    def __init__(self, populations: Values, family: Members, *, with_replacement: bool = False) -> None:
+        self.with_replacement = with_replacement
         self.populations = np.asarray(populations, np.float64)
         self.family = family
         self.drawn, self.sums, self.squares = (np.zeros(len(self.populations)) for _ in range(3))
-        self.terms, self.least, self.most, self.hopes = (np.zeros(0) for _ in range(4))
+        self.terms, self.least, self.most, self.target_half_widths = (np.zeros(0) for _ in range(4))
 
     def __len__(self) -> int:
         return int(self.drawn.sum())
 
     @property
     def left(self) -> Values:
-        """How many faults each stratum still has to draw from."""
-        return self.populations if self.again else self.populations - self.drawn
+        """The number of faults that can still be drawn from each stratum (strata,)."""
+        return self.populations if self.with_replacement else self.populations - self.drawn
 
     @property
     def known(self) -> float:
-        """The sum of the shares that are known, over the population."""
-        return 0.0 if self.again else float(self.sums.sum() / self.populations.sum())
+        """The part of the population's mean that is certain: the sum of the values seen, over the population."""
+        return 0.0 if self.with_replacement else float(self.sums.sum() / self.populations.sum())
 
     @property
     def mean(self) -> float:
-        """The mean of the population, each stratum's being that of what was seen, or for lack of it what is guessed."""
+        """The mean of the population, from the mean seen in each stratum, or its guess where no value was seen."""
         means = np.where(self.drawn > 0, self.sums / np.maximum(self.drawn, 1), self.guesses())
         return float((self.populations * means).sum() / self.populations.sum())
 
@@ -84,25 +89,26 @@ class Ledger:
         return float(self.sums.sum() / len(self))
 
     def guesses(self) -> Values:
-        """Return a guess of each stratum's mean: its own, pulled towards those of its family."""
+        """Return a guess of each stratum's mean (strata,): the mean seen there, pulled towards that of its family."""
         pooled = self.pooled(self.sums) / (self.pooled(self.drawn) + 1)
         return np.asarray((self.sums + _BORROWED * pooled) / (self.drawn + _BORROWED), np.float64)
 
     def pooled(self, values: Values) -> Values:
-        """Return for each stratum the sum of ``values`` (strata,) over its family."""
+        """Return, for each stratum, the sum of ``values`` (strata,) over its family."""
         return np.asarray(np.bincount(self.family, values)[self.family], np.float64)
 
-    def add(self, strata: Members, values: Values, probabilities: Values | None, hoped: float) -> None:
-        """Take in draws, in order: the ``strata`` that they hit, and their ``values``, both (draws,).
+    def add(self, strata: Members, values: Values, probabilities: Values | None, target_half_width: float) -> None:
+        """Add draws, in order: the ``strata`` that they hit and their ``values``, both (draws,).
 
-        ``probabilities`` (strata,): what they were drawn with, 0 for a stratum with nothing left; None: how many come from
-        each stratum was settled beforehand, which tells what the faults seen are, and makes no terms. ``hoped``: how far
-        the limits should be from the mean in the end, as it was hoped before these draws: bets do best there.
+        ``probabilities`` (strata,): the probabilities of the strata, 0 where nothing is left. None: the number of draws
+        from each stratum was fixed beforehand; such draws make no terms, but their values are counted.
+        ``target_half_width``: the distance of the limits from the mean that was aimed at when these draws were planned.
+        Bets are sized to do best at that distance. Choosing it after seeing outcomes would invalidate the interval.
         """
         if probabilities is None:
             self._count(strata, values)
             return
-        self.hopes = np.concatenate([self.hopes, np.full(len(values), hoped)])
+        self.target_half_widths = np.concatenate([self.target_half_widths, np.full(len(values), target_half_width)])
         while len(values):
             size = int(min(max(len(self) * _PACE, _FEWEST), _MOST))
             self._add(strata[:size], values[:size], probabilities)
@@ -113,11 +119,11 @@ class Ledger:
         hits = np.zeros((len(values), len(self.populations)))
         hits[draws, strata] = 1
         left, seen = np.broadcast_to(self.left, hits.shape), np.zeros(len(values))
-        if not self.again:
+        if not self.with_replacement:
             left = left - (np.cumsum(hits, axis=0) - hits)
             seen = self.known + (np.cumsum(values) - values) / total
         base = seen + left @ guesses / total
-        assert probabilities[self.left > 0].all(), "a stratum that is never drawn would stay unknown"
+        assert probabilities[self.left > 0].all(), "a stratum with probability 0 would stay unknown"
         factors = left / total / np.where(probabilities > 0, probabilities, 1)
         terms = base + factors[draws, strata] * (values - guesses[strata])
         self.terms = np.concatenate([self.terms, terms])
@@ -134,7 +140,7 @@ class Ledger:
         floor, ceiling = self.known, self.known + float(self.left.sum() / self.populations.sum())
         if not len(self.terms) or not self.left.any():
             return Interval(self.mean, floor, ceiling)
-        bets = self.hopes / self._variances()
+        bets = self.target_half_widths / self._variances()
         goal = math.log(2 / (1 - level))
 
         def for_more(mean: float) -> float:
@@ -150,7 +156,7 @@ class Ledger:
         return Interval(min(max(self.mean, low), high), low, high)
 
     def _variances(self) -> Values:
-        """Return what the variance of each term looked like before it was drawn (terms,)."""
+        """Return, for each term, an estimate of its variance from the terms before it (terms,)."""
         count = np.arange(1, len(self.terms) + 1)
         means = np.cumsum(self.terms) / count
         first = ((self.most[0] - self.least[0]) / 20) ** 2
@@ -159,7 +165,7 @@ class Ledger:
 
 
 def _boundary(capital: Callable[[float], float], goal: float, refuted: float, kept: float) -> float:
-    """Return where ``capital`` (its logarithm), falling from ``refuted`` to ``kept``, comes down to ``goal``."""
+    """Return where ``capital``, a logarithm that falls from ``refuted`` to ``kept``, comes down to ``goal``."""
     if capital(refuted) < goal:
         return refuted
     if capital(kept) >= goal:

@@ -2,15 +2,16 @@
 
 A fault's share f lies in [0, 1], so its variance is at most p (1 - p), that of a yes/no with the same mean (Bhatia and
 Davis 2000, doi 10.1080/00029890.2000.12005203). Korn and Graubard 1998 (Survey Methodology 24, 193) put the effective
-size p (1 - p) / Var into Clopper and Pearson's interval (1934, doi 10.1093/biomet/26.4.404); for whole faults that size is
-never below n - 1. Here it is bounded by n: what spread the faults did not happen to show counts as possible. The interval
-is then Clopper and Pearson's for n faults of which n p were hit, exact for yes/no, conservative otherwise. Unbounded, a
-sample that missed the rare fault that does harm gives an interval of next to no width: about 63 % coverage for 99 % over 70
-faults of a layer (``python -m tests.benchmarks.estimate_coverage``).
+size p (1 - p) / Var into Clopper and Pearson's interval (1934, doi 10.1093/biomet/26.4.404); for whole faults that size
+is never below n - 1. Here it is bounded by n: what spread the faults did not happen to show counts as possible. The
+interval is then Clopper and Pearson's for n faults of which n p were hit, exact for yes/no, conservative otherwise.
+Unbounded, a sample that missed the rare fault that does harm gives an interval of next to no width: about 63 % coverage
+for 99 % over 70 faults of a layer (``python -m tests.benchmarks.estimate_coverage``).
 
-Strata are joined as Fay and Feuer 1997 join weighted counts (Statistics in Medicine 16, 791): hits of unlike weight w, each
-moving the sum by w, are y^2 / v hits of weight v / y, with y = sum w and v = sum w^2; for the upper limit there is one hit
-more, of the largest weight. Here with beta in place of gamma distributions, which for one stratum is the interval above.
+Strata are joined as Fay and Feuer 1997 join weighted counts (Statistics in Medicine 16, 791): hits of unlike weight w,
+each moving the sum by w, are y^2 / v hits of weight v / y, with y = sum w and v = sum w^2; for the upper limit there is
+one hit more, of the largest weight. Here with beta in place of gamma distributions, which for one stratum is the
+interval above.
 """
 
 import math
@@ -30,8 +31,8 @@ def share_interval(
 ) -> tuple[Values, Values]:
     """Return the two-sided interval (...,) of sum ``weights`` x share, from ``means`` (..., strata) over ``n`` faults each.
 
-    ``weights`` add up to 1, every n is at least 1. ``shrink``: `finite_shrink` of each stratum. All broadcast. Shares over
-    one half count misses instead of hits.
+    ``weights`` add up to 1, every n is at least 1. ``shrink``: `finite_shrink` of each stratum. All broadcast. Shares
+    over one half count misses instead of hits.
     """
     p, size, weight, side = np.broadcast_arrays(*(np.asarray(a, np.float64) for a in (means, n, weights, shrink)))
     turned = (weight * p).sum(axis=-1) > 0.5

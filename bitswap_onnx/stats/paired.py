@@ -43,10 +43,11 @@ class McNemar:
 
 
 def equivalence(difference: Mean, delta: float, alpha: float = 0.05) -> Equivalence:
-    """Test whether the mean difference lies within ±``delta``, both as shares (Schuirmann 1987, doi 10.1007/BF01068419).
+    """Test whether the mean difference lies within ±``delta``, both as shares.
 
-    ``equivalent``: the 1 - 2 alpha interval lies inside ±delta. ``different``: it does not, and the 1 - alpha interval
-    excludes zero. ``not shown``: neither, or fewer than `FEWEST` faults. p is the larger of the two one-sided tests'.
+    Schuirmann 1987, doi 10.1007/BF01068419. ``equivalent``: the 1 - 2 alpha interval lies inside ±delta. ``different``:
+    it does not, and the 1 - alpha interval excludes zero. ``not shown``: neither, or fewer than `FEWEST` faults. p is
+    the larger of the two one-sided tests'.
     """
     low, high = difference.interval(1 - 2 * alpha)
     distance = abs(difference.mean) - delta

@@ -3,15 +3,17 @@
 Over strata h with n_h of N_h faults drawn and W_h = N_h / N: p = sum W_h mean(f_h) and
 Var = sum W_h^2 (1 - n_h / N_h) s_h^2 / n_h (Cochran, Sampling Techniques, 1977, sec. 5.3-5.4).
 
-A group that cuts through strata, like a bit of a list drawn by layer, has N_hg faults in stratum h, a number that the design
-tells. The d_h of them that were drawn, given how many they are, are a simple random sample of those N_hg: all of the above
-holds with N_hg and d_h (subpopulations: chapters 2 and 5A there). To take N_h d_h / n_h for N_hg instead makes weights that
-vary from list to list, most where strata are of unlike size, and tells of a mean less than the design does.
+A group that cuts through strata, like a bit of a list drawn by layer, has N_hg faults in stratum h, a number that the
+design tells. The d_h of them that were drawn, given how many they are, are a simple random sample of those N_hg: all of
+the above holds with N_hg and d_h (subpopulations: chapters 2 and 5A there). To take N_h d_h / n_h for N_hg instead
+makes weights that vary from list to list, most where strata are of unlike size, and tells of a mean less than the
+design does.
 
-Where N_hg > 0 but d_h = 0, nothing is known of that part, of weight u: the mean is that of the others, and the interval goes
-from all values there at their least to all at their most. Where N_hg is not known, N_h d_h / n_h stands for it, and the mean
-is a ratio: its variance is, to first order, that of sum N_h z_h over the sum of the estimated sizes, z being the distance to
-the mean in the group and 0 outside. Its interval takes the weights for known. Intervals: `bitswap_onnx.stats.intervals`.
+Where N_hg > 0 but d_h = 0, nothing is known of that part, of weight u: the mean is that of the others, and the interval
+goes from all values there at their least to all at their most. Where N_hg is not known, N_h d_h / n_h stands for it,
+and the mean is a ratio: its variance is, to first order, that of sum N_h z_h over the sum of the estimated sizes, z
+being the distance to the mean in the group and 0 outside. Its interval takes the weights for known. Intervals:
+`bitswap_onnx.stats.intervals`.
 """
 
 import math
@@ -30,8 +32,9 @@ from bitswap_onnx.stats.intervals import Values, fewest_faults, finite_shrink, s
 class Strata:
     """How a list was drawn: ``sizes`` (1 or more) of ``populations`` each.
 
-    ``bits``: bits of memory that the whole population covers, None where its injections are not all single flips of them.
-    ``order``: the stratum of each injection; None: the list has stratum after stratum. ``parts``: what they hold, if known.
+    ``bits``: bits of memory that the whole population covers, None where its injections are not all single flips of
+    them. ``order``: the stratum of each injection; None: the list has stratum after stratum. ``parts``: what they hold,
+    if known.
     """
 
     names: tuple[str, ...]
@@ -45,8 +48,8 @@ class Strata:
 class Frame(NamedTuple):
     """The stratum of each injection (injections,), and of each stratum how many were drawn and how many there are.
 
-    ``inputs_drawn``: every injection ran over inputs of its own, drawn anew, so that even all faults together are a sample:
-    no population correction. ``parts``: as in `Strata`.
+    ``inputs_drawn``: every injection ran over inputs of its own, drawn anew, so that even all faults together are a
+    sample: no population correction. ``parts``: as in `Strata`.
     """
 
     stratum: Members
@@ -60,8 +63,9 @@ class Weights(NamedTuple):
     """How the faults of a group count: its ``member`` (indices), the place among its strata of each one's (faults,).
 
     Per stratum: faults ``drawn``, weight, and what was not drawn. ``shares`` add up to 1. ``unseen`` is 1 - d_h / N_hg,
-    ``shrink`` `finite_shrink`; both 1 without a correction. ``unknown``: u, the part of the group in strata without any of
-    it drawn. ``listed``: all faults of each stratum in the list, where ``shares`` are estimated from them; else None.
+    ``shrink`` `finite_shrink`; both 1 without a correction. ``unknown``: u, the part of the group in strata without any
+    of it drawn. ``listed``: all faults of each stratum in the list, where ``shares`` are estimated from them; else
+    None.
     """
 
     member: Members
@@ -125,8 +129,8 @@ def frame_of(source: str, injections: int, strata: Strata | None, inputs_drawn: 
 def weigh(frame: Frame, member: Members, held: Values | None = None) -> Weights:
     """Return how the faults of a group (indices, at least one) count; ``held``: its size in each stratum (strata,).
 
-    None: that is not known, and taken to be the stratum's where all drawn faults are the group's, 0 where none is. A group
-    found in one stratum alone counts as all there is of it.
+    None: that is not known, and taken to be the stratum's where all drawn faults are the group's, 0 where none is. A
+    group found in one stratum alone counts as all there is of it.
     """
     strata, place, drawn = np.unique(frame.stratum[member], return_inverse=True, return_counts=True)
     sizes, populations = frame.sizes[strata], frame.populations[strata]

@@ -1,16 +1,17 @@
 """The mean over a crossed sample, every fault run on every input, where the inputs count as drawn at random too.
 
-The value of fault i on input j is Y_ij = mean + a_i + b_j + e_ij. The variance of the sample's mean is what the faults add
-on the inputs at hand, which `bitswap_onnx.stats.stratified` estimates, and what the inputs add to the mean over all
-faults. With the weight w_i = W_h / n_h of a fault of stratum h, the column means c_j = sum w_i Y_ij over n faults, their
-variance s_c^2 over m inputs, and the residual mean square s_eh^2 of stratum h, the latter is
+The value of fault i on input j is Y_ij = mean + a_i + b_j + e_ij. The variance of the sample's mean is what the faults
+add on the inputs at hand, which `bitswap_onnx.stats.stratified` estimates, and what the inputs add to the mean over all
+faults. With the weight w_i = W_h / n_h of a fault of stratum h, the column means c_j = sum w_i Y_ij over n faults,
+their variance s_c^2 over m inputs, and the residual mean square s_eh^2 of stratum h, the latter is
 
     (s_c^2 - sum W_h^2 (1 - n_h / N_h) s_eh^2 / n_h) / m,
 
-without bias: what is subtracted is how far column means scatter because only some faults were drawn. For one stratum of an
-endless population the sum is s_rows^2 / n + s_cols^2 / m - s_e^2 / (n m), the two-way random effects model's (Owen 2007,
-The pigeonhole bootstrap, doi 10.1214/07-AOAS122; rows plus columns less their overlap as in Cameron, Gelbach and Miller
-2011, doi 10.1198/jbes.2010.07136). ``python -m tests.benchmarks.two_way_coverage`` counts how often the intervals hold.
+without bias: what is subtracted is how far column means scatter because only some faults were drawn. For one stratum of
+an endless population the sum is s_rows^2 / n + s_cols^2 / m - s_e^2 / (n m), the two-way random effects model's (Owen
+2007, The pigeonhole bootstrap, doi 10.1214/07-AOAS122; rows plus columns less their overlap as in Cameron, Gelbach and
+Miller 2011, doi 10.1198/jbes.2010.07136). ``python -m tests.benchmarks.two_way_coverage`` counts how often the
+intervals hold.
 """
 
 import math
@@ -48,7 +49,7 @@ def add_stratum(part: InputPart | None, margins: Margins, share: float, unseen: 
 
 
 def residual_variance(margins: Margins) -> float:
-    """Return the residual mean square of a matrix of zeros and ones, with (n - 1)(m - 1) degrees of freedom; 0 for none.
+    """Return the residual mean square of a matrix of zeros and ones, with (n - 1)(m - 1) degrees of freedom or 0.
 
     Its squares sum to sum Y - sum rows^2 / m - sum columns^2 / n + (sum Y)^2 / (n m), for Y^2 = Y.
     """
@@ -61,11 +62,11 @@ def residual_variance(margins: Margins) -> float:
 
 
 def over_inputs(found: Estimate, part: InputPart, level: float, low: float = 0.0, high: float = 1.0) -> Estimate:
-    """Return an estimate conditional on the inputs as one over all that they were drawn from, within ``low`` to ``high``.
+    """Return an estimate over all inputs from one that is conditional on the inputs run, limited to ``low`` .. ``high``.
 
-    The standard error takes the unbiased variance, but never less than nothing for the inputs. The interval's input part is
-    Student's of the column means, each a mean over many faults, with nothing subtracted; it joins the fault part as
-    squares of the distances to the limits (MOVER: Zou and Donner 2008, doi 10.1002/sim.3095). With fewer than
+    The standard error takes the unbiased variance, but never less than nothing for the inputs. The interval's input
+    part is Student's of the column means, each a mean over many faults, with nothing subtracted; it joins the fault
+    part as squares of the distances to the limits (MOVER: Zou and Donner 2008, doi 10.1002/sim.3095). With fewer than
     `fewest_faults` inputs the standard error is NaN, the interval everything.
     """
     m = len(part.columns)

@@ -1,4 +1,4 @@
-"""When a campaign has run enough, and what it runs next: a goal for one share, and two schemes that work towards it."""
+"""Planners: how a campaign draws its next round, and the estimate after each; one for each scheme of drawing."""
 
 from collections.abc import Sequence
 from typing import Literal, Protocol
@@ -7,7 +7,6 @@ import numpy as np
 
 from bitswap_onnx.campaign.records import InterimEstimate
 from bitswap_onnx.errors import BitswapError
-from bitswap_onnx.faults.bits import FORMATS
 from bitswap_onnx.sampling.rounds import Members, Piece, Round
 from bitswap_onnx.sampling.sizes import FLOOR
 from bitswap_onnx.stats.allocation import allocate
@@ -19,70 +18,64 @@ from bitswap_onnx.until.goal import Goal
 UntilScheme = Literal["stratified", "iterative"]
 
 
-def bit_group(element_format: str, bit: int) -> str:
-    """Return the class of a bit, the top exponent bit being its own: of weights below 2 it makes huge ones, alone."""
-    fmt = FORMATS[element_format]
-    return "top exponent bit" if fmt.is_float and bit == fmt.exponent[-1] else fmt.bit_class(bit)
-
-
 class Planner(Protocol):
-    """Decides, from what its ledger has seen, what is known and how the sample goes on."""
+    """Plans rounds and estimates the share, from the draws in its ledger."""
 
     ledger: Ledger
 
     def begin(self) -> Round:
-        """Return the pilot."""
+        """Return the pilot, the first round."""
 
     def interval(self) -> Interval:
-        """Return what is known now."""
+        """Return the estimate from all draws so far."""
 
     def go_on(self) -> Round:
         """Return the next round."""
 
 
 class Stratified:
-    """Strata by layer and class of bits, Neyman's allocation, and a confidence sequence."""
+    """Draws from strata by Neyman's allocation and estimates by a confidence sequence."""
 
-    def __init__(self, populations: Values, family: Members, goal: Goal, *, again: bool = False) -> None:
-        self.ledger, self.goal = Ledger(populations, family, again=again), goal
+    def __init__(self, populations: Values, family: Members, goal: Goal, *, with_replacement: bool = False) -> None:
+        self.ledger, self.goal = Ledger(populations, family, with_replacement=with_replacement), goal
 
     def begin(self) -> Round:
-        """Return what every stratum gets at least."""
+        """Return the smallest number of draws from every stratum."""
         return Round(FLOOR)
 
     def interval(self) -> Interval:
-        """Return an interval that holds whenever one looks."""
+        """Return an interval that holds after every round."""
         return self.ledger.interval(self.goal.level)
 
     def go_on(self) -> Round:
-        """Return the round that reaches the goal, or comes as near as can be told now."""
+        """Return the round that is expected to reach the goal, with at most as many draws as there were so far."""
         probabilities, draws = allocate(self.ledger, self.goal.level, self.goal.margin)
         return Round(draws, tuple(probabilities.tolist()))
 
 
 class Iterative:
-    """One stratum and Wald's margin: `bitswap_onnx.stats.iterative_sfi`."""
+    """Draws from one stratum and estimates by Wald's margin: `bitswap_onnx.stats.iterative_sfi`."""
 
-    def __init__(self, populations: Values, family: Members, goal: Goal, *, again: bool = False) -> None:
-        if again:
+    def __init__(self, populations: Values, family: Members, goal: Goal, *, with_replacement: bool = False) -> None:
+        if with_replacement:
             raise BitswapError(
-                "--scheme iterative: expected all inputs for every fault; leave --inputs-per-injection out"
+                "`scheme` iterative: expected all inputs for every fault; leave `inputs_per_injection` out"
             )
         self.ledger, self.goal = Ledger(populations, family), goal
         (self.population,) = np.asarray(populations).astype(int).tolist()
 
     def begin(self) -> Round:
-        """Return the method's pilot."""
+        """Return the pilot of the method."""
         return Round(planned(self.population, PILOT_MARGIN, self.goal.level), (1.0,))
 
     def interval(self) -> Interval:
-        """Return the mean and Wald's margin, which looking again and again wears out."""
+        """Return the mean and Wald's margin, which does not hold where it is computed after every round."""
         mean = self.ledger.mean_seen
         margin = wald_margin(self.population, len(self.ledger), mean, self.goal.level)
         return Interval(mean, mean - margin, mean + margin)
 
     def go_on(self) -> Round:
-        """Return what lacks for the method's next margin."""
+        """Return the faults that the sample lacks for the next margin of the method."""
         n, mean = len(self.ledger), self.ledger.mean_seen
         margin = next_margin(wald_margin(self.population, n, mean, self.goal.level), self.goal.margin, mean)
         return Round(max(planned(self.population, margin, self.goal.level, mean) - n, 1), (1.0,))
@@ -91,18 +84,20 @@ class Iterative:
 SCHEMES: dict[UntilScheme, type[Stratified] | type[Iterative]] = {"stratified": Stratified, "iterative": Iterative}
 
 
-def take(planner: Planner, pieces: Sequence[Piece], values: Values, hoped: float) -> None:
-    """Hand a round's draws (``values`` (draws,), in order) to a planner's ledger; see `Ledger.add`."""
+def add_round(planner: Planner, pieces: Sequence[Piece], values: Values, target_half_width: float) -> None:
+    """Add the draws of a round, with their ``values`` (draws,) in order, to a planner's ledger; see `Ledger.add`."""
+    first = 0
     for piece in pieces:
-        own, values = values[: len(piece.strata)], values[len(piece.strata) :]
-        planner.ledger.add(piece.strata, own, piece.probabilities, hoped)
+        stop = first + len(piece.strata)
+        planner.ledger.add(piece.strata, values[first:stop], piece.probabilities, target_half_width)
+        first = stop
 
 
-def look(planner: Planner, goal: Goal, number: int, inferences: int) -> InterimEstimate:
-    """Return what is known after round ``number``, when so many inferences have run."""
-    found, population = planner.interval(), int(planner.ledger.populations.sum())
+def interim_estimate(planner: Planner, goal: Goal, number: int, inferences: int) -> InterimEstimate:
+    """Return the estimate after round ``number``, with the number of inferences so far."""
+    interval, population = planner.interval(), int(planner.ledger.populations.sum())
     pilot = planned(population, PILOT_MARGIN, goal.level)
-    iterative = max(pilot, planned(population, goal.margin, goal.level, found.mean))
+    iterative = max(pilot, planned(population, goal.margin, goal.level, interval.mean))
     return InterimEstimate(
-        number, len(planner.ledger), inferences, found.mean, found.low, found.high, str(goal), iterative
+        number, len(planner.ledger), inferences, interval.mean, interval.low, interval.high, str(goal), iterative
     )

@@ -38,7 +38,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from bitswap_onnx.sampling.design import Request
+from bitswap_onnx.sampling.design import SamplingRequest
 from bitswap_onnx.stats.stratified import Bounded, Estimate, weigh, weighted_mean
 from tests.census import ALL, QUANTITIES, Census, Given, Lists, plan_lists, take_census
 
@@ -50,37 +50,39 @@ OFF = 0.05
 #: Lists of more faults or more strata take long: there are a fifth as many of them.
 MANY_FAULTS, MANY_STRATA = 50_000, 100
 
-EVERYTHING = Request("exhaustive", parameters=ALL)
+EVERYTHING = SamplingRequest("exhaustive", parameters=ALL)
 #: Lists that are small, middling and large parts of what they are drawn from.
 CASES = {
-    "network, e 10 %, 95 %": Request("network", margin=0.1, confidence=0.95),
-    "network, e 5 %": Request("network", margin=0.05),
-    "network, e 1 %": Request("network"),
-    "network, e 0.2 %": Request("network", margin=0.002),
-    "network, all parameters, e 2 %": Request("network", margin=0.02, parameters=ALL),
-    "network, exponent, e 2 %, ceil": Request("network", margin=0.02, rounding="ceil", bits="exponent"),
-    "layer, e 5 %, t 2.58, stuck_at": Request("layer", margin=0.05, t=2.58, population="stuck_at", rounding="ceil"),
-    "layer, e 1 %": Request("layer"),
-    "layer, all parameters, e 5 %": Request("layer", margin=0.05, parameters=ALL),
-    "layer, conv1,linear, bits 23-31": Request("layer", margin=0.02, layers="conv1,linear", bits="23-31"),
-    "bit-layer, e 10 %, 95 %": Request("bit-layer", margin=0.1, confidence=0.95),
-    "bit-layer, e 1 %": Request("bit-layer"),
-    "data-aware, e 5 %": Request("data-aware", margin=0.05),
-    "data-aware, e 1 %": Request("data-aware"),
-    "data-aware, all parameters, e 5 %": Request("data-aware", margin=0.05, parameters=ALL),
-    "per-target, 20": Request("per-target", number=20),
-    "per-target, 1000": Request("per-target", number=1000),
-    "per-target, all parameters, 200": Request("per-target", number=200, parameters=ALL),
+    "network, e 10 %, 95 %": SamplingRequest("network", margin=0.1, confidence=0.95),
+    "network, e 5 %": SamplingRequest("network", margin=0.05),
+    "network, e 1 %": SamplingRequest("network"),
+    "network, e 0.2 %": SamplingRequest("network", margin=0.002),
+    "network, all parameters, e 2 %": SamplingRequest("network", margin=0.02, parameters=ALL),
+    "network, exponent, e 2 %, ceil": SamplingRequest("network", margin=0.02, rounding="ceil", bits="exponent"),
+    "layer, e 5 %, t 2.58, stuck_at": SamplingRequest(
+        "layer", margin=0.05, t=2.58, population="stuck_at", rounding="ceil"
+    ),
+    "layer, e 1 %": SamplingRequest("layer"),
+    "layer, all parameters, e 5 %": SamplingRequest("layer", margin=0.05, parameters=ALL),
+    "layer, conv1,linear, bits 23-31": SamplingRequest("layer", margin=0.02, layers="conv1,linear", bits="23-31"),
+    "bit-layer, e 10 %, 95 %": SamplingRequest("bit-layer", margin=0.1, confidence=0.95),
+    "bit-layer, e 1 %": SamplingRequest("bit-layer"),
+    "data-aware, e 5 %": SamplingRequest("data-aware", margin=0.05),
+    "data-aware, e 1 %": SamplingRequest("data-aware"),
+    "data-aware, all parameters, e 5 %": SamplingRequest("data-aware", margin=0.05, parameters=ALL),
+    "per-target, 20": SamplingRequest("per-target", number=20),
+    "per-target, 1000": SamplingRequest("per-target", number=1000),
+    "per-target, all parameters, 200": SamplingRequest("per-target", number=200, parameters=ALL),
 }
 #: Lists that hold all there is.
 WHOLE = {
-    "exhaustive": Request("exhaustive"),
+    "exhaustive": SamplingRequest("exhaustive"),
     "exhaustive, all parameters": EVERYTHING,
-    "exhaustive, conv2, exponent": Request("exhaustive", layers="conv2", bits="exponent"),
-    "network, e 1e-9": Request("network", margin=1e-9),
-    "layer, all parameters, e 1e-9": Request("layer", margin=1e-9, parameters=ALL),
-    "bit-layer, all parameters, e 1e-9": Request("bit-layer", margin=1e-9, parameters=ALL),
-    "per-target, all parameters, 1e9": Request("per-target", number=10**9, parameters=ALL),
+    "exhaustive, conv2, exponent": SamplingRequest("exhaustive", layers="conv2", bits="exponent"),
+    "network, e 1e-9": SamplingRequest("network", margin=1e-9),
+    "layer, all parameters, e 1e-9": SamplingRequest("layer", margin=1e-9, parameters=ALL),
+    "bit-layer, all parameters, e 1e-9": SamplingRequest("bit-layer", margin=1e-9, parameters=ALL),
+    "per-target, all parameters, 1e9": SamplingRequest("per-target", number=10**9, parameters=ALL),
 }
 
 

@@ -27,9 +27,9 @@ from bitswap_onnx.outcome import OUTCOME_NAMES, decode_outcomes
 from bitswap_onnx.sampling.draws import draw, permute
 from bitswap_onnx.sampling.input_blocks import sample_inputs
 from bitswap_onnx.sampling.rounds import choose_strata
+from bitswap_onnx.until.drawn_list import DrawnList, Until
 from bitswap_onnx.until.goal import Goal, is_reached
-from bitswap_onnx.until.planners import UntilScheme, look, take
-from bitswap_onnx.until.run import DrawnList, Until
+from bitswap_onnx.until.planners import UntilScheme, add_round, interim_estimate
 from tests.benchmarks.census import EVERYTHING
 from tests.census import MODEL, Census, take_census
 
@@ -71,12 +71,14 @@ class Replay:
     tables: list[NDArray[np.intp]]
 
     def campaign(self, goal: Goal, own: int | None, seed: int) -> list[InterimEstimate]:
-        """Return all looks of one campaign."""
+        """Return all interim estimates of one campaign."""
         sample = sample_inputs(own, self.codes.shape[1], 32, seed)
         planner, wanted = self.drawn.planner(), OUTCOME_NAMES.index(goal.quantity)
-        rounds, taken, looks, number = [planner.begin()], [0] * len(self.tables), list[InterimEstimate](), 0
+        rounds, taken, estimates, number = [planner.begin()], [0] * len(self.tables), list[InterimEstimate](), 0
         while True:
-            *_, pieces = choose_strata(rounds, self.drawn.populations, seed, again=self.drawn.again)
+            *_, pieces = choose_strata(
+                rounds, self.drawn.populations, seed, with_replacement=self.drawn.with_replacement
+            )
             strata = np.concatenate([piece.strata for piece in pieces])
             positions = np.zeros(len(strata), np.intp)
             for stratum in np.unique(strata).tolist():
@@ -91,17 +93,17 @@ class Replay:
                 member = np.array([i for i, other in enumerate(blocks) if other == block])
                 values[member] = (self.codes[positions[member], inputs] == wanted).mean(axis=1)
             number += len(strata)
-            take(planner, pieces, values, goal.margin)
-            looks.append(look(planner, goal, len(rounds), number * (own or self.codes.shape[1])))
-            if is_reached(looks[-1], goal) or not planner.ledger.left.any():
-                return looks
+            add_round(planner, pieces, values, goal.margin)
+            estimates.append(interim_estimate(planner, goal, len(rounds), number * (own or self.codes.shape[1])))
+            if is_reached(estimates[-1], goal) or not planner.ledger.left.any():
+                return estimates
             rounds.append(planner.go_on())
 
     def _drawn(self, stratum: int, start: int, count: int, seed: int) -> NDArray[np.intp]:
         """Return the positions of the next faults that ``seed`` draws from a stratum."""
         table, name = self.tables[stratum], self.drawn.strata[stratum].name
         ranks = np.arange(start, start + count, dtype=np.uint64)
-        if self.drawn.again:
+        if self.drawn.with_replacement:
             return table[(permute(ranks, 1 << 63, f"{seed}/{name}/again") % np.uint64(len(table))).astype(np.intp)]
         return table[permute(ranks, len(table), f"{seed}/{name}").astype(np.intp)]
 
@@ -128,15 +130,15 @@ def report(census: Census, codes: Codes, case: Case, samples: int) -> bool:
     ran, goal = replay(census, codes, case), case.goal
     everything = np.concatenate(ran.tables)
     truth = float((codes[everything] == OUTCOME_NAMES.index(goal.quantity)).mean())
-    looks = [ran.campaign(goal, case.own, seed) for seed in range(samples)]
-    missed = [[not one.low - 1e-12 <= truth <= one.high + 1e-12 for one in campaign] for campaign in looks]
+    campaigns = [ran.campaign(goal, case.own, seed) for seed in range(samples)]
+    missed = [[not one.low - 1e-12 <= truth <= one.high + 1e-12 for one in campaign] for campaign in campaigns]
     ever, last = np.mean([any(own) for own in missed]), np.mean([own[-1] for own in missed])
-    faults = np.array([campaign[-1].injections for campaign in looks])
-    off = np.array([campaign[-1].mean for campaign in looks]) - truth
+    faults = np.array([campaign[-1].injections for campaign in campaigns])
+    off = np.array([campaign[-1].mean for campaign in campaigns]) - truth
     what = f"{goal} {case.layers or ''}{' ' + case.bits if case.bits else ''}"
     print(
         f"{what:<32}{case.scheme:<11}{case.own or codes.shape[1]:>6}{len(everything):>9,}{100 * truth:>8.3f}"
-        f"{np.median(faults):>8,.0f}{np.median([len(campaign) for campaign in looks]):>7.0f}{100 * (1 - ever):>10.2f}"
+        f"{np.median(faults):>8,.0f}{np.median([len(campaign) for campaign in campaigns]):>7.0f}{100 * (1 - ever):>10.2f}"
         f"{100 * (1 - last):>8.2f}{100 * off.mean():>8.3f}{100 * off.std() / math.sqrt(samples):>7.3f}",
         flush=True,
     )

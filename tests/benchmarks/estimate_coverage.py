@@ -23,11 +23,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from bitswap_onnx.estimates.read import Recorded, read_recorded
+from bitswap_onnx.estimates.read import Recorded
 from bitswap_onnx.stats.clustered import bootstrap_interval
 from bitswap_onnx.stats.intervals import Values, share_interval
 from bitswap_onnx.stats.stratified import Bounded, Strata, estimate_mean, frame_of
 from tests import reference
+from tests.recorded import recorded_of
 
 LEVEL, ALPHA = 0.99, 0.01
 ENOUGH = 0.985
@@ -231,7 +232,7 @@ def main() -> None:
     parser.add_argument("--faults", type=int, default=500)
     arguments = parser.parse_args()
     begun = time.monotonic()
-    recorded = read_recorded(reference.RESNET_FILES / "ResNet20_FL.csv")
+    recorded = recorded_of(reference.RESNET_FILES / "ResNet20_FL.csv")
     print(f"{arguments.samples} samples of {arguments.faults} faults; {100 * LEVEL:g} % intervals; all figures in %")
     print(f"{'share':<34}{'interval':<15}{'covers':>8}{'above':>8}{'below':>8}{'width':>10}")
     covered = shares(recorded, arguments.samples, arguments.faults)

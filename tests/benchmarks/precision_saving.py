@@ -19,12 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitswap_onnx.campaign.records import InterimEstimate
-from bitswap_onnx.estimates.read import read_recorded
 from bitswap_onnx.sampling.rounds import choose_strata
+from bitswap_onnx.sampling.strata import bit_group
 from bitswap_onnx.stats.intervals import Values, share_interval
 from bitswap_onnx.until.goal import Goal, is_reached
-from bitswap_onnx.until.planners import SCHEMES, UntilScheme, bit_group, look, take
+from bitswap_onnx.until.planners import SCHEMES, UntilScheme, add_round, interim_estimate
 from tests import reference
+from tests.recorded import recorded_of
 
 LEVEL, ENOUGH, SAVING = 0.99, 0.985, 20
 LARGER, OWN_IMAGES = 10**6, 32
@@ -52,7 +53,7 @@ class Published:
 
 
 def read(name: str, scheme: UntilScheme) -> Published:
-    recorded = read_recorded(SUBJECTS[name])
+    recorded = recorded_of(SUBJECTS[name])
     (images,) = set(recorded.inputs.tolist())
     classes = np.array([bit_group("float32", int(bit)) for bit in recorded.bits])
     layers = recorded.layers if scheme == "stratified" else np.full(len(recorded), "network")
@@ -63,13 +64,13 @@ def read(name: str, scheme: UntilScheme) -> Published:
 
 
 def campaign(published: Published, scheme: UntilScheme, goal: Goal, own: int | None, seed: int) -> InterimEstimate:
-    """Return the last look of one campaign."""
+    """Return the last interim estimate of one campaign."""
     rng = np.random.default_rng(seed)
     populations = [size * LARGER for size in published.sizes]
-    planner = SCHEMES[scheme](np.array(populations, float), published.family, goal, again=own is not None)
+    planner = SCHEMES[scheme](np.array(populations, float), published.family, goal, with_replacement=own is not None)
     rounds, inputs = [planner.begin()], own or published.images
     while True:
-        *_, pieces = choose_strata(rounds, populations, seed, again=own is not None)
+        *_, pieces = choose_strata(rounds, populations, seed, with_replacement=own is not None)
         strata = np.concatenate([piece.strata for piece in pieces])
         counts = np.zeros(len(strata), np.int64)
         for stratum in np.unique(strata).tolist():
@@ -77,8 +78,8 @@ def campaign(published: Published, scheme: UntilScheme, goal: Goal, own: int | N
             counts[member] = rng.choice(published.critical[stratum], int(member.sum()))
         if own:
             counts = rng.hypergeometric(counts, published.images - counts, own)
-        take(planner, pieces, counts / inputs, goal.margin)
-        found = look(planner, goal, len(rounds), len(planner.ledger) * inputs)
+        add_round(planner, pieces, counts / inputs, goal.margin)
+        found = interim_estimate(planner, goal, len(rounds), len(planner.ledger) * inputs)
         if is_reached(found, goal):
             return found
         rounds.append(planner.go_on())

@@ -14,19 +14,19 @@ from pathlib import Path
 import onnx
 
 from bitswap_onnx.graph.model import load_model
-from bitswap_onnx.sampling.design import Request, generate_faults
+from bitswap_onnx.sampling.design import SamplingRequest, generate_faults
 
 WIDTH, LAYERS = 8192, 16
 FAULTS = 1_000_000
 
 #: Margins at which a scheme draws about a million faults.
 REQUESTS = {
-    "network": Request("network", margin=0.00129),
-    "layer": Request("layer", margin=0.00515),
-    "bit-layer": Request("bit-layer", margin=0.0292),
-    "per-target": Request("per-target", number=FAULTS // LAYERS),
-    "pairs": Request("per-target", number=FAULTS // LAYERS // 2, multiplicity=2),
-    "data-aware": Request("data-aware", margin=0.0055),
+    "network": SamplingRequest("network", margin=0.00129),
+    "layer": SamplingRequest("layer", margin=0.00515),
+    "bit-layer": SamplingRequest("bit-layer", margin=0.0292),
+    "per-target": SamplingRequest("per-target", number=FAULTS // LAYERS),
+    "pairs": SamplingRequest("per-target", number=FAULTS // LAYERS // 2, multiplicity=2),
+    "data-aware": SamplingRequest("data-aware", margin=0.0055),
 }
 
 

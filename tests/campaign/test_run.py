@@ -26,12 +26,12 @@ from bitswap_onnx.campaign.settings import Settings
 from bitswap_onnx.campaign.setup import prepare
 from bitswap_onnx.campaign.store import Store
 from bitswap_onnx.errors import BitswapError, ControlFailedError, InterruptedRunError, ModelError, RunError
-from bitswap_onnx.estimates.read import read_recorded
 from bitswap_onnx.faults.fault import Fault, Injection, Kind
 from bitswap_onnx.faults.fault_list import read_fault_list, write_fault_list
 from bitswap_onnx.outcome import COUNTS
 from bitswap_onnx.runtime.lanes import WholeLane
 from tests.builders import build, cnn, normal, save
+from tests.recorded import recorded_of
 
 INPUTS, BATCH = 20, 8
 
@@ -475,7 +475,7 @@ def test_results_say_once_what_repeats(model: Path, tmp_path: Path) -> None:
     assert {first[name] == "" for name in ("n_injections", *COUNTS)} == {False}
     assert {second[name] for name in ("n_injections", *COUNTS)} == {""}
     assert (second["Layer"], second["Parameter"], second["Bit"], second["effect"]) == ("fc", "bias", "5", "changed")
-    recorded = read_recorded(tmp_path / "run/results.csv")
+    recorded = recorded_of(tmp_path / "run/results.csv")
     assert (len(recorded), recorded.inputs.tolist()) == (len(faults()), [INPUTS] * len(faults()))
     assert {name: column.sum() for name, column in recorded.counts.items()} == {name: totals[name] for name in COUNTS}
 

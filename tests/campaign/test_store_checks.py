@@ -18,8 +18,8 @@ from bitswap_onnx.campaign.settings import Settings
 from bitswap_onnx.campaign.setup import prepare
 from bitswap_onnx.campaign.stored_settings import misfit
 from bitswap_onnx.errors import BitswapError, RunError
-from bitswap_onnx.estimates.read import read_recorded
 from tests.campaign.old_stores import finish, injections, old_model
+from tests.recorded import recorded_of
 
 #: What was done to the file, and what the sentence says; of tables and settings, to all who read a store.
 SCHEMA = [
@@ -161,7 +161,7 @@ def test_nor_is_it_read(whole: Path, tmp_path: Path, statement: str, message: st
     shutil.copytree(whole, tmp_path / "run")
     change(tmp_path / "run", statement)
     with pytest.raises(RunError, match=message):
-        read_recorded(tmp_path / "run")
+        recorded_of(tmp_path / "run")
 
 
 def test_what_is_not_changed_is_resumed(run: Path, tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def test_too_few_faults_are_marked(run: Run) -> None:
     Path("few.csv").write_text(f"{HEADER}\na,fc,(0),30,10,0,5,5\nb,fc,(1),30,10,0,5,5\n")
     code, out, _ = run("estimate", "few.csv")
     assert code == 0
-    assert "note: too few: had all those faults come out alike" in out
+    assert "note: too few faults in some groups" in out
     assert "50 ±" not in out
 
 

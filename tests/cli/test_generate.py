@@ -10,7 +10,7 @@ from bitswap_onnx.errors import BitswapError
 from bitswap_onnx.faults.fault import Injection, Kind
 from bitswap_onnx.faults.fault_list import list_fingerprint, read_fault_list
 from bitswap_onnx.graph.model import load_model
-from bitswap_onnx.sampling.design import Design, Request, design_path, generate_faults, read_design
+from bitswap_onnx.sampling.design import ListDesign, SamplingRequest, design_path, generate_faults, read_design
 from bitswap_onnx.sampling.population import bit_distances, find_population
 from bitswap_onnx.sampling.sizes import proportions_of, sample_size
 from tests.builders import cnn, save
@@ -30,7 +30,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     return runner(monkeypatch, capsys, "faults")
 
 
-def generate(run: Run, *options: object) -> tuple[list[Injection], Design, str]:
+def generate(run: Run, *options: object) -> tuple[list[Injection], ListDesign, str]:
     code, out, err = run("generate", "cnn.onnx", "-o", "f.csv", *options)
     assert (code, err) == (0, "")
     injections, design = list(read_fault_list("f.csv")), read_design("f.design.json")
@@ -213,7 +213,7 @@ def test_missing_design(tmp_path: Path) -> None:
 def test_designs_read_back(tmp_path: Path) -> None:
     """What is written is what the library returned; the file is JSON of one line per stratum and region."""
     model = load_model(save(cnn(), tmp_path / "cnn.onnx"))
-    request = Request(
+    request = SamplingRequest(
         "layer", kinds=(Kind.FLIP, Kind.STUCK_AT_1), parameters="weight,bias", bits="exponent", margin=0.1
     )
     design = generate_faults(model, request, tmp_path / "a.b.csv")

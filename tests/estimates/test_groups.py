@@ -18,11 +18,12 @@ from bitswap_onnx.estimates.groups import SCOPES, held_by_strata
 from bitswap_onnx.estimates.rates import HARMFUL, Question, Rates, estimate_rates
 from bitswap_onnx.faults.fault import Kind
 from bitswap_onnx.graph.model import load_model
-from bitswap_onnx.sampling.design import Request, SamplingScheme, generate_faults, read_design
+from bitswap_onnx.sampling.design import SamplingRequest, SamplingScheme, generate_faults, read_design
 from bitswap_onnx.sampling.strata import StratumPart, parts_of
 from bitswap_onnx.stats.stratified import Bounded, Strata, estimate_mean, frame_of, weigh
+from bitswap_onnx.until.drawn_list import Until
 from bitswap_onnx.until.goal import parse_goal
-from bitswap_onnx.until.run import Until, run_until
+from bitswap_onnx.until.run import run_until
 from tests.builders import cnn, normal, save
 
 #: Weights of the model: conv 3 x 1 x 3 x 3 and fc 4 x 48.
@@ -52,7 +53,7 @@ def test_what_strata_hold_adds_up(model: Path, tmp_path: Path, scheme: SamplingS
     """To each stratum's population, to what each region has, and to the same sizes in every scheme."""
     number = 5 if scheme == "per-target" else None
     margin = 0.01 if scheme in ("per-target", "exhaustive") else 0.2
-    request = Request(scheme, margin=margin, number=number, parameters="weight,bias", bits="3,22-31")
+    request = SamplingRequest(scheme, margin=margin, number=number, parameters="weight,bias", bits="3,22-31")
     generate_faults(load_model(model), request, tmp_path / "f.csv")
     design = read_design(tmp_path / "f.design.json")
     parts = parts_of(design.sampled, request.pattern)
@@ -78,8 +79,8 @@ def test_what_strata_hold_adds_up(model: Path, tmp_path: Path, scheme: SamplingS
 def test_kinds_count_and_several_faults_have_no_group(model: Path, tmp_path: Path) -> None:
     kinds = (Kind.STUCK_AT_0, Kind.STUCK_AT_1)
     for request, expected in (
-        (Request(kinds=kinds, bits="30", margin=0.2), {"conv": {0: 2 * 27}, "fc": {0: 2 * 192}}),
-        (Request(multiplicity=2, margin=0.2), None),
+        (SamplingRequest(kinds=kinds, bits="30", margin=0.2), {"conv": {0: 2 * 27}, "fc": {0: 2 * 192}}),
+        (SamplingRequest(multiplicity=2, margin=0.2), None),
     ):
         design = generate_faults(load_model(model), request, tmp_path / "f.csv")
         parts = parts_of(design.sampled, request.pattern)
@@ -87,7 +88,7 @@ def test_kinds_count_and_several_faults_have_no_group(model: Path, tmp_path: Pat
 
 
 def test_a_design_that_contradicts_itself_is_damaged(model: Path, tmp_path: Path) -> None:
-    generate_faults(load_model(model), Request("layer", margin=0.2), tmp_path / "f.csv")
+    generate_faults(load_model(model), SamplingRequest("layer", margin=0.2), tmp_path / "f.csv")
     path = tmp_path / "f.design.json"
     text = path.read_text()
     for old, new in (('"shape": [4, 48]', '"shape": [4, 47]'), ('"float32"', '"float31"'), ("30, 31]", "30, 32]")):
@@ -204,7 +205,7 @@ def weighted(
 
 def test_a_list_by_layer_tells_of_bits(model: Path, tmp_path: Path) -> None:
     """The sizes are those of the design beside the file, whatever the list has of each bit."""
-    request = Request("layer", margin=0.1, bits="30,31")
+    request = SamplingRequest("layer", margin=0.1, bits="30,31")
     generate_faults(load_model(model), request, tmp_path / "r.csv")
     with (tmp_path / "r.csv").open() as file:
         faults = [(row["Layer"], int(row["Bit"])) for row in csv.DictReader(file)]
@@ -230,9 +231,9 @@ def test_sizes_that_are_not_known_are_said_to_be(tmp_path: Path) -> None:
     for parts, approximate in ((None, True), ((part[0], part[1]._replace(bits=(30,))), True), (part, False)):
         strata = Strata(("a", "b"), (40, 40), (600, 1800), parts=parts)
         rates = estimate_rates(path, Question(by=("bit", "layer")), strata)
-        assert any("intervals are approximate" in note for note in rates.notes) is approximate
+        assert any("some intervals are approximate" in note for note in rates.notes) is approximate
     plain = estimate_rates(path, Question(by=("layer",)), Strata(("a", "b"), (40, 40), (600, 1800)))
-    assert not any("intervals are approximate" in note for note in plain.notes)
+    assert not any("some intervals are approximate" in note for note in plain.notes)
 
 
 def test_groups_of_which_too_little_was_drawn_have_no_estimate(tmp_path: Path) -> None:
@@ -244,7 +245,7 @@ def test_groups_of_which_too_little_was_drawn_have_no_estimate(tmp_path: Path) -
     assert few.high > 0.75
     assert (enough.mean, enough.too_few) == (0, False)
     assert 0.25 < enough.high < 0.5
-    assert any("none of which the list has, nothing is known" in note for note in rates.notes)
+    assert any("from which the list drew no fault of the group" in note for note in rates.notes)
 
 
 def test_runs_that_drew_their_faults_tell_of_bits(model: Path, tmp_path: Path) -> None:
@@ -261,4 +262,4 @@ def test_runs_that_drew_their_faults_tell_of_bits(model: Path, tmp_path: Path) -
             for name in WEIGHTS
         }
         weighted(rates, "bit", bit, WEIGHTS, shares)
-    assert not any("intervals are approximate" in note for note in rates.notes)
+    assert not any("some intervals are approximate" in note for note in rates.notes)

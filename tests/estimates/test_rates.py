@@ -21,14 +21,14 @@ from bitswap_onnx.estimates.fit import Operation, failures
 from bitswap_onnx.estimates.groups import ALL, SCOPES
 from bitswap_onnx.estimates.rates import CURVE, HARMFUL, Question, Rates, estimate_rates
 from bitswap_onnx.estimates.rates_files import as_record, write_csv
-from bitswap_onnx.estimates.read import read_recorded
 from bitswap_onnx.faults.fault import Fault, Injection, Kind
 from bitswap_onnx.faults.fault_list import read_fault_list, write_fault_list
 from bitswap_onnx.graph.model import load_model
-from bitswap_onnx.sampling.design import Request, generate_faults
+from bitswap_onnx.sampling.design import SamplingRequest, generate_faults
 from bitswap_onnx.stats.stratified import Bounded, Strata, estimate_mean, frame_of
 from tests import reference
 from tests.builders import cnn, normal, save
+from tests.recorded import recorded_of
 
 CLASSIC = "Injection,Layer,TensorIndex,Bit,n_injections,masked,non_critical,critical"
 OURS = f"{CLASSIC},nonfinite,critical_nonfinite"
@@ -46,7 +46,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("estimate")
     save(cnn(), folder / "cnn.onnx")
     np.savez(folder / "cnn.npz", x=normal(20, 1, 6, 6, seed=3), y=np.arange(20) % 4)
-    generate_faults(load_model(folder / "cnn.onnx"), Request(scheme="layer", margin=0.1), folder / "f.csv")
+    generate_faults(load_model(folder / "cnn.onnx"), SamplingRequest(scheme="layer", margin=0.1), folder / "f.csv")
     listed = list(read_fault_list(folder / "f.csv"))
     run_campaign(prepare(folder / "cnn.onnx", Settings(seed=1)), listed, RunOptions(run=folder / "run", workers=1))
     return folder / "run"
@@ -125,7 +125,7 @@ def test_treatments_of_nonfinite(tmp_path: Path) -> None:
         harmful = rates.find("network", ALL, HARMFUL, 0.5).mean
         assert harmful == (1 if nonfinite == "critical" else 0)
     assert means == pytest.approx({"critical": 0.4, "critical_or_nonfinite": 0.6, "critical_finite": 0.1})
-    with pytest.raises(RunError, match="--nonfinite detected needs the counts nonfinite and critical_nonfinite"):
+    with pytest.raises(RunError, match="`nonfinite` detected needs the counts nonfinite and critical_nonfinite"):
         estimate_rates(results(tmp_path, "0,fc,(0),1,1,1,0,0"), Question(nonfinite="detected"))
 
 
@@ -233,7 +233,7 @@ def test_other_tools_files(run: Path, tmp_path: Path, dialect: str) -> None:
 )
 def test_wrong_files(tmp_path: Path, rows: tuple[str, ...], message: str) -> None:
     with pytest.raises(FaultListError) as caught:
-        read_recorded(results(tmp_path, *rows))
+        recorded_of(results(tmp_path, *rows))
     assert message in str(caught.value)
 
 
@@ -244,7 +244,7 @@ def test_counts_of_several_faults_count_once(tmp_path: Path) -> None:
         path = results(
             tmp_path, f"a,fc,(0),1,{counts}", f"a,fc,(1),2,{further}", f"a,fc,(2),1,{further}", single, header=OURS
         )
-        recorded = read_recorded(path)
+        recorded = recorded_of(path)
         assert recorded.inputs.tolist() == [10, 10]
         assert {name: column.tolist() for name, column in recorded.counts.items()} == {
             "masked": [6, 10], "non_critical": [2, 0], "critical": [2, 0], "nonfinite": [0, 0], "critical_nonfinite": [0, 0]
@@ -258,23 +258,23 @@ def test_files_without_outcomes(tmp_path: Path) -> None:
     with pytest.raises(
         FaultListError, match=r"r\.csv:1: expected results with .*missing masked,non_critical,critical; run"
     ):
-        read_recorded(path)
+        recorded_of(path)
     with pytest.raises(FaultListError, match="column critical stands twice"):
-        read_recorded(results(tmp_path, "a,fc,(0),1,1,1,0,0,0", header=CLASSIC + ",critical"))
+        recorded_of(results(tmp_path, "a,fc,(0),1,1,1,0,0,0", header=CLASSIC + ",critical"))
     with pytest.raises(FaultListError, match="nonfinite is 11, more than the 10 inputs"):
-        read_recorded(results(tmp_path, "a,fc,(0),1,10,10,0,0,11,0", header=OURS))
+        recorded_of(results(tmp_path, "a,fc,(0),1,10,10,0,0,11,0", header=OURS))
     (tmp_path / "empty.csv").write_text("")
     with pytest.raises(FaultListError, match="found an empty file"):
-        read_recorded(tmp_path / "empty.csv")
+        recorded_of(tmp_path / "empty.csv")
     with pytest.raises(RunError, match=r"none\.csv: expected a run directory or a results file, found nothing there"):
-        read_recorded(tmp_path / "none.csv")
+        recorded_of(tmp_path / "none.csv")
     with pytest.raises(RunError, match="expected a run directory"):
-        read_recorded(tmp_path)
+        recorded_of(tmp_path)
 
 
 def test_sums_are_the_denominators(tmp_path: Path) -> None:
     """n_injections 10, 4 of which are in the sums; other counts would be of other inputs, so they are left out."""
-    recorded = read_recorded(results(tmp_path, "a,fc,(0),1,10,3,0,1,2,0", "b,fc,(0),2,4,4,0,0,0,0", header=OURS))
+    recorded = recorded_of(results(tmp_path, "a,fc,(0),1,10,3,0,1,2,0", "b,fc,(0),2,4,4,0,0,0,0", header=OURS))
     assert recorded.inputs.tolist() == [4, 4]
     assert list(recorded.counts) == ["masked", "non_critical", "critical"]
     assert (
@@ -284,7 +284,7 @@ def test_sums_are_the_denominators(tmp_path: Path) -> None:
 
 
 def test_columns_that_only_some_rows_have_are_left_out(tmp_path: Path) -> None:
-    recorded = read_recorded(results(tmp_path, "a,fc,(0),1,4,4,0,0,0,0", "b,fc,(0),2,4,4,0,0,0", header=OURS))
+    recorded = recorded_of(results(tmp_path, "a,fc,(0),1,4,4,0,0,0,0", "b,fc,(0),2,4,4,0,0,0", header=OURS))
     assert "critical_nonfinite" not in recorded.counts
     assert recorded.notes[0] == "left out, because some rows have no count: critical_nonfinite"
 
@@ -307,7 +307,7 @@ def test_bit_classes_are_those_of_the_stored_format(
     tmp_path: Path, bits: str, value: str, bit: int, expected: str
 ) -> None:
     header = CLASSIC + ",clean_bits,clean_value"
-    recorded = read_recorded(results(tmp_path, f"a,fc,(0),{bit},1,1,0,0,{bits},{value}", header=header))
+    recorded = recorded_of(results(tmp_path, f"a,fc,(0),{bit},1,1,0,0,{bits},{value}", header=header))
     assert recorded.bit_classes.tolist() == [expected]
 
 
@@ -330,11 +330,11 @@ def test_runs_that_are_not_finished_or_not_valid(run: Path, tmp_path: Path) -> N
 
 def test_questions_that_make_no_sense() -> None:
     for wrong, message in (
-        ({"by": ("row",)}, "--by: expected some of network,layer,bit,bit-class,layer-bit, found row"),
-        ({"by": ()}, "--by: expected some of .*, found nothing"),
-        ({"level": 95}, "--level: expected a confidence between 0 and 1, like 0.95, found 95"),
-        ({"theta": -0.1}, "--theta: expected a share of inputs from 0 to 1, found -0.1"),
-        ({"theta": math.nan}, "--theta: expected"),
+        ({"by": ("row",)}, "`by`: expected some of network,layer,bit,bit-class,layer-bit, found row"),
+        ({"by": ()}, "`by`: expected some of .*, found nothing"),
+        ({"level": 95}, "`level`: expected a confidence between 0 and 1, like 0.95, found 95"),
+        ({"theta": -0.1}, "`theta`: expected a share of inputs from 0 to 1, found -0.1"),
+        ({"theta": math.nan}, "`theta`: expected"),
     ):
         with pytest.raises(BitswapError, match=message):
             Question(**wrong)
@@ -362,11 +362,11 @@ def test_fit_by_hand(tmp_path: Path) -> None:
 
 def test_fit_is_refused_where_it_means_nothing(tmp_path: Path) -> None:
     rates = drawn(tmp_path)
-    with pytest.raises(RunError, match="the size of the memory is not known; give --bits"):
+    with pytest.raises(RunError, match="the size of the memory is not known; give `bits`"):
         failures(rates, Operation(fit_per_mbit=1, mbit="1e6", residency=1))
-    with pytest.raises(RunError, match="1e\\+03 upsets are in memory at a time"):
+    with pytest.raises(RunError, match=r"expected at most 0\.1 upsets in memory on average, found 1e\+03"):
         failures(rates, Operation(fit_per_mbit=1e9, mbit="1e6", residency=3.6e6, bits=1_000_000))
-    with pytest.raises(BitswapError, match="--mbit: expected the size of a Mbit, one of 1e6, 2\\^20, found '1'"):
+    with pytest.raises(BitswapError, match="`mbit`: expected the size of a Mbit, one of 1e6, 2\\^20, found '1'"):
         Operation(fit_per_mbit=1, mbit="1", residency=1)
     for wrong in ({"fit_per_mbit": 0}, {"residency": -1}, {"bits": 0}, {"fit_per_mbit": math.nan}):
         with pytest.raises(BitswapError, match=r"above 0|at least 1"):
@@ -375,7 +375,7 @@ def test_fit_is_refused_where_it_means_nothing(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="1 faults are too few for a FIT figure"):
         failures(estimate_rates(results(tmp_path, "a,fc,(0),1,1,1,0,0")), operation)
     pairs = estimate_rates(results(tmp_path, "a,fc,(0),1,1,1,0,0", "a,fc,(0),2,1,1,0,0"))
-    with pytest.raises(RunError, match="takes injections of one flip of a stored bit each"):
+    with pytest.raises(RunError, match="needs injections of one flip of a stored bit each"):
         failures(pairs, operation)
 
 
@@ -393,7 +393,7 @@ def test_stuck_at_faults_are_no_upsets(tmp_path: Path) -> None:
         tmp_path / "f.csv",
         RunOptions(run=tmp_path / "run", workers=1),
     )
-    assert not read_recorded(tmp_path / "run").single_flips
+    assert not recorded_of(tmp_path / "run").single_flips
     assert "accuracy_drop" not in {row.quantity for row in estimate_rates(tmp_path / "run").rows}
 
 
@@ -434,6 +434,6 @@ def test_published_resnet20() -> None:
 @reference.needed
 def test_published_file_whose_rows_do_not_sum() -> None:
     path = reference.RESNET_FILES.parents[2] / "GTSRB/fp32/densenet/DenseNet121_GTSRB_FL.csv"
-    recorded = read_recorded(path)
+    recorded = recorded_of(path)
     assert set(recorded.inputs.tolist()) == {3072}
     assert "first 12,630 against 3,072" in recorded.notes[0]

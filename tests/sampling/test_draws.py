@@ -191,20 +191,6 @@ def test_examples_need_the_columns_of_the_list(kinds: tuple[Kind, ...], stratum:
     assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
 
 
-def test_strata() -> None:
-    strata = stratify(SMALL.regions, lambda region, bit: f"{region.layer} bit {bit}")
-    assert {stratum.name: (stratum.slots, stratum.bits) for stratum in strata} == {
-        "a bit 0": (6, (0,)),
-        "a bit 5": (6, (5,)),
-        "a bit 31": (6, (31,)),
-        "a bit 7": (4, (7,)),
-        "b bit 1": (1, (1,)),
-        "b bit 2": (1, (2,)),
-    }
-    (layer, other) = stratify(SMALL.regions, lambda region, bit: region.layer)
-    assert (layer.slots, layer.bits, other.regions) == (22, (0, 5, 7, 31), SMALL.regions[2:])
-
-
 def test_scattered_faults_are_all_sets_once() -> None:
     pattern = Pattern(STUCK, 2)
     stratum = Stratum("four", (Region("a", "a", ("a", None), "float32", (2,), (3, 4)),))

@@ -80,9 +80,9 @@ def test_probabilities_are_kept_and_pass_on_where_nothing_is_left() -> None:
 def test_drawn_again_every_fault_is_as_likely_every_time() -> None:
     """Where faults run over inputs of their own: no stratum is ever exhausted, and faults come back."""
     rounds = [Round(2), Round(6_000, (0.5, 0.25, 0.25))]
-    found = injections_of_last(rounds, STRATA, FLIPS, 3, again=True)
+    found = injections_of_last(rounds, STRATA, FLIPS, 3, with_replacement=True)
     assert [int(one.id) for one in found] == list(range(6, 6_006))
-    (pieces,) = list(choose_strata(rounds, SIZES, 3, again=True))[1:]
+    (pieces,) = list(choose_strata(rounds, SIZES, 3, with_replacement=True))[1:]
     assert all(
         piece.probabilities is not None and piece.probabilities.tolist() == [0.5, 0.25, 0.25] for piece in pieces
     )
@@ -92,7 +92,8 @@ def test_drawn_again_every_fault_is_as_likely_every_time() -> None:
         assert len(counts) == size
         assert size == 1 or stats.chisquare(list(counts.values())).pvalue > 1e-4
     assert [one.faults for one in found][:50] == [
-        one.faults for one in injections_of_last([Round(2), Round(50, (0.5, 0.25, 0.25))], STRATA, FLIPS, 3, again=True)
+        one.faults
+        for one in injections_of_last([Round(2), Round(50, (0.5, 0.25, 0.25))], STRATA, FLIPS, 3, with_replacement=True)
     ]
 
 

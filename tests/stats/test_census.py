@@ -9,28 +9,29 @@ import pytest
 from bitswap_onnx.campaign.settings import Settings
 from bitswap_onnx.estimates.groups import ALL, SCOPES, Scope, groups, held_by_strata
 from bitswap_onnx.estimates.rates import HARMFUL, Question, estimate_rates
-from bitswap_onnx.estimates.read import FaultLabels, read_recorded
-from bitswap_onnx.sampling.design import Request, generate_faults
+from bitswap_onnx.estimates.read import FaultLabels
+from bitswap_onnx.sampling.design import SamplingRequest, generate_faults
 from bitswap_onnx.stats.stratified import Bounded, estimate_mean
 from tests.benchmarks.census import measure
 from tests.census import Census, plan_lists, take_census
+from tests.recorded import recorded_of
 
 LISTS = 150
 LAYERS, BITS = "conv1,linear", "23,30,31"
 
 CASES = {
-    "network": Request("network", margin=0.02, layers=LAYERS, bits=BITS),
-    "layer": Request("layer", margin=0.1, rounding="ceil", layers=LAYERS, bits=BITS),
-    "bit-layer": Request("bit-layer", margin=0.1, layers=LAYERS, bits=BITS),
-    "data-aware": Request("data-aware", margin=0.1, layers=LAYERS, bits=BITS),
-    "per-target": Request("per-target", number=25, layers=LAYERS, bits=BITS),
+    "network": SamplingRequest("network", margin=0.02, layers=LAYERS, bits=BITS),
+    "layer": SamplingRequest("layer", margin=0.1, rounding="ceil", layers=LAYERS, bits=BITS),
+    "bit-layer": SamplingRequest("bit-layer", margin=0.1, layers=LAYERS, bits=BITS),
+    "data-aware": SamplingRequest("data-aware", margin=0.1, layers=LAYERS, bits=BITS),
+    "per-target": SamplingRequest("per-target", number=25, layers=LAYERS, bits=BITS),
 }
 WHOLE = {
-    "exhaustive": Request("exhaustive", layers=LAYERS, bits=BITS),
-    "one layer": Request("exhaustive", layers="conv1", bits="30"),
-    "layer": Request("layer", margin=1e-9, layers=LAYERS, bits=BITS),
-    "bit-layer": Request("bit-layer", margin=1e-9, layers=LAYERS, bits=BITS),
-    "per-target": Request("per-target", number=10**9, layers=LAYERS, bits=BITS),
+    "exhaustive": SamplingRequest("exhaustive", layers=LAYERS, bits=BITS),
+    "one layer": SamplingRequest("exhaustive", layers="conv1", bits="30"),
+    "layer": SamplingRequest("layer", margin=1e-9, layers=LAYERS, bits=BITS),
+    "bit-layer": SamplingRequest("bit-layer", margin=1e-9, layers=LAYERS, bits=BITS),
+    "per-target": SamplingRequest("per-target", number=10**9, layers=LAYERS, bits=BITS),
 }
 
 
@@ -45,7 +46,7 @@ def census(run: Path) -> Census:
 
 
 @pytest.mark.parametrize("request_", CASES.values(), ids=CASES)
-def test_lists_tell_what_all_faults_do(census: Census, request_: Request) -> None:
+def test_lists_tell_what_all_faults_do(census: Census, request_: SamplingRequest) -> None:
     """95 % intervals cover, means and errors are right, and faults are drawn equally often, as far as lists tell."""
     lists = plan_lists(census, request_)
     assert lists.size < len(lists.population) == len(set(lists.population.tolist()))
@@ -61,14 +62,14 @@ def test_lists_tell_what_all_faults_do(census: Census, request_: Request) -> Non
 
 
 @pytest.mark.parametrize("request_", WHOLE.values(), ids=WHOLE)
-def test_a_list_of_everything_is_the_census(census: Census, request_: Request) -> None:
+def test_a_list_of_everything_is_the_census(census: Census, request_: SamplingRequest) -> None:
     lists = plan_lists(census, request_)
     assert lists.size == len(lists.population)
     assert list(lists.inexact()) == []
 
 
 @pytest.mark.parametrize("request_", CASES.values(), ids=CASES)
-def test_sizes_are_those_of_the_census(census: Census, request_: Request) -> None:
+def test_sizes_are_those_of_the_census(census: Census, request_: SamplingRequest) -> None:
     lists = plan_lists(census, request_)
     scopes: tuple[tuple[Scope, FaultLabels], ...] = (("layer", census.layers), ("bit", census.bits.astype(str)))
     for scope, labels in scopes:
@@ -82,7 +83,7 @@ def test_groups_of_a_run_are_those_of_its_design(run: Path, census: Census) -> N
     """Of all that there is, a run has of each group what its design says, under the same names."""
     lists = plan_lists(census, WHOLE["exhaustive"])
     for scope in SCOPES:
-        own = {group.name: len(group.member) for group in groups(read_recorded(run), scope, lists.frame)}
+        own = {group.name: len(group.member) for group in groups(recorded_of(run), scope, lists.frame)}
         assert {
             name: sum(held.values()) for name, held in held_by_strata(lists.frame.parts or (), scope).items()
         } == own

@@ -90,7 +90,7 @@ def test_values_that_are_estimates_never_count_as_known() -> None:
     sizes = np.array([len(own) for own in shares], float)
     truth = float(np.concatenate(shares).mean())
     for seed in range(150):
-        rng, ledger, ever = np.random.default_rng(seed), Ledger(sizes, np.array([0, 1]), again=True), False
+        rng, ledger, ever = np.random.default_rng(seed), Ledger(sizes, np.array([0, 1]), with_replacement=True), False
         for number in range(12):
             probabilities = np.array([0.5, 0.5]) if number % 2 else np.array([0.7, 0.3])
             strata = rng.choice(2, 60, p=probabilities)

@@ -27,7 +27,7 @@ from bitswap_onnx.estimates.rates_files import as_record, write_csv
 from bitswap_onnx.faults.fault import Fault, Injection, Site
 from bitswap_onnx.faults.fault_list import read_fault_list
 from bitswap_onnx.graph.model import load_model
-from bitswap_onnx.sampling.design import Request, generate_faults
+from bitswap_onnx.sampling.design import SamplingRequest, generate_faults
 from bitswap_onnx.stats.stratified import Bounded, Estimate, Strata, Weights, estimate_mean, frame_of, weigh
 from bitswap_onnx.stats.two_way import InputPart, Margins, add_stratum, over_inputs, residual_variance
 from tests.builders import cnn, normal, save
@@ -193,7 +193,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("two_way")
     save(cnn(), folder / "cnn.onnx")
     np.savez(folder / "cnn.npz", x=normal(INPUTS, 1, 6, 6, seed=3), y=np.arange(INPUTS) % 4)
-    generate_faults(load_model(folder / "cnn.onnx"), Request(scheme="layer", margin=0.12), folder / "f.csv")
+    generate_faults(load_model(folder / "cnn.onnx"), SamplingRequest(scheme="layer", margin=0.12), folder / "f.csv")
     run(folder, "run", records=["per_input"], save_outputs=True)
     return folder
 
@@ -294,7 +294,7 @@ def test_few_inputs_are_marked(folder: Path) -> None:
         (None, None, 0, 1)
     }
     assert any(note.startswith("too few inputs") for note in rates.notes)
-    assert not any(note.startswith("too few: ") for note in rates.notes)
+    assert not any(note.startswith("too few faults") for note in rates.notes)
 
 
 def test_golden_classes_that_are_not_recorded(folder: Path) -> None:
@@ -315,20 +315,22 @@ def test_what_is_refused(folder: Path, nested: Path, tmp_path: Path) -> None:
     named = [Injection("a", (Fault("conv", (0, 1, 1), 30, site=Site.OUTPUT, input=3),))]
     sources = {
         folder
-        / "run/results.csv": "--over-inputs needs the outcome of every input, expected a run directory, found a file",
-        tmp_path: "which this run did not keep; run inject with --per-input",
-        run(folder, "named", named, records=["per_input"]): "here faults name their inputs; leave it out",
-        nested: ("here each fault has inputs of its own, so that the intervals cover the inputs already; leave it out"),
+        / "run/results.csv": "`over_inputs` needs the outcome of every input, expected a run directory, found a file",
+        tmp_path: "which this run did not keep; run inject again with `per_input`",
+        run(
+            folder, "named", named, records=["per_input"]
+        ): "expects all faults on the same inputs, found faults that name theirs; leave it out",
+        nested: "found inputs drawn for each fault, which the intervals cover already; leave it out",
     }
     for source, message in sources.items():
         with pytest.raises(RunError) as caught:
             estimate_rates(source, Question(over_inputs=True))
-        assert str(caught.value).startswith(f"{source}: --over-inputs ")
+        assert str(caught.value).startswith(f"{source}: `over_inputs` ")
         assert str(caught.value).endswith(message)
     assert estimate_rates(folder / "named").inputs.name == "inputs that the faults name, conditional on them"
     rates = estimate_rates(folder / "run", Question(over_inputs=True, theta=0.1))
     with pytest.raises(
-        RunError, match="takes the share of harmful faults, which --over-inputs does not give; leave one"
+        RunError, match="needs the share of harmful faults, which `over_inputs` does not give; leave one"
     ):
         failures(rates, Operation(fit_per_mbit=1, mbit="1e6", residency=1, bits=32))
 
@@ -336,7 +338,10 @@ def test_what_is_refused(folder: Path, nested: Path, tmp_path: Path) -> None:
 def test_no_failures_in_time_from_inputs_of_their_own(nested: Path) -> None:
     """Of a fault's few inputs, no share tells whether it is harmful over all of them."""
     operation = Operation(fit_per_mbit=1, mbit="1e6", residency=1, bits=32)
-    for source, message in ((nested, "each ran over 16 of its own"), (nested / "results.csv", "estimate the run")):
+    for source, message in (
+        (nested, "found 16 inputs drawn for each fault"),
+        (nested / "results.csv", "estimate the run"),
+    ):
         with pytest.raises(RunError, match=message):
             failures(estimate_rates(source, Question(theta=0.1)), operation)
 

@@ -23,9 +23,10 @@ from bitswap_onnx.estimates.rates import Question, estimate_rates
 from bitswap_onnx.graph.model import load_model
 from bitswap_onnx.runtime.messages import Message
 from bitswap_onnx.runtime.pool import Pool
-from bitswap_onnx.sampling.design import Request, generate_faults
+from bitswap_onnx.sampling.design import SamplingRequest, generate_faults
+from bitswap_onnx.until.drawn_list import Until
 from bitswap_onnx.until.goal import Goal, parse_goal
-from bitswap_onnx.until.run import Reached, Until, run_until
+from bitswap_onnx.until.run import Reached, run_until
 from tests.builders import cnn, normal, save
 from tests.campaigns import run_options
 
@@ -58,9 +59,9 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 def test_it_stops_where_the_goal_is_reached_and_says_how_it_came_there(model: Path, tmp_path: Path) -> None:
     seen: list[InterimEstimate] = []
-    found = run(model, tmp_path / "run", on_look=seen.append)
-    assert list(found.looks) == seen
-    *before, last = found.looks
+    found = run(model, tmp_path / "run", on_interim_estimate=seen.append)
+    assert list(found.interim_estimates) == seen
+    *before, last = found.interim_estimates
     assert (last.high - last.low) / 2 <= GOAL.margin
     assert all((one.high - one.low) / 2 > GOAL.margin for one in before)
     assert not found.is_census
@@ -96,7 +97,7 @@ def test_one_set_of_workers_runs_all_rounds(model: Path, tmp_path: Path, monkeyp
 
     monkeypatch.setattr(Pool, "_ask", note)
     found = run(model, tmp_path / "run", Goal("critical", 0.025, 0.9), workers=2)
-    known = [look.injections * INPUTS // BATCH for look in found.looks]
+    known = [estimate.injections * INPUTS // BATCH for estimate in found.interim_estimates]
     assert len(known) > 2
     assert begun.keys() == {0, 1}
     for heard in begun.values():
@@ -132,9 +133,9 @@ def test_a_path_that_was_not_worth_a_lane_gets_one_when_more_faults_come(
     monkeypatch.setattr(Pool, "_ask", note)
     if stop is not None:
         with pytest.raises(InterruptedRunError):
-            go(on_look=interrupt)
+            go(on_interim_estimate=interrupt)
     found = go(resume=stop is not None)
-    assert found.looks[0].inferences == 2 * 2 * BATCH
+    assert found.interim_estimates[0].inferences == 2 * 2 * BATCH
     with reading(tmp_path / "run") as store:
         assert store.lanes == {"conv.weight": "packed", "fc.weight": "packed"}
     held: set[tuple[str, int, str]] = set()
@@ -146,27 +147,27 @@ def test_a_path_that_was_not_worth_a_lane_gets_one_when_more_faults_come(
 
 
 def test_the_truth_of_an_exhaustive_list_lies_within_and_all_faults_give_it(model: Path, tmp_path: Path) -> None:
-    request = Request(scheme="exhaustive", layers="fc", bits="30")
+    request = SamplingRequest(scheme="exhaustive", layers="fc", bits="30")
     generate_faults(load_model(model), request, tmp_path / "all.csv")
     settings = Settings(batch_size=BATCH)
     run_campaign(prepare(model, settings), tmp_path / "all.csv", RunOptions(run=tmp_path / "all", workers=1))
     every = rows(tmp_path / "all/results.csv")
     truth = float(np.mean([int(row["critical"]) / INPUTS for row in every]))
     own = {"layers": "fc", "bits": "30"}
-    found = run(model, tmp_path / "run", Goal("critical", 0.15, 0.9), own).looks[-1]
+    found = run(model, tmp_path / "run", Goal("critical", 0.15, 0.9), own).interim_estimates[-1]
     assert found.low <= truth <= found.high
     assert found.injections < len(every)
     census = run(model, tmp_path / "census", Goal("critical", 1e-6, 0.99), own)
     assert census.is_census
-    assert census.looks[-1].injections == len(every)
-    assert census.looks[-1].mean == pytest.approx(truth, abs=1e-12)
+    assert census.interim_estimates[-1].injections == len(every)
+    assert census.interim_estimates[-1].mean == pytest.approx(truth, abs=1e-12)
 
 
 def test_interrupted_between_rounds_it_ends_as_if_it_had_not_been(model: Path, tmp_path: Path) -> None:
     goal = Goal("critical", 0.025, 0.9)
     whole = run(model, tmp_path / "whole", goal, inputs_per_injection=BATCH)
-    assert len(whole.looks) > 2
-    for stop in (1, len(whole.looks) - 1):
+    assert len(whole.interim_estimates) > 2
+    for stop in (1, len(whole.interim_estimates) - 1):
 
         def fail(found: InterimEstimate, stop: int = stop) -> None:
             if found.round == stop:
@@ -174,7 +175,7 @@ def test_interrupted_between_rounds_it_ends_as_if_it_had_not_been(model: Path, t
 
         folder = tmp_path / f"cut{stop}"
         with pytest.raises(InterruptedRunError):
-            run(model, folder, goal, inputs_per_injection=BATCH, on_look=fail)
+            run(model, folder, goal, inputs_per_injection=BATCH, on_interim_estimate=fail)
         assert not (folder / "results.csv").exists()
         with pytest.raises(
             RunError, match="more faults are to be drawn; finish the campaign with inject --until --resume"
@@ -199,7 +200,8 @@ def test_killed_and_resumed_it_is_the_undisturbed_run(tmp_path: Path) -> None:
     assert ended.returncode == 9, ended.stderr
     with reading(folder) as store:
         done = store.outcomes
-        assert len(store.draws["rounds"]) == 2
+        assert store.drawing is not None
+        assert len(store.drawing.rounds) == 2
         assert 0 < done < store.injections
     assert finish(folder, resume=True) == expected
 
@@ -207,22 +209,22 @@ def test_killed_and_resumed_it_is_the_undisturbed_run(tmp_path: Path) -> None:
 def test_a_finished_run_goes_on_towards_another_goal(model: Path, tmp_path: Path) -> None:
     first = run(model, tmp_path / "run")
     again = run(model, tmp_path / "run", resume=True)
-    assert again.looks == first.looks
+    assert again.interim_estimates == first.interim_estimates
     goal = Goal("critical", 0.03, 0.9)
 
     def interrupt(found: InterimEstimate) -> None:
-        if found.round == len(first.looks) + 1:
+        if found.round == len(first.interim_estimates) + 1:
             raise InterruptedRunError("on the way")
 
     with pytest.raises(InterruptedRunError):
-        run(model, tmp_path / "run", goal, resume=True, on_look=interrupt)
+        run(model, tmp_path / "run", goal, resume=True, on_interim_estimate=interrupt)
     assert not {"results.csv", "until.csv", "golden.json"} & {path.name for path in (tmp_path / "run").iterdir()}
     nearer = run(model, tmp_path / "run", goal, resume=True)
-    assert nearer.looks[: len(first.looks)] == first.looks
-    assert nearer.looks[-1].injections > first.looks[-1].injections
+    assert nearer.interim_estimates[: len(first.interim_estimates)] == first.interim_estimates
+    assert nearer.interim_estimates[-1].injections > first.interim_estimates[-1].injections
     other = run(model, tmp_path / "run", Goal("masked", 0.2, 0.9), resume=True)
-    assert other.looks[-1].goal == "masked±20%@90%"
-    assert other.looks[-1].low < other.looks[-1].mean < other.looks[-1].high
+    assert other.interim_estimates[-1].goal == "masked±20%@90%"
+    assert other.interim_estimates[-1].low < other.interim_estimates[-1].mean < other.interim_estimates[-1].high
 
 
 def test_other_faults_are_another_campaign(model: Path, tmp_path: Path) -> None:
@@ -255,28 +257,30 @@ def test_the_iterative_method_runs_its_pilot_first(model: Path, tmp_path: Path) 
     found = run(model, tmp_path / "run", Goal("critical", 0.05, 0.99), {"scheme": "iterative", "bits": None})
     weights = [onnx.load(model).graph.initializer, ("conv.weight", "fc.weight")]
     bits = 32 * sum(math.prod(tensor.dims) for tensor in weights[0] if tensor.name in weights[1])
-    assert found.looks[0].injections == pytest.approx(664 / (1 + 664 / bits), abs=1)  # 664 of an endless population
-    assert len(found.looks) == 1
+    assert found.interim_estimates[0].injections == pytest.approx(
+        664 / (1 + 664 / bits), abs=1
+    )  # 664 of an endless population
+    assert len(found.interim_estimates) == 1
     assert not found.is_census
 
 
 def test_inputs_of_their_own_tell_no_fault_for_certain(model: Path, tmp_path: Path) -> None:
     """Of few faults many are drawn, again and again over other inputs, and the share of all over all lies within."""
     own = {"layers": "fc", "bits": "30"}
-    census = run(model, tmp_path / "census", Goal("critical", 1e-6, 0.99), own).looks[-1]
+    census = run(model, tmp_path / "census", Goal("critical", 1e-6, 0.99), own).interim_estimates[-1]
     found = run(model, tmp_path / "run", Goal("critical", 0.07, 0.99), own, inputs_per_injection=BATCH)
-    last = found.looks[-1]
+    last = found.interim_estimates[-1]
     assert not found.is_census
     assert last.injections > census.injections
     assert last.low <= census.mean <= last.high
     rates = estimate_rates(tmp_path / "run", Question(by=("layer", "bit")))
     assert rates.find("network", "all", "critical").mean == pytest.approx(last.mean, abs=1e-12)
-    with pytest.raises(BitswapError, match="--scheme iterative: expected all inputs for every fault"):
+    with pytest.raises(BitswapError, match="`scheme` iterative: expected all inputs for every fault"):
         run(model, tmp_path / "other", until={"scheme": "iterative"}, inputs_per_injection=BATCH)
     assert not (tmp_path / "other").exists()
 
 
 def test_wrong_goals(model: Path, tmp_path: Path) -> None:
-    with pytest.raises(BitswapError, match=r"--until: expected one of critical, .*, found 'accuracy'"):
+    with pytest.raises(BitswapError, match=r"`until`: expected one of critical, .*, found 'accuracy'"):
         run(model, tmp_path / "run", Goal("accuracy", 0.1, 0.9))
     assert not (tmp_path / "run").exists()

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from bitswap_onnx.campaign.records import GoldenRecord
 from bitswap_onnx.campaign.run_directory import reading
 from bitswap_onnx.campaign.store import Store
-from bitswap_onnx.campaign.store_inspection import RecordedChange
+from bitswap_onnx.campaign.store_questions import RecordedChange
 from bitswap_onnx.errors import RunError
 from bitswap_onnx.outcome import CRITICAL, MASKED, NON_CRITICAL, OUTCOME_NAMES, decode_outcomes
 

@@ -1,9 +1,14 @@
-"""What experiments read from a finished run: outcomes, scores and changes, injection by injection."""
+"""Questions of estimates and experiments: places of faults, counts, outcomes and scores per input."""
 
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from bitswap_onnx.campaign.store_file import StoreFile
+from bitswap_onnx.campaign.store_results import StoreResults
+from bitswap_onnx.outcome import COUNTS
+
+#: Position of the injection, layer, bit (None for faults without one), class of the bit, kind and site ("" for a
+#: weight).
+FaultPlace = tuple[int, str, int | None, str, str, str]
 
 
 class ChangedElement(NamedTuple):
@@ -27,8 +32,34 @@ class RecordedChange(NamedTuple):
     change: str
 
 
-class StoreInspection(StoreFile):
-    """Questions of the experiments, as part of `bitswap_onnx.campaign.store.Store`."""
+class StoreQuestions(StoreResults):
+    """A store that answers about single injections and inputs. No question changes the store."""
+
+    def fault_places(self) -> Iterator[FaultPlace]:
+        """Yield the place of every fault: by injection in the order of the list, then by fault."""
+        yield from self._db.execute(
+            "SELECT position, layer, bit, bit_class, kind, site FROM receipt ORDER BY position, row"
+        )
+
+    def injection_counts(self) -> dict[str, tuple[int | None, ...]]:
+        """Return the ``inputs`` of each injection that has an outcome, and its counts by the names of `COUNTS`.
+
+        Injections are in the order of the list. A count that was not recorded is None.
+        """
+        names = ("inputs", *COUNTS)
+        sums = ", ".join(f"SUM({name})" for name in names)
+        table = self._db.execute(f"SELECT {sums} FROM outcome GROUP BY position ORDER BY position").fetchall()
+        return dict(zip(names, zip(*table, strict=True), strict=True))
+
+    def per_input_outcomes(self, position: int) -> bytes:
+        """Return the outcomes of one injection, a byte per input (`bitswap_onnx.outcome.Outcomes.encoded`)."""
+        rows = self._db.execute("SELECT per_input FROM outcome WHERE position = ? ORDER BY first", (position,))
+        return b"".join(blob for (blob,) in rows)
+
+    @property
+    def has_selected_inputs(self) -> bool:
+        """Whether some injection runs over a part of the inputs: a block of its own, or those that its faults name."""
+        return self._db.execute("SELECT 1 FROM injection WHERE inputs IS NOT NULL LIMIT 1").fetchone() is not None
 
     def outcomes_per_input(self, injection: str) -> bytes:
         """Return the recorded outcomes of an injection, one byte per input, in the inputs' order.
@@ -45,7 +76,7 @@ class StoreInspection(StoreFile):
         return self._joined("scores", injection)
 
     def _joined(self, column: str, injection: str) -> bytes:
-        rows = self.query(
+        rows = self._db.execute(
             f"SELECT {column} FROM outcome JOIN injection USING (position) WHERE id = ? ORDER BY first", (injection,)
         )
         return b"".join(blob for (blob,) in rows)
@@ -56,7 +87,7 @@ class StoreInspection(StoreFile):
         ``names``: ``inputs`` and names of `bitswap_onnx.outcome.COUNTS`; a count that does not apply is None.
         """
         sums = ", ".join(f"SUM(o.{name})" for name in names)
-        rows = self.query(
+        rows = self._db.execute(
             f"SELECT i.id, {sums} FROM injection i JOIN outcome o USING (position) GROUP BY i.position ORDER BY i.position"
         )
         for injection, *counts in rows:
@@ -64,7 +95,7 @@ class StoreInspection(StoreFile):
 
     def changes(self) -> Iterator[RecordedChange]:
         """Yield every receipt of the run, in the list's order."""
-        rows = self.query(
+        rows = self._db.execute(
             "SELECT i.id, r.layer, r.bit_class, r.clean_bits || '>' || r.faulty_bits"
             " FROM receipt r JOIN injection i USING (position) ORDER BY r.position"
         )
@@ -72,7 +103,7 @@ class StoreInspection(StoreFile):
 
     def changed_elements(self, injection: str) -> Iterator[ChangedElement]:
         """Yield the receipts of an injection that has one neuron fault for each input, in the inputs' order."""
-        rows = self.query(
+        rows = self._db.execute(
             "SELECT r.input, r.tensor_index, r.bit, r.clean_bits, r.clean_value, r.faulty_bits, r.faulty_value"
             " FROM receipt r JOIN injection i USING (position) WHERE i.id = ? ORDER BY r.input",
             (injection,),
@@ -81,5 +112,5 @@ class StoreInspection(StoreFile):
 
     def first_neuron_layer(self) -> str | None:
         """Return a layer whose neurons have a fault, None for a run of faults in stored parameters alone."""
-        row = self.query("SELECT layer FROM receipt WHERE site != '' LIMIT 1").fetchone()
+        row = self._db.execute("SELECT layer FROM receipt WHERE site != '' LIMIT 1").fetchone()
         return None if row is None else str(row[0])
