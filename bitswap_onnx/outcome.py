@@ -10,10 +10,10 @@ outside the golden top-5), ``sdc_10`` and ``sdc_20`` (the softmax score of the g
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,40 +44,12 @@ COUNTS = (
 Counts = dict[str, int | None]
 
 
-class Criterion(Protocol):
-    """What makes an inference critical, and which of `COUNTS` follow from it.
-
-    ``probabilities``: the scores come from a Softmax and are used as they are. ``tolerance``: as a run's identity stores it.
-    """
-
-    @property
-    def probabilities(self) -> bool:
-        """Whether the scores are probabilities."""
-
-    @property
-    def tolerance(self) -> float | None:
-        """The relative tolerance of outputs; None where classes decide."""
-
-    @property
-    def needs_classes(self) -> bool:
-        """Whether the model must be a classifier: an output (batch, classes) with two classes or more."""
-
-    def fit(self, golden: Scores, probabilities: bool) -> "Criterion":
-        """Return the criterion for a model with these ``golden`` scores (inputs, values)."""
-
-    def applying(self, labelled: bool) -> frozenset[str]:
-        """Return which of `COUNTS` apply to inputs that are ``labelled``, or not."""
-
-    def flags(self, golden: "Golden", faulty: Scores, masked: Flags) -> dict[str, Flags]:
-        """Return ``critical`` and what else is specific to the criterion, (inputs,) each, by names of `COUNTS`."""
-
-    def as_record(self) -> dict[str, Any]:
-        """Return plain data from which `criterion_from` makes the criterion again."""
-
-
 @dataclass(frozen=True)
 class TopOne:
-    """Critical: the top-1 class differs from the golden one. For classifiers."""
+    """Critical: the top-1 class differs from the golden one. For classifiers.
+
+    ``probabilities``: the scores come from a Softmax, so that they are used without another one.
+    """
 
     probabilities: bool = False
     tolerance: ClassVar[None] = None
@@ -108,14 +80,13 @@ class TopOne:
             flags |= {"top_1_correct": top_1 == golden.labels, "top_5_correct": rank(faulty, golden.labels) < 5}
         return flags
 
-    def as_record(self) -> dict[str, Any]:
-        """Return plain data."""
-        return {"tolerance": None, "probabilities": self.probabilities}
-
 
 @dataclass(frozen=True)
 class Tolerance:
-    """Critical: some output moved by more than ``tolerance`` times ``span``, the range of the whole golden output."""
+    """Critical: some output moved by more than ``tolerance`` times ``span``, the range of the whole golden output.
+
+    For models that are no classifiers. ``probabilities``: as in `TopOne`.
+    """
 
     tolerance: float
     span: float = 1.0
@@ -136,15 +107,15 @@ class Tolerance:
             distance = np.abs(faulty.astype(np.float64) - golden.scores.astype(np.float64))
         return {"critical": np.asarray(~(distance <= self.tolerance * self.span).all(axis=1)) & ~masked}
 
-    def as_record(self) -> dict[str, Any]:
-        """Return plain data."""
-        return asdict(self)
+
+#: What makes an inference critical, and which of `COUNTS` follow from it.
+Criterion = TopOne | Tolerance
 
 
 def criterion_from(record: Mapping[str, Any]) -> Criterion:
-    """Return the criterion of `Criterion.as_record`, or of the ``tolerance`` that a run's identity has."""
-    fields = dict(record)
-    return Tolerance(**fields) if fields["tolerance"] is not None else TopOne(fields.get("probabilities", False))
+    """Return the criterion that has the fields of ``record``; one without a ``tolerance`` is `TopOne`."""
+    fields = {name: value for name, value in record.items() if value is not None}
+    return Tolerance(**fields) if "tolerance" in fields else TopOne(**fields)
 
 
 def parse_criterion(text: str | None) -> Criterion:

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from bitswap_onnx.campaign.options import RunOptions
 from bitswap_onnx.campaign.run import run_campaign
-from bitswap_onnx.campaign.run_directory import reading
 from bitswap_onnx.campaign.settings import Settings
 from bitswap_onnx.campaign.setup import prepare
 from bitswap_onnx.estimates.read import FaultLabels
@@ -23,6 +22,7 @@ from bitswap_onnx.sampling.rounds import Members
 from bitswap_onnx.sampling.strata import parts_of
 from bitswap_onnx.stats.intervals import Values
 from bitswap_onnx.stats.stratified import Bounded, Frame, Strata, estimate_mean, frame_of
+from tests.campaigns import rows_of_store
 from tests.recorded import recorded_of
 
 MODEL = Path(__file__).resolve().parents[1] / "models" / "digits_cnn.onnx"
@@ -63,10 +63,7 @@ def take_census(run: Path, request: SamplingRequest, settings: Settings = Settin
     recorded = recorded_of(run)
     critical, masked, nonfinite = (recorded.counts[name] / recorded.inputs for name in (*QUANTITIES[:2], "nonfinite"))
     shares = {"critical": critical, "masked": masked, "any critical": critical > 0, "nonfinite": nonfinite}
-    with reading(run) as store:
-        rows = store.query(
-            "SELECT layer, parameter, tensor_index, bit, tensor FROM receipt ORDER BY position"
-        ).fetchall()
+    rows = rows_of_store(run, "SELECT layer, parameter, tensor_index, bit, tensor FROM receipt ORDER BY position")
     return Census(
         model,
         int(recorded.inputs[0]),

@@ -2,7 +2,7 @@
 
 import threading
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
@@ -114,7 +114,7 @@ class Executor:
             "labels": golden.labels is not None,
             "numerics": setup.numerics.as_dict(),
             "output": setup.output,
-            "criterion": golden.criterion.as_record(),
+            "criterion": asdict(golden.criterion),
             "records": list(self.store.identity.records),
             "memory": self.options.memory_bytes // max(self._workers_wanted, 1),
         }

@@ -20,7 +20,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitswap_onnx.campaign.records import InterimEstimate
-from bitswap_onnx.campaign.run_directory import reading
 from bitswap_onnx.campaign.settings import Settings
 from bitswap_onnx.campaign.setup import prepare
 from bitswap_onnx.outcome import OUTCOME_NAMES, decode_outcomes
@@ -31,6 +30,7 @@ from bitswap_onnx.until.drawn_list import DrawnList, Until
 from bitswap_onnx.until.goal import Goal, is_reached
 from bitswap_onnx.until.planners import UntilScheme, add_round, interim_estimate
 from tests.benchmarks.census import EVERYTHING
+from tests.campaigns import rows_of_store
 from tests.census import MODEL, Census, take_census
 
 Codes = NDArray[np.uint8]
@@ -111,10 +111,9 @@ class Replay:
 def read_codes(run: Path, faults: int, inputs: int) -> Codes:
     """Return the outcome codes of a census (faults, inputs)."""
     codes = np.zeros((faults, inputs), np.uint8)
-    with reading(run) as store:
-        for position, first, blob in store.query("SELECT position, first, per_input FROM outcome"):
-            own = decode_outcomes(blob)[0]
-            codes[position, first : first + len(own)] = own
+    for position, first, blob in rows_of_store(run, "SELECT position, first, per_input FROM outcome"):
+        own = decode_outcomes(blob)[0]
+        codes[position, first : first + len(own)] = own
     return codes
 
 

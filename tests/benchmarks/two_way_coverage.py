@@ -29,7 +29,7 @@ from scipy import stats
 
 from bitswap_onnx.campaign.options import RunOptions
 from bitswap_onnx.campaign.run import run_campaign
-from bitswap_onnx.campaign.run_directory import has_store, reading
+from bitswap_onnx.campaign.run_directory import has_store
 from bitswap_onnx.campaign.setup import prepare
 from bitswap_onnx.faults.fault_list import read_fault_list
 from bitswap_onnx.outcome import CRITICAL, MASKED, decode_outcomes
@@ -37,6 +37,7 @@ from bitswap_onnx.stats.intervals import Values
 from bitswap_onnx.stats.stratified import Bounded, Estimate, estimate_mean, frame_of
 from bitswap_onnx.stats.two_way import Margins, add_stratum, over_inputs
 from tests.benchmarks.subjects import add_reference, image_settings, make_subject, published_list
+from tests.campaigns import rows_of_store
 
 LEVEL, ENOUGH = 0.99, 0.985
 Z = float(stats.norm.ppf((1 + LEVEL) / 2))
@@ -80,10 +81,9 @@ def run_population(reference: Path, run: Path) -> None:
 
 def read_populations(run: Path, published: Path) -> list[Population]:
     """Read what the run recorded; bit 30 has the share of the published list, by weights."""
-    with reading(run) as store:
-        bits = np.array([bit for (bit,) in store.query("SELECT bit FROM receipt ORDER BY position")])
-        blobs = store.query("SELECT per_input FROM outcome ORDER BY position, first")
-        codes, _ = decode_outcomes(b"".join(blob for (blob,) in blobs))
+    bits = np.array([bit for (bit,) in rows_of_store(run, "SELECT bit FROM receipt ORDER BY position")])
+    blobs = rows_of_store(run, "SELECT per_input FROM outcome ORDER BY position, first")
+    codes, _ = decode_outcomes(b"".join(blob for (blob,) in blobs))
     codes = codes.reshape(len(bits), -1)
     share = float(np.mean([one.faults[0].bit == 30 for one in read_fault_list(published)]))
     top = bits == 30

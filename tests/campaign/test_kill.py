@@ -38,7 +38,7 @@ def stored_outcomes(run: Path) -> int:
     if not run.is_dir() or not has_store(run):
         return 0
     with reading(run) as store:
-        return int(store.query("SELECT COUNT(*) FROM outcome").fetchone()[0])
+        return store.outcomes
 
 
 @POSIX

@@ -14,7 +14,6 @@ import pytest
 from bitswap_onnx.campaign import schedule as plan
 from bitswap_onnx.campaign.options import Progress, RunOptions
 from bitswap_onnx.campaign.run import run_campaign
-from bitswap_onnx.campaign.run_directory import reading
 from bitswap_onnx.campaign.settings import Settings
 from bitswap_onnx.campaign.setup import prepare
 from bitswap_onnx.errors import FaultListError, RunError
@@ -24,6 +23,7 @@ from bitswap_onnx.outcome import OUTCOME_NAMES, decode_correct, decode_outcomes
 from bitswap_onnx.sampling.input_blocks import InputSample
 from tests.builders import cnn, normal, save
 from tests.campaign.test_run import BATCH, INPUTS, faults, rows, run
+from tests.campaigns import rows_of_store
 
 REPO = Path(__file__).parents[2]
 
@@ -62,22 +62,21 @@ def test_it_counts_its_slice_of_a_run_over_all(listed: Any, model: Path, tmp_pat
     table = parquet.read_table(tmp_path / "nested/per_input.parquet").to_pydict()
     found = {row["Injection"]: row for row in rows(tmp_path / "nested") if row["n_injections"]}
     lengths = set()
-    with reading(tmp_path / "all") as store:
-        query = "SELECT per_input FROM outcome JOIN injection USING (position) WHERE id = ? ORDER BY first"
-        for injection in listed():
-            own, row = block_of(injection.id), found[injection.id]
-            encoded = b"".join(blob for (blob,) in store.query(query, (injection.id,)))[own]
-            code, nonfinite = decode_outcomes(encoded)
-            expected = dict(zip(OUTCOME_NAMES, np.bincount(code, minlength=3).tolist(), strict=True))
-            expected |= {"n_injections": len(code), "nonfinite": int(nonfinite.sum())}
-            expected |= {"top_1_correct": int(decode_correct(encoded).sum())}
-            assert {name: int(row[name]) for name in expected} == expected, injection.id
-            saved = [np.load(tmp_path / kind / f"outputs/inj_{injection.id}.npy") for kind in ("nested", "all")]
-            assert np.array_equal(saved[0], saved[1][own], equal_nan=True)
-            mine = [i for i, name in enumerate(table["injection"]) if name == injection.id]
-            assert [table["input"][i] for i in mine] == list(range(INPUTS)[own])
-            assert [table["outcome"][i] for i in mine] == [OUTCOME_NAMES[number] for number in code]
-            lengths.add(len(code))
+    query = "SELECT per_input FROM outcome JOIN injection USING (position) WHERE id = ? ORDER BY first"
+    for injection in listed():
+        own, row = block_of(injection.id), found[injection.id]
+        encoded = b"".join(blob for (blob,) in rows_of_store(tmp_path / "all", query, (injection.id,)))[own]
+        code, nonfinite = decode_outcomes(encoded)
+        expected = dict(zip(OUTCOME_NAMES, np.bincount(code, minlength=3).tolist(), strict=True))
+        expected |= {"n_injections": len(code), "nonfinite": int(nonfinite.sum())}
+        expected |= {"top_1_correct": int(decode_correct(encoded).sum())}
+        assert {name: int(row[name]) for name in expected} == expected, injection.id
+        saved = [np.load(tmp_path / kind / f"outputs/inj_{injection.id}.npy") for kind in ("nested", "all")]
+        assert np.array_equal(saved[0], saved[1][own], equal_nan=True)
+        mine = [i for i, name in enumerate(table["injection"]) if name == injection.id]
+        assert [table["input"][i] for i in mine] == list(range(INPUTS)[own])
+        assert [table["outcome"][i] for i in mine] == [OUTCOME_NAMES[number] for number in code]
+        lengths.add(len(code))
     assert lengths == {BATCH, INPUTS % BATCH} or listed is neurons
 
 
@@ -123,11 +122,10 @@ def test_what_ran_is_said(model: Path, tmp_path: Path) -> None:
     inferences = sum(len(range(INPUTS)[block_of(injection.id)]) for injection in faults())
     assert units[-1].inferences == finished.summary.totals["inputs"] == inferences
     assert len(golden["audit"]["checked"]) == 10
-    with reading(tmp_path / "run") as store:
-        controls = store.query("SELECT COUNT(*), SUM(inputs - masked) FROM control").fetchone()
-        needed = store.query(
-            "SELECT COUNT(DISTINCT path || ' ' || first_input) FROM injection WHERE changes"
-        ).fetchone()
+    (controls,) = rows_of_store(tmp_path / "run", "SELECT COUNT(*), SUM(inputs - masked) FROM control")
+    (needed,) = rows_of_store(
+        tmp_path / "run", "SELECT COUNT(DISTINCT path || ' ' || first_input) FROM injection WHERE changes"
+    )
     assert controls == (*needed, 0)
 
 

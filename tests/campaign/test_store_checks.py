@@ -13,12 +13,12 @@ import pytest
 
 from bitswap_onnx.campaign.options import RunOptions
 from bitswap_onnx.campaign.run import run_campaign
-from bitswap_onnx.campaign.run_directory import reading
 from bitswap_onnx.campaign.settings import Settings
 from bitswap_onnx.campaign.setup import prepare
 from bitswap_onnx.campaign.stored_settings import misfit
 from bitswap_onnx.errors import BitswapError, RunError
 from tests.campaign.old_stores import finish, injections, old_model
+from tests.campaigns import rows_of_store
 from tests.recorded import recorded_of
 
 #: What was done to the file, and what the sentence says; of tables and settings, to all who read a store.
@@ -206,8 +206,7 @@ def test_shapes_of_settings(key: str, value: Any, wrong: str | None) -> None:
 
 
 def test_every_setting_of_a_run_has_a_shape(whole: Path) -> None:
-    with reading(whole) as store:
-        kept = dict(store.query("SELECT key, value FROM setting"))
+    kept: dict[str, str] = dict(rows_of_store(whole, "SELECT key, value FROM setting"))
     assert {key for key, value in kept.items() if misfit(key, json.loads(value))} == set()
     assert set(kept) >= {"identity", "golden", "plan", "unit_length", "notes", "lanes"}
 
