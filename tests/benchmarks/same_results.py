@@ -1,7 +1,7 @@
 """Whether a change of the code leaves every result as it was: the files of an earlier commit beside those of this checkout.
 
 ``python -m tests.benchmarks.same_results --before COMMIT [--reference DIR]`` runs the same commands with the code of both,
-in folders of the same layout, and compares the files byte for byte. Not compared, because the wording of notes may change:
+in folders of the same layout, each on one worker (more finish in any order), and compares the files byte for byte. Not compared, because the wording of notes may change:
 the ``notes`` and ``method`` of JSON; because they tell what ran: versions and machine in golden.json. With the reference
 data, ResNet20 runs as well: every 50th fault of its published list over 846 images, and a ranking of its layers.
 """
@@ -29,23 +29,23 @@ WORDS = {"notes", "method", "versions", "machine"}
 
 #: Command lines, in order: later ones read what earlier ones wrote. The JSON that some print is compared as well.
 COMMANDS = """
-inject DIGITS fault_lists/digits_cnn.csv --out run --save-outputs --workers 2
-inject DIGITS fault_lists/digits_cnn.csv --out whole --engine reference --workers 2
-inject DIGITS --until critical±1%@95% --seed 3 --out until --workers 2
-inject DIGITS --until critical±2%@95% --scheme iterative --out iterative --workers 2
-inject DIGITS --until critical±2%@95% --inputs-per-injection auto --out nested --workers 2
+inject DIGITS fault_lists/digits_cnn.csv --out run --save-outputs --workers 1
+inject DIGITS fault_lists/digits_cnn.csv --out whole --engine reference --workers 1
+inject DIGITS --until critical±1%@95% --seed 3 --out until --workers 1
+inject DIGITS --until critical±2%@95% --scheme iterative --out iterative --workers 1
+inject DIGITS --until critical±2%@95% --inputs-per-injection auto --out nested --workers 1
 faults generate DIGITS --scheme bit-layer --margin 0.1 -o drawn.csv
-inject DIGITS drawn.csv --first 64 --out drawn --per-input --workers 2
+inject DIGITS drawn.csv --first 64 --out drawn --per-input --workers 1
 estimate run --by network,layer,bit,bit-class,layer-bit --csv run.csv
 estimate drawn --json
 estimate drawn --over-inputs --json
 estimate until --json
 estimate run/results.csv --json
-neurons DIGITS --first 128 --trials 3 --out neurons --workers 2
-sweep DIGITS --rates 1e-5:1e-3 --repeats 4 --out sweep --workers 2
-sweep DIGITS --rates 1e-4 --repeats 4 --site both --first 64 --out both --workers 2
-rank DIGITS --first 256 --out rank --workers 2
-rank DIGITS --first 128 --site weights --trials 40 --out weights --workers 2
+neurons DIGITS --first 128 --trials 3 --out neurons --workers 1
+sweep DIGITS --rates 1e-5:1e-3 --repeats 4 --out sweep --workers 1
+sweep DIGITS --rates 1e-4 --repeats 4 --site both --first 64 --out both --workers 1
+rank DIGITS --first 256 --out rank --workers 1
+rank DIGITS --first 128 --site weights --trials 40 --out weights --workers 1
 compare run whole --out compared
 results export drawn --dialect tf_injector -o tf.csv
 faults describe drawn.csv --json
@@ -55,10 +55,10 @@ evaluate DIGITS --json
 
 #: With the published weights, lists and images.
 REFERENCE_COMMANDS = """
-inject ResNet20.onnx resnet20.csv IMAGES --out resnet20 --workers 2
+inject ResNet20.onnx resnet20.csv IMAGES --out resnet20 --workers 1
 estimate resnet20 --by network,layer,bit --json
-rank ResNet20.onnx IMAGES --first 128 --out resnet20_rank --workers 2
-inject ResNet20.onnx --until critical±2%@95% IMAGES --first 128 --out resnet20_until --workers 2
+rank ResNet20.onnx IMAGES --first 128 --out resnet20_rank --workers 1
+inject ResNet20.onnx --until critical±2%@95% IMAGES --first 128 --out resnet20_until --workers 1
 """
 
 
