@@ -9,7 +9,7 @@ from rich.table import Table
 
 from bitswap_onnx.campaign.setup import Settings
 from bitswap_onnx.cli import console
-from bitswap_onnx.cli.inject import print_notes, stop_on_signal
+from bitswap_onnx.cli.inject import stop_on_signal
 from bitswap_onnx.cli.options import BitOrderOption, with_shared
 from bitswap_onnx.errors import RunError
 from bitswap_onnx.experiments.comparison.compare import FILES, Comparison, ComparisonRow, Judgement, compare_runs
@@ -61,7 +61,7 @@ def command(
                 workers=workers,
                 bit_order=bit_order,
                 on_progress=on_progress,
-                on_notes=print_notes,
+                on_notes=console.print_notes_aside,
                 stop=stop_on_signal(),
             )
             comparison = compare_models(*models, faults, folder, judgement, running)
@@ -102,10 +102,8 @@ def _print(comparison: Comparison, folder: Path) -> None:
     console.out.print(_agreement_table(critical, about["judgement"]["theta"], about["agreement"]))
     if masked:
         console.out.print(_masked_table(masked))
-    for checked in about["checked"]:
-        console.out.print(f"checked: {checked}")
-    for note in about["notes"]:
-        console.out.print(f"note: {note}")
+    console.print_notes(about["checked"], "checked: ")
+    console.print_notes(about["notes"])
     console.out.print(f"written: {', '.join(str(folder / name) for name in FILES)}")
 
 

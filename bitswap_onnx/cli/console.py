@@ -3,7 +3,7 @@
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,6 +14,7 @@ from rich.table import Table
 
 from bitswap_onnx.campaign.executor import OnProgress, Progress
 from bitswap_onnx.campaign.run import Campaign
+from bitswap_onnx.cli.option_names import in_options
 from bitswap_onnx.outcome import Counts
 
 #: Columns where no terminal says how many it has: tables are not squeezed.
@@ -35,6 +36,18 @@ def table(title: str, *columns: str) -> Table:
     for column in columns:
         result.add_column(column.lstrip(">"), justify="right" if column.startswith(">") else "left", overflow="fold")
     return result
+
+
+def print_notes(notes: Iterable[str], before: str = "note: ") -> None:
+    """Print notes of the library to stdout, each on a line."""
+    for note in notes:
+        out.print(before + in_options(note))
+
+
+def print_notes_aside(notes: Iterable[str]) -> None:
+    """Print notes of a running campaign to stderr, each on a line."""
+    for note in notes:
+        sys.stderr.write(f"{in_options(note)}\n")
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import typer
 from rich.table import Table
 
 from bitswap_onnx.cli import console
+from bitswap_onnx.cli.option_names import in_options
 from bitswap_onnx.cli.options import Json
 from bitswap_onnx.errors import BitswapError
 from bitswap_onnx.estimates.fit import MBITS, Fit, Operation, failures
@@ -92,7 +93,7 @@ def command(
     if csv_file is not None:
         write_csv(rates, csv_file, design)
     if as_json:
-        typer.echo(json.dumps(as_record(rates, fit), indent=2, allow_nan=False))
+        typer.echo(in_options(json.dumps(as_record(rates, fit), indent=2, allow_nan=False)))
         return
     _print(rates, fit)
     if csv_file is not None:
@@ -130,10 +131,8 @@ def _print(rates: Rates, fit: Fit | None) -> None:
     if fit is not None:
         _print_fit(fit)
     console.out.print(f"method: {method(rates)}")
-    for note in rates.notes:
-        console.out.print(f"note: {note}")
-    console.out.print(f"inputs: {rates.inputs.name}")
-    console.out.print(rates.inputs.about)
+    console.print_notes(rates.notes)
+    console.print_notes([f"inputs: {rates.inputs.name}", rates.inputs.about], "")
 
 
 def _network(rows: list[Rate], rates: Rates) -> Table:

@@ -43,8 +43,7 @@ def command(
     if as_json:
         typer.echo(json.dumps(result, indent=2))
         return
-    for note in setup.notes:
-        console.out.print(note)
+    console.print_notes(setup.notes, "")
     inputs = len(golden.scores)
     missing = "not counted: the model is no classifier" if setup.tolerance is not None else "unknown: no labels"
     for name, count in (("top-1", counts["top_1_correct"]), ("top-5", counts["top_5_correct"])):

@@ -51,8 +51,7 @@ def convert(
     check_output(output, [faults, source, partner, *model_a.data_files, *model_b.data_files])
     converted = convert_faults(read_fault_list(faults), model_a, model_b)
     write_fault_list(output, converted)
-    for note in converted.notes:
-        console.out.print(f"note: {note}")
+    console.print_notes(converted.notes)
     console.out.print(f"written: {output}: {converted.injections} injections for {model_b.name}")
 
 

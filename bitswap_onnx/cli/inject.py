@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -83,7 +83,7 @@ def command(
 
 def print_look(found: InterimEstimate) -> None:
     """Print to stderr what is known after a round."""
-    print_notes([f"round {found.round}: {_known(found)}"])
+    console.print_notes_aside([f"round {found.round}: {_known(found)}"])
 
 
 def print_reached(reached: Reached) -> None:
@@ -116,13 +116,7 @@ def _known(found: InterimEstimate) -> str:
 def watched(running: Running) -> Iterator[Running]:
     """Give how a campaign is to run with all that a person sees of it: progress and notes, and Ctrl-C ends it well."""
     with console.progress() as on_progress:
-        yield running | Running(on_progress=on_progress, on_notes=print_notes, stop=stop_on_signal())
-
-
-def print_notes(notes: Iterable[str]) -> None:
-    """Print notes to stderr."""
-    for note in notes:
-        sys.stderr.write(f"{note}\n")
+        yield running | Running(on_progress=on_progress, on_notes=console.print_notes_aside, stop=stop_on_signal())
 
 
 def stop_on_signal() -> threading.Event:

@@ -24,6 +24,7 @@ from bitswap_onnx.cli import (
     rewrite,
     sweep,
 )
+from bitswap_onnx.cli.option_names import in_options
 from bitswap_onnx.errors import BitswapError, printable
 
 _LONGEST = 1000
@@ -73,7 +74,7 @@ def main() -> None:
 
 
 def _end(message: str, code: int) -> NoReturn:
-    line = " ".join(printable(message).split())
+    line = " ".join(printable(in_options(message)).split())
     with contextlib.suppress(OSError):
         sys.stderr.write(f"error: {line if len(line) < _LONGEST else line[:_LONGEST] + '...'}\n")
     sys.exit(code)

@@ -89,5 +89,4 @@ def _show(table: TextTable) -> None:
     for row in table.rows:
         result.add_row(*row)
     console.out.print(result)
-    for note in table.notes:
-        console.out.print(note)
+    console.print_notes(table.notes, "")

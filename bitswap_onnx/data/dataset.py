@@ -67,7 +67,7 @@ class Dataset:
                 np.lib.format.write_array_header_1_0(file, header)
                 return self._hash(file.write)
         except OSError as error:
-            raise RunError(f"{path}: the inputs cannot be written ({error.strerror}); try another --out") from error
+            raise RunError(f"{path}: the inputs cannot be written ({error.strerror}); choose another `run`") from error
 
     def _hash(self, sink: Callable[[memoryview], object]) -> str:
         kind = "no labels" if self.labels is None else "labels"
@@ -87,12 +87,12 @@ def _chunk_length(bytes_each: int) -> int:
 
 
 def load_dataset(
-    path: Path,
+    path: Path | str,
     *,
     input_shape: tuple[int, ...],
     dtype: np.dtype[Any],
     preprocessing: Preprocessing = Preprocessing(),
-    labels: Path | None = None,
+    labels: Path | str | None = None,
     limit: int | None = None,
     first: int | None = None,
     seed: int = 0,
@@ -104,7 +104,7 @@ def load_dataset(
     Raises DataError where the data does not fit the model, MissingExtraError where images need Pillow.
     """
     dtype, recipe = np.dtype(dtype), recipe_for(preprocessing)
-    stored = open_data(path, labels, decoding_for(recipe, input_shape))
+    stored = open_data(Path(path), None if labels is None else Path(labels), decoding_for(recipe, input_shape))
     if preprocessing.preset is None and stored.dtype != np.uint8:
         recipe = replace(recipe, divisor=1.0)
     rows, selection = _select(len(stored), limit, first, seed)
@@ -126,7 +126,7 @@ def synthetic_dataset(input_shape: tuple[int, ...], dtype: np.dtype[Any], count:
     """Return ``count`` inputs of standard-normal values drawn in float32 with ``seed``, no labels; raises DataError."""
     dtype = np.dtype(dtype)
     if not is_float(dtype):
-        raise DataError(f"the model takes {dtype} and synthetic inputs are floats; give a dataset with --data")
+        raise DataError(f"the model takes {dtype} and synthetic inputs are floats; give a dataset as `data`")
     if count < 1:
         raise DataError(f"{count} synthetic inputs asked for, expected at least 1")
     values = np.random.default_rng(seed).standard_normal((count, *input_shape), np.float32).astype(dtype)
@@ -147,10 +147,12 @@ def batches(x: Array, size: int) -> Iterator[tuple[Array, int]]:
 def _select(count: int, limit: int | None, first: int | None, seed: int) -> tuple[NDArray[np.intp], str]:
     """Return the rows to use, ascending, and a phrase that says which; raises DataError."""
     if limit is not None and first is not None:
-        raise DataError(f"--limit {limit} and --first {first}: give one of them")
+        raise DataError(f"`limit` {limit} and `first` {first}: give one of them")
     asked = limit if limit is not None else first
-    if asked is not None and asked < 1:
-        raise DataError(f"--{'first' if limit is None else 'limit'} {asked}: expected at least 1")
+    if asked is not None and not (isinstance(asked, int | np.integer) and asked >= 1):
+        raise DataError(
+            f"`{'first' if limit is None else 'limit'}`: expected a whole number from 1 on, found {asked!r}"
+        )
     if asked is None or asked >= count:
         return np.arange(count), f"all {count} inputs"
     if first is not None:
@@ -165,7 +167,7 @@ def _check_kinds(stored: StoredArray | StoredImages, recipe: Recipe, dtype: np.d
     if floats and not is_float(dtype):
         raise DataError(f"{stored.path}: the model takes {dtype}; expected integers, no preset, mean, std or resize")
     if stored.dtype == np.uint8 and recipe.mean is None and is_float(dtype):
-        ways = f"--preset ({', '.join(PRESETS)}) or --mean and --std"
+        ways = f"`preset` ({', '.join(PRESETS)}) or `mean` and `std`"
         raise DataError(f"{stored.path}: uint8 for a model that takes {dtype}; say how to scale it: {ways}")
 
 
@@ -178,7 +180,7 @@ def _check_values(
     low, high = (0.0, 255.0) if isinstance(stored, StoredImages) else _value_range(stored, rows)
     where = f"{stored.path}: values from {low} to {high}"
     if preset is not None and (low < 0 or high > 255 or (stored.dtype.kind == "f" and high <= 1)):
-        raise DataError(f"{where}, and --preset {preset} expects pixels 0-255; give --mean and --std instead")
+        raise DataError(f"{where}, and `preset` {preset} expects pixels 0-255; give `mean` and `std` instead")
     if not is_float(dtype):
         least, most = (0, 1) if dtype == np.bool_ else (np.iinfo(dtype).min, np.iinfo(dtype).max)
         if low < least or high > most:

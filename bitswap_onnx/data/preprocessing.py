@@ -1,6 +1,8 @@
 """Stored values → what the model takes: presets, scaling, resizing, and the match of layouts and sizes."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral, Real
 from typing import Any, Literal
 
 import numpy as np
@@ -63,19 +65,31 @@ class Preprocessing:
     data_layout: str | None = None
 
     def __post_init__(self) -> None:
+        for name, number in (("mean", Real), ("std", Real), ("resize", Integral)):
+            object.__setattr__(self, name, _numbers(name, getattr(self, name), number))
         mean, std = self.mean or (0.0,), self.std or (1.0,)
         if self.preset is not None and self.preset not in PRESETS:
-            raise DataError(f"--preset {self.preset}: no such preset; expected one of {', '.join(PRESETS)}")
+            raise DataError(f"`preset`: expected one of {', '.join(PRESETS)}, found {self.preset!r}")
         if self.preset is not None and (self.mean or self.std):
-            raise DataError(f"--preset {self.preset} sets mean and std already; give the preset or --mean and --std")
+            raise DataError(f"`preset` {self.preset} sets mean and std already; give `preset`, or `mean` and `std`")
         if len(mean) != len(std) and 1 not in (len(mean), len(std)):
-            raise DataError(f"--mean has {len(mean)} values and --std {len(std)}; expected as many, or one for all")
+            raise DataError(f"`mean` has {len(mean)} values and `std` {len(std)}; expected as many, or one for all")
         if not np.isfinite([*mean, *std]).all() or min(std) <= 0:
-            raise DataError(f"--mean {mean} --std {std}: expected finite numbers, and a std above 0")
-        if self.resize is not None and min(self.resize) < 1:
-            raise DataError(f"--resize {self.resize[0]},{self.resize[1]}: expected a height and a width of at least 1")
+            raise DataError(f"`mean` {mean}, `std` {std}: expected finite numbers, and a std above 0")
+        if self.resize is not None and (len(self.resize) != 2 or min(self.resize) < 1):
+            raise DataError(f"`resize`: expected a height and a width of at least 1, found {self.resize}")
         if self.data_layout not in (None, *_AXES):
-            raise DataError(f"--data-layout {self.data_layout}: expected nchw or nhwc")
+            raise DataError(f"`data_layout`: expected nchw or nhwc, found {self.data_layout!r}")
+
+
+def _numbers(name: str, values: object, number: type) -> tuple[Any, ...] | None:
+    """Return numbers of some sequence as a tuple; raises DataError for anything else."""
+    if values is None:
+        return None
+    if not isinstance(values, Sequence | np.ndarray) or not all(isinstance(value, number) for value in values):
+        kind = "whole numbers" if number is Integral else "numbers"
+        raise DataError(f"`{name}`: expected a tuple of {kind}, found {values!r}")
+    return tuple(values)
 
 
 def recipe_for(asked: Preprocessing) -> Recipe:
@@ -126,7 +140,7 @@ class Pipeline:
         if self.axes is not None and self.recipe.size is not None:
             values = self._resize(values, self.axes[1:])
         if values.shape[1:] != self.shape:
-            raise DataError(f"{where}: shape {values.shape[1:]}, the model takes {self.shape}; try --resize")
+            raise DataError(f"{where}: shape {values.shape[1:]}, the model takes {self.shape}; try `resize`")
         if self.recipe.mean is not None:
             values = self._scale(values.astype(np.float32), self.recipe.mean)
         return values.astype(self.dtype, copy=False)
@@ -165,7 +179,7 @@ def plan_pipeline(
     """Match the layout and size of the data, judged by its first input, to the model's; raises DataError."""
     where, block = next(stored.blocks(rows[:1]))
     if None not in (stored.layout, layout) and stored.layout != layout:
-        raise DataError(f"{where}: --data-layout {layout}, but such files are {stored.layout}; leave the option out")
+        raise DataError(f"{where}: `data_layout` {layout}, but such files are {stored.layout}; leave `data_layout` out")
     if len(shape) == 3 and block.ndim == 4:
         data, model = _layouts(where, block.shape[1:], shape, recipe, stored.layout or layout)
         if recipe.size == "model":
@@ -176,7 +190,9 @@ def plan_pipeline(
     if block.shape[1:] != shape:
         raise DataError(f"{where}: {_mismatch(block.shape[1:], shape, recipe)}")
     if recipe.size is not None or recipe.channels not in (1, shape[-1] if len(shape) == 1 else 1):
-        raise DataError(f"{where}: inputs of shape {shape} are no images; leave --preset, --resize, mean lists out")
+        raise DataError(
+            f"{where}: inputs of shape {shape} are not images; leave out `preset`, `resize` and `mean` of several values"
+        )
     return Pipeline(recipe, shape, dtype, tuple(range(block.ndim)), None)
 
 
@@ -202,7 +218,7 @@ def _layouts(
     sided = recipe.size is not None or recipe.channels > 1
     effects = {("as it is" if data == of_model else data, of_model if sided else "") for data, of_model in asked}
     if layout is None and len(effects) > 1:
-        raise DataError(f"{where}: inputs {found} fit the model's {model} both ways; give --data-layout nchw|nhwc")
+        raise DataError(f"{where}: inputs {found} fit the model's {model} both ways; give `data_layout` nchw or nhwc")
     return asked[0]
 
 
@@ -213,14 +229,14 @@ def _fits(found: tuple[int, ...], model: tuple[int, ...], layouts: tuple[str, st
 
 
 def _mismatch(found: tuple[int, ...], model: tuple[int, ...], recipe: Recipe) -> str:
-    """Say that shapes differ, and which option would help: --resize if only height and width do."""
+    """Say that shapes differ, and which parameter would help: `resize` if only height and width do."""
     resized = f" resized to {recipe.size}" if isinstance(recipe.size, tuple) else ""
     hint = f"store x as (N, {', '.join(map(str, model))})"
     if len(found) == len(model) == 3:
         for pair in reversed(_PAIRS):
             channels, height, width = (model[axis] for axis in _AXES[pair[1]])
             if channels in (1, 3) and _fits(found, model, pair, "model"):
-                hint = f"try --resize {height},{width}"
+                hint = f"try `resize` {height},{width}"
     return f"inputs of shape {found}{resized}, the model takes {model}; {hint}"
 
 
