@@ -4,9 +4,11 @@ import operator
 import re
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import TypeVar
 
 from bitswap_onnx.errors import FaultListError
 
+_Choice = TypeVar("_Choice", bound=StrEnum)
 _ID = re.compile(r"[A-Za-z0-9_.-]{1,200}")
 
 
@@ -44,7 +46,8 @@ class Fault:
     ``site`` None: the fault sits in a stored parameter. Otherwise it hits a neuron while the model runs: one element of
     what a layer puts out or takes in, at ``index`` without the batch dimension in the framework's layout, for one
     ``input`` of the dataset (its position) or, with None, for all. ``where`` says where the fault was read
-    (``faults.csv:14``) and takes no part in comparisons. Whole numbers of any kind (numpy's too) become Python's.
+    (``faults.csv:14``) and takes no part in comparisons. Whole numbers of any kind (numpy's too) become Python's; ``kind``
+    and ``site`` may be given as text (``"stuck_at_1"``, ``"output"``). Raises FaultListError for other texts.
     """
 
     layer: str
@@ -58,6 +61,10 @@ class Fault:
     where: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.kind, Kind):
+            object.__setattr__(self, "kind", _member(Kind, "kind", self.kind, self.where))
+        if self.site is not None and not isinstance(self.site, Site):
+            object.__setattr__(self, "site", _member(Site, "site", self.site, self.where))
         object.__setattr__(self, "index", tuple(map(operator.index, self.index)))
         if self.bit is not None:
             object.__setattr__(self, "bit", operator.index(self.bit))
@@ -71,6 +78,15 @@ class Fault:
         target = self.layer if part is None else f"{self.layer} ({part})"
         when = "" if self.input is None else f" for input {self.input}"
         return f"{self.kind} {what} of {target}{list(self.index)}{when}"
+
+
+def _member(choices: type[_Choice], name: str, given: str, where: str) -> _Choice:
+    """Return the member of ``choices`` that is ``given`` itself or as text; raises FaultListError."""
+    try:
+        return choices(given)
+    except ValueError:
+        place = f"{where}: " if where else ""
+        raise FaultListError(f"{place}`{name}`: expected one of {', '.join(choices)}, found {given!r}") from None
 
 
 @dataclass(frozen=True, slots=True)
