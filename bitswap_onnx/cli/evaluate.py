@@ -18,10 +18,12 @@ from bitswap_onnx.outcome import judge
 def command(
     model: ModelPath,
     settings: Settings,
-    save_outputs: Annotated[Path | None, typer.Option(metavar="FILE.npy", help="Write the scores there.")] = None,
+    save_outputs: Annotated[
+        Path | None, typer.Option(metavar="FILE.npy", help="Write the scores to this file.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Run the clean model over a dataset: top-1 and top-5 accuracy."""
+    """Run the clean model over a dataset and print its top-1 and top-5 accuracy."""
     if save_outputs is not None:
         check_output(save_outputs, [model, *filter(None, (settings.data, settings.labels)), model.with_suffix(".npz")])
     setup = prepare(model, settings)
@@ -45,7 +47,7 @@ def command(
         return
     console.print_notes(setup.notes, "")
     inputs = len(golden.scores)
-    missing = "not counted: the model is no classifier" if setup.tolerance is not None else "unknown: no labels"
+    missing = "not counted: the model is not a classifier" if setup.tolerance is not None else "unknown: no labels"
     for name, count in (("top-1", counts["top_1_correct"]), ("top-5", counts["top_5_correct"])):
         console.out.print(
             f"{name}: {missing if count is None else f'{count} of {inputs} ({console.share(count, inputs)})'}"
