@@ -161,9 +161,10 @@ def _until(
         str | None,
         typer.Option(
             metavar="GOAL",
-            help="Instead of FAULTS: draw faults with --seed until a share is known precisely enough: 'critical±0.1%@99%' "
-            "(or +-) stops when the 99 % interval of the critical share is at most ±0.1 points wide. Shares: critical, "
-            "masked, non-critical, nonfinite, critical-nonfinite, critical-or-nonfinite, critical-finite, sdc-5, sdc-10, sdc-20.",
+            help="Instead of FAULTS: draw faults with --seed until a share is known precisely enough. 'critical±0.1%@99%' "
+            "(or +-): until half the width of the 99 % interval of the critical share is at most 0.1 points. Shares: "
+            "critical, masked, non-critical, nonfinite, critical-nonfinite, critical-or-nonfinite, critical-finite, sdc-5, "
+            "sdc-10, sdc-20.",
         ),
     ] = None,
     scheme: Annotated[
