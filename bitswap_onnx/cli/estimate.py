@@ -165,10 +165,10 @@ def _network(rows: list[Rate], rates: Rates) -> Table:
 
 def _groups(rows: list[Rate], rates: Rates) -> Table:
     """Return the table of a scope: critical and masked shares and, unless inputs are a sample, harmful faults per group."""
-    scope, asked = rows[0].scope, [rates.question.leading, "masked"]
+    scope, quantities = rows[0].scope, [rates.question.leading, "masked"]
     heads = [_TITLES[rates.question.leading], "masked"]
     if rows[-1].quantity == HARMFUL:
-        asked.append(HARMFUL)
+        quantities.append(HARMFUL)
         heads.append(_harmful(rows[-1]))
     groups: dict[str, dict[str, Rate]] = {}
     for row in rows:
@@ -177,8 +177,9 @@ def _groups(rows: list[Rate], rates: Rates) -> Table:
     result = console.table(
         f"By {_HEADS[scope].lower()}, in %: {_together(rates, scope, 'rows')}", _HEADS[scope], ">Faults", *names
     )
-    for group, own in list(groups.items())[:_MOST]:
-        result.add_row(group, f"{own['masked'].faults:,}", *(cell for name in asked for cell in _cells(own[name])))
+    for group, by_quantity in list(groups.items())[:_MOST]:
+        cells = (cell for quantity in quantities for cell in _cells(by_quantity[quantity]))
+        result.add_row(group, f"{by_quantity['masked'].faults:,}", *cells)
     if len(groups) > _MOST:
         result.caption = f"the first {_MOST} of {len(groups)}; --json and --csv have all"
     return result

@@ -25,7 +25,7 @@ ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX file."
 Faults = Annotated[Path, typer.Argument(metavar="FAULTS", help="A fault list (CSV).", show_default=False)]
 BitOrderOption = Annotated[
     Literal["lsb", "msb"],
-    typer.Option(help="Bit 0 of the list: lsb: the least significant bit; msb: the sign."),
+    typer.Option(help="Bit 0 in the list is the least significant bit (lsb) or the sign (msb)."),
 ]
 Layers = Annotated[str | None, typer.Option(metavar="NAME,..", help="Only these layers: globs or parts of names.")]
 Exclude = Annotated[str | None, typer.Option(metavar="NAME,..", help="Layers to leave out: globs or parts of names.")]
@@ -214,15 +214,15 @@ _SHARED: dict[str, Callable[..., Any]] = {"settings": _shared, "running": _runni
 
 def with_shared(command: Callable[..., None]) -> Callable[..., None]:
     """Replace the parameters ``settings``, ``running`` and ``until`` of a command by the shared options behind them."""
-    own = inspect.signature(command).parameters
-    shared = {name: inspect.signature(_SHARED[name]).parameters for name in _SHARED if name in own}
+    declared = inspect.signature(command).parameters
+    shared = {name: inspect.signature(_SHARED[name]).parameters for name in _SHARED if name in declared}
 
     @functools.wraps(command)
     def wrapper(**given: Any) -> None:
         made = {name: _SHARED[name](**{option: given.pop(option) for option in shared[name]}) for name in shared}
         command(**given, **made)
 
-    options = [p for name, p in own.items() if name not in shared]
+    options = [p for name, p in declared.items() if name not in shared]
     options += [p for name in reversed(shared) for p in shared[name].values()]
     parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in options]
     wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
