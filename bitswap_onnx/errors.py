@@ -20,6 +20,11 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return ", ".join(folded[match] for match in close) or "none"
 
 
+def amount(number: int, noun: str, form: str = "") -> str:
+    """Return ``1 fault`` or ``2 faults``, the number in a format such as ``,``."""
+    return f"{number:{form}} {noun}{'' if number == 1 else 's'}"
+
+
 def one_line(error: BaseException) -> str:
     """Return the message of another library's error on one line of at most 300 characters."""
     return " ".join(str(error).split())[:300] or type(error).__name__

@@ -62,5 +62,5 @@ def _strings(content: Any, key: str = "") -> Iterator[tuple[str, str]]:
 
 def _refusal(path: Path, found: str) -> ModelError:
     return ModelError(
-        f"{path}: expected a program without code of its own, found {found}; --trust-pickle loads it anyway"
+        f"{path}: expected a program without code of its own, found {found}; `trust_pickle` loads it anyway"
     )

@@ -142,7 +142,7 @@ def _load_pickle(path: Path, trust: bool) -> "nn.Module":
     if not isinstance(content, nn.Module):
         raise ModelError(
             f"{path}: expected a whole module, found {type(content).__name__}; name the network as MODULE:CALLABLE and "
-            "pass this file with --weights"
+            "pass this file as `weights`"
         )
     return content
 
@@ -150,8 +150,8 @@ def _load_pickle(path: Path, trust: bool) -> "nn.Module":
 def _refusal() -> str:
     return (
         "a whole pickled module can run code when it is loaded; where it was made, save it again with "
-        "torch.save(model.state_dict(), 'weights.pt') and pass that with --weights, or, if you trust the file, pass "
-        "--trust-pickle"
+        "torch.save(model.state_dict(), 'weights.pt') and pass that as `weights`, or, if you trust the file, set "
+        "`trust_pickle`"
     )
 
 

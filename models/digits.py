@@ -119,7 +119,7 @@ def make(out: Path) -> float:
     """
     for folder in (out / "models", out / "fault_lists"):
         if not folder.is_dir():
-            raise ModelError(f"{folder}: expected a folder to write to; make it, or name its parent with --out")
+            raise ModelError(f"{folder}: expected a folder to write to; make it first")
     training, (x, y) = load_digits()
     network = train(training)
     model = out / "models" / "digits_cnn.onnx"

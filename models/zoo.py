@@ -155,7 +155,7 @@ def weights_file(network: Network, weights: Path) -> Path:
         inside = (
             f"expected a dnn-benchmarks checkout with {network.weights} in it" if file != weights else "no such file"
         )
-        raise ModelError(f"{weights}: {inside}; name the checkpoint itself with --weights") from None
+        raise ModelError(f"{weights}: {inside}; name the checkpoint itself as `weights`") from None
     except OSError as error:
         raise ModelError(f"{file}: cannot read the checkpoint: {error.strerror}") from None
     if start == _LFS_POINTER:

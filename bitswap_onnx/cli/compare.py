@@ -10,9 +10,9 @@ from rich.table import Table
 from bitswap_onnx.campaign.options import RunOptions
 from bitswap_onnx.campaign.settings import Settings
 from bitswap_onnx.cli import console
-from bitswap_onnx.cli.inject import print_notes, stop_on_signal
+from bitswap_onnx.cli.inject import stop_on_signal
 from bitswap_onnx.cli.options import BitOrderOption, with_shared
-from bitswap_onnx.errors import RunError
+from bitswap_onnx.errors import RunError, amount
 from bitswap_onnx.experiments.comparison.compare_runs import (
     COMPARISON_FILES,
     Comparison,
@@ -29,36 +29,52 @@ _LAYERS = 10
 def command(
     settings: Settings,
     run_a: Annotated[Path | None, typer.Argument(metavar="RUN_A", help="A finished run directory.")] = None,
-    run_b: Annotated[Path | None, typer.Argument(metavar="RUN_B", help="A run of the same faults.")] = None,
+    run_b: Annotated[
+        Path | None, typer.Argument(metavar="RUN_B", help="A finished run of the same faults on another model.")
+    ] = None,
     models: Annotated[
         tuple[Path, Path] | None,
-        typer.Option(metavar="A.onnx B.onnx", help="Run both models first, instead of RUN_A RUN_B."),
+        typer.Option(metavar="A.onnx B.onnx", help="Run these two models first, instead of naming RUN_A and RUN_B."),
     ] = None,
-    faults: Annotated[Path | None, typer.Option(metavar="FAULTS", help="With --models: a list for A.onnx.")] = None,
-    delta: Annotated[float, typer.Option(help="Equivalent within so many percentage points of critical share.")] = 0.1,
-    theta: Annotated[float, typer.Option(help="McNemar: faults whose critical share exceeds this, 0 to 1.")] = 0.0,
-    allow_unpaired: Annotated[bool, typer.Option("--allow-unpaired", help="Leave out what only one run has.")] = False,
+    faults: Annotated[
+        Path | None, typer.Option(metavar="FAULTS", help="With --models: a fault list for A.onnx.")
+    ] = None,
+    delta: Annotated[
+        float, typer.Option(help="Margin of equivalence, in percentage points of the critical share.")
+    ] = 0.1,
+    theta: Annotated[
+        float, typer.Option(help="McNemar's test counts faults whose critical share exceeds this, 0 to 1.")
+    ] = 0.0,
+    allow_unpaired: Annotated[
+        bool, typer.Option("--allow-unpaired", help="Leave out injections that only one run has.")
+    ] = False,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder for compare.json and .csv. Default: RUN_B; with --models reports/compare/A-B/TIME."),
+        typer.Option(
+            help="Folder for compare.json and compare.csv. Default: RUN_B; with --models: reports/compare/A-B/TIME."
+        ),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="With --models: continue the runs in --out.")] = False,
-    workers: Annotated[int | None, typer.Option(min=1, help="With --models: processes of one thread each.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="With --models: worker processes, one thread each.")
+    ] = None,
     bit_order: BitOrderOption = "lsb",
 ) -> None:
-    """Compare how two models, e.g. PyTorch's and Keras's, bear the same faults; --seed also seeds the bootstrap."""
+    """Compare the outcomes of the same faults in two models, e.g. of PyTorch and Keras; --seed also seeds the bootstrap."""
     judgement = Judgement(delta=delta, theta=theta, seed=settings.seed)
     if models is None:
         if run_a is None or run_b is None or faults is not None or resume or workers is not None:
             raise typer.BadParameter("give RUN_A and RUN_B, or --models A.onnx B.onnx --faults LIST")
         if settings != Settings(seed=settings.seed) or bit_order != "lsb":
-            raise typer.BadParameter("options for running models take --models; these runs are finished")
+            raise typer.BadParameter(
+                "expected no options of a run with RUN_A and RUN_B, which are finished; leave them out, or use --models"
+            )
         folder = out or run_b
         comparison = compare_runs(run_a, run_b, judgement, allow_unpaired=allow_unpaired)
     else:
         if run_a is not None or faults is None or allow_unpaired or (resume and out is None):
             raise typer.BadParameter(
-                "--models A.onnx B.onnx takes --faults LIST, no RUN and no --allow-unpaired; --resume takes --out as well"
+                "--models A.onnx B.onnx needs --faults LIST, neither RUN_A nor --allow-unpaired; --resume needs --out"
             )
         folder = out or _default_folder(*models)
         with console.progress() as on_progress:
@@ -68,7 +84,7 @@ def command(
                 workers=workers,
                 bit_order=bit_order,
                 on_progress=on_progress,
-                on_notes=print_notes,
+                on_notes=console.print_notes_aside,
                 stop=stop_on_signal(),
             )
             comparison = compare_models(*models, faults, folder, judgement, settings, options)
@@ -94,25 +110,25 @@ def _print(comparison: Comparison, folder: Path) -> None:
         side = about[name]
         accuracy = console.share(side["top_1_correct"], side["inputs"])
         console.out.print(f"{name.upper()}: {side['network']}, clean top-1 accuracy {accuracy} ({side['run']})")
-    console.out.print(f"{about['injections']} injections x {about['inputs']} inputs; measures {about['measures']}")
-    wide = [row for row in comparison.rows if row.scope != "layer"]
+    console.out.print(
+        f"{amount(about['injections'], 'injection')} x {amount(about['inputs'], 'input')}; measures {about['measures']}"
+    )
+    groups = [row for row in comparison.rows if row.scope != "layer"]
     layers = [row for row in comparison.rows if row.scope == "layer" and row.quantity == "critical"]
     layers.sort(key=lambda row: -abs(row.difference))
-    critical = [row for row in wide if row.quantity != "masked"]
-    masked = [row for row in wide if row.quantity == "masked"]
+    critical = [row for row in groups if row.quantity != "masked"]
+    masked = [row for row in groups if row.quantity == "masked"]
     console.out.print(_critical_table([*critical, *layers[:_LAYERS]], about["judgement"]["delta"]))
     if len(layers) > _LAYERS:
         console.out.print(f"the {_LAYERS} layers that differ most; all {len(layers)} are in {COMPARISON_FILES[1]}")
     console.out.print(
-        "Differ: faults whose share differs at all, and the exact 95 % upper bound of their share of all faults"
+        "Differ: faults whose critical share differs, and the exact 95 % upper bound of their share of all faults"
     )
     console.out.print(_agreement_table(critical, about["judgement"]["theta"], about["agreement"]))
     if masked:
         console.out.print(_masked_table(masked))
-    for checked in about["checked"]:
-        console.out.print(f"checked: {checked}")
-    for note in about["notes"]:
-        console.out.print(f"note: {note}")
+    console.print_notes(about["checked"], "checked: ")
+    console.print_notes(about["notes"])
     console.out.print(f"written: {', '.join(str(folder / name) for name in COMPARISON_FILES)}")
 
 
@@ -139,8 +155,8 @@ def _critical_table(rows: list[ComparisonRow], delta: float) -> Table:
 
 def _agreement_table(rows: list[ComparisonRow], theta: float, per: str) -> Table:
     over = f"over {100 * theta:g} % critical"
-    names = ("Faults in", ">In A alone", ">In B alone", ">McNemar p", ">Kappa", ">Positive agreement")
-    result = console.table(f"Faults {over} in one model alone; agreement of outcomes {per}", *names)
+    names = ("Faults in", ">Only in A", ">Only in B", ">McNemar p", ">Kappa", ">Positive agreement")
+    result = console.table(f"Faults {over} in only one model; agreement of outcomes {per}", *names)
     for row in rows:
         agreement = [_number(value, "{:.3f}") for value in (row.mcnemar_p, row.kappa, row.positive_agreement)]
         result.add_row(_group(row), str(row.mcnemar_a_only), str(row.mcnemar_b_only), *agreement)
@@ -153,7 +169,7 @@ def _group(row: ComparisonRow) -> str:
 
 def _masked_table(rows: list[ComparisonRow]) -> Table:
     names = ("Faults in", ">Faults", ">A", ">B", ">B - A ± SE", ">95 % interval", ">Bootstrap 95 %")
-    result = console.table("Masked share in %: rounding alone moves it", *names)
+    result = console.table("Masked share in %: rounding alone can change it", *names)
     for row in rows:
         intervals = _interval(row.low, row.high), _interval(row.bootstrap_low, row.bootstrap_high)
         result.add_row(row.group, str(row.injections), *_means(row), *intervals)

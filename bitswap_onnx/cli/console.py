@@ -1,9 +1,9 @@
-"""What a person sees while a campaign runs and when it ends."""
+"""Everything that a campaign shows on the terminal: progress, notes and the summary."""
 
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,9 +14,11 @@ from rich.table import Table
 
 from bitswap_onnx.campaign.options import OnProgress, Progress
 from bitswap_onnx.campaign.run import Campaign
+from bitswap_onnx.cli.option_names import in_options
+from bitswap_onnx.errors import amount
 from bitswap_onnx.outcome import Counts
 
-#: Columns where no terminal says how many it has: tables are not squeezed.
+#: Width of tables where the output is no terminal: wide enough that no column is squeezed.
 _WIDE = 200
 
 #: Prints names as they are: no markup, no emoji, no wrapping.
@@ -35,6 +37,18 @@ def table(title: str, *columns: str) -> Table:
     for column in columns:
         result.add_column(column.lstrip(">"), justify="right" if column.startswith(">") else "left", overflow="fold")
     return result
+
+
+def print_notes(notes: Iterable[str], before: str = "note: ") -> None:
+    """Print notes of the library to stdout, each on a line."""
+    for note in notes:
+        out.print(before + in_options(note))
+
+
+def print_notes_aside(notes: Iterable[str]) -> None:
+    """Print notes of a running campaign to stderr, each on a line."""
+    for note in notes:
+        sys.stderr.write(f"{in_options(note)}\n")
 
 
 @contextmanager
@@ -56,7 +70,7 @@ def progress() -> Iterator[OnProgress]:
 
 
 class _Pace:
-    """Rate and time left, since a stage was first seen (what an earlier session did does not count)."""
+    """Rate and time left of a stage, measured since it was first seen: work of an earlier run does not count."""
 
     def __init__(self) -> None:
         self.begun: tuple[float, Progress] | None = None
@@ -113,14 +127,15 @@ class _Lines:
 
 
 def print_campaign(campaign: Campaign) -> None:
-    """Print totals, shares per bit class, the worst injections and where everything lies."""
+    """Print totals, shares per bit class, the worst injections and the run directory."""
     golden, summary = campaign.golden, campaign.summary
     totals = summary.totals
     accuracy = share(golden["top_1_correct"], golden["inputs"]) if golden["top_1_correct"] is not None else "unknown"
     over = "x" if totals["inputs"] == summary.injections * golden["inputs"] else "over some of"
     out.print(
-        f"{golden['network']} on {golden['dataset']}: {summary.injections} injections {over} {golden['inputs']} inputs "
-        f"= {totals['inputs']:,} inferences; clean top-1 accuracy {accuracy}"
+        f"{golden['network']} on {golden['dataset']}: {amount(summary.injections, 'injection')} {over} "
+        f"{amount(golden['inputs'], 'input')} "
+        f"= {amount(totals['inputs'] or 0, 'inference', ',')}; clean top-1 accuracy {accuracy}"
     )
     result = table(
         "Outcomes", "Faults in", ">Injections", ">Masked", ">Non-critical", ">Critical", ">of these nonfinite"
@@ -140,7 +155,7 @@ def print_campaign(campaign: Campaign) -> None:
 
 
 def _how(golden: dict[str, Any]) -> str:
-    """Say which way faults ran, and what was run again."""
+    """Return a sentence: which faulty paths ran in which way, and how many injections were audited."""
     kinds = Counter(golden["lanes"].values())
     names = {
         "packed": "packed by channel",
@@ -153,8 +168,8 @@ def _how(golden: dict[str, Any]) -> str:
     given_up = len(golden["given_up"])
     return (
         f"faulty layers and parameters: {ways}"
-        + (f", {given_up} of these after a null control had failed on a faster way" if given_up else "")
-        + (f"; audit: {audited} injections as whole models, all equal" if audited else "")
+        + (f", {given_up} of these after a null control failed on a faster way" if given_up else "")
+        + (f"; audit: {amount(audited, 'injection')} as whole models, all equal" if audited else "")
     )
 
 

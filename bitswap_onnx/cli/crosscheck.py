@@ -27,13 +27,19 @@ def command(
     settings: Settings,
     native: Annotated[list[str], typer.Option(metavar="FRAMEWORK:...", help=f"{_FORMS}; may be repeated.")],
     weights: Annotated[Path | None, typer.Option(help="A checkpoint for the torch network.")] = None,
-    injections: Annotated[int | None, typer.Option(min=1, help="A seeded random K of the injections.")] = None,
-    max_nonfinite: Annotated[float, typer.Option(help="Tolerated percentage of differing nonfinite inferences.")] = 1.0,
+    injections: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Run only N injections, drawn at random with --seed.")
+    ] = None,
+    max_nonfinite: Annotated[
+        float, typer.Option(help="Largest percentage of faulty inferences that may have NaN or Inf scores and differ.")
+    ] = 1.0,
     trust_pickle: Annotated[
-        bool, typer.Option("--trust-pickle", help="Load a pickled module, which can run code.")
+        bool, typer.Option("--trust-pickle", help="Load a pickled module, which can run any code.")
     ] = False,
-    out: Annotated[Path | None, typer.Option(help="Keep ONNX Runtime's run directory there.")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes of one thread each.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Run directory of the ONNX Runtime campaign. Default: not kept.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Worker processes, one thread each.")] = None,
     bit_order: BitOrderOption = "lsb",
 ) -> None:
     """Run clean and faulty inferences natively and in ONNX Runtime, and judge whether they agree."""
@@ -57,7 +63,7 @@ def command(
 
 
 def _maker(text: str, weights: Path | None, trust_pickle: bool) -> Callable[[Model], "Native"]:
-    """Return what makes the native run that ``text`` names; its files are read now, so that mistakes show early."""
+    """Return a function that makes the native run named by ``text``; its files are read now, so that mistakes show early."""
     framework, _, source = text.partition(":")
     if framework == "torch" and source:
         return _torch(source, weights, trust_pickle)
@@ -91,7 +97,7 @@ def _torch(source: str, weights: Path | None, trust_pickle: bool) -> Callable[[M
 
 
 def _print(verdicts: list[Verdict]) -> None:
-    """Print one row per injection, ONNX Runtime beside each native run, and the totals."""
+    """Print one row per injection, with ONNX Runtime and each native run side by side, then the totals."""
     sides = ["ORT", *(verdict.native for verdict in verdicts)]
     columns = [f">{kind} {side}" for kind in ("masked", "critical") for side in sides]
     differences = [f">{what} {v.native}" for v in verdicts for what in ("score difference", "predictions")]

@@ -8,6 +8,7 @@ import typer
 from rich.table import Table
 
 from bitswap_onnx.cli import console
+from bitswap_onnx.cli.option_names import in_options
 from bitswap_onnx.cli.options import Json
 from bitswap_onnx.errors import BitswapError
 from bitswap_onnx.estimates.fit import MBITS, Fit, Operation, failures
@@ -43,45 +44,62 @@ _MOST = 64
 def command(
     source: Annotated[
         Path,
-        typer.Argument(metavar="RUN|FILE.csv", help="A finished run, or results as a file.", show_default=False),
+        typer.Argument(metavar="RUN|FILE.csv", help="A finished run directory, or a results file.", show_default=False),
     ],
     by: Annotated[
-        str, typer.Option(metavar="SCOPE,..", help=f"Tables to make, of {', '.join(SCOPES)}.")
+        str, typer.Option(metavar="SCOPE,..", help=f"Tables to print, some of {', '.join(SCOPES)}.")
     ] = "network,bit-class,bit",
     level: Annotated[
-        float, typer.Option(help="Confidence, 0 to 1; tables of several groups hold it all together.")
+        float,
+        typer.Option(help="Confidence level, 0 to 1; in a table of several groups it holds for all rows together."),
     ] = 0.95,
     nonfinite: Annotated[
-        Nonfinite, typer.Option(help="Inputs with NaN or Inf scores: as any other, always critical, or detected.")
+        Nonfinite,
+        typer.Option(
+            help="Inferences with NaN or Inf scores: judged like all others, always critical, or detected (never critical)."
+        ),
     ] = "as-is",
     theta: Annotated[
         float | None,
-        typer.Option(help="Faults are harmful whose critical share reaches this, 0 to 1. Default: any critical input."),
+        typer.Option(
+            help="A fault is harmful if its critical share reaches this, 0 to 1. Default: if any inference is critical."
+        ),
     ] = None,
     design: Annotated[
         Path | None,
         typer.Option(
             metavar="F.design.json",
-            help="How the list was drawn. Default: the one a run was begun with, or beside FILE.csv.",
+            help="Design of the fault list, written by faults generate. Default: the one recorded in the run, or beside "
+            "FILE.csv.",
         ),
     ] = None,
     over_inputs: Annotated[
         bool,
-        typer.Option("--over-inputs", help="The inputs are a sample too: two-way intervals. Needs inject --per-input."),
+        typer.Option(
+            "--over-inputs", help="Treat the inputs as a sample too: two-way intervals. Needs a run with --per-input."
+        ),
     ] = False,
     fit_per_mbit: Annotated[
-        float | None, typer.Option(metavar="R", help="Raw upsets per Mbit in 1e9 hours: adds failures in time.")
+        float | None,
+        typer.Option(metavar="R", help="Raw upsets per Mbit in 1e9 hours; adds a FIT figure (failures in time)."),
     ] = None,
-    mbit: Annotated[str | None, typer.Option(metavar="|".join(MBITS), help="Bits of that Mbit.")] = None,
+    mbit: Annotated[str | None, typer.Option(metavar="|".join(MBITS), help="Size of that Mbit in bits.")] = None,
     residency: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="How long an upset stays, until scrubbed or loaded again.")
+        float | None,
+        typer.Option(
+            metavar="SECONDS", help="Time that an upset stays in memory, until it is scrubbed or loaded again."
+        ),
     ] = None,
     bits: Annotated[
         int | None,
-        typer.Option(metavar="N", help="Bits of memory that the list was drawn from. Default: the design's."),
+        typer.Option(
+            metavar="N", help="Size in bits of the memory that the list was drawn from. Default: the design's."
+        ),
     ] = None,
     as_json: Json = False,
-    csv_file: Annotated[Path | None, typer.Option("--csv", metavar="OUT.csv", help="Write all rows to a file.")] = None,
+    csv_file: Annotated[
+        Path | None, typer.Option("--csv", metavar="OUT.csv", help="Also write all rows to this file.")
+    ] = None,
 ) -> None:
     """Estimate rates with confidence intervals; the fault is the sampling unit, not the inference."""
     operation = _operation(fit_per_mbit, mbit, residency, theta, bits)
@@ -92,7 +110,7 @@ def command(
     if csv_file is not None:
         write_csv(rates, csv_file, design)
     if as_json:
-        typer.echo(json.dumps(as_record(rates, fit), indent=2, allow_nan=False))
+        typer.echo(in_options(json.dumps(as_record(rates, fit), indent=2, allow_nan=False)))
         return
     _print(rates, fit)
     if csv_file is not None:
@@ -102,13 +120,13 @@ def command(
 def _operation(
     fit_per_mbit: float | None, mbit: str | None, residency: float | None, theta: float | None, bits: int | None
 ) -> Operation | None:
-    """Return what a FIT figure depends on; raises BitswapError where it would not be named."""
+    """Return the assumptions of a FIT figure, None where none is asked for; raises BitswapError where one is missing."""
     needed = {"--fit-per-mbit": fit_per_mbit, "--mbit": mbit, "--residency": residency, "--theta": theta}
     if fit_per_mbit is None and mbit is None and residency is None and bits is None:
         return None
     missing = [name for name, value in needed.items() if value is None]
     if fit_per_mbit is None or mbit is None or residency is None or theta is None:
-        raise BitswapError(f"a FIT figure means nothing without {', '.join(needed)}; missing {', '.join(missing)}")
+        raise BitswapError(f"a FIT figure needs {', '.join(needed)}; missing {', '.join(missing)}")
     return Operation(fit_per_mbit=fit_per_mbit, mbit=mbit, residency=residency, bits=bits)
 
 
@@ -130,10 +148,8 @@ def _print(rates: Rates, fit: Fit | None) -> None:
     if fit is not None:
         _print_fit(fit)
     console.out.print(f"method: {method(rates)}")
-    for note in rates.notes:
-        console.out.print(f"note: {note}")
-    console.out.print(f"inputs: {rates.inputs.name}")
-    console.out.print(rates.inputs.about)
+    console.print_notes(rates.notes)
+    console.print_notes([f"inputs: {rates.inputs.name}", rates.inputs.about], "")
 
 
 def _network(rows: list[Rate], rates: Rates) -> Table:
@@ -148,11 +164,11 @@ def _network(rows: list[Rate], rates: Rates) -> Table:
 
 
 def _groups(rows: list[Rate], rates: Rates) -> Table:
-    """Return a scope's table: critical, masked and, unless inputs are a sample, harmful faults per group."""
-    scope, asked = rows[0].scope, [rates.question.leading, "masked"]
+    """Return the table of a scope: critical and masked shares and, unless inputs are a sample, harmful faults per group."""
+    scope, quantities = rows[0].scope, [rates.question.leading, "masked"]
     heads = [_TITLES[rates.question.leading], "masked"]
     if rows[-1].quantity == HARMFUL:
-        asked.append(HARMFUL)
+        quantities.append(HARMFUL)
         heads.append(_harmful(rows[-1]))
     groups: dict[str, dict[str, Rate]] = {}
     for row in rows:
@@ -161,8 +177,9 @@ def _groups(rows: list[Rate], rates: Rates) -> Table:
     result = console.table(
         f"By {_HEADS[scope].lower()}, in %: {_together(rates, scope, 'rows')}", _HEADS[scope], ">Faults", *names
     )
-    for group, own in list(groups.items())[:_MOST]:
-        result.add_row(group, f"{own['masked'].faults:,}", *(cell for name in asked for cell in _cells(own[name])))
+    for group, by_quantity in list(groups.items())[:_MOST]:
+        cells = (cell for quantity in quantities for cell in _cells(by_quantity[quantity]))
+        result.add_row(group, f"{by_quantity['masked'].faults:,}", *cells)
     if len(groups) > _MOST:
         result.caption = f"the first {_MOST} of {len(groups)}; --json and --csv have all"
     return result
@@ -193,7 +210,7 @@ def _cells(row: Rate) -> tuple[str, str]:
 
 
 def _percent(share: float, digits: int) -> str:
-    """Return a percentage with so many digits; what is below a millionth of a percent is 0 to a reader."""
+    """Return a percentage with ``digits`` significant digits; less than a millionth of a percent is shown as 0."""
     return f"{100 * share if abs(share) >= 1e-8 else 0:.{digits}g}"
 
 

@@ -19,10 +19,12 @@ from bitswap_onnx.outcome import judge
 def command(
     model: ModelPath,
     settings: Settings,
-    save_outputs: Annotated[Path | None, typer.Option(metavar="FILE.npy", help="Write the scores there.")] = None,
+    save_outputs: Annotated[
+        Path | None, typer.Option(metavar="FILE.npy", help="Write the scores to this file.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Run the clean model over a dataset: top-1 and top-5 accuracy."""
+    """Run the clean model over a dataset and print its top-1 and top-5 accuracy."""
     if save_outputs is not None:
         check_output(
             save_outputs,
@@ -51,10 +53,11 @@ def command(
     if as_json:
         typer.echo(json.dumps(result, indent=2))
         return
-    for note in setup.notes:
-        console.out.print(note)
+    console.print_notes(setup.notes, "")
     inputs = len(golden.scores)
-    missing = "not counted: the model is no classifier" if not setup.criterion.needs_classes else "unknown: no labels"
+    missing = (
+        "not counted: the model is not a classifier" if not setup.criterion.needs_classes else "unknown: no labels"
+    )
     for name, count in (("top-1", counts["top_1_correct"]), ("top-5", counts["top_5_correct"])):
         console.out.print(
             f"{name}: {missing if count is None else f'{count} of {inputs} ({console.share(count, inputs)})'}"

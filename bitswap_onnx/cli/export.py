@@ -1,4 +1,4 @@
-"""``export``: framework models to ONNX, every parameter compared bit for bit."""
+"""``export``: framework models to ONNX files, every parameter compared bit for bit."""
 
 import tempfile
 from collections.abc import Sequence
@@ -12,7 +12,9 @@ from bitswap_onnx.errors import BitswapError
 from bitswap_onnx.faults.numerals import whole
 from bitswap_onnx.files import check_output
 
-app = typer.Typer(no_args_is_help=True, help="Framework models to ONNX, every parameter compared bit for bit.")
+app = typer.Typer(
+    no_args_is_help=True, help="Convert framework models to ONNX; every parameter is compared bit for bit."
+)
 
 _SHOWN = 3
 
@@ -20,7 +22,7 @@ Output = Annotated[Path, typer.Option("--output", "-o", metavar="M.onnx", help="
 
 
 class Report(Protocol):
-    """What a converter says about the file that it wrote."""
+    """The report of a converter on the file that it wrote."""
 
     @property
     def parameters(self) -> Sequence[str]:
@@ -28,11 +30,11 @@ class Report(Protocol):
 
     @property
     def tied(self) -> dict[str, str]:
-        """Further names of parameters, and the name that each is stored under."""
+        """Further names of parameters → the name that each is stored under."""
 
     @property
     def unused(self) -> Sequence[str]:
-        """Names that take no part in inference and are not in the file."""
+        """Names of parameters that take no part in inference and are not in the file."""
 
 
 @app.command("torch")
@@ -41,7 +43,7 @@ def torch(
         str,
         typer.Argument(
             metavar="MODULE:CALLABLE|MODEL.pt2",
-            help="net.py:build, package.module:Net, a program of torch.export.save, or a pickled module (.pt).",
+            help="net.py:build, package.module:Net, a program saved by torch.export.save, or a pickled module (.pt).",
             show_default=False,
         ),
     ],
@@ -49,7 +51,7 @@ def torch(
         str, typer.Option(metavar="C,H,W", help="Shape of one input, without the batch.", show_default=False)
     ],
     output: Output,
-    weights: Annotated[Path | None, typer.Option(help="A checkpoint with the network's state dict.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="A checkpoint with the state dict of the network.")] = None,
     trust_pickle: Annotated[
         bool, typer.Option("--trust-pickle", help="Load a pickled module, which can run any code.")
     ] = False,
@@ -82,14 +84,17 @@ def keras(
 
 @app.command("zoo")
 def zoo(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="ResNet20, Vgg11_bn, ...", show_default=False)],
-    dataset: Annotated[str, typer.Option(help="CIFAR10, CIFAR100 or GTSRB.", show_default=False)],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A network: ResNet20, Vgg11_bn, ...", show_default=False)],
+    dataset: Annotated[
+        str, typer.Option(help="The dataset that the network is for: CIFAR10, CIFAR100 or GTSRB.", show_default=False)
+    ],
     output: Output,
     weights: Annotated[
         Path | None, typer.Option(help="A checkpoint, or a dnn-benchmarks checkout. Default: random weights.")
     ] = None,
     framework: Annotated[
-        Literal["torch", "keras"], typer.Option(help="Whose layers, names and layout; keras also writes M.keras.")
+        Literal["torch", "keras"],
+        typer.Option(help="Framework that layers, names and layout come from; keras also writes M.keras."),
     ] = "torch",
     seed: Annotated[int, typer.Option(help="Seed of random weights.")] = 0,
 ) -> None:

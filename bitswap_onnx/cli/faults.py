@@ -8,6 +8,7 @@ import typer
 
 from bitswap_onnx.cli import console, generate
 from bitswap_onnx.cli.options import BitOrderOption, Faults, Json
+from bitswap_onnx.errors import amount
 from bitswap_onnx.faults.fault_list import read_fault_list, write_fault_list
 from bitswap_onnx.files import check_output
 from bitswap_onnx.graph.list_conversion import convert_faults
@@ -15,7 +16,7 @@ from bitswap_onnx.graph.list_description import describe_list
 from bitswap_onnx.graph.model import load_model
 from bitswap_onnx.graph.resolve import resolve
 
-app = typer.Typer(no_args_is_help=True, help="Fault lists.")
+app = typer.Typer(no_args_is_help=True, help="Generate, check, describe and convert fault lists.")
 app.command("generate")(generate.command)
 
 ModelOption = Annotated[Path | None, typer.Option("--model", metavar="MODEL", help="The model that the list is for.")]
@@ -23,14 +24,14 @@ ModelOption = Annotated[Path | None, typer.Option("--model", metavar="MODEL", he
 
 @app.command("validate")
 def validate(faults: Faults, model: ModelOption = None, bit_order: BitOrderOption = "lsb") -> None:
-    """Check every row of a list; with --model also that each fault hits something and changes it."""
+    """Check every row of a list; with --model, also check that each fault hits a target and changes it."""
     injections = iter(read_fault_list(faults))
     if model is None:
         count = sum(1 for _ in injections)
     else:
         count = sum(1 for _ in resolve(load_model(model), injections, bit_order))
     against = f" in {model.name}" if model else ""
-    console.out.print(f"{faults.name}: {count} injections, all valid{against}")
+    console.out.print(f"{faults.name}: {amount(count, 'injection')}, all valid{against}")
 
 
 @app.command("convert")
@@ -46,25 +47,24 @@ def convert(
         Path, typer.Option("--output", "-o", metavar="OUT.csv", help="The new list.", show_default=False)
     ],
 ) -> None:
-    """Write the same faults for another model that holds the same weights, whatever its names and layouts are."""
+    """Write the same faults for another model with the same weights; its names and layouts may differ."""
     model_a, model_b = load_model(source), load_model(partner)
     check_output(output, [faults, source, partner, *model_a.data_files, *model_b.data_files])
     converted = convert_faults(read_fault_list(faults), model_a, model_b)
     write_fault_list(output, converted)
-    for note in converted.notes:
-        console.out.print(f"note: {note}")
-    console.out.print(f"written: {output}: {converted.injections} injections for {model_b.name}")
+    console.print_notes(converted.notes)
+    console.out.print(f"written: {output}: {amount(converted.injections, 'injection')} for {model_b.name}")
 
 
 @app.command("describe")
 def describe_command(faults: Faults, model: ModelOption = None, as_json: Json = False) -> None:
-    """Count faults per layer, bit and kind; find duplicates; with --model say how much of each layer is covered."""
+    """Count faults per layer, bit and kind, and duplicates; with --model, also the covered share of each layer."""
     description = describe_list(read_fault_list(faults), load_model(model) if model else None)
     if as_json:
         typer.echo(json.dumps(description.as_dict(), indent=2))
         return
     console.out.print(
-        f"{faults.name}: {description.injections} injections, {description.faults} faults, "
+        f"{faults.name}: {amount(description.injections, 'injection')}, {amount(description.faults, 'fault')}, "
         f"{description.duplicates} of them repeat an earlier one",
     )
     columns = ["Layer", "Parameter", ">Faults"] + ([">Bits in model", ">Covered"] if model else [])

@@ -1,4 +1,4 @@
-"""``faults generate``: a statistical fault list, and the design it was drawn by."""
+"""``faults generate``: a statistical fault list, and the design of the sample."""
 
 from pathlib import Path
 from typing import Annotated
@@ -20,14 +20,15 @@ from bitswap_onnx.sampling.design import (
 )
 from bitswap_onnx.sampling.sizes import Rounding
 
-#: Strata that are shown one by one; of more, only what they span.
+#: Number of strata that are shown one by one; of more, only the range of sizes.
 _MOST_ROWS = 40
 
 SchemeOption = Annotated[
     SamplingScheme,
     typer.Option(
-        help="A sample of all bits, of each layer's, of each bit of each layer (data-aware: with sizes by what the bit does "
-        "to the weights); everything there is (exhaustive); or --number of each target.",
+        help="What a sample is drawn from. network: all bits; layer: each layer; bit-layer: each bit of each layer; "
+        "data-aware: the same, with sizes by what the bit does to the weights; exhaustive: every fault, no sample; "
+        "per-target: --number of each target.",
     ),
 ]
 
@@ -35,21 +36,29 @@ SchemeOption = Annotated[
 def command(
     model: ModelPath,
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="F.csv", help="The list; its design goes to F.design.json.")
+        Path,
+        typer.Option("--output", "-o", metavar="F.csv", help="The new list; its design is written to F.design.json."),
     ],
     scheme: SchemeOption = "network",
     number: Annotated[int | None, typer.Option(help="Injections per target, for --scheme per-target.")] = None,
-    margin: Annotated[float, typer.Option(help="Error margin of a stratum's share: 0.01 is one point.")] = 0.01,
-    confidence: Annotated[float, typer.Option(help="How sure the margin is.")] = 0.99,
+    margin: Annotated[
+        float, typer.Option(help="Error margin of the share in each stratum: 0.01 is one percentage point.")
+    ] = 0.01,
+    confidence: Annotated[float, typer.Option(help="Confidence level of the margin.")] = 0.99,
     t: Annotated[
-        float | None, typer.Option(help="Quantile, instead of --confidence's own (0.99: 2.5758; published: 2.58).")
+        float | None,
+        typer.Option(help="Normal quantile, instead of that of --confidence (0.99: 2.5758; published lists: 2.58)."),
     ] = None,
-    proportion: Annotated[float, typer.Option("--proportion", "-p", help="The share to expect; 0.5 is safe.")] = 0.5,
-    rounding: Annotated[Rounding, typer.Option(help="Of sizes.")] = "nearest",
+    proportion: Annotated[
+        float, typer.Option("--proportion", "-p", help="Expected share; 0.5 needs the most faults and is always safe.")
+    ] = 0.5,
+    rounding: Annotated[Rounding, typer.Option(help="Rounding of sample sizes.")] = "nearest",
     kinds: Kinds = "flip",
     population: Annotated[
         Population | None,
-        typer.Option(help="Faults that sizes count per bit: 1 (flips) or 2 (stuck_at). Default: the number of kinds."),
+        typer.Option(
+            help="Faults that each bit counts for in sizes: 1 (flips) or 2 (stuck_at). Default: the number of kinds."
+        ),
     ] = None,
     layers: Layers = None,
     exclude: Exclude = None,
@@ -57,11 +66,17 @@ def command(
     bits: BitsOption = None,
     multiplicity: Annotated[int, typer.Option(metavar="K", help="Faults per injection.")] = 1,
     burst: Annotated[
-        bool, typer.Option("--burst", help="They hit neighbouring bits of one element, not any bits of the stratum.")
+        bool,
+        typer.Option(
+            "--burst",
+            help="The faults of an injection hit neighbouring bits of one element, not any bits of the stratum.",
+        ),
     ] = False,
-    seed: Annotated[int, typer.Option(min=0, help="One seed, one list, everywhere.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Seed of the draw; one seed gives the same list on every machine.")
+    ] = 0,
 ) -> None:
-    """Draw a fault list without replacement, as large as the asked precision needs."""
+    """Draw a fault list without replacement, as large as the given precision needs."""
     request = SamplingRequest(
         scheme=scheme,
         number=number,
@@ -81,7 +96,9 @@ def command(
         seed=seed,
     )
     if output.suffix == ".json":
-        raise BitswapError(f"{output}: expected another name than the design's, which is F.design.json for F.csv")
+        raise BitswapError(
+            f"{output}: expected a name that is not .json; the design is written to F.design.json for F.csv"
+        )
     loaded = load_model(model)
     inputs = [model, *loaded.data_files]
     check_output(output, inputs)
@@ -92,7 +109,7 @@ def command(
 def _print(design: ListDesign, path: Path) -> None:
     strata = design.strata
     if len(strata) <= _MOST_ROWS:
-        table = console.table("What is drawn from what", "Stratum", ">Injections there are", ">p", ">Drawn", ">Share")
+        table = console.table("Strata", "Stratum", ">Population", ">p", ">Drawn", ">Share")
         for entry in strata:
             p = "-" if entry.p is None else f"{entry.p:.3g}"
             share = console.share(entry.size, entry.population)

@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +20,7 @@ from bitswap_onnx.campaign.run import prepare_run, run_campaign
 from bitswap_onnx.campaign.settings import Settings
 from bitswap_onnx.cli import console
 from bitswap_onnx.cli.options import BitOrderOption, ModelPath, with_shared
-from bitswap_onnx.errors import BitswapError
+from bitswap_onnx.errors import BitswapError, amount
 from bitswap_onnx.sampling.input_blocks import parse_per_injection
 from bitswap_onnx.until.drawn_list import Until
 from bitswap_onnx.until.run import Reached, run_until
@@ -33,26 +33,30 @@ def command(
     options: RunOptions,
     until: Until | None,
     faults: Annotated[
-        Path | None, typer.Argument(metavar="FAULTS", help="A fault list (CSV), or --until.", show_default=False)
+        Path | None, typer.Argument(metavar="FAULTS", help="A fault list (CSV); none with --until.", show_default=False)
     ] = None,
     bit_order: BitOrderOption = "lsb",
-    save_outputs: Annotated[bool, typer.Option("--save-outputs", help="Keep all scores as .npy files.")] = False,
-    per_input: Annotated[bool, typer.Option("--per-input", help="Keep every input's outcome (parquet).")] = False,
+    save_outputs: Annotated[
+        bool, typer.Option("--save-outputs", help="Keep the scores of every inference as .npy files.")
+    ] = False,
+    per_input: Annotated[
+        bool, typer.Option("--per-input", help="Keep the outcome of every inference in per_input.parquet.")
+    ] = False,
     inputs_per_injection: Annotated[
         str | None,
         typer.Option(
             metavar="auto|N",
-            help="Run each injection over a block of N inputs of its own, drawn with --seed, in whole batches; auto: one "
-            "batch, since another fault tells more than more inputs of the same one. Default: all inputs.",
+            help="Run each injection over N inputs of its own, drawn with --seed, in whole batches; auto: one batch, since "
+            "another fault tells more than more inputs of the same fault. Default: all inputs.",
         ),
     ] = None,
 ) -> None:
-    """Run every injection of a fault list, or faults drawn until a share is known; write a run directory."""
+    """Run every injection of a fault list, or draw faults until a share is known (--until); write a run directory."""
     if (faults is None) == (until is None):
-        raise typer.BadParameter("expected a fault list (FAULTS) or --until 'critical±0.1%@99%', one of them")
+        raise typer.BadParameter("expected either a fault list (FAULTS) or --until 'critical±0.1%@99%'")
     if until is not None and bit_order != "lsb":
         raise BitswapError(
-            "--bit-order msb: expected lsb with --until, which has no list; --bits counts from the lowest"
+            "--bit-order msb: expected lsb with --until, which reads no list; --bits counts from the least significant"
         )
     reached = None
     options = replace(
@@ -65,7 +69,7 @@ def command(
     with watched(options) as watched_options:
         if until is not None:
             reached = run_until(
-                model, until, settings=settings, on_interim_estimate=print_interim_estimate, options=watched_options
+                model, until, settings=settings, options=watched_options, on_interim_estimate=print_interim_estimate
             )
         elif faults is not None:
             campaign = run_campaign(prepare_run(model, settings, options), faults, watched_options)
@@ -74,48 +78,46 @@ def command(
         print_reached(reached)
 
 
-def print_interim_estimate(found: InterimEstimate) -> None:
-    """Print to stderr what is known after a round."""
-    print_notes([f"round {found.round}: {_known(found)}"])
+def print_interim_estimate(estimate: InterimEstimate) -> None:
+    """Print the estimate after a round to stderr."""
+    console.print_notes_aside([f"round {estimate.round}: {_interval(estimate)}"])
 
 
 def print_reached(reached: Reached) -> None:
-    """Print what is known in the end."""
+    """Print the final estimate, and how far it can be trusted."""
     last, goal = reached.interim_estimates[-1], reached.until.goal
-    known = f"{100 * goal.level:g} %, whenever one looks"
+    validity = f"{100 * goal.level:g} % confidence after every round"
     if reached.is_census:
-        known = "every fault has run"
+        validity = "every fault has run"
     elif reached.until.scheme == "iterative":
-        known = f"Wald's {100 * goal.level:g} %, which does not hold when one looks again and again"
+        validity = f"Wald's {100 * goal.level:g} % interval, too narrow where it is checked after every round"
     quantity = goal.quantity.replace("_", "-")
     if reached.until.scheme == "stratified":
-        console.out.print("shares above are those of the faults drawn, of which some strata have more than their part")
-    console.out.print(f"{quantity}, over all faults that could be drawn: {_known(last)}; {known}")
+        console.out.print(
+            "the shares above describe the sample, where some strata are over-sampled; the estimate below corrects for that"
+        )
+    console.out.print(f"{quantity}, over all faults that could be drawn: {_interval(last)}; {validity}")
     if reached.until.scheme == "stratified":
-        console.out.print(f"the iterative method plans {last.iterative:,} faults for this margin at this share")
+        console.out.print(
+            f"for this margin and this share, the iterative method plans {amount(last.iterative, 'fault', ',')}"
+        )
     console.out.print(f"rounds: {reached.campaign.run / GROWTH_NAME}")
 
 
-def _known(found: InterimEstimate) -> str:
-    low, mean, high = (f"{100 * share:.4g}" for share in (found.low, found.mean, found.high))
-    half = f"{100 * found.half_width:.3g}"
+def _interval(estimate: InterimEstimate) -> str:
+    low, mean, high = (f"{100 * share:.4g}" for share in (estimate.low, estimate.mean, estimate.high))
+    half = f"{100 * estimate.half_width:.3g}"
     return (
-        f"{mean} %, between {low} and {high} (half width {half}), from {found.injections:,} injections, "
-        f"{found.inferences:,} inferences"
+        f"{mean} %, between {low} and {high} (half width {half}), from {amount(estimate.injections, 'injection', ',')}, "
+        f"{amount(estimate.inferences, 'inference', ',')}"
     )
 
 
 @contextmanager
 def watched(options: RunOptions) -> Iterator[RunOptions]:
-    """Give how a campaign is to run with all that a person sees of it: progress and notes, and Ctrl-C ends it well."""
+    """Give the options of a run with progress and notes on the terminal, and a stop on Ctrl-C that loses nothing."""
     with console.progress() as on_progress:
-        yield replace(options, on_progress=on_progress, on_notes=print_notes, stop=stop_on_signal())
-
-
-def print_notes(notes: Iterable[str]) -> None:
-    """Print notes to stderr."""
-    for note in notes:
-        sys.stderr.write(f"{note}\n")
+        yield replace(options, on_progress=on_progress, on_notes=console.print_notes_aside, stop=stop_on_signal())
 
 
 def stop_on_signal() -> threading.Event:
@@ -129,7 +131,7 @@ def stop_on_signal() -> threading.Event:
                 sys.stderr.flush()
             os._exit(130)
         stop.set()
-        sys.stderr.write("\nstopping after the units at hand; once more to stop at once\n")
+        sys.stderr.write("\nstopping after the current units of work; press Ctrl-C again to stop at once\n")
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, handle)

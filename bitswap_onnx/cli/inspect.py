@@ -8,6 +8,7 @@ import typer
 
 from bitswap_onnx.cli import console
 from bitswap_onnx.cli.options import Json, ModelPath
+from bitswap_onnx.errors import amount
 from bitswap_onnx.faults.bits import FORMATS
 from bitswap_onnx.faults.fault import Site
 from bitswap_onnx.graph.model import load_model
@@ -21,12 +22,14 @@ def command(
     model: ModelPath,
     layers: Annotated[
         str | None,
-        typer.Option(metavar="GLOB,..", help="Only layers or parameters that match a glob or contain the text."),
+        typer.Option(metavar="GLOB,..", help="Only layers or parameters whose name matches a glob or contains a text."),
     ] = None,
-    neurons: Annotated[bool, typer.Option("--neurons", help="List layers' outputs and inputs instead.")] = False,
+    neurons: Annotated[
+        bool, typer.Option("--neurons", help="List outputs and inputs of layers instead of parameters.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """List what faults can hit: layer, parameter, role, shape, dtype, bits; or with --neurons, sites and theirs."""
+    """List the targets of faults: layer, parameter, role, shape, dtype and bits; with --neurons, the neurons of layers."""
     loaded = load_model(model)
     if neurons:
         _print_sites(Resolver(loaded).sites, layers, as_json)
@@ -43,12 +46,12 @@ def command(
         shape = "x".join(map(str, row["shape"])) or "scalar"
         result.add_row(row["layer"], row["parameter"], row["role"], shape, row["dtype"], f"{row['bits']:,}", *shared)
     console.out.print(result)
-    console.out.print(f"{len(rows)} targets, {sum(row['bits'] for row in rows):,} bits")
+    console.out.print(f"{amount(len(rows), 'target')}, {sum(row['bits'] for row in rows):,} bits")
 
 
 def _print_sites(sites: Sequence[NeuronSite], layers: str | None, as_json: bool) -> None:
-    """List every layer that the pattern names; without one, those that are injected by default."""
-    chosen = [entry for side in Site for entry in select_sites(sites, layers, side=side)]
+    """List the sites of layers that match ``layers``; without it, the sites that campaigns inject by default."""
+    chosen = [candidate for site in Site for candidate in select_sites(sites, layers, side=site)]
     chosen.sort(key=sites.index)
     rows = [
         {

@@ -1,4 +1,4 @@
-"""``neurons``: random transient faults in what each layer puts out."""
+"""``neurons``: random transient faults in the outputs of layers."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -29,20 +29,27 @@ def command(
         str | None,
         typer.Option(
             metavar="NAME,..",
-            help="Globs or parts of names. Default: the input, layers with kernels, vanished modules.",
+            help="Only these layers: globs or parts of names. Default: the model's input, layers with kernels, and modules "
+            "that the export left out of the graph.",
         ),
     ] = None,
     exclude: Exclude = None,
     layer_type: Annotated[
-        str | None, typer.Option(metavar="TYPE,..", help="Types of layers, as PyTorch, Keras or ONNX call them.")
+        str | None,
+        typer.Option(metavar="TYPE,..", help="Only layers of these types, as PyTorch, Keras or ONNX call them."),
     ] = None,
     layer_num: Annotated[
         str | None,
-        typer.Option(metavar="N,..", help="Of these layers, those numbered so in the summary; the model's input is 0."),
+        typer.Option(
+            metavar="N,..",
+            help="Of the chosen layers, only these numbers (column No. of the table); the model's input is 0.",
+        ),
     ] = None,
-    bit: Annotated[int | None, typer.Option(min=0, help="Flip this bit (0: least significant), not any.")] = None,
-    trials: Annotated[int, typer.Option(min=1, help="Draws per layer and input.")] = 1,
-    drop_last: Annotated[bool, typer.Option("--drop-last", help="Leave out a last batch that is not full.")] = False,
+    bit: Annotated[
+        int | None, typer.Option(min=0, help="Always flip this bit (0: least significant). Default: a random one.")
+    ] = None,
+    trials: Annotated[int, typer.Option(min=1, help="Faults per layer and input.")] = 1,
+    drop_last: Annotated[bool, typer.Option("--drop-last", help="Leave out the last batch if it is not full.")] = False,
     detailed_log: Annotated[
         bool, typer.Option("--detailed-log", help="List every misclassification in a file of its own.")
     ] = False,
@@ -90,5 +97,4 @@ def _show(table: TextTable) -> None:
     for row in table.rows:
         result.add_row(*row)
     console.out.print(result)
-    for note in table.notes:
-        console.out.print(note)
+    console.print_notes(table.notes, "")

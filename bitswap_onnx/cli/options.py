@@ -1,4 +1,4 @@
-"""The options of everything that runs a model, declared once and added to each such command's own."""
+"""The options of all commands that run a model, declared once and added to the own options of each command."""
 
 import functools
 import inspect
@@ -12,7 +12,7 @@ import typer
 from bitswap_onnx.campaign.audit import parse_audit
 from bitswap_onnx.campaign.options import RunOptions
 from bitswap_onnx.campaign.settings import FROM_CLOCK, Settings
-from bitswap_onnx.data.preprocessing import Preprocessing
+from bitswap_onnx.data.preprocessing import PRESETS, Preprocessing
 from bitswap_onnx.errors import BitswapError
 from bitswap_onnx.faults.fault import BIT_KINDS, Kind
 from bitswap_onnx.faults.numerals import real, whole
@@ -25,59 +25,83 @@ ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX file."
 Faults = Annotated[Path, typer.Argument(metavar="FAULTS", help="A fault list (CSV).", show_default=False)]
 BitOrderOption = Annotated[
     Literal["lsb", "msb"],
-    typer.Option(help="How the list counts bits: lsb: 0 is the least significant; msb: 0 is the sign."),
+    typer.Option(help="Bit 0 in the list is the least significant bit (lsb) or the sign (msb)."),
 ]
-Layers = Annotated[str | None, typer.Option(metavar="NAME,..", help="Layers: globs or parts of names.")]
-Exclude = Annotated[str | None, typer.Option(metavar="NAME,..", help="Layers to leave out, likewise.")]
-Parameters = Annotated[str, typer.Option(metavar="ROLE,..", help="Roles, or names of parameters; weight: kernels.")]
+Layers = Annotated[str | None, typer.Option(metavar="NAME,..", help="Only these layers: globs or parts of names.")]
+Exclude = Annotated[str | None, typer.Option(metavar="NAME,..", help="Layers to leave out: globs or parts of names.")]
+Parameters = Annotated[str, typer.Option(metavar="ROLE,..", help="Roles or names of parameters; weight: the kernels.")]
 BitsOption = Annotated[
-    str | None, typer.Option(metavar="BITS", help="0-31, or 30,31, or sign, exponent, mantissa. Default: all.")
+    str | None, typer.Option(metavar="BITS", help="Bits: 0-31, or 30,31, or sign, exponent, mantissa. Default: all.")
 ]
-#: Kinds by the names that --kinds takes.
+#: Name in --kinds → the kinds that it stands for.
 _KINDS = {"stuck_at": (Kind.STUCK_AT_0, Kind.STUCK_AT_1), **{kind.value: (kind,) for kind in Kind if kind in BIT_KINDS}}
-Kinds = Annotated[str, typer.Option(metavar="KIND,..", help=f"Of {', '.join(_KINDS)}; drawn evenly.")]
-Plot = Annotated[bool, typer.Option("--plot", help="Draw SVG and PNG figures (needs the extra report).")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+Kinds = Annotated[str, typer.Option(metavar="KIND,..", help=f"Kinds of faults, drawn evenly: {', '.join(_KINDS)}.")]
+Plot = Annotated[bool, typer.Option("--plot", help="Also draw SVG and PNG figures (needs the extra 'report').")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
 
 def _shared(
     data: Annotated[
         Path | None,
-        typer.Option(help="Inputs: .npz (x, y), .npy, CIFAR files, an image folder. Default: MODEL with suffix .npz."),
-    ] = None,
-    labels: Annotated[Path | None, typer.Option(help="Labels of a .npy file or an image folder.")] = None,
-    preset: Annotated[
-        str | None,
         typer.Option(
-            help="cifar10, cifar100, gtsrb, imagenet-torch, imagenet-tf, imagenet-caffe or imagenet-identity."
+            help="Inputs: .npz with x and y, .npy, CIFAR files or a folder of images. Default: the .npz beside MODEL, else "
+            "synthetic inputs."
         ),
     ] = None,
-    mean: Annotated[str | None, typer.Option(metavar="M,..", help="Subtract, per channel.")] = None,
-    std: Annotated[str | None, typer.Option(metavar="S,..", help="Divide by, per channel.")] = None,
-    resize: Annotated[str | None, typer.Option(metavar="H,W", help="Resize the images.")] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="A file of labels, for a .npy file or a folder of images.")
+    ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(help=f"How to prepare pixels 0-255: {', '.join(PRESETS)}."),
+    ] = None,
+    mean: Annotated[
+        str | None, typer.Option(metavar="M,..", help="Subtract this: one number, or one per channel.")
+    ] = None,
+    std: Annotated[
+        str | None, typer.Option(metavar="S,..", help="Divide by this: one number, or one per channel.")
+    ] = None,
+    resize: Annotated[str | None, typer.Option(metavar="H,W", help="Resize images to this height and width.")] = None,
     data_layout: Annotated[str | None, typer.Option(metavar="nchw|nhwc", help="Layout of the stored data.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="A seeded random N of the inputs.")] = None,
-    first: Annotated[int | None, typer.Option(min=1, help="The first N inputs.")] = None,
-    seed: Annotated[int, typer.Option(min=FROM_CLOCK, help="Seed of what is drawn; -1: from the clock.")] = 0,
+    limit: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Run only N inputs, drawn at random with --seed.")
+    ] = None,
+    first: Annotated[int | None, typer.Option(min=1, metavar="N", help="Run only the first N inputs.")] = None,
+    seed: Annotated[int, typer.Option(min=FROM_CLOCK, help="Seed of all random draws; -1: from the clock.")] = 0,
     input_shape: Annotated[
         str | None,
-        typer.Option(metavar="C,H,W", help="Settles open dimensions of the model's input, without the batch."),
+        typer.Option(metavar="C,H,W", help="Shape of one input, where the model leaves dimensions open."),
     ] = None,
-    output: Annotated[str | None, typer.Option(metavar="NAME", help="The output that holds the scores.")] = None,
+    output: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The model's output that holds the scores.")
+    ] = None,
     criterion: Annotated[
-        str | None, typer.Option(metavar="top-1|tolerance=REL", help="What makes an inference critical.")
+        str | None,
+        typer.Option(
+            metavar="top-1|tolerance=REL",
+            help="An inference is critical if its top-1 class changes (default), or if a score moves by more than REL of "
+            "the golden range.",
+        ),
     ] = None,
     provider: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where ONNX Runtime computes.")] = "cpu",
     fusion: Annotated[
         Literal["framework", "deployed"],
-        typer.Option(help="framework: batch-norm apart from the convolution; deployed: folded when the model loads."),
+        typer.Option(
+            help="framework: compute batch-norm apart from the convolution; deployed: fold it in when the model loads."
+        ),
     ] = "framework",
     layout: Annotated[
-        Literal["auto", "plain", "blocked"], typer.Option(help="blocked: NCHWc; auto: if exact.")
+        Literal["auto", "plain", "blocked"],
+        typer.Option(
+            help="Kernels: plain, or ONNX Runtime's faster blocked (NCHWc) ones; auto: blocked where cuts stay exact."
+        ),
     ] = "auto",
-    batch_size: Annotated[int | None, typer.Option(min=1, help="The one batch size of all runs. Default: 32.")] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Batch size of all runs, clean and faulty. Default: 32, or the model's own."),
+    ] = None,
 ) -> Settings:
-    """Return the settings that the shared options describe."""
+    """Return the settings of a run from the shared options."""
     preprocessing = Preprocessing(
         preset=preset,
         mean=_numbers(mean, "--mean", real),
@@ -104,19 +128,27 @@ def _shared(
 
 def _run_options(
     out: Annotated[Path | None, typer.Option(help="Run directory. Default: reports/DATASET/NETWORK/TIME.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue what is in --out.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
     workers: Annotated[
-        int | None, typer.Option(min=0, help="Processes of one thread each; 0: all in this one. Default: one per core.")
+        int | None,
+        typer.Option(min=0, help="Worker processes, one thread each; 0: run in this process. Default: one per core."),
     ] = None,
     engine: Annotated[
         Literal["auto", "incremental", "reference"],
-        typer.Option(help="incremental (auto): only what a fault can change. reference: the whole model per fault."),
+        typer.Option(
+            help="incremental (auto): compute only what a fault can change; reference: run the whole model per fault."
+        ),
     ] = "auto",
     memory: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="For all workers, e.g. 4G. Default: half of what is free.")
+        str | None,
+        typer.Option(metavar="SIZE", help="Memory of all workers together, e.g. 4G. Default: half of the free memory."),
     ] = None,
     audit: Annotated[
-        str, typer.Option(metavar="N|P%", help="Injections to run again on the reference engine at the end; 0: none.")
+        str,
+        typer.Option(
+            metavar="N|P%",
+            help="Number or share of injections to run again on the reference engine at the end; 0: none.",
+        ),
     ] = "10",
 ) -> RunOptions:
     """Return the options of a run that the command line describes."""
@@ -129,16 +161,17 @@ def _until(
         str | None,
         typer.Option(
             metavar="GOAL",
-            help="Instead of FAULTS: draw faults with --seed until a share is known so well, 'critical±0.1%@99%' (or +-). "
-            "The margin, in points, is half of the interval, which holds at every look. Shares: critical, masked, "
-            "non-critical, nonfinite, critical-nonfinite, critical-or-nonfinite, critical-finite, sdc-5, sdc-10, sdc-20.",
+            help="Instead of FAULTS: draw faults with --seed until a share is known precisely enough. 'critical±0.1%@99%' "
+            "(or +-): until half the width of the 99 % interval of the critical share is at most 0.1 points. Shares: "
+            "critical, masked, non-critical, nonfinite, critical-nonfinite, critical-or-nonfinite, critical-finite, sdc-5, "
+            "sdc-10, sdc-20.",
         ),
     ] = None,
     scheme: Annotated[
         UntilScheme,
         typer.Option(
-            help="How --until draws. stratified: from layers and classes of bits, as often as it pays; iterative: the "
-            "published method, for comparison."
+            help="How --until draws. stratified: more from the layers and bit classes that matter most, with an interval "
+            "that is valid after every round; iterative: the published method, for comparison."
         ),
     ] = "stratified",
     kinds: Kinds = "flip",
@@ -147,7 +180,7 @@ def _until(
     parameters: Parameters = "weight",
     bits: BitsOption = None,
 ) -> Until | None:
-    """Return what a campaign without a fault list runs for."""
+    """Return the goal of a campaign that draws its faults; None for one with a fault list."""
     if until is not None:
         return Until(
             goal=parse_goal(until),
@@ -170,26 +203,26 @@ def _until(
     needless = [f"--{name}" for name, value in given.items() if value != options[name].default]
     if needless:
         raise BitswapError(
-            f"{', '.join(needless)}: for faults that --until draws; give a goal with it, or leave it out"
+            f"{', '.join(needless)}: only for faults that --until draws; give --until a goal, or leave this out"
         )
     return None
 
 
-#: What a command's parameter of such a name stands for: the options of a function that makes it.
+#: Parameter of a command → the function whose options replace it, and whose result the command gets.
 _SHARED: dict[str, Callable[..., Any]] = {"settings": _shared, "options": _run_options, "until": _until}
 
 
 def with_shared(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options that its parameters ``settings``, ``options`` and ``until`` stand for instead."""
-    own = inspect.signature(command).parameters
-    shared = {name: inspect.signature(_SHARED[name]).parameters for name in _SHARED if name in own}
+    """Replace the parameters ``settings``, ``options`` and ``until`` of a command by the shared options behind them."""
+    declared = inspect.signature(command).parameters
+    shared = {name: inspect.signature(_SHARED[name]).parameters for name in _SHARED if name in declared}
 
     @functools.wraps(command)
     def wrapper(**given: Any) -> None:
         made = {name: _SHARED[name](**{option: given.pop(option) for option in shared[name]}) for name in shared}
         command(**given, **made)
 
-    options = [p for name, p in own.items() if name not in shared]
+    options = [p for name, p in declared.items() if name not in shared]
     options += [p for name in reversed(shared) for p in shared[name].values()]
     parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in options]
     wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -198,7 +231,7 @@ def with_shared(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def parse_size(text: str | None, option: str) -> int | None:
-    """Return the bytes that ``4G``, ``500M`` or a plain number says; raises BitswapError for anything else."""
+    """Return the number of bytes in ``4G``, ``500M`` or a plain number; raises BitswapError for other texts."""
     if text is None:
         return None
     match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([KMGT]?)(?:i?B)?", text.strip(), re.I | re.A)
@@ -209,7 +242,7 @@ def parse_size(text: str | None, option: str) -> int | None:
 
 
 def parse_kinds(text: str) -> tuple[Kind, ...]:
-    """Return the kinds that ``flip,stuck_at`` names; raises BitswapError for anything else."""
+    """Return the kinds named in a text like ``flip,stuck_at``; raises BitswapError for other names."""
     names = [part.strip() for part in text.split(",")]
     unknown = next((name for name in names if name not in _KINDS), None)
     if unknown is not None:

@@ -1,4 +1,4 @@
-"""``rank``: how good a ranking of layers is for selective monitoring."""
+"""``rank``: scores of layer rankings for selective monitoring."""
 
 import math
 from collections.abc import Iterable
@@ -13,14 +13,14 @@ from bitswap_onnx.campaign.settings import Settings
 from bitswap_onnx.cli import console
 from bitswap_onnx.cli.inject import watched
 from bitswap_onnx.cli.options import Exclude, Layers, ModelPath, Plot, with_shared
-from bitswap_onnx.errors import BitswapError
+from bitswap_onnx.errors import BitswapError, amount
 from bitswap_onnx.experiments.ranking.report import write_robustness
 from bitswap_onnx.experiments.ranking.results import Robustness, ScoredRanking
 from bitswap_onnx.experiments.ranking.run import BUILTIN_RANKINGS, evaluate_robustness
 from bitswap_onnx.report.figures import require_matplotlib
 from bitswap_onnx.report.ranking import plot_robustness
 from bitswap_onnx.stats.intervals import CONFIDENCE_LEVEL
-from bitswap_onnx.stats.rankings import BootstrapEstimate
+from bitswap_onnx.stats.rankings import ALIKE, BootstrapEstimate
 
 
 @with_shared
@@ -33,31 +33,37 @@ def command(
     ] = None,
     form: Annotated[
         Literal["order", "rank-values"] | None,
-        typer.Option("--as", help="What plain numbers in --ranking are: layers in order, or each layer's rank."),
+        typer.Option("--as", help="Meaning of plain numbers in --ranking: layers in order, or the rank of each layer."),
     ] = None,
     builtin: Annotated[
         str, typer.Option(metavar="NAME,..|all|none", help=f"Built-in rankings: {', '.join(BUILTIN_RANKINGS)}.")
     ] = "all",
     site: Annotated[
         Literal["neurons", "weights"],
-        typer.Option(help="neurons: what a layer takes in, per input anew; weights: its kernel, for all inputs."),
+        typer.Option(
+            help="neurons: what a layer takes in, new faults for every input; weights: its kernel, the same for all inputs."
+        ),
     ] = "neurons",
     trials: Annotated[
         int | None,
         typer.Option(min=1, help="Faults per input (neurons, default 1) or per layer (weights, default 200)."),
     ] = None,
-    evaluation_steps: Annotated[int | None, typer.Option(min=1, help="Batches of inputs to use. Default: all.")] = None,
+    evaluation_steps: Annotated[
+        int | None, typer.Option(min=1, help="Number of batches of inputs to run. Default: all.")
+    ] = None,
     layers: Layers = None,
     exclude: Exclude = None,
     layer_type: Annotated[
-        str | None, typer.Option(metavar="TYPE,..", help="Types of layers, as PyTorch, Keras or ONNX call them.")
+        str | None,
+        typer.Option(metavar="TYPE,..", help="Only layers of these types, as PyTorch, Keras or ONNX call them."),
     ] = None,
     top: Annotated[
-        int | None, typer.Option(min=1, help="First layers whose overlap is compared. Default: a quarter.")
+        int | None,
+        typer.Option(min=1, help="Number of first layers that two rankings are compared by. Default: a quarter."),
     ] = None,
     plot: Plot = False,
 ) -> None:
-    """Inject faults layer by layer, then score rankings of the layers: which to monitor first."""
+    """Inject faults layer by layer, then score rankings of the layers: which layers to monitor first."""
     if plot:
         require_matplotlib()
     with watched(options) as watched_options:
@@ -84,8 +90,10 @@ def _named(paths: list[Path]) -> dict[str, Path]:
     named = {path.stem: path for path in paths}
     clash = [name for name in named if name in BUILTIN_RANKINGS]
     if len(named) < len(paths) or clash:
-        what = f"the name of a built-in ranking ({clash[0]})" if clash else "two files of one name"
-        raise BitswapError(f"--ranking: a ranking goes by its file's name; expected different ones, found {what}")
+        found = f"the name of a built-in ranking ({clash[0]})" if clash else "two files of one name"
+        raise BitswapError(
+            f"--ranking: a ranking has the name of its file; expected different names, found {found}; rename the file"
+        )
     return named
 
 
@@ -96,13 +104,13 @@ def _builtin(text: str) -> tuple[str, ...]:
 
 
 def _print(robustness: Robustness, files: Iterable[Path]) -> None:
-    """Print the layers, the rankings from the best to the worst, and which of them cannot be told apart."""
+    """Print the layers, the rankings from the best to the worst, and the pairs of rankings that differ."""
     right = "Right %" if robustness.labelled else "As golden %"
-    faults = f"{robustness.trials} fault{'' if robustness.trials == 1 else 's'} per "
-    faults += "input, in what a layer takes in" if robustness.where == "neurons" else "layer, in its kernel"
+    faults = f"{amount(robustness.trials, 'fault')} per "
+    faults += "input, in the inputs of a layer" if robustness.where == "neurons" else "layer, in its kernel"
     golden = f"without faults {100 * robustness.golden:.2f} % are right" if robustness.labelled else "no labels"
     layers = console.table(
-        f"{robustness.network} on {robustness.dataset}, {robustness.inputs} inputs: {faults}; {golden}",
+        f"{robustness.network} on {robustness.dataset}, {amount(robustness.inputs, 'input')}: {faults}; {golden}",
         *(">No.", "Layer", "Type", f">{right}", ">Critical %", ">Nonfinite %", ">Parameters", ">MMACs", ">Bits"),
     )
     for layer in robustness.layers:
@@ -117,11 +125,11 @@ def _print(robustness: Robustness, files: Iterable[Path]) -> None:
 
 
 def _rankings(robustness: Robustness) -> Table:
-    """Return the rankings, the best of all layers first."""
+    """Return the table of rankings: those of all layers first, of these the best first."""
     interval = f"{100 * CONFIDENCE_LEVEL:g} % interval"
     table = console.table(
-        "Rankings: score (lower is better; best and worst of all orders beside it); normalised: 0 as at random, 1 as the "
-        "oracle that learns from half of the data (who learns from all can do better)",
+        "Rankings: score (lower is better), beside the scores of the best and the worst order; normalised: 0 is a random "
+        "order, 1 the oracle that learns from half of the data (an oracle of all the data can exceed 1)",
         *("Ranking", ">Score", f">{interval}", ">Best", ">Worst", ">Normalised", f">{interval}", ">Layers"),
     )
 
@@ -137,16 +145,16 @@ def _rankings(robustness: Robustness) -> Table:
 
 
 def _print_pairs(robustness: Robustness) -> None:
-    told = [pair for pair in robustness.pairs if pair.difference and pair.difference.verdict.startswith("the ")]
+    different = [pair for pair in robustness.pairs if pair.difference and pair.difference.verdict != ALIKE]
     compared = [pair for pair in robustness.pairs if pair.difference]
     if compared:
-        console.out.print(f"{len(compared) - len(told)} of {len(compared)} pairs of rankings cannot be told apart")
-    if told:
+        console.out.print(f"{len(compared) - len(different)} of {len(compared)} pairs of rankings cannot be told apart")
+    if different:
         console.out.print(
-            f"the others ({100 * CONFIDENCE_LEVEL:g} % intervals each; "
-            f"{len(compared) * (1 - CONFIDENCE_LEVEL):.1f} by chance, were all alike):"
+            f"the other pairs differ (a {100 * CONFIDENCE_LEVEL:g} % interval each; if no pair differed, "
+            f"{len(compared) * (1 - CONFIDENCE_LEVEL):.1f} would appear here by chance):"
         )
-    for pair in told:
+    for pair in different:
         assert pair.difference is not None
         better = (pair.first, pair.second) if pair.difference.score.value < 0 else (pair.second, pair.first)
         low, high = sorted(abs(end) for end in (pair.difference.score.low, pair.difference.score.high))
@@ -154,7 +162,7 @@ def _print_pairs(robustness: Robustness) -> None:
 
 
 def _estimate(estimate: BootstrapEstimate, digits: int) -> tuple[str, str]:
-    """Return a value and its interval, dashes for what the data do not settle."""
+    """Return a value and its interval, or dashes where the data do not determine them."""
     if not math.isfinite(estimate.value) or not (math.isfinite(estimate.low) or math.isfinite(estimate.high)):
         return "-", "-"
     return f"{estimate.value:.{digits}f}", f"[{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"

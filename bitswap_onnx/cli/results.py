@@ -11,21 +11,23 @@ from bitswap_onnx.cli import console
 from bitswap_onnx.errors import RunError
 from bitswap_onnx.files import check_output
 
-app = typer.Typer(no_args_is_help=True, help="Results of finished campaigns.")
+app = typer.Typer(no_args_is_help=True, help="Export the results of a finished campaign.")
 
 
 @app.callback()
 def _results() -> None:
-    """Results of finished campaigns."""
+    """Export the results of a finished campaign."""
 
 
 @app.command("export")
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.", show_default=False)],
-    dialect: Annotated[str, typer.Option(help=f"{' or '.join(DIALECTS)}.", show_default=False)],
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Default: RUN/results.<dialect>.csv.")] = None,
+    dialect: Annotated[str, typer.Option(help=f"Format: {' or '.join(DIALECTS)}.", show_default=False)],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The new file. Default: RUN/results.DIALECT.csv.")
+    ] = None,
 ) -> None:
-    """Write the results as tf_injector or dnn-benchmarks would."""
+    """Write the results in the format of tf_injector or dnn-benchmarks."""
     if dialect not in DIALECTS:
         raise RunError(f"--dialect: expected {' or '.join(DIALECTS)}, found {dialect!r}")
     path = output or run / f"results.{dialect}.csv"

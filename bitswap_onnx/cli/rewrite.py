@@ -27,21 +27,23 @@ def command(
 ) -> None:
     """Write a valid standalone model that differs from MODEL in exactly the bits of one injection.
 
-    Faults of neurons become flip nodes, for which the file is brought to opset 26.
+    Faults of neurons become flip nodes, which need opset 26: the file is converted to it.
     """
     clean = load_model(model)
     check_output(output, [model, faults, *clean.data_files])
-    wanted = None
-    for entry in read_fault_list(faults):  # to its end: a wrong row after the injection is an error too
-        wanted = entry if entry.id == injection else wanted
-    if wanted is None:
+    chosen = None
+    for candidate in read_fault_list(faults):  # to its end: a wrong row after the injection is an error too
+        chosen = candidate if candidate.id == injection else chosen
+    if chosen is None:
         raise FaultListError(f"{faults}: no injection {injection!r} in the list")
-    resolved = Resolver(clean, bit_order).resolve(wanted)
+    resolved = Resolver(clean, bit_order).resolve(chosen)
     save_model(apply(clean, resolved), output)
     for receipt in resolved.rows:
         console.out.print(_change(receipt) if isinstance(receipt, Receipt) else f"flip node: {receipt.fault}")
     if any(neuron.fault.input is not None for neuron in resolved.neurons):
-        console.out.print("faults of one input hit that row of each batch; give the file inputs in the dataset's order")
+        console.out.print(
+            "a fault of one input hits the row with its number in every batch; run the file on inputs in the dataset's order"
+        )
     console.out.print(f"written: {output}")
 
 

@@ -11,6 +11,7 @@ from bitswap_onnx.campaign.settings import Settings
 from bitswap_onnx.cli import console
 from bitswap_onnx.cli.inject import watched
 from bitswap_onnx.cli.options import Exclude, ModelPath, Plot, with_shared
+from bitswap_onnx.errors import amount
 from bitswap_onnx.experiments.sweep.rates import parse_rates
 from bitswap_onnx.experiments.sweep.results import Sweep, repeat_interval
 from bitswap_onnx.experiments.sweep.run import DEFAULT_REPEATS, sweep_errors
@@ -26,21 +27,25 @@ def command(
     settings: Settings,
     options: RunOptions,
     rates: Annotated[
-        str, typer.Option(metavar="LOW:HIGH|R,..", help="Bit error rates: decades from LOW, both ends; or a list.")
+        str,
+        typer.Option(metavar="LOW:HIGH|R,..", help="Bit error rates: LOW, ten times LOW, ... up to HIGH; or a list."),
     ],
-    repeats: Annotated[int, typer.Option(min=1, help="Draws per rate.")] = DEFAULT_REPEATS,
+    repeats: Annotated[int, typer.Option(min=1, help="Random draws of flips per rate.")] = DEFAULT_REPEATS,
     layers: Annotated[
         str | None,
-        typer.Option(metavar="NAME,..", help="Layers and parameters: globs or parts of names. Default: all."),
+        typer.Option(metavar="NAME,..", help="Only these layers or parameters: globs or parts of names. Default: all."),
     ] = None,
     exclude: Exclude = None,
     site: Annotated[
         Literal["weights", "neurons", "both"],
-        typer.Option(help="weights: all stored parameters, for all inputs; neurons: layers' outputs, per input anew."),
+        typer.Option(
+            help="weights: bits of stored parameters, the same flips for all inputs; neurons: bits of layers' outputs, new "
+            "flips for every input."
+        ),
     ] = "weights",
     plot: Plot = False,
 ) -> None:
-    """Flip bits at random, at several bit error rates; --seed also seeds which ones."""
+    """Flip random bits at several bit error rates and measure the accuracy; --seed also seeds the flips."""
     if plot:
         require_matplotlib()
     with watched(options) as watched_options:
@@ -58,13 +63,13 @@ def command(
 
 
 def _print(sweep: Sweep, files: Iterable[Path]) -> None:
-    """Print a row per rate, and where the files are."""
+    """Print a row per rate, then the paths of the files."""
     names = {"top_1_correct": "Top-1", "top_5_correct": "Top-5", "critical": "Critical", "nonfinite": "Nonfinite"}
     if sweep.golden["top_1_correct"] is None:
         names = {"top_1_robust": "Top-1 as golden", "critical": "Critical", "nonfinite": "Nonfinite"}
     shown = {name: title for name, title in names.items() if sweep.golden[name] is not None}
     result = console.table(
-        f"{sweep.network} on {sweep.dataset}, {sweep.inputs} inputs: random flips among {sweep.bits:,} bits; "
+        f"{sweep.network} on {sweep.dataset}, {amount(sweep.inputs, 'input')}: random flips among {sweep.bits:,} bits; "
         f"shares in % with their {100 * CONFIDENCE_LEVEL:g} % intervals",
         ">Rate",
         ">Mean flips",

@@ -1,16 +1,16 @@
-"""Chunks of inputs: consecutive inputs that are run, kept and counted together."""
+"""Chunks of inputs: consecutive inputs that are run, stored and counted together."""
 
 from dataclasses import dataclass
 
-#: A clean run over one chunk of inputs may take about this long.
+#: Longest time, about, of a clean run over one chunk of inputs.
 CHUNK_SECONDS = 1.0
 
 
-#: Batches in one chunk at most, so that what a worker holds at once is bounded.
+#: Most batches in one chunk, which bounds the memory of a worker.
 BATCHES_PER_CHUNK = 64
 
 
-#: As many chunks as this at least, where the inputs suffice, so that several workers have one each.
+#: Least number of chunks where the inputs suffice, so that several workers have one each.
 CHUNKS = 4
 
 
@@ -26,7 +26,7 @@ class Chunk:
 
 
 def chunk_length(inputs: int, batch_size: int, seconds_per_input: float) -> int:
-    """Return how many inputs a chunk has: whole batches, so that every batch is the same whichever chunk it is in."""
+    """Return the number of inputs in a chunk: whole batches, so that chunks do not change what is in a batch."""
     affordable = CHUNK_SECONDS / max(seconds_per_input * batch_size, 1e-9)
     shared = -(-inputs // (batch_size * CHUNKS))
     return batch_size * int(max(1, min(affordable, shared, BATCHES_PER_CHUNK)))

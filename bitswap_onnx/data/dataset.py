@@ -1,7 +1,7 @@
-"""The inputs of a campaign: loaded, preprocessed to what the model takes, in batches of bounded memory, and hashed.
+"""The inputs of a campaign: loaded, preprocessed for the model, read in batches of bounded memory, and hashed.
 
-`load_dataset` resolves files, options and the model's input shape once, into a `Dataset`. Stored values stay as they
-are until a batch is asked for.
+`load_dataset` resolves files, options and the model's input shape once, into a `Dataset`. Stored values are preprocessed
+when a batch is read.
 """
 
 import hashlib
@@ -24,16 +24,16 @@ from bitswap_onnx.data.preprocessing import (
     recipe_for,
 )
 from bitswap_onnx.data.readers import Array, Labels, StoredArray, StoredImages, open_data
-from bitswap_onnx.errors import DataError, RunError
+from bitswap_onnx.errors import DataError, RunError, amount
 
 _CHUNK_BYTES = 1 << 26
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Inputs as the model takes them, each of ``shape`` and ``dtype``, and labels (N,) or None, in a fixed order.
+    """Inputs ready for the model, each of ``shape`` and ``dtype``, and labels (N,) or None, in a fixed order.
 
-    ``name`` is for file names, ``source`` a sentence for people.
+    ``name`` is for file names; ``source`` is a sentence that says where the inputs come from.
     """
 
     name: str
@@ -67,7 +67,7 @@ class Dataset:
                 np.lib.format.write_array_header_1_0(file, header)
                 return self._hash(file.write)
         except OSError as error:
-            raise RunError(f"{path}: the inputs cannot be written ({error.strerror}); try another --out") from error
+            raise RunError(f"{path}: the inputs cannot be written ({error.strerror}); choose another `run`") from error
 
     def _hash(self, sink: Callable[[memoryview], object]) -> str:
         kind = "no labels" if self.labels is None else "labels"
@@ -87,24 +87,25 @@ def _chunk_length(bytes_each: int) -> int:
 
 
 def load_dataset(
-    path: Path,
+    path: Path | str,
     *,
     input_shape: tuple[int, ...],
     dtype: np.dtype[Any],
     preprocessing: Preprocessing = Preprocessing(),
-    labels: Path | None = None,
+    labels: Path | str | None = None,
     limit: int | None = None,
     first: int | None = None,
     seed: int = 0,
 ) -> Dataset:
     """Load the dataset at ``path`` for a model whose inputs, without the batch, are ``input_shape`` of ``dtype``.
 
-    Reads what `open_data` reads; ``labels``: a file of labels in place of the dataset's own. ``limit``: that many
-    inputs drawn with ``seed``, in dataset order; ``first``: the first ones; either takes all when there are fewer.
-    Raises DataError where the data does not fit the model, MissingExtraError where images need Pillow.
+    `open_data` lists the formats. ``labels``: a file of labels that replaces the dataset's own. ``limit``: the number of
+    inputs to draw with ``seed``, kept in dataset order; ``first``: the number of first inputs to take. Either takes all
+    inputs where there are fewer. Raises DataError where the data does not fit the model or a parameter is wrong,
+    MissingExtraError where images need Pillow.
     """
     dtype, recipe = np.dtype(dtype), recipe_for(preprocessing)
-    stored = open_data(path, labels, decoding_for(recipe, input_shape))
+    stored = open_data(Path(path), None if labels is None else Path(labels), decoding_for(recipe, input_shape))
     if preprocessing.preset is None and stored.dtype != np.uint8:
         recipe = replace(recipe, divisor=1.0)
     rows, selection = _select(len(stored), limit, first, seed)
@@ -117,8 +118,8 @@ def load_dataset(
         return np.concatenate(blocks) if blocks else np.empty((0, *input_shape), dtype)
 
     y = None if stored.labels is None else stored.labels[rows].astype(np.int64)
-    done = [f"{option} {value}" for option, value in vars(preprocessing).items() if value is not None]
-    source = ", ".join([f"{selection} of {stored.path}", *done, "no labels" if y is None else "with labels"])
+    steps = [f"{option} {value}" for option, value in vars(preprocessing).items() if value is not None]
+    source = ", ".join([f"{selection} of {stored.path}", *steps, "no labels" if y is None else "with labels"])
     return Dataset(stored.name, source, y, input_shape, dtype, len(rows), read)
 
 
@@ -126,16 +127,16 @@ def synthetic_dataset(input_shape: tuple[int, ...], dtype: np.dtype[Any], count:
     """Return ``count`` inputs of standard-normal values drawn in float32 with ``seed``, no labels; raises DataError."""
     dtype = np.dtype(dtype)
     if not is_float(dtype):
-        raise DataError(f"the model takes {dtype} and synthetic inputs are floats; give a dataset with --data")
+        raise DataError(f"the model takes {dtype} and synthetic inputs are floats; give a dataset as `data`")
     if count < 1:
-        raise DataError(f"{count} synthetic inputs asked for, expected at least 1")
+        raise DataError(f"`count`: expected at least 1 synthetic input, found {count}")
     values = np.random.default_rng(seed).standard_normal((count, *input_shape), np.float32).astype(dtype)
-    source = f"{count} synthetic inputs, standard normal with seed {seed}, no labels"
+    source = f"{amount(count, 'synthetic input')}, standard normal with seed {seed}, no labels"
     return Dataset("synthetic", source, None, input_shape, dtype, count, lambda a, b: values[a:b].copy())
 
 
 def batches(x: Array, size: int) -> Iterator[tuple[Array, int]]:
-    """Yield ``x`` (N, ...) as batches (size, ...) and how many inputs of each are real; the last one pads."""
+    """Yield ``x`` (N, ...) as batches (size, ...), each with its number of real inputs; the last batch is padded."""
     if size < 1:
         raise ValueError(f"batch size {size}")
     for start in range(0, len(x), size):
@@ -145,27 +146,29 @@ def batches(x: Array, size: int) -> Iterator[tuple[Array, int]]:
 
 
 def _select(count: int, limit: int | None, first: int | None, seed: int) -> tuple[NDArray[np.intp], str]:
-    """Return the rows to use, ascending, and a phrase that says which; raises DataError."""
+    """Return the rows to use, ascending, and a phrase that describes them; raises DataError."""
     if limit is not None and first is not None:
-        raise DataError(f"--limit {limit} and --first {first}: give one of them")
+        raise DataError(f"`limit` {limit} and `first` {first}: give one of them")
     asked = limit if limit is not None else first
-    if asked is not None and asked < 1:
-        raise DataError(f"--{'first' if limit is None else 'limit'} {asked}: expected at least 1")
+    if asked is not None and not (isinstance(asked, int | np.integer) and asked >= 1):
+        raise DataError(
+            f"`{'first' if limit is None else 'limit'}`: expected a whole number from 1 on, found {asked!r}"
+        )
     if asked is None or asked >= count:
-        return np.arange(count), f"all {count} inputs"
+        return np.arange(count), f"all {count} inputs" if count > 1 else "the only input"
     if first is not None:
         return np.arange(first), f"the first {first} of {count} inputs"
     rows = np.random.default_rng(seed).choice(count, size=asked, replace=False)
-    return np.sort(rows), f"{asked} inputs, drawn with seed {seed} from the {count}"
+    return np.sort(rows), f"{amount(asked, 'input')}, drawn with seed {seed} from the {count}"
 
 
 def _check_kinds(stored: StoredArray | StoredImages, recipe: Recipe, dtype: np.dtype[Any]) -> None:
-    """Refuse what no values could make right: unscaled pixels, floats for integers."""
+    """Refuse kinds of data that fit the model with no values at all: unscaled pixels, floats for integers."""
     floats = stored.dtype.kind == "f" or recipe.mean is not None or recipe.size is not None
     if floats and not is_float(dtype):
         raise DataError(f"{stored.path}: the model takes {dtype}; expected integers, no preset, mean, std or resize")
     if stored.dtype == np.uint8 and recipe.mean is None and is_float(dtype):
-        ways = f"--preset ({', '.join(PRESETS)}) or --mean and --std"
+        ways = f"`preset` ({', '.join(PRESETS)}) or `mean` and `std`"
         raise DataError(f"{stored.path}: uint8 for a model that takes {dtype}; say how to scale it: {ways}")
 
 
@@ -178,7 +181,7 @@ def _check_values(
     low, high = (0.0, 255.0) if isinstance(stored, StoredImages) else _value_range(stored, rows)
     where = f"{stored.path}: values from {low} to {high}"
     if preset is not None and (low < 0 or high > 255 or (stored.dtype.kind == "f" and high <= 1)):
-        raise DataError(f"{where}, and --preset {preset} expects pixels 0-255; give --mean and --std instead")
+        raise DataError(f"{where}, and `preset` {preset} expects pixels 0-255; give `mean` and `std` instead")
     if not is_float(dtype):
         least, most = (0, 1) if dtype == np.bool_ else (np.iinfo(dtype).min, np.iinfo(dtype).max)
         if low < least or high > most:

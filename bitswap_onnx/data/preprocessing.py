@@ -1,6 +1,8 @@
-"""Stored values → what the model takes: presets, scaling, resizing, and the match of layouts and sizes."""
+"""Stored values → inputs of the model: presets, scaling, resizing, and the match of layouts and sizes."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral, Real
 from typing import Any, Literal
 
 import numpy as np
@@ -26,7 +28,7 @@ class Recipe:
 
     @property
     def channels(self) -> int:
-        """How many channels mean and std are for; 1: any number."""
+        """The number of channels that mean and std are for; 1: any number."""
         return max(len(self.mean or (0.0,)), len(self.std))
 
 
@@ -46,14 +48,14 @@ PRESETS = {
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What the user asked for; raises DataError where that contradicts itself.
+    """The preprocessing that the user wants; raises DataError for wrong or contradictory values.
 
-    ``preset``: a name in `PRESETS`, for RGB pixels 0-255. ``mean``, ``std``: (x - mean) / std, with one value for all
-    channels or one each, on the stored values, or on x / 255 where uint8 is stored. ``resize``: (height, width),
-    bilinear, in place of what the preset does to the size. ``data_layout``: nchw or nhwc, that of the stored data.
+    ``preset``: a name in `PRESETS`, for RGB pixels 0-255. ``mean``, ``std``: compute (x - mean) / std, with one value for
+    all channels or one per channel; x is the stored value, or the stored value / 255 for uint8. ``resize``: (height,
+    width), bilinear, replaces the resizing of the preset. ``data_layout``: the layout of the stored data, nchw or nhwc.
 
-    imagenet-torch resizes image files as torchvision does (Pillow, antialiased), arrays with `resize_bilinear`, and
-    takes arrays of 224 x 224 as cropped already. Everything else resizes with `resize_bilinear`.
+    imagenet-torch resizes image files as torchvision does (Pillow, antialiased) and arrays with `resize_bilinear`; arrays
+    of 224 x 224 count as cropped already. Everything else resizes with `resize_bilinear`.
     """
 
     preset: str | None = None
@@ -63,28 +65,40 @@ class Preprocessing:
     data_layout: str | None = None
 
     def __post_init__(self) -> None:
+        for name, number in (("mean", Real), ("std", Real), ("resize", Integral)):
+            object.__setattr__(self, name, _numbers(name, getattr(self, name), number))
         mean, std = self.mean or (0.0,), self.std or (1.0,)
         if self.preset is not None and self.preset not in PRESETS:
-            raise DataError(f"--preset {self.preset}: no such preset; expected one of {', '.join(PRESETS)}")
+            raise DataError(f"`preset`: expected one of {', '.join(PRESETS)}, found {self.preset!r}")
         if self.preset is not None and (self.mean or self.std):
-            raise DataError(f"--preset {self.preset} sets mean and std already; give the preset or --mean and --std")
+            raise DataError(f"`preset` {self.preset} sets mean and std already; give `preset`, or `mean` and `std`")
         if len(mean) != len(std) and 1 not in (len(mean), len(std)):
-            raise DataError(f"--mean has {len(mean)} values and --std {len(std)}; expected as many, or one for all")
+            raise DataError(f"`mean` has {len(mean)} values and `std` {len(std)}; expected as many, or one for all")
         if not np.isfinite([*mean, *std]).all() or min(std) <= 0:
-            raise DataError(f"--mean {mean} --std {std}: expected finite numbers, and a std above 0")
-        if self.resize is not None and min(self.resize) < 1:
-            raise DataError(f"--resize {self.resize[0]},{self.resize[1]}: expected a height and a width of at least 1")
+            raise DataError(f"`mean` {mean}, `std` {std}: expected finite numbers, and a std above 0")
+        if self.resize is not None and (len(self.resize) != 2 or min(self.resize) < 1):
+            raise DataError(f"`resize`: expected a height and a width of at least 1, found {self.resize}")
         if self.data_layout not in (None, *_AXES):
-            raise DataError(f"--data-layout {self.data_layout}: expected nchw or nhwc")
+            raise DataError(f"`data_layout`: expected nchw or nhwc, found {self.data_layout!r}")
 
 
-def recipe_for(asked: Preprocessing) -> Recipe:
-    """Return how to compute what was asked for."""
-    if asked.preset is None:
-        mean = asked.mean or ((0.0,) if asked.std else None)
-        return Recipe(mean, asked.std or (1.0,), size=asked.resize)
-    preset = PRESETS[asked.preset]
-    return preset if asked.resize is None else replace(preset, size=asked.resize, shorter_side=None)
+def _numbers(name: str, values: object, number: type) -> tuple[Any, ...] | None:
+    """Return numbers of some sequence as a tuple; raises DataError for anything else."""
+    if values is None:
+        return None
+    if not isinstance(values, Sequence | np.ndarray) or not all(isinstance(value, number) for value in values):
+        kind = "whole numbers" if number is Integral else "numbers"
+        raise DataError(f"`{name}`: expected a tuple of {kind}, found {values!r}")
+    return tuple(values)
+
+
+def recipe_for(preprocessing: Preprocessing) -> Recipe:
+    """Return the computation for the wanted preprocessing."""
+    if preprocessing.preset is None:
+        mean = preprocessing.mean or ((0.0,) if preprocessing.std else None)
+        return Recipe(mean, preprocessing.std or (1.0,), size=preprocessing.resize)
+    preset = PRESETS[preprocessing.preset]
+    return preset if preprocessing.resize is None else replace(preset, size=preprocessing.resize, shorter_side=None)
 
 
 def resize_bilinear(x: NDArray[np.float32], size: tuple[int, int], axes: tuple[int, int]) -> NDArray[np.float32]:
@@ -106,16 +120,16 @@ def _interpolate(x: NDArray[np.float32], axis: int, size: int) -> NDArray[np.flo
 
 @dataclass(frozen=True)
 class Pipeline:
-    """Blocks of stored inputs → inputs of ``shape``, ``dtype``; ``order`` transposes a block to the model's layout."""
+    """Makes inputs of ``shape`` and ``dtype`` from blocks of stored inputs; ``order`` transposes to the model's layout."""
 
     recipe: Recipe
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     order: tuple[int, ...]
-    axes: tuple[int, int, int] | None  # channels, height and width in a batch as the model takes it, if images
+    axes: tuple[int, int, int] | None  # of channels, height and width in a batch of images; None: no images
 
     def __call__(self, where: str, block: Array) -> Array:
-        """Return a block (n, ...) of stored inputs as the model takes them; raises DataError."""
+        """Return a block (n, ...) of stored inputs as inputs of the model; raises DataError."""
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             values = self._compute(where, block.transpose(self.order))
         if is_float(self.dtype) and not np.isfinite(values).all():
@@ -126,7 +140,7 @@ class Pipeline:
         if self.axes is not None and self.recipe.size is not None:
             values = self._resize(values, self.axes[1:])
         if values.shape[1:] != self.shape:
-            raise DataError(f"{where}: shape {values.shape[1:]}, the model takes {self.shape}; try --resize")
+            raise DataError(f"{where}: shape {values.shape[1:]}, the model takes {self.shape}; try `resize`")
         if self.recipe.mean is not None:
             values = self._scale(values.astype(np.float32), self.recipe.mean)
         return values.astype(self.dtype, copy=False)
@@ -162,10 +176,10 @@ def plan_pipeline(
     recipe: Recipe,
     layout: str | None,
 ) -> Pipeline:
-    """Match the layout and size of the data, judged by its first input, to the model's; raises DataError."""
+    """Return the pipeline that brings the layout and size of the first input to the model's; raises DataError."""
     where, block = next(stored.blocks(rows[:1]))
     if None not in (stored.layout, layout) and stored.layout != layout:
-        raise DataError(f"{where}: --data-layout {layout}, but such files are {stored.layout}; leave the option out")
+        raise DataError(f"{where}: `data_layout` {layout}, but such files are {stored.layout}; leave `data_layout` out")
     if len(shape) == 3 and block.ndim == 4:
         data, model = _layouts(where, block.shape[1:], shape, recipe, stored.layout or layout)
         if recipe.size == "model":
@@ -176,7 +190,9 @@ def plan_pipeline(
     if block.shape[1:] != shape:
         raise DataError(f"{where}: {_mismatch(block.shape[1:], shape, recipe)}")
     if recipe.size is not None or recipe.channels not in (1, shape[-1] if len(shape) == 1 else 1):
-        raise DataError(f"{where}: inputs of shape {shape} are no images; leave --preset, --resize, mean lists out")
+        raise DataError(
+            f"{where}: inputs of shape {shape} are not images; leave out `preset`, `resize` and `mean` of several values"
+        )
     return Pipeline(recipe, shape, dtype, tuple(range(block.ndim)), None)
 
 
@@ -185,25 +201,25 @@ def _layouts(
 ) -> tuple[str, str]:
     """Return the layout of the data and that of the model: the one pair that fits shapes, channel count and ``layout``.
 
-    One or three channels are preferred to other counts. Where ``layout`` leaves the model's open, it is nchw, ONNX's.
+    One or three channels are preferred to other counts. Where the layout of the model stays open, it is nchw, as in ONNX.
     """
-    fits = [pair for pair in _PAIRS if _fits(found, model, pair, recipe.size)]
-    asked = [pair for pair in fits if layout in (None, pair[0])]
-    if fits and not asked:
+    fitting = [pair for pair in _PAIRS if _fits(found, model, pair, recipe.size)]
+    pairs = [pair for pair in fitting if layout in (None, pair[0])]
+    if fitting and not pairs:
         raise DataError(f"{where}: inputs {found} do not fit the model's {model} as {layout}; try the other layout")
-    if not asked:
+    if not pairs:
         raise DataError(f"{where}: {_mismatch(found, model, recipe)}")
-    counts = {pair: model[_AXES[pair[1]][0]] for pair in asked}
-    asked = [pair for pair in asked if recipe.channels in (1, counts[pair])]
-    if not asked:
+    counts = {pair: model[_AXES[pair[1]][0]] for pair in pairs}
+    pairs = [pair for pair in pairs if recipe.channels in (1, counts[pair])]
+    if not pairs:
         have = " or ".join(str(count) for count in sorted({1, 3} & {*counts.values()} or {*counts.values()}))
         raise DataError(f"{where}: mean and std have {recipe.channels} channels, the inputs {have}; give as many")
-    asked = [pair for pair in asked if counts[pair] in (1, 3)] or asked
+    pairs = [pair for pair in pairs if counts[pair] in (1, 3)] or pairs
     sided = recipe.size is not None or recipe.channels > 1
-    effects = {("as it is" if data == of_model else data, of_model if sided else "") for data, of_model in asked}
+    effects = {("as it is" if data == of_model else data, of_model if sided else "") for data, of_model in pairs}
     if layout is None and len(effects) > 1:
-        raise DataError(f"{where}: inputs {found} fit the model's {model} both ways; give --data-layout nchw|nhwc")
-    return asked[0]
+        raise DataError(f"{where}: inputs {found} fit the model's {model} both ways; give `data_layout` nchw or nhwc")
+    return pairs[0]
 
 
 def _fits(found: tuple[int, ...], model: tuple[int, ...], layouts: tuple[str, str], size: object) -> bool:
@@ -213,19 +229,19 @@ def _fits(found: tuple[int, ...], model: tuple[int, ...], layouts: tuple[str, st
 
 
 def _mismatch(found: tuple[int, ...], model: tuple[int, ...], recipe: Recipe) -> str:
-    """Say that shapes differ, and which option would help: --resize if only height and width do."""
+    """Return the sentence that shapes differ, with a remedy: `resize` where only height and width differ."""
     resized = f" resized to {recipe.size}" if isinstance(recipe.size, tuple) else ""
     hint = f"store x as (N, {', '.join(map(str, model))})"
     if len(found) == len(model) == 3:
         for pair in reversed(_PAIRS):
             channels, height, width = (model[axis] for axis in _AXES[pair[1]])
             if channels in (1, 3) and _fits(found, model, pair, "model"):
-                hint = f"try --resize {height},{width}"
+                hint = f"try `resize` {height},{width}"
     return f"inputs of shape {found}{resized}, the model takes {model}; {hint}"
 
 
 def decoding_for(recipe: Recipe, shape: tuple[int, ...]) -> Decoding:
-    """Images become gray for a model of one channel, else RGB; imagenet-torch sizes them as torchvision does."""
+    """Return how to decode images: gray for a model of one channel, else RGB; imagenet-torch sizes as torchvision does."""
     ends = (shape[0], shape[-1]) if len(shape) == 3 else ()
     mode = "L" if 1 in ends and 3 not in ends else "RGB"
     if recipe.shorter_side is None or not isinstance(recipe.size, tuple):

@@ -1,8 +1,8 @@
 """Readers of dataset files: arrays (.npz, .npy), CIFAR's own files, folders of images, and label files.
 
-They return what the files hold, untouched; `bitswap_onnx.data.dataset` fits it to a model. Nothing read here can run code:
-numpy loads without pickles, and CIFAR's pickled batches go through an unpickler that builds plain data only. Whatever
-cannot be read is a DataError of one line that starts with the path.
+They return the stored values unchanged; `bitswap_onnx.data.dataset` fits them to a model. No file can run code: numpy
+loads without pickles, and CIFAR's pickled batches go through an unpickler that builds plain data only. A file that cannot
+be read raises a DataError of one line that starts with the path.
 """
 
 import pickle
@@ -36,7 +36,7 @@ class Decoding:
 
 @dataclass(frozen=True, eq=False)
 class StoredArray:
-    """Inputs (N, ...) as one array, in memory or mapped; labels (N,) or None; the layout if the format fixes it."""
+    """Inputs (N, ...) in one array, in memory or mapped; labels (N,) or None; the layout if the file format fixes it."""
 
     name: str
     path: Path
@@ -59,7 +59,7 @@ class StoredArray:
 
 @dataclass(frozen=True, eq=False)
 class StoredImages:
-    """Image files, each decoded to (height, width, channels) uint8 when it is asked for; labels (N,) or None."""
+    """Image files, each decoded to (height, width, channels) uint8 when it is read; labels (N,) or None."""
 
     name: str
     path: Path
@@ -144,7 +144,7 @@ def centre_crop(found: tuple[int, int], side: int, crop: tuple[int, int]) -> tup
 
 @contextmanager
 def _reading(path: Path, what: str) -> Iterator[None]:
-    """Turn whatever a decoder throws at foreign bytes into one line."""
+    """Turn any error of a decoder into a DataError of one line."""
     try:
         yield
     except BitswapError:
@@ -197,7 +197,7 @@ def _read_cifar_python(path: Path) -> StoredArray:
 
 
 class _Pickled:
-    """Stands in for numpy's arrays and dtypes: no byte of the file reaches numpy's state setters, which trust it."""
+    """Stands in for numpy's arrays and dtypes, so that no byte of the file reaches numpy's unsafe state setters."""
 
     state: Any = ()
 
@@ -222,7 +222,7 @@ def _latin1(text: str, encoding: str) -> bytes:
 
 
 class _CifarUnpickler(pickle.Unpickler):
-    """Builds plain data and the stand-ins above; every other name is refused, so that no code of the file can run."""
+    """Builds plain data and the stand-ins above; refuses every other name, so that no code of the file can run."""
 
     allowed: ClassVar[dict[tuple[str, str], Callable[..., object]]] = {
         ("numpy.core.multiarray", "_reconstruct"): _Pickled,

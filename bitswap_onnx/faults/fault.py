@@ -4,9 +4,11 @@ import operator
 import re
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import TypeVar
 
 from bitswap_onnx.errors import FaultListError
 
+_Choice = TypeVar("_Choice", bound=StrEnum)
 _ID = re.compile(r"[A-Za-z0-9_.-]{1,200}")
 
 
@@ -47,7 +49,8 @@ class Fault:
     ``input`` of the dataset (its position, from 0), or for all with None.
 
     ``where`` is the place that the fault was read from (``faults.csv:14``); comparisons ignore it. Integers of other
-    types, such as numpy's, are converted to int.
+    types, such as numpy's, are converted to int. ``kind`` and ``site`` are also taken as text (``"stuck_at_1"``,
+    ``"output"``). Raises FaultListError for other texts.
     """
 
     layer: str
@@ -61,6 +64,10 @@ class Fault:
     where: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.kind, Kind):
+            object.__setattr__(self, "kind", _member(Kind, "kind", self.kind, self.where))
+        if self.site is not None and not isinstance(self.site, Site):
+            object.__setattr__(self, "site", _member(Site, "site", self.site, self.where))
         object.__setattr__(self, "index", tuple(map(operator.index, self.index)))
         if self.bit is not None:
             object.__setattr__(self, "bit", operator.index(self.bit))
@@ -74,6 +81,15 @@ class Fault:
         target = self.layer if name is None else f"{self.layer} ({name})"
         inputs = "" if self.input is None else f" for input {self.input}"
         return f"{self.kind} {change} of {target}{list(self.index)}{inputs}"
+
+
+def _member(choices: type[_Choice], name: str, given: str, where: str) -> _Choice:
+    """Return the member of ``choices`` that is ``given`` itself or as text; raises FaultListError."""
+    try:
+        return choices(given)
+    except ValueError:
+        place = f"{where}: " if where else ""
+        raise FaultListError(f"{place}`{name}`: expected one of {', '.join(choices)}, found {given!r}") from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,11 +3,11 @@
 import sys
 from collections.abc import Iterable, Iterator
 from functools import cached_property
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
-from bitswap_onnx.errors import FaultListError, nearest
+from bitswap_onnx.errors import BitswapError, FaultListError, nearest
 from bitswap_onnx.faults.bits import FORMATS, BitFormat, Bits, edit_one, encode, parse_pattern, to_bits
 from bitswap_onnx.faults.fault import BIT_KINDS, SATISFIABLE_KINDS, Fault, Injection, Kind
 from bitswap_onnx.graph.model import Model
@@ -29,12 +29,14 @@ class Resolver:
     """Finds what faults hit in one model; keeps its targets, its sites and the tensors that were read.
 
     ``slicer`` tells the shapes of neurons (default: the model in batches, as its input declares); ``inputs`` how many the
-    dataset has, if that is known.
+    dataset has, if that is known. Raises BitswapError for another ``bit_order``.
     """
 
     def __init__(
         self, model: Model, bit_order: BitOrder = "lsb", slicer: Slicer | None = None, inputs: int | None = None
     ) -> None:
+        if bit_order not in get_args(BitOrder):
+            raise BitswapError(f"`bit_order`: expected {' or '.join(get_args(BitOrder))}, found {bit_order!r}")
         self.model = model
         self.bit_order = bit_order
         self.inputs = inputs
@@ -178,7 +180,8 @@ class Resolver:
 def resolve(model: Model, injections: Iterable[Injection], bit_order: BitOrder = "lsb") -> Iterator[ResolvedInjection]:
     """Yield the receipts of every injection in ``model``; errors as `Resolver.resolve`.
 
-    ``bit_order`` says how the list counts bits: ``lsb`` (bit 0 is the least significant) or ``msb`` (bit 0 is the sign).
+    ``bit_order`` says how the list counts bits: ``lsb`` (bit 0 is the least significant) or ``msb`` (bit 0 is the sign);
+    raises BitswapError for another one.
     """
     resolver = Resolver(model, bit_order)
     return map(resolver.resolve, injections)

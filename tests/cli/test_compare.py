@@ -98,7 +98,7 @@ def test_compare_models_then_their_runs(run: Run) -> None:
     code, out, _ = run("compare", "both/a", "both/b", "--delta", 2, "--theta", 0.05, "--seed", 3)
     assert code == 0
     assert "inside ±2 points" in out
-    assert "Faults over 5 % critical in one model alone; agreement of outcomes per input" in out
+    assert "Faults over 5 % critical in only one model; agreement of outcomes per input" in out
     assert "written: both/b/compare.json, both/b/compare.csv" in out
     assert json.loads(Path("both/b/compare.json").read_text())["judgement"]["seed"] == 3
     code, _, err = run(*models, "--out", "both")

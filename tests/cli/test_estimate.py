@@ -93,8 +93,7 @@ def test_failures_in_time(run: Run) -> None:
     code, _, err = run("estimate", "r.csv", *named[:4])
     assert (code, err) == (
         1,
-        "error: a FIT figure means nothing without --fit-per-mbit, --mbit, --residency, --theta; "
-        "missing --residency, --theta\n",
+        "error: a FIT figure needs --fit-per-mbit, --mbit, --residency, --theta; missing --residency, --theta\n",
     )
 
 

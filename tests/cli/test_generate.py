@@ -168,7 +168,7 @@ def test_same_seed_same_file(run: Run) -> None:
         (("--bits", "32"), "--bits: expected bits that the parameters have (0-31 of float32), found '32'"),
         (("-o", "cnn.onnx"), "cnn.onnx: would overwrite what it is made from"),
         (("-o", "."), "expected the name of a file to write, found a folder"),
-        (("-o", "f.design.json"), "f.design.json: expected another name than the design's"),
+        (("-o", "f.design.json"), "f.design.json: expected a name that is not .json"),
         (("-o", "missing/f.csv"), "cannot write"),
     ],
 )

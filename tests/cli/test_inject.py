@@ -53,7 +53,7 @@ def test_faults_are_drawn_until_a_share_is_known(draw: Run) -> None:
     assert code == 0
     assert "round 1: " in err
     assert "critical, over all faults that could be drawn: " in out
-    assert "90 %, whenever one looks" in out
+    assert "90 % confidence after every round" in out
     with Path("here/until.csv").open(newline="") as file:
         *_, last = csv.DictReader(file)
     assert float(last["high"]) - float(last["low"]) <= 0.12
@@ -75,7 +75,7 @@ def test_faults_are_drawn_until_a_share_is_known(draw: Run) -> None:
         ),
         (
             ["faults.csv", "--layers", "conv", "--scheme", "iterative"],
-            "--scheme, --layers: for faults that --until draws",
+            "--scheme, --layers: only for faults that --until draws",
         ),
     ],
 )
@@ -90,4 +90,4 @@ def test_what_cannot_be_drawn_gets_one_line(draw: Run, options: list[str], messa
 def test_a_list_or_a_goal(draw: Run, options: list[str]) -> None:
     code, _, err = draw(*options)
     assert code == 2
-    assert "expected a fault list (FAULTS) or --until" in err
+    assert "expected either a fault list (FAULTS) or --until" in err

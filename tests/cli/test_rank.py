@@ -199,12 +199,12 @@ def test_default_run_directory_and_steps(run: Run) -> None:
         (("--ranking", "none.csv"), "none.csv: cannot read the ranking: No such file or directory"),
         (
             ("--ranking", "index.csv"),
-            "--ranking: a ranking goes by its file's name; expected different ones, found the name of a built-in ranking "
+            "--ranking: a ranking has the name of its file; expected different names, found the name of a built-in ranking "
             "(index)",
         ),
         (
             ("--ranking", "again.csv", "--ranking", "again.csv"),
-            "--ranking: a ranking goes by its file's name; expected different ones, found two files of one name",
+            "--ranking: a ranking has the name of its file; expected different names, found two files of one name",
         ),
         (("--layers", "frist"), "no layer matches 'frist'; the nearest are first"),
         (("--layer-type", "Denze"), "--layer-type: no layer is of type 'Denze'; the nearest are "),

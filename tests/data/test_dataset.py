@@ -64,6 +64,16 @@ def hand(x: NDArray[Any], mean: tuple[float, ...], std: tuple[float, ...]) -> ND
     return np.stack(planes, axis=1)
 
 
+def test_paths_may_be_texts(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", FLOATS)
+    np.save(tmp_path / "y.npy", np.arange(4))
+    texts = str(tmp_path / "x.npy"), str(tmp_path / "y.npy")
+    found = load_dataset(texts[0], input_shape=(3, 6, 8), dtype=F32, labels=texts[1])
+    np.testing.assert_array_equal(everything(found), FLOATS)
+    assert found.labels is not None
+    assert found.labels.tolist() == [0, 1, 2, 3]
+
+
 # What the values become
 
 NORMALISED = {
@@ -232,7 +242,7 @@ def test_image_files_of_unequal_size_are_refused_by_name(tmp_path: Path) -> None
     images_in(tmp_path, (8, 8, 3), (8, 9, 3))
     data = load_dataset(tmp_path, input_shape=(3, 8, 8), dtype=F32, preprocessing=Preprocessing(preset="cifar10"))
     assert data.batch(0, 1).shape == (1, 3, 8, 8)
-    with pytest.raises(DataError, match=r"1\.png: shape \(3, 8, 9\), the model takes \(3, 8, 8\); try --resize"):
+    with pytest.raises(DataError, match=r"1\.png: shape \(3, 8, 9\), the model takes \(3, 8, 8\); try `resize`"):
         data.batch(0, 2)
 
 
@@ -288,10 +298,10 @@ CUBE = np.ones((2, 3, 3, 3), np.float32)
             SOME,
             (3, 6, 8),
             {},
-            "uint8 for a model that takes float32; say how to scale it: --preset (cifar10, cifar100,",
+            "uint8 for a model that takes float32; say how to scale it: `preset` (cifar10, cifar100,",
         ),
         (SOME, (3, 6, 8), {"resize": (6, 8)}, "say how to scale it"),
-        (FLOATS / 255, (3, 6, 8), {"preset": "cifar10"}, "expects pixels 0-255; give --mean and --std instead"),
+        (FLOATS / 255, (3, 6, 8), {"preset": "cifar10"}, "expects pixels 0-255; give `mean` and `std` instead"),
         (FLOATS - 200, (3, 6, 8), {"preset": "cifar10"}, "expects pixels 0-255"),
         (FLOATS * 2, (3, 6, 8), {"preset": "cifar10"}, "expects pixels 0-255"),
         (HOLED, (3, 6, 8), {"limit": 3, "seed": 0}, "input 2 (from 0) has a NaN or Inf"),
@@ -304,23 +314,24 @@ CUBE = np.ones((2, 3, 3, 3), np.float32)
         (SOME, (3, 6, 8), {"dtype": np.int8}, "values from 0 to 255, and the model takes int8, -128 to 127"),
         (SOME.astype(int) - 1, (3, 6, 8), {"dtype": np.uint64}, "values from -1 to 254, and the model takes uint64"),
         (SOME, (3, 6, 8), {"dtype": np.bool_}, "the model takes bool, 0 to 1"),
-        (FLOATS, (3, 12, 16), {}, "inputs of shape (3, 6, 8), the model takes (3, 12, 16); try --resize 12,16"),
-        (FLOATS, (12, 16, 3), {}, "try --resize 12,16"),
-        (FLOATS, (3, 12, 16), {"resize": (6, 9)}, "resized to (6, 9), the model takes (3, 12, 16); try --resize 12,16"),
+        (FLOATS, (3, 12, 16), {}, "inputs of shape (3, 6, 8), the model takes (3, 12, 16); try `resize` 12,16"),
+        (FLOATS, (12, 16, 3), {}, "try `resize` 12,16"),
+        (FLOATS, (3, 12, 16), {"resize": (6, 9)}, "resized to (6, 9), the model takes (3, 12, 16); try `resize` 12,16"),
         (FLOATS, (3, 32, 32), {"preset": "gtsrb"}, "resized to (50, 50), the model takes (3, 32, 32)"),
         (FLOATS, (1, 6, 8), {}, "the model takes (1, 6, 8); store x as (N, 1, 6, 8)"),
         (FLOATS, (144,), {}, "inputs of shape (3, 6, 8), the model takes (144,); store x as (N, 144)"),
         (FLOATS.reshape(4, -1), (3, 6, 8), {}, "inputs of shape (144,), the model takes (3, 6, 8)"),
         (FLOATS, (3, 6, 8), {"data_layout": "nhwc", "resize": (6, 8)}, "do not fit the model's (3, 6, 8) as nhwc"),
-        (CUBE, (3, 3, 3), {}, "fit the model's (3, 3, 3) both ways; give --data-layout nchw|nhwc"),
-        (CUBE[:, :, :2], (3, 2, 3), {"mean": (1, 2, 3)}, "both ways; give --data-layout"),
+        (CUBE, (3, 3, 3), {}, "fit the model's (3, 3, 3) both ways; give `data_layout` nchw or nhwc"),
+        (CUBE[:, :, :2], (3, 2, 3), {"mean": (1, 2, 3)}, "both ways; give `data_layout`"),
         (FLOATS, (3, 6, 8), {"mean": (1, 2)}, "mean and std have 2 channels, the inputs 3; give"),
         (FLOATS[:, :1], (1, 6, 8), {"preset": "cifar10"}, "mean and std have 3 channels, the inputs 1; give"),
-        (FLOATS.reshape(4, -1), (144,), {"preset": "cifar10"}, "are no images"),
-        (FLOATS.reshape(4, -1), (144,), {"resize": (1, 1)}, "are no images"),
-        (FLOATS, (3, 6, 8), {"limit": 2, "first": 2}, "--limit 2 and --first 2: give one of them"),
-        (FLOATS, (3, 6, 8), {"limit": 0}, "--limit 0: expected at least 1"),
-        (FLOATS, (3, 6, 8), {"first": -1}, "--first -1: expected at least 1"),
+        (FLOATS.reshape(4, -1), (144,), {"preset": "cifar10"}, "are not images"),
+        (FLOATS.reshape(4, -1), (144,), {"resize": (1, 1)}, "are not images"),
+        (FLOATS, (3, 6, 8), {"limit": 2, "first": 2}, "`limit` 2 and `first` 2: give one of them"),
+        (FLOATS, (3, 6, 8), {"limit": 0}, "`limit`: expected a whole number from 1 on, found 0"),
+        (FLOATS, (3, 6, 8), {"first": -1}, "`first`: expected a whole number from 1 on, found -1"),
+        (FLOATS, (3, 6, 8), {"first": "2"}, "`first`: expected a whole number from 1 on, found '2'"),
     ],
 )
 def test_refused_in_one_line(
@@ -335,16 +346,21 @@ def test_refused_in_one_line(
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        (
-            {"preset": "cifar"},
-            "--preset cifar: no such preset; expected one of cifar10, cifar100, gtsrb, imagenet-torch",
-        ),
-        ({"preset": "cifar10", "mean": (0.5,)}, "give the preset or --mean and --std"),
-        ({"mean": (1, 2), "std": (1, 2, 3)}, "--mean has 2 values and --std 3"),
+        ({"preset": "cifar"}, "`preset`: expected one of cifar10, cifar100, gtsrb, imagenet-torch"),
+        ({"preset": "cifar"}, "imagenet-identity, found 'cifar'"),
+        ({"preset": "cifar10", "mean": (0.5,)}, "give `preset`, or `mean` and `std`"),
+        ({"mean": (1, 2), "std": (1, 2, 3)}, "`mean` has 2 values and `std` 3"),
         ({"std": (1.0, 0.0)}, "a std above 0"),
         ({"mean": (float("nan"),)}, "expected finite numbers"),
-        ({"resize": (0, 4)}, "--resize 0,4"),
-        ({"data_layout": "NCHW"}, "--data-layout NCHW: expected nchw or nhwc"),
+        ({"mean": "0.5"}, "`mean`: expected a tuple of numbers, found '0.5'"),
+        ({"mean": 0.5}, "`mean`: expected a tuple of numbers, found 0.5"),
+        ({"std": ("1",)}, "`std`: expected a tuple of numbers, found ('1',)"),
+        ({"resize": (0, 4)}, "`resize`: expected a height and a width of at least 1, found (0, 4)"),
+        ({"resize": (4,)}, "`resize`: expected a height and a width of at least 1, found (4,)"),
+        ({"resize": (4.5, 4)}, "`resize`: expected a tuple of whole numbers, found (4.5, 4)"),
+        ({"resize": "4,4"}, "`resize`: expected a tuple of whole numbers, found '4,4'"),
+        ({"data_layout": "NCHW"}, "`data_layout`: expected nchw or nhwc, found 'NCHW'"),
+        ({"data_layout": "channels first"}, "`data_layout`: expected nchw or nhwc, found 'channels first'"),
     ],
 )
 def test_options_that_contradict_themselves_are_refused(options: dict[str, Any], complaint: str) -> None:
@@ -356,7 +372,7 @@ def test_options_that_contradict_themselves_are_refused(options: dict[str, Any],
 def test_formats_with_a_layout_refuse_another(tmp_path: Path) -> None:
     images_in(tmp_path, (8, 9, 3))
     given = Preprocessing(preset="cifar10", data_layout="nchw")
-    with pytest.raises(DataError, match="--data-layout nchw, but such files are nhwc"):
+    with pytest.raises(DataError, match="`data_layout` nchw, but such files are nhwc"):
         load_dataset(tmp_path, input_shape=(3, 8, 9), dtype=F32, preprocessing=given)
     with pytest.raises(DataError, match="the model takes int8, -128 to 127"):
         load_dataset(tmp_path, input_shape=(3, 8, 9), dtype=np.dtype(np.int8))

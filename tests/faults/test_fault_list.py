@@ -3,12 +3,13 @@
 import codecs
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from bitswap_onnx.errors import FaultListError
-from bitswap_onnx.faults.fault import Fault, Injection, Kind
+from bitswap_onnx.faults.fault import Fault, Injection, Kind, Site
 from bitswap_onnx.faults.fault_list import list_fingerprint, read_fault_list, write_fault_list
 
 HEADER = "Injection,Layer,TensorIndex,Bit\n"
@@ -170,6 +171,26 @@ def test_writing_reads_back(tmp_path: Path) -> None:
     digest = write_fault_list(tmp_path / "out.csv", injections)
     assert list(read_fault_list(tmp_path / "out.csv")) == injections
     assert [running for _, running in list_fingerprint(injections)][-1] == digest
+
+
+def test_kind_and_site_may_be_texts() -> None:
+    fault = Fault("conv", (0,), 3, kind="stuck_at_1", site="output")  # type: ignore[arg-type]
+    assert (fault.kind, fault.site) == (Kind.STUCK_AT_1, Site.OUTPUT)
+    assert (type(fault.kind), type(fault.site)) == (Kind, Site)
+    assert str(fault) == "stuck_at_1 bit 3 of conv (output)[0]"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"kind": "burn"}, "^`kind`: expected one of flip, stuck_at_0, stuck_at_1, mask, set, found 'burn'$"),
+        ({"kind": None}, "^`kind`: expected one of flip, .*, found None$"),
+        ({"site": "middle", "where": "f.csv:2"}, "^f.csv:2: `site`: expected one of output, input, found 'middle'$"),
+    ],
+)
+def test_other_kinds_and_sites_are_refused(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(FaultListError, match=message):
+        Fault("conv", (0,), 3, **wrong)
 
 
 def test_numbers_of_numpy_become_pythons() -> None:

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitswap_onnx.errors import FaultListError
+from bitswap_onnx.errors import BitswapError, FaultListError
 from bitswap_onnx.faults.fault import Fault, Injection, Kind
 from bitswap_onnx.graph.model import from_proto
-from bitswap_onnx.graph.resolve import Resolver
+from bitswap_onnx.graph.resolve import Resolver, resolve
 from tests.builders import build, cnn, normal
 
 MODEL = from_proto(cnn())
@@ -26,6 +26,11 @@ def test_flip_receipt(index: tuple[int, ...], bit: int) -> None:
     assert receipt.clean_value == weight[index]
     assert weight.reshape(-1)[receipt.element] == weight[index]
     assert receipt.effect == "changed"
+
+
+def test_another_bit_order_is_refused() -> None:
+    with pytest.raises(BitswapError, match=r"^`bit_order`: expected lsb or msb, found 'big'$"):
+        resolve(MODEL, [], bit_order="big")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("order", "bit"), [("lsb", 31), ("msb", 0)])
