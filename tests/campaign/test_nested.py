@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bitswap_onnx.campaign import schedule as plan
 from bitswap_onnx.campaign.executor import Progress
 from bitswap_onnx.campaign.run import run_campaign
 from bitswap_onnx.campaign.run_directory import reading
 from bitswap_onnx.campaign.setup import Settings
+from bitswap_onnx.data import chunks
 from bitswap_onnx.errors import FaultListError, RunError
 from bitswap_onnx.faults.fault import Fault, Injection, Site
 from bitswap_onnx.faults.fault_list import read_fault_list, write_fault_list
@@ -84,7 +84,7 @@ def test_all_counts_are_those_of_the_same_batches(model: Path, tmp_path: Path, m
     """In units of one batch, a run over all has the rows of the nested one, which has no other ones."""
     listed = [*faults(), *neurons()]
     run(model, tmp_path / "nested", listed, inputs_per_injection=BATCH)
-    monkeypatch.setattr(plan, "BATCHES_PER_CHUNK", 1)
+    monkeypatch.setattr(chunks, "BATCHES_PER_CHUNK", 1)
     run(model, tmp_path / "all", listed)
     mine, every = outcomes(tmp_path / "nested"), outcomes(tmp_path / "all")
     assert len(mine) == len(listed)

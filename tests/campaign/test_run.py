@@ -24,6 +24,7 @@ from bitswap_onnx.campaign.run import run_campaign
 from bitswap_onnx.campaign.run_directory import reading
 from bitswap_onnx.campaign.setup import Settings
 from bitswap_onnx.campaign.store import Store
+from bitswap_onnx.data import chunks
 from bitswap_onnx.errors import BitswapError, ControlFailedError, InterruptedRunError, ModelError, RunError
 from bitswap_onnx.estimates.read import read_recorded
 from bitswap_onnx.faults.fault import Fault, Injection, Kind
@@ -147,7 +148,7 @@ def test_results_do_not_depend_on_workers_units_engine_or_memory(
     run(model, tmp_path / "one")
     run(model, tmp_path / "three", workers=3)
     run(model, tmp_path / "none", workers=0)
-    monkeypatch.setattr(plan, "BATCHES_PER_CHUNK", 1)
+    monkeypatch.setattr(chunks, "BATCHES_PER_CHUNK", 1)
     monkeypatch.setattr(plan, "FIRST_UNIT", 1)
     run(model, tmp_path / "chunks", workers=2)
     run(model, tmp_path / "reference", engine="reference")
@@ -311,7 +312,7 @@ def test_resuming_keeps_the_units_that_the_campaign_began_with(
     """Stopped with some injections half done, in units of one batch, and resumed by a version with longer units."""
     run(model, tmp_path / "whole")
     stop = threading.Event()
-    monkeypatch.setattr(plan, "BATCHES_PER_CHUNK", 1)
+    monkeypatch.setattr(chunks, "BATCHES_PER_CHUNK", 1)
     monkeypatch.setattr(plan, "FIRST_UNIT", 1)
     with pytest.raises(InterruptedRunError):
         run(model, tmp_path / "run", stop=stop, on_progress=lambda p: stop.set() if p.inferences > 400 else None)
