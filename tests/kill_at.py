@@ -1,10 +1,14 @@
 """Run a campaign in this process and end it, as kill -9 would, at its K-th write to disk.
 
-Usage: python kill_at.py MODEL FAULTS|GOAL RUN K [N]. Points are numbered from 1: before and after each commit, each rename,
+Usage: python kill_at.py MODEL FAULTS|GOAL RUN K|every [N]. Points are numbered from 1: before and after each commit, each rename,
 each folder made or removed. For a GOAL, like critical+-1%@99%, faults are drawn until it is reached. With N, each injection
 runs over a batch of N inputs of its own. Exits with 9 where it was ended, 0 where the campaign finished first.
+
+With ``every`` instead of K, campaigns in the folders RUN1, RUN2, ... end at the points 1, 2, ..., each in a process of its own,
+until one finishes; exits with 0.
 """
 
+import multiprocessing
 import os
 import shutil
 import sqlite3
@@ -19,7 +23,7 @@ from bitswap_onnx.campaign.setup import Settings
 from bitswap_onnx.until.goal import parse_goal
 from bitswap_onnx.until.run import Until, run_until
 
-_left = int(sys.argv[4])
+_left = 0
 
 
 def _point() -> None:
@@ -46,19 +50,42 @@ class _Connection(sqlite3.Connection):
         return super().execute(sql, *args)
 
 
-def main() -> None:
+def campaign(run: Path, point: int) -> None:
+    """Run the campaign in ``run`` up to ``point``."""
+    global _left
+    _left = point
     for module, name in ((os, "mkdir"), (os, "replace"), (shutil, "rmtree")):
         setattr(module, name, partial(_around, getattr(module, name)))
     connect = sqlite3.connect
     sqlite3.connect = partial(connect, factory=_Connection)  # type: ignore[assignment]
     own = int(sys.argv[5]) if len(sys.argv) > 5 else None
     settings = Settings(first=8, batch_size=own or 8)
-    model, faults, run = Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
+    model, faults = Path(sys.argv[1]), sys.argv[2]
     if "@" in faults:
         until = Until(goal=parse_goal(faults))
         run_until(model, until, settings=settings, run=run, resume=True, workers=1, inputs_per_injection=own)
     else:
         run_campaign(model, faults, settings=settings, run=run, resume=True, workers=1, inputs_per_injection=own)
+
+
+def campaigns(run: str) -> None:
+    """Run a campaign for every point; where processes can be forked, they find the libraries loaded."""
+    context = multiprocessing.get_context("spawn" if sys.platform == "win32" else "fork")
+    point, exitcode = 0, 9
+    while exitcode == 9:
+        point += 1
+        process = context.Process(target=campaign, args=(Path(f"{run}{point}"), point))
+        process.start()
+        process.join()
+        exitcode = process.exitcode or 0
+    sys.exit(exitcode)
+
+
+def main() -> None:
+    if sys.argv[4] == "every":
+        campaigns(sys.argv[3])
+    else:
+        campaign(Path(sys.argv[3]), int(sys.argv[4]))
 
 
 if __name__ == "__main__":
