@@ -1,8 +1,8 @@
 """Which tests need a framework: their markers, and the proof that all others need none.
 
-A test that imports PyTorch gets the marker ``torch``, one that imports Keras or TensorFlow the marker ``keras``, whether its module
-or its own function does. A test that needs a framework in another way, through a converter or a fixture, carries the marker
-itself: ``-m "not torch"`` refuses every import of PyTorch.
+A test whose module or own function imports PyTorch gets the marker ``torch``, and ``keras`` for Keras or TensorFlow.
+A test that needs a framework in another way, through a converter or a fixture, carries the marker itself: ``-m "not torch"``
+refuses every import of PyTorch.
 """
 
 import inspect
@@ -21,7 +21,7 @@ FRAMEWORKS = {"torch": ("torch", "torchvision"), "keras": ("keras", "tensorflow"
 
 @cache
 def imported_frameworks(source: str, indent: str) -> frozenset[str]:
-    """Return the markers of the frameworks that lines of ``source`` import, where ``indent`` matches what begins such a line."""
+    """Return the markers of the frameworks that ``source`` imports on lines that begin with the pattern ``indent``."""
 
     def imports(libraries: tuple[str, ...]) -> bool:
         names = "|".join(libraries)

@@ -22,7 +22,7 @@ from bitswap_onnx.faults.fault_list import read_fault_list, write_fault_list
 from bitswap_onnx.outcome import OUTCOME_NAMES, decode_correct, decode_outcomes
 from bitswap_onnx.sampling.input_blocks import InputSample
 from tests.builders import cnn, normal, save
-from tests.campaign.test_run import BATCH, INPUTS, faults, rows, run
+from tests.campaign.small_campaign import BATCH, INPUTS, faults, rows, run
 
 REPO = Path(__file__).parents[2]
 
