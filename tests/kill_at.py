@@ -4,8 +4,8 @@ Usage: python kill_at.py MODEL FAULTS|GOAL RUN K|every [N]. Points are numbered 
 rename, each folder made or removed. For a GOAL, like critical+-1%@99%, faults are drawn until it is reached. With N, each
 injection runs over a batch of N inputs of its own. Exits with 9 where it was ended, 0 where the campaign finished first.
 
-With ``every`` instead of K, one campaign for each point K = 1, 2, ... runs in the folder RUN<K>, in a process of its own, until
-one of them finishes. Exits with 0.
+With ``every`` instead of K, one campaign for each point K = 1, 2, ... runs in the folder RUN<K>, in a process of its own,
+until one of them finishes. Exits with 0.
 """
 
 import multiprocessing

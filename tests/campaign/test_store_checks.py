@@ -16,7 +16,7 @@ from bitswap_onnx.campaign.setup import Settings
 from bitswap_onnx.campaign.stored_settings import misfit
 from bitswap_onnx.errors import BitswapError, RunError
 from bitswap_onnx.estimates.read import read_recorded
-from tests.campaign.test_store_versions import HALF, RECEIPTS, REST, finish, injections, old_model, old_run
+from tests.campaign.old_runs import HALF, RECEIPTS, REST, finish, injections, old_model, old_run
 
 #: What was done to the file, and what the sentence says; of tables and settings, to all who read a store.
 SCHEMA = [
