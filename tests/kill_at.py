@@ -70,11 +70,11 @@ def campaign(run: Path, point: int) -> None:
 
 def campaigns(run: str) -> None:
     """Run a campaign for every point; where processes can be forked, they find the libraries loaded."""
-    context = multiprocessing.get_context("spawn" if sys.platform == "win32" else "fork")
+    multiprocessing.set_start_method("spawn" if sys.platform == "win32" else "fork")
     point, exitcode = 0, 9
     while exitcode == 9:
         point += 1
-        process = context.Process(target=campaign, args=(Path(f"{run}{point}"), point))
+        process = multiprocessing.Process(target=campaign, args=(Path(f"{run}{point}"), point))
         process.start()
         process.join()
         exitcode = process.exitcode or 0
