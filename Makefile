@@ -1,4 +1,5 @@
-# `make demo`: a first campaign. `make test`: everything that must hold. Both need Python >= 3.11, make and a network.
+# `make demo`: a first campaign. `make check`: a quick look while working. `make test`: everything that must hold.
+# All need Python >= 3.11, make and a network.
 
 PYTHON ?= python3
 VENV := .venv
@@ -9,13 +10,21 @@ BIN := $(VENV)/bin
 endif
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: demo test lint types clean
+.PHONY: demo check test coverage lint types clean
 
 demo: $(VENV)/core
 	$(BIN)/bitswap-onnx inject models/digits_cnn.onnx fault_lists/digits_cnn.csv
 
-test: lint types
-	$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --cov --cov-report=term:skip-covered
+PYTEST := $(BIN)/python -m pytest --numprocesses=2 --dist=worksteal
+check: lint types
+	$(PYTEST) -m "not torch and not keras and not slow"
+
+# All other tests: together with those of `check`, every test.
+test: check
+	$(PYTEST) -m "torch or keras or slow"
+
+coverage: $(VENV)/dev
+	$(PYTEST) --cov --cov-report=term:skip-covered
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .

@@ -1,10 +1,14 @@
 """Run a campaign in this process and end it, as kill -9 would, at its K-th write to disk.
 
-Usage: python kill_at.py MODEL FAULTS|GOAL RUN K [N]. Points are numbered from 1: before and after each commit, each rename,
-each folder made or removed. For a GOAL, like critical+-1%@99%, faults are drawn until it is reached. With N, each injection
-runs over a batch of N inputs of its own. Exits with 9 where it was ended, 0 where the campaign finished first.
+Usage: python kill_at.py MODEL FAULTS|GOAL RUN K|every [N]. Points are numbered from 1: before and after each commit, each
+rename, each folder made or removed. For a GOAL, like critical+-1%@99%, faults are drawn until it is reached. With N, each
+injection runs over a batch of N inputs of its own. Exits with 9 where it was ended, 0 where the campaign finished first.
+
+With ``every`` instead of K, one campaign for each point K = 1, 2, ... runs in the folder RUN<K>, in a process of its own,
+until one of them finishes. Exits with 0.
 """
 
+import multiprocessing
 import os
 import shutil
 import sqlite3
@@ -22,7 +26,7 @@ from bitswap_onnx.until.drawn_list import Until
 from bitswap_onnx.until.goal import parse_goal
 from bitswap_onnx.until.run import run_until
 
-_left = int(sys.argv[4])
+_left = 0
 
 
 def _point() -> None:
@@ -49,14 +53,17 @@ class _Connection(sqlite3.Connection):
         return super().execute(sql, *args)
 
 
-def main() -> None:
+def campaign(run: Path, point: int) -> None:
+    """Run the campaign in ``run`` up to ``point``."""
+    global _left
+    _left = point
     for module, name in ((os, "mkdir"), (os, "replace"), (shutil, "rmtree")):
         setattr(module, name, partial(_around, getattr(module, name)))
     connect = sqlite3.connect
     sqlite3.connect = partial(connect, factory=_Connection)  # type: ignore[assignment]
     own = int(sys.argv[5]) if len(sys.argv) > 5 else None
     settings = Settings(first=8, batch_size=own or 8)
-    model, faults, run = Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
+    model, faults = Path(sys.argv[1]), sys.argv[2]
     if "@" in faults:
         until = Until(goal=parse_goal(faults))
         run_until(
@@ -67,8 +74,30 @@ def main() -> None:
         )
     else:
         run_campaign(
-            prepare(model, settings), faults, RunOptions(run=run, resume=True, workers=1, inputs_per_injection=own)
+            prepare(model, settings),
+            faults,
+            RunOptions(run=run, resume=True, workers=1, inputs_per_injection=own),
         )
+
+
+def campaigns(run: str) -> None:
+    """Run a campaign for every point; where processes can be forked, they find the libraries loaded."""
+    multiprocessing.set_start_method("spawn" if sys.platform == "win32" else "fork")
+    point, exitcode = 0, 9
+    while exitcode == 9:
+        point += 1
+        process = multiprocessing.Process(target=campaign, args=(Path(f"{run}{point}"), point))
+        process.start()
+        process.join()
+        exitcode = process.exitcode or 0
+    sys.exit(exitcode)
+
+
+def main() -> None:
+    if sys.argv[4] == "every":
+        campaigns(sys.argv[3])
+    else:
+        campaign(Path(sys.argv[3]), int(sys.argv[4]))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 """Whether a change of the code leaves every result as it was: the files of an earlier commit beside those of this checkout.
 
-``python -m tests.benchmarks.same_results --before COMMIT [--reference DIR]`` runs the same commands with the code of both, in
-folders of the same layout, and compares the files byte for byte. Each command has one worker: several finish in any order.
-Not compared: the ``notes`` and ``method`` of JSON, whose wording may change, versions and machine in golden.json, stores and
-texts. With the reference data, ResNet20 runs as well: every 50th fault of its published list over 846 images, and a ranking
-of its layers.
+``python -m tests.benchmarks.same_results --before COMMIT [--reference DIR]`` runs the same commands with the code of both,
+in folders of the same layout, and compares the files byte for byte. Each command has one worker: several finish their
+units in any order. Not compared: the ``notes`` and ``method`` of JSON, whose wording may change, versions and machine in
+golden.json, stores and texts. With the reference data, ResNet20 runs as well: every 50th fault of its published list over
+846 images, and a ranking of its layers.
 """
 
 import argparse

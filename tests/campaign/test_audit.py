@@ -15,7 +15,7 @@ from bitswap_onnx.campaign.settings import Settings
 from bitswap_onnx.errors import BitswapError, ControlFailedError, RunError
 from bitswap_onnx.faults.fault import Fault, Injection
 from tests.builders import cnn, save
-from tests.campaign.test_run import rows, run
+from tests.campaign.small_campaign import rows, run
 
 
 @pytest.fixture

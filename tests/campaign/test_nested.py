@@ -11,18 +11,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bitswap_onnx.campaign import schedule as plan
 from bitswap_onnx.campaign.options import Progress, RunOptions
 from bitswap_onnx.campaign.run import run_campaign
 from bitswap_onnx.campaign.settings import Settings
 from bitswap_onnx.campaign.setup import prepare
+from bitswap_onnx.data import chunks
 from bitswap_onnx.errors import FaultListError, RunError
 from bitswap_onnx.faults.fault import Fault, Injection, Site
 from bitswap_onnx.faults.fault_list import read_fault_list, write_fault_list
 from bitswap_onnx.outcome import OUTCOME_NAMES, decode_correct, decode_outcomes
 from bitswap_onnx.sampling.input_blocks import InputSample
 from tests.builders import cnn, normal, save
-from tests.campaign.test_run import BATCH, INPUTS, faults, rows, run
+from tests.campaign.small_campaign import BATCH, INPUTS, faults, rows, run
 from tests.campaigns import rows_of_store
 
 REPO = Path(__file__).parents[2]
@@ -84,7 +84,7 @@ def test_all_counts_are_those_of_the_same_batches(model: Path, tmp_path: Path, m
     """In units of one batch, a run over all has the rows of the nested one, which has no other ones."""
     listed = [*faults(), *neurons()]
     run(model, tmp_path / "nested", listed, inputs_per_injection=BATCH)
-    monkeypatch.setattr(plan, "BATCHES_PER_CHUNK", 1)
+    monkeypatch.setattr(chunks, "BATCHES_PER_CHUNK", 1)
     run(model, tmp_path / "all", listed)
     mine, every = outcomes(tmp_path / "nested"), outcomes(tmp_path / "all")
     assert len(mine) == len(listed)

@@ -23,6 +23,7 @@ from bitswap_onnx.campaign.run_directory import reading
 from bitswap_onnx.campaign.schedule import join_paths
 from bitswap_onnx.campaign.settings import Settings
 from bitswap_onnx.campaign.setup import prepare
+from bitswap_onnx.data import chunks
 from bitswap_onnx.errors import BitswapError, InterruptedRunError, RunError
 from bitswap_onnx.experiments.comparison.paired_runs import read_pair
 from bitswap_onnx.faults.fault import Fault, Injection, Kind, Site
@@ -65,7 +66,9 @@ def faults() -> list[Injection]:
 def run(model: Path, folder: Path, injections: Any = None, **options: Any) -> Campaign:
     settings = options.pop("settings", Settings(batch_size=BATCH, layout="plain"))
     return run_campaign(
-        prepare(model, settings), injections or faults(), RunOptions(**{"run": folder, "workers": 1, **options})
+        prepare(model, settings),
+        injections or faults(),
+        RunOptions(**{"run": folder, "workers": 1, **options}),
     )
 
 
@@ -157,7 +160,7 @@ def test_receipts_are_the_values_of_the_clean_model(model: Path, tmp_path: Path)
 def test_nothing_but_the_list_decides(model: Path, tmp_path: Path, monkeypatch: Patch) -> None:
     """Two workers, small chunks and units, either engine, little memory: the same bytes, records of each input included."""
     run(model, tmp_path / "one", per_input=True)
-    monkeypatch.setattr(plan, "BATCHES_PER_CHUNK", 1)
+    monkeypatch.setattr(chunks, "BATCHES_PER_CHUNK", 1)
     monkeypatch.setattr(plan, "FIRST_UNIT", 2)
     run(model, tmp_path / "chunks", per_input=True, workers=2)
     run(model, tmp_path / "reference", per_input=True, engine="reference")
@@ -204,7 +207,7 @@ def stop_after(model: Path, folder: Path, engine: str, done: int) -> None:
 
 def test_stopped_and_resumed_it_ends_the_same(model: Path, tmp_path: Path, monkeypatch: Patch) -> None:
     run(model, tmp_path / "whole", per_input=True)
-    monkeypatch.setattr(plan, "BATCHES_PER_CHUNK", 1)
+    monkeypatch.setattr(chunks, "BATCHES_PER_CHUNK", 1)
     monkeypatch.setattr(plan, "FIRST_UNIT", 1)
     monkeypatch.setattr(execute, "LARGEST_UNIT", 1)
     for engine, done in (("incremental", 4), ("reference", 14), ("incremental", 28)):

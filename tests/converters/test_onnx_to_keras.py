@@ -15,14 +15,13 @@ from torch import Tensor, nn
 
 from bitswap_onnx.converters import onnx_to_keras as module
 from bitswap_onnx.converters.keras_setup import load_keras_file, quiet
-from bitswap_onnx.converters.onnx_to_keras import SUPPORTED, onnx_to_keras
-from bitswap_onnx.converters.torch_checkpoint import load_state_dict_file
+from bitswap_onnx.converters.onnx_to_keras import SUPPORTED, KerasReport, onnx_to_keras
 from bitswap_onnx.converters.torch_to_onnx import export_torch
 from bitswap_onnx.errors import ControlFailedError, ModelError
 from bitswap_onnx.graph.model import from_proto
-from bitswap_onnx.models.resnet_cifar import resnet
 from tests import reference
 from tests.builders import build, cnn, normal
+from tests.resnet20 import images, lived_in, resnet20_network
 
 pytest.importorskip("tensorflow")
 pytest.importorskip("tf2onnx")
@@ -33,31 +32,6 @@ KERAS_LIST = (
 )
 
 
-def lived_in(network: nn.Module) -> nn.Module:
-    torch.manual_seed(0)
-    for name, tensor in (*network.named_parameters(), *network.named_buffers()):
-        if tensor.is_floating_point() and (tensor.ndim == 1 or "running" in name):
-            tensor.data = torch.rand_like(tensor) + 0.1
-    return network.eval()
-
-
-def resnet20() -> nn.Module:
-    network = resnet(20)
-    if not reference.FOLDER.is_dir():
-        return lived_in(network)
-    network.load_state_dict(load_state_dict_file(reference.RESNET_FILES / "ResNet20.th"))
-    return network.eval()
-
-
-def images(count: int = 100) -> Tensor:
-    if not reference.FOLDER.is_dir():
-        return torch.randn(count, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    with np.load(reference.IMAGES) as data:
-        pixels = torch.from_numpy(data["x"][:count]).float() / 255
-    mean, std = (torch.tensor(c).reshape(3, 1, 1) for c in ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)))
-    return (pixels - mean) / std
-
-
 def predicted(path: Path, inputs: NDArray[Any]) -> NDArray[Any]:
     """Return what the saved Keras model makes of NCHW inputs."""
     model = load_keras_file(path)
@@ -66,13 +40,17 @@ def predicted(path: Path, inputs: NDArray[Any]) -> NDArray[Any]:
         return np.asarray(model.predict(last, verbose=0))
 
 
-def test_resnet20_there_and_back(tmp_path: Path) -> None:
+@pytest.fixture(scope="session")
+def resnet20_in_keras(resnet20: Path) -> KerasReport:
+    """ResNet20 as a Keras file beside its ONNX file, which tests only read."""
+    return onnx_to_keras(resnet20, resnet20.with_suffix(".keras"))
+
+
+def test_resnet20_there_and_back(resnet20: Path, resnet20_in_keras: KerasReport, tmp_path: Path) -> None:
     from bitswap_onnx.converters.keras_to_onnx import export_keras
 
-    network, x = resnet20(), images()
-    export_torch(network, (3, 32, 32), tmp_path / "torch.onnx")
-    report = onnx_to_keras(tmp_path / "torch.onnx", tmp_path / "m.keras")
-    exported = export_keras(tmp_path / "m.keras", tmp_path / "keras.onnx")
+    network, x, report = resnet20_network(), images(), resnet20_in_keras
+    exported = export_keras(resnet20.with_suffix(".keras"), tmp_path / "keras.onnx")
     assert set(exported.parameters) == set(report.parameters)
     stored = {
         tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(tmp_path / "keras.onnx").graph.initializer
@@ -86,18 +64,17 @@ def test_resnet20_there_and_back(tmp_path: Path) -> None:
     assert [name for name in report.layers if name.startswith(("conv2d", "dense"))] == [*convolutions, "dense"]
     with torch.no_grad():
         scores = network(x).numpy()
-    native = predicted(tmp_path / "m.keras", x.numpy())
+    native = predicted(resnet20.with_suffix(".keras"), x.numpy())
     assert np.array_equal(native.argmax(1), scores.argmax(1))
     assert np.abs(native - scores).max() < 1e-4
 
 
 @reference.needed
-def test_layers_are_those_of_the_published_keras_list(tmp_path: Path) -> None:
-    export_torch(resnet20(), (3, 32, 32), tmp_path / "torch.onnx")
-    report = onnx_to_keras(tmp_path / "torch.onnx", tmp_path / "m.keras")
+def test_layers_are_those_of_the_published_keras_list(resnet20_in_keras: KerasReport) -> None:
     with KERAS_LIST.open(newline="") as file:
         published = {row["Layer"] for row in csv.DictReader(file)}
-    assert {name.partition("/")[0] for name in report.parameters if name.endswith("/kernel")} == published
+    kernels = [name for name in resnet20_in_keras.parameters if name.endswith("/kernel")]
+    assert {name.partition("/")[0] for name in kernels} == published
 
 
 class Mixed(nn.Module):

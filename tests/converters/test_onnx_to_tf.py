@@ -10,27 +10,25 @@ import torch
 
 from bitswap_onnx.converters import onnx_to_tf as module
 from bitswap_onnx.converters.onnx_to_tf import onnx_to_tf, run_saved_model
-from bitswap_onnx.converters.torch_to_onnx import export_torch
 from bitswap_onnx.errors import MissingExtraError, ModelError
 from bitswap_onnx.graph.model import from_proto
 from tests.builders import build, cnn, normal
-from tests.converters.test_onnx_to_keras import images, resnet20
+from tests.resnet20 import images, resnet20_network
 
 pytest.importorskip("tensorflow")
 pytest.importorskip("tf_keras")
 
 
-def test_resnet20_scores_are_those_of_pytorch(tmp_path: Path) -> None:
-    network, x = resnet20(), images()
-    export_torch(network, (3, 32, 32), tmp_path / "m.onnx")
-    before = (tmp_path / "m.onnx").read_bytes()
-    onnx_to_tf(tmp_path / "m.onnx", tmp_path / "tf")
+def test_resnet20_scores_are_those_of_pytorch(resnet20: Path, tmp_path: Path) -> None:
+    network, x = resnet20_network(), images()
+    before = resnet20.read_bytes()
+    onnx_to_tf(resnet20, tmp_path / "tf")
     with torch.no_grad():
         scores = network(x).numpy()
     found = run_saved_model(tmp_path / "tf", x.numpy())
     assert np.array_equal(found.argmax(1), scores.argmax(1))
     assert np.abs(found - scores).max() < 1e-4
-    assert (tmp_path / "m.onnx").read_bytes() == before
+    assert resnet20.read_bytes() == before
 
 
 def test_a_faulty_model_in_keras_layout(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ from onnx import numpy_helper
 from torch import nn
 
 from bitswap_onnx.converters.torch_checkpoint import load_state_dict_file
-from bitswap_onnx.converters.torch_to_onnx import export_torch
+from bitswap_onnx.converters.torch_to_onnx import ExportReport, export_torch
 from bitswap_onnx.errors import ModelError
 from bitswap_onnx.models.resnet_cifar import RESNET_DEPTHS, resnet
 from tests import reference
@@ -57,13 +57,18 @@ def test_published_weights_fit(depth: int) -> None:
     trained(depth)
 
 
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ExportReport]:
+    """The published ResNet20 as an ONNX file, and the report of its export."""
+    path = tmp_path_factory.mktemp("resnet20") / "resnet20.onnx"
+    return path, export_torch(trained(20), (3, 32, 32), path)
+
+
 @reference.needed
-def test_resnet20_with_its_published_weights(tmp_path: Path) -> None:
-    network = trained(20)
-    path = tmp_path / "resnet20.onnx"
-    report = export_torch(network, (3, 32, 32), path)
+def test_resnet20_with_its_published_weights(exported: tuple[Path, ExportReport]) -> None:
+    path, report = exported
     graph = onnx.load(path).graph
-    state = network.state_dict()
+    state = trained(20).state_dict()
     stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     counted = {name for name in state if name.endswith("num_batches_tracked")}
     assert set(report.unused) == counted
@@ -77,11 +82,10 @@ def test_resnet20_with_its_published_weights(tmp_path: Path) -> None:
 
 
 @reference.needed
-def test_resnet20_scores_and_accuracy(tmp_path: Path) -> None:
+def test_resnet20_scores_and_accuracy(exported: tuple[Path, ExportReport]) -> None:
     network = trained(20)
-    export_torch(network, (3, 32, 32), tmp_path / "resnet20.onnx")
     x, y = images()
-    scores = ort.InferenceSession(tmp_path / "resnet20.onnx").run(None, {"input": x})[0]
+    scores = ort.InferenceSession(exported[0]).run(None, {"input": x})[0]
     with torch.no_grad():
         native = network(torch.from_numpy(x)).numpy()
     assert np.abs(scores - native).max() < 1e-4

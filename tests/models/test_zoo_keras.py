@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 
 from bitswap_onnx.models import zoo
-from tests.benchmarks.test_zoo_keras import check
+from tests.zoo_in_keras import check
 
 pytest.importorskip("keras", reason="needs the extra [keras]")
+pytestmark = pytest.mark.torch
 
 
 @pytest.mark.parametrize(
