@@ -1,4 +1,4 @@
-"""Run one fault list on two models that hold the same weights, each in its own run directory, and compare the runs."""
+"""Run one fault list on two models with the same weights, each in its own run directory, and compare the runs."""
 
 import threading
 from collections.abc import Callable, Iterable
@@ -18,13 +18,13 @@ from bitswap_onnx.graph.convert import convert_faults
 from bitswap_onnx.graph.model import Model, load_model
 from bitswap_onnx.graph.resolve import BitOrder, resolve
 
-#: What a folder of two runs holds beside compare.json and compare.csv.
+#: Names in the folder of a comparison, beside compare.json and compare.csv: both runs, and a converted list.
 RUN_A, RUN_B, LIST_B = "a", "b", "faults_b.csv"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelRunOptions:
-    """How the two campaigns run; see `bitswap_onnx.campaign.run.run_campaign`."""
+    """Options of both campaigns; see `bitswap_onnx.campaign.run.run_campaign`."""
 
     settings: Settings = Settings()
     resume: bool = False
@@ -45,12 +45,12 @@ def compare_models(
 ) -> Comparison:
     """Run ``faults``, a list for ``model_a``, on both models into ``folder``/a and ``folder``/b, and compare them.
 
-    Where the list does not hit the same bits in ``model_b``, it is converted by content into ``folder``/faults_b.csv.
-    Both run on the same data: that beside ``model_a`` where none is named. Raises BitswapError as `run_campaign`,
-    `convert_faults` and `compare_runs` do.
+    Where the list does not hit the same bits in ``model_b``, it is converted by content into ``folder``/faults_b.csv. Both
+    runs have the same data: if the settings name none, the data beside ``model_a``. Raises BitswapError as `run_campaign`,
+    `convert_faults` and `compare_runs` do, and for a folder that holds runs, without ``resume``.
     """
     if not running.resume and any(has_store(folder / name) for name in (RUN_A, RUN_B)):
-        raise RunError(f"{folder}: holds runs already; continue them with --resume or choose another --out")
+        raise RunError(f"{folder}: holds runs already; continue them with `resume` or choose another `run`")
     injections = read_fault_list(faults)
     refuse_neurons(injections, "a comparison")
     a, b = load_model(model_a), load_model(model_b)
@@ -76,15 +76,17 @@ def compare_models(
 
 
 def _hits_the_same(injections: Iterable[Injection], a: Model, b: Model, bit_order: BitOrder) -> bool:
-    """Whether the list, as it is, resolves in both models to the same bits."""
+    """Whether the unconverted list resolves to the same bits in both models."""
     try:
         for in_a, in_b in zip(resolve(a, injections, bit_order), resolve(b, injections, bit_order), strict=True):
-            if [(r.clean_bits, r.faulty_bits) for r in in_a.receipts] != [
-                (r.clean_bits, r.faulty_bits) for r in in_b.receipts
-            ]:
+            changes_a, changes_b = (
+                [(receipt.clean_bits, receipt.faulty_bits) for receipt in resolved.receipts]
+                for resolved in (in_a, in_b)
+            )
+            if changes_a != changes_b:
                 return False
     except FaultListError:
-        return False  # in A: converting says so again, with the line
+        return False  # if the list does not fit A, convert_faults raises the error again
     return True
 
 
@@ -105,7 +107,7 @@ def _run(model: Path, faults: Path, run: Path, running: ModelRunOptions) -> None
 
 
 def _records_inputs() -> bool:
-    """Whether outcomes per input can be kept, which agreement is best measured on."""
+    """Whether the runs can record outcomes per input, on which agreement is measured best."""
     try:
         require_parquet()
     except MissingExtraError:

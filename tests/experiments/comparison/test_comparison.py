@@ -233,9 +233,9 @@ def test_comparisons_are_seeded_and_files_hold_them(runs: tuple[Path, Path], tmp
 
 
 def test_wrong_judgements() -> None:
-    with pytest.raises(BitswapError, match="--delta: expected percentage points over 0"):
+    with pytest.raises(BitswapError, match="`delta`: expected percentage points over 0"):
         Judgement(delta=0)
-    with pytest.raises(BitswapError, match="--theta: expected a share"):
+    with pytest.raises(BitswapError, match="`theta`: expected a share"):
         Judgement(theta=1)
 
 
@@ -291,7 +291,7 @@ def unlabelled(settings: Settings, folder: Path) -> Settings:
     ("change", "message"),
     [
         (lambda s, f: Settings(data=s.data, first=7), "expected runs over the same inputs, found 20 and 7"),
-        (lambda s, f: Settings(data=s.data, criterion="tolerance=0.1"), "--criterion is not the other's"),
+        (lambda s, f: Settings(data=s.data, criterion="tolerance=0.1"), "the runs differ in `criterion`"),
         (swapped, "the inputs have other labels, or the same in another order"),
         (renamed, "expected runs over one dataset, found data and renamed"),
         (unlabelled, "cannot tell whether the inputs are the same"),
@@ -357,7 +357,7 @@ def test_a_list_that_fits_both_models_stays(tmp_path: Path, data: Path) -> None:
 def test_inputs_of_their_own_pair_where_both_drew_the_same(runs: tuple[Path, Path], tmp_path: Path) -> None:
     pytest.importorskip("pyarrow")
     c = run(tmp_path / "c", cnn(), inputs_per_injection=8)
-    with pytest.raises(RunError, match="--inputs-per-injection or its --seed is not the other's"):
+    with pytest.raises(RunError, match="the runs differ in `inputs_per_injection` or `seed`"):
         compare_runs(runs[0], c)
     d = run(tmp_path / "d", shifted(), inputs_per_injection=8)
     found, every = row_of(compare_runs(c, d), "critical"), row_of(compare_runs(*runs), "critical")
