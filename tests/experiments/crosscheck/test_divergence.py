@@ -1,4 +1,4 @@
-"""Where two runtimes part: small networks with a fused operator, broken so that NaN or overflow arises in it alone."""
+"""Where two runtimes diverge: small networks with a fused operator, broken so that NaN or overflow arises in it alone."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -14,8 +14,9 @@ from bitswap_onnx.campaign.setup import Settings, prepare
 from bitswap_onnx.cli.crosscheck import _print
 from bitswap_onnx.converters.native import torch_native
 from bitswap_onnx.converters.torch_to_onnx import export_torch
+from bitswap_onnx.experiments.crosscheck.agreement import measure_agreement
 from bitswap_onnx.experiments.crosscheck.divergence import Divergence, differing_elements, find_divergence
-from bitswap_onnx.experiments.crosscheck.run import Verdict, crosscheck, measure_agreement
+from bitswap_onnx.experiments.crosscheck.run import Verdict, crosscheck
 from bitswap_onnx.faults.fault import Fault, Injection, Kind
 from bitswap_onnx.faults.fault_list import write_fault_list
 from bitswap_onnx.graph.resolve import resolve
@@ -218,4 +219,4 @@ def test_the_report_has_a_line_for_each(capsys: pytest.CaptureFixture[str]) -> N
     printed = " ".join(capsys.readouterr().out.split())
     line = "torch, injection 7, input 3: Softmax node[1] (layer attention): ONNX Runtime NaN, torch 0.5"
     assert line in printed
-    assert "(the runs part at Softmax)" in printed
+    assert "(the runs diverge at Softmax)" in printed
