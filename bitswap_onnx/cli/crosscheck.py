@@ -11,7 +11,8 @@ from bitswap_onnx.campaign.settings import Settings
 from bitswap_onnx.cli import console
 from bitswap_onnx.cli.options import BitOrderOption, Faults, ModelPath, with_shared
 from bitswap_onnx.errors import BitswapError
-from bitswap_onnx.experiments.crosscheck.run import Agreement, Verdict, crosscheck
+from bitswap_onnx.experiments.crosscheck.agreement import Agreement
+from bitswap_onnx.experiments.crosscheck.run import Verdict, crosscheck
 from bitswap_onnx.graph.model import Model
 
 if TYPE_CHECKING:

@@ -1,1 +1,1 @@
-"""Figures."""
+"""Figures of experiments, for papers and pages."""

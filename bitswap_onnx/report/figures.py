@@ -1,7 +1,7 @@
-"""Plots for papers: curves with interval bands and dots with whiskers, as SVG and PNG, told apart without colour.
+"""Plots for papers: curves with interval bands and dots with whiskers, as SVG and PNG, distinguishable without colour.
 
-What is drawn does not depend on the reader's matplotlib settings, needs no display and leaves no state behind; the same
-panels give the same SVG, byte for byte, under the same matplotlib. Text in an SVG is text. Names are shown as they are.
+A figure does not depend on the user's matplotlib settings, needs no display and changes no global state. The same panels
+give the same SVG, byte for byte, under the same matplotlib. Text in an SVG is text; names are not read as mathematics.
 """
 
 import math
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 #: How to draw the curves of each name: options of `Axes.plot`.
 _Styles = dict[str, dict[str, Any]]
 
-#: What matplotlib's own defaults are changed to. Sizes in points: print a figure at its own size.
+#: Changes to matplotlib's defaults. Sizes are in points, for a figure that is printed at its own size.
 _SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "bitswap-onnx",
@@ -47,7 +47,7 @@ _SETTINGS: dict[Any, Any] = {
 #: Dots per inch of the PNG.
 _DPI = 300
 
-#: Inches: a panel of curves; a row of bars and what is around them; a row of the legend, what is around and before them.
+#: Inches: a panel of curves; a row of bars and the space around the rows; a legend's row, space above, line samples.
 _WIDTH, _HEIGHT = 2.8, 2.3
 _BAR_ROW, _BARS_AROUND = 0.14, 0.75
 _LEGEND_ROW, _LEGEND_ABOVE, _LEGEND_LINE = 0.155, 0.1, 0.65
@@ -57,7 +57,7 @@ _COLOURS = ("#1f2f6f", "#da7530", "#9a1f47", "#62b8e0", "#0f8272")
 _DASHES = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (5, 1.2, 1.2, 1.2)))
 _MARKERS = "os^DvPX<*"
 _REFERENCE_DASHES = ((0, (6, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2, 1, 2)), "-")
-#: A curve of few points has a marker at each, a longer one about as many as said along its way.
+#: A curve of at most so many points has a marker at each point; a longer curve has about so many markers in all.
 _FEW_POINTS, _MARKERS_SHOWN = 16, 6
 
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -65,7 +65,7 @@ _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """Points ``x``, ``y`` (n,) joined in their order; ``low`` and ``high`` (n,) make a band, drawn if both are there.
+    """Points ``x``, ``y`` (n,), joined in their order; ``low`` and ``high`` (n,), if both are given, are drawn as a band.
 
     A ``reference`` (an oracle, a random order, a golden accuracy) is a black broken line without markers.
     """
@@ -80,7 +80,7 @@ class Curve:
 
 @dataclass(frozen=True, eq=False)
 class Panel:
-    """Curves over the same axes; a curve of the same name looks the same in every panel of a figure.
+    """Curves over the same axes; curves of the same name look the same in every panel of a figure.
 
     ``y_range``: the lowest and highest y to show; None fits the curves. Raises ValueError for x <= 0 with ``x_log``.
     """
@@ -120,10 +120,10 @@ def require_matplotlib() -> None:
 def save_figure(stem: Path, panels: Sequence[Panel | Bars]) -> tuple[Path, Path]:
     """Draw the panels side by side with one legend; write ``<stem>.svg`` and ``<stem>.png``, whole, and return both.
 
-    A ``.svg`` or ``.png`` at the end of ``stem`` is taken off. The legend lists curves as they lie in the first panel that
-    has them, the highest mean first. Up to 36 curves beside references look different.
+    A ``.svg`` or ``.png`` at the end of ``stem`` is removed. The legend lists the curves panel by panel, within a panel
+    those with the highest mean first. Up to 36 curves beside references look different.
 
-    Raises MissingExtraError without matplotlib and RunError where nothing can be written.
+    Raises MissingExtraError without matplotlib, and RunError if a file cannot be written.
     """
     require_matplotlib()
     name = stem.stem if stem.suffix.lower() in (".svg", ".png") else stem.name
@@ -183,7 +183,7 @@ def _draw_curves(ax: "Axes", panel: Panel, styles: _Styles) -> None:
         style = styles[curve.name]
         if curve.low is not None and curve.high is not None:
             ax.fill_between(curve.x, curve.low, curve.high, color=style["color"], alpha=0.15, linewidth=0)
-        # Markers start at different points, so that those of curves which lie on each other do not.
+        # Markers start at different points, so that they do not cover each other where curves do.
         step = len(curve.x) // _MARKERS_SHOWN if len(curve.x) > _FEW_POINTS else 1
         every = int(place * 0.382 % 1 * step), step
         ax.plot(curve.x, curve.y, markevery=every, zorder=3 if curve.reference else 2, **style)
@@ -195,7 +195,7 @@ def _draw_curves(ax: "Axes", panel: Panel, styles: _Styles) -> None:
 
 
 def _make_logarithmic(ax: "Axes") -> None:
-    """Label decades; where the axis spans fewer than two, what lies in between too."""
+    """Label decades; an axis that spans fewer than two decades gets labels between them too."""
     from matplotlib.ticker import LogLocator, MaxNLocator
 
     ax.set_xscale("log")
@@ -229,7 +229,7 @@ def _draw_legend(figure: "Figure", curves: Sequence[Curve], styles: _Styles) -> 
 
 
 def _legend_order(panels: Sequence[Panel | Bars]) -> list[Curve]:
-    """Return one curve per name: panel by panel, those of the highest mean first."""
+    """Return one curve per name: panel by panel, the highest mean first."""
     chosen: dict[str, Curve] = {}
     for panel in panels:
         if isinstance(panel, Panel):
@@ -239,7 +239,7 @@ def _legend_order(panels: Sequence[Panel | Bars]) -> list[Curve]:
 
 
 def _styles(panels: Sequence[Panel | Bars]) -> _Styles:
-    """Return how to draw the curves of each name, in the order in which names first come."""
+    """Return the style of each name's curves, chosen in the order of first appearance."""
     named = {curve.name: curve for panel in panels if isinstance(panel, Panel) for curve in panel.curves}
     references = [name for name, curve in named.items() if curve.reference]
     others = [name for name, curve in named.items() if not curve.reference]
@@ -272,7 +272,7 @@ def _height(panel: Panel | Bars) -> float:
 
 
 def _text_inches(names: Sequence[str]) -> float:
-    """Return how wide the widest name is in the size of tick labels and legends."""
+    """Return the width of the widest name, in inches, in the font size of tick labels and legends."""
     from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import TextToPath
 
@@ -282,12 +282,12 @@ def _text_inches(names: Sequence[str]) -> float:
 
 
 def _shown(name: str) -> str:
-    """Return a name without what no picture can show, and no XML file may hold."""
+    """Return a name with a replacement character for each unprintable one, which XML may not hold."""
     return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in name)
 
 
 def _scientific(value: float, position: float = 0) -> str:
-    """Return ``10⁻⁶`` or ``2.5×10⁻⁶``; matplotlib's own labels need its mathematical notation, which is off."""
+    """Return ``10⁻⁶`` or ``2.5×10⁻⁶``; matplotlib's own labels need its mathematical notation, which is switched off."""
     digits, exponent = f"{value:.6e}".split("e")
     mantissa = "" if float(digits) == 1 else f"{float(digits):g}×"
     return mantissa + "10" + str(int(exponent)).translate(_SUPERSCRIPTS)

@@ -133,9 +133,7 @@ def test_layers_whose_constants_cannot_be_evaluated_run(folder: Path, tmp_path: 
     results = []
     for engine in ("incremental", "reference"):
         run_campaign(
-            prepare(folder / "int4.onnx"),
-            injections,
-            RunOptions(run=tmp_path / engine, workers=0, engine=engine),
+            prepare(folder / "int4.onnx"), injections, RunOptions(run=tmp_path / engine, workers=0, engine=engine)
         )
         results.append((tmp_path / engine / "results.csv").read_bytes())
     assert results[0] == results[1]

@@ -15,38 +15,9 @@ from matplotlib.figure import Figure
 
 from bitswap_onnx.errors import MissingExtraError, RunError
 from bitswap_onnx.report.figures import Bars, Curve, Panel, save_figure
+from tests.report.panels import RATES, X, bars, rankings, sweep
 
-X = np.linspace(0, 1, 21)
-RATES = 10.0 ** np.arange(-9, -2)
-RANKINGS = (
-    "index",
-    "reverse",
-    "parameters",
-    "macs",
-    "weight-norm",
-    "weight-exponent",
-    "activation-range",
-    "sensitivity",
-)
 ODD = ("$x_1$", "_hidden", "a < b & c > d", "100 %", r"\alpha {", "conv1.weight^2", "10⁻⁶ µ ü")
-
-
-def rankings(title: str = "S-curve") -> Panel:
-    """Eight rankings and two references, the last the highest."""
-    powers = np.linspace(0.6, 3, len(RANKINGS))
-    curves = [Curve(name, X, 1 - (1 - X) ** power) for name, power in zip(RANKINGS, powers, strict=True)]
-    references = [Curve("random", X, X, reference=True), Curve("oracle", X, 1 - (1 - X) ** 6, reference=True)]
-    return Panel(title, "layers monitored", "critical covered", [*curves, *references], y_range=(0, 1))
-
-
-def sweep() -> Panel:
-    y = 1 / (1 + RATES / 1e-6)
-    return Panel("Sweep", "bit error rate", "accuracy", [Curve("top-1", RATES, y, y - 0.1, y + 0.1)], x_log=True)
-
-
-def bars(rows: int) -> Bars:
-    values = np.linspace(1, 9, rows)
-    return Bars("Neurons", "misclassified (%)", [f"block{i}.conv" for i in range(rows)], values, values - 1, values + 1)
 
 
 def texts(svg: Path) -> list[str]:
@@ -119,7 +90,8 @@ def test_the_same_panels_give_the_same_bytes_whatever_the_settings(tmp_path: Pat
 def test_no_display_and_no_global_figures() -> None:
     code = (
         "import sys, pathlib, tempfile\n"
-        "from tests.report.test_figures import sweep, save_figure\n"
+        "from bitswap_onnx.report.figures import save_figure\n"
+        "from tests.report.panels import sweep\n"
         "save_figure(pathlib.Path(tempfile.mkdtemp()) / 'a', [sweep()])\n"
         "sys.exit('matplotlib.pyplot' in sys.modules)"
     )

@@ -77,7 +77,7 @@ def test_every_order_lies_between_the_bounds(accuracies: Values, seed: int) -> N
 
 @pytest.mark.parametrize("accuracies", [FIVE, np.array([1, 1, 0.25, 0.25, 0.5]), np.full(5, 0.1), np.array([0.3])])
 def test_all_permutations(accuracies: Values) -> None:
-    scores = np.array([ranking_score(np.array(each)) for each in permutations(accuracies)])
+    scores = np.array([ranking_score(np.array(shuffled)) for shuffled in permutations(accuracies)])
     found = score_bounds(accuracies)
     assert (scores.min(), scores.max()) == (found.oracle, found.worst)
     assert (found.random, found.random_sd) == pytest.approx((scores.mean(), scores.std()), abs=1e-9)
@@ -86,9 +86,9 @@ def test_all_permutations(accuracies: Values) -> None:
 def test_a_partial_order_is_scored_over_its_own_layers() -> None:
     per_input = np.vstack([answers(FIVE, 400), np.zeros((2, 400))])
     found = score_ranking(order(3, 0, 2), per_input, rng(), draws=50)
-    own = score_ranking(order(2, 0, 1), per_input[[0, 2, 3]], rng(), draws=50)
-    assert (found.layers, found.all_layers, own.all_layers) == (3, 7, 3)
-    assert (found.score, found.in_sample, found.normalised) == (own.score, own.in_sample, own.normalised)
+    alone = score_ranking(order(2, 0, 1), per_input[[0, 2, 3]], rng(), draws=50)
+    assert (found.layers, found.all_layers, alone.all_layers) == (3, 7, 3)
+    assert (found.score, found.in_sample, found.normalised) == (alone.score, alone.in_sample, alone.normalised)
     assert found.score.value == pytest.approx(s_curve(per_input.mean(axis=1)[[3, 0, 2]]).mean())
 
 
@@ -104,8 +104,9 @@ def test_scores_interval_is_that_of_a_mean() -> None:
     """The score is linear: 1.96 standard errors of the inputs' own scores."""
     per_input = answers(FIVE, 1000)
     found = score_ranking(order(*range(5)), per_input, rng()).score
-    own = 100 * score_weights(5) @ per_input
-    assert (found.low, found.high) == pytest.approx(stats.norm.interval(0.95, own.mean(), stats.sem(own)), abs=0.2)
+    input_scores = 100 * score_weights(5) @ per_input
+    expected = stats.norm.interval(0.95, input_scores.mean(), stats.sem(input_scores))
+    assert (found.low, found.high) == pytest.approx(expected, abs=0.2)
 
 
 def test_the_best_order_and_its_reverse() -> None:
@@ -177,19 +178,21 @@ def test_normalised_interval_covers() -> None:
         ((5, 6, 0), (6, 5, 0), ALIKE),
     ],
 )
-def test_distinguish(a: tuple[int, ...], b: tuple[int, ...], verdict: str) -> None:
+def test_score_difference(a: tuple[int, ...], b: tuple[int, ...], verdict: str) -> None:
     per_input = answers(np.append(FIVE, [0.7, 0.7]), 500)
     found = score_difference(order(*a), order(*b), per_input, rng(), draws=500)
     mean = per_input.mean(axis=1)
     assert found.verdict == verdict
     assert found.layers == len(a)
     assert found.score.value == pytest.approx(ranking_score(mean[list(a)]) - ranking_score(mean[list(b)]))
-    own = 100 * (score_weights(len(a)) @ per_input[list(a)] - score_weights(len(b)) @ per_input[list(b)])
-    expected = stats.norm.interval(0.95, own.mean(), stats.sem(own)) if own.any() else (0, 0)
+    differences = 100 * (score_weights(len(a)) @ per_input[list(a)] - score_weights(len(b)) @ per_input[list(b)])
+    expected = (0.0, 0.0)
+    if differences.any():
+        expected = stats.norm.interval(0.95, differences.mean(), stats.sem(differences))
     assert (found.score.low, found.score.high) == pytest.approx(expected, abs=0.6)
 
 
-def test_distinguish_looks_at_the_common_layers() -> None:
+def test_score_difference_is_over_the_common_layers() -> None:
     per_input = answers(FIVE, 100)
     found = score_difference(order(4, 1, 0), order(0, 3, 1, 2), per_input, rng(), draws=20)
     mean = per_input.mean(axis=1)
@@ -244,10 +247,9 @@ def test_a_ranking_from_data_varies_with_the_inputs() -> None:
     assert (found.sampled, found.common) == ("inputs", 3)
     found = rank_agreement(order(0, 1, 2), RankingFromInputs(unsure), 1, rng(), draws=400)
     assert found.tau.low < 0 < found.tau.high
-    own = rank_agreement(
-        RankingFromInputs(unsure), RankingFromInputs(unsure), 1, rng(), draws=100
-    )  # the same draws for both
-    assert (own.tau.low, own.overlap.low) == pytest.approx((1, 1))
+    same = RankingFromInputs(unsure)
+    found = rank_agreement(same, same, 1, rng(), draws=100)  # the same draws for both
+    assert (found.tau.low, found.overlap.low) == pytest.approx((1, 1))
 
 
 @pytest.mark.parametrize("top", [0, 3])

@@ -1,8 +1,8 @@
-"""Compare two runs of the same faults: how far apart two graphs are in one runtime, per network, layer and bit class.
+"""Compare two runs of the same faults: the difference of two graphs in one runtime, per network, layer and bit class.
 
-Three quantities: ``critical``, the share of critical inputs; ``critical_finite``, the same without inputs whose scores
-are NaN or Inf, which a user can detect; ``masked``, apart, because rounding alone moves it. Layers and bit classes are
-looked at one by one: their verdicts are not corrected for being many.
+There are three quantities: ``critical``, the share of critical inputs; ``critical_finite``, the same without inputs whose
+scores are NaN or Inf, which a user can detect; ``masked``, kept separate because rounding alone changes it. Every layer and
+bit class has a verdict of its own; verdicts are not corrected for multiple comparisons.
 """
 
 import csv
@@ -34,10 +34,11 @@ COMPARISON_FILES = ("compare.json", "compare.csv")
 
 @dataclass(frozen=True, kw_only=True)
 class Judgement:
-    """What is asked of a comparison, to be settled before it is looked at.
+    """The criteria of a comparison; choose them before looking at results.
 
     ``delta``: two models count as equivalent within this many percentage points of critical share. ``theta``: McNemar's
-    test compares the faults whose critical share exceeds it. ``seed`` is the bootstrap's.
+    test counts the faults whose critical share exceeds it. ``seed`` is the bootstrap's. Raises BitswapError for a ``delta``
+    outside (0, 100] or a ``theta`` outside [0, 1).
     """
 
     delta: float = 0.1
@@ -46,19 +47,19 @@ class Judgement:
 
     def __post_init__(self) -> None:
         if not 0 < self.delta <= 100:
-            raise BitswapError(f"--delta: expected percentage points over 0, at most 100, found {self.delta}")
+            raise BitswapError(f"`delta`: expected percentage points over 0, at most 100, found {self.delta}")
         if not 0 <= self.theta < 1:
-            raise BitswapError(f"--theta: expected a share from 0 up to 1 (excluded), found {self.theta}")
+            raise BitswapError(f"`theta`: expected a share from 0 up to 1 (excluded), found {self.theta}")
 
 
 @dataclass(frozen=True, slots=True)
 class ComparisonRow:
     """One quantity over one group of injections; shares are fractions, ``difference`` is B - A.
 
-    ``low`` and ``high``: Student's 95 % interval, ``bootstrap_...``: the stratified bootstrap's, ``tost_...``: the 90 %
-    interval that the verdict judges. ``differing``: faults whose share differs at all, with the exact 95 % upper bound of
-    their share among all faults: where none differed, the intervals have no width, and this says how little that shows.
-    What does not apply is None.
+    ``low`` and ``high``: Student's 95 % interval; ``bootstrap_...``: the stratified bootstrap's; ``tost_...``: the 90 %
+    interval that decides the verdict. ``differing``: the number of faults whose share differs at all;
+    ``differing_upper``: the exact 95 % upper bound of their share among all faults, which still informs where no fault
+    differs and the intervals have no width. A field that does not apply is None.
     """
 
     scope: str
@@ -89,7 +90,7 @@ class ComparisonRow:
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """Two runs compared: ``about`` is what was compared and how, ``rows`` the numbers."""
+    """Two runs compared: ``about`` describes the runs and the method, ``rows`` are the numbers."""
 
     about: dict[str, Any]
     rows: tuple[ComparisonRow, ...]
@@ -108,7 +109,10 @@ class Comparison:
 def compare_runs(
     run_a: str | Path, run_b: str | Path, judgement: Judgement = Judgement(), *, allow_unpaired: bool = False
 ) -> Comparison:
-    """Compare two finished runs; raises RunError for runs that are not of the same faults and inputs."""
+    """Compare two finished runs of the same faults on the same inputs.
+
+    Raises RunError as `read_pair` does. ``allow_unpaired`` leaves out injections without a partner.
+    """
     pair = read_pair(Path(run_a), Path(run_b), allow_unpaired)
     rng = np.random.default_rng(judgement.seed)
     rows = [row for group in _groups(pair) for row in _rows(pair, group, judgement, rng)]
@@ -124,7 +128,7 @@ class _Group:
 
 
 def _groups(pair: RunPair) -> Iterator[_Group]:
-    """Yield the network, its bit classes from the sign on, its layers in the list's order."""
+    """Yield the network, its bit classes, the sign first, and its layers in the list's order."""
     yield _Group("network", "all", "all", np.ones(len(pair.layers), np.bool_))
     classes = set(pair.bit_classes.tolist())
     order = [name for name in BIT_CLASSES if name in classes]
@@ -191,7 +195,7 @@ def _row(pair: RunPair, group: _Group, quantity: str, judgement: Judgement, rng:
 
 
 def _agreement_table(pair: RunPair, group: _Group, quantity: str) -> CountTable:
-    """Return how often each pair of outcomes occurred; where masked is not comparable, of critical or not."""
+    """Return the counts of each pair of outcomes, as critical or not where masked is not comparable."""
     table = (pair.tables if quantity == "critical" else pair.finite_tables)[group.member].sum(axis=0)
     if pair.masked_comparable:
         return np.asarray(table)
@@ -215,7 +219,7 @@ def _about(pair: RunPair, run_a: Path, run_b: Path, judgement: Judgement) -> dic
         )
     if not pair.per_input:
         notes.append(
-            "not both runs recorded outcomes per input (--per-input): kappa and positive agreement compare the outcome "
+            "not both runs have the record `per_input`: kappa and positive agreement compare the outcome "
             "that most inputs of an injection have"
         )
     unpaired = {"a": list(pair.unpaired_a), "b": list(pair.unpaired_b)}

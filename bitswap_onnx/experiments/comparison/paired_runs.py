@@ -1,7 +1,8 @@
-"""Two finished runs of the same faults on the same inputs, read side by side; what can be checked of that, is.
+"""Two finished runs of the same faults on the same inputs, checked and read as pairs of injections.
 
-Injections are partners when they have one id and changed elements of the same bits in the same way. A data hash covers
-the inputs as the model takes them, so it differs between NCHW and NHWC: there, dataset, source and labels must agree.
+Injections are partners if they have the same id, and the elements that they change have the same clean and faulty bits. A
+data hash covers the inputs in the model's layout, so it differs between NCHW and NHWC; then dataset, source and labels must
+agree.
 """
 
 from collections.abc import Iterable, Iterator
@@ -21,10 +22,10 @@ from bitswap_onnx.outcome import CRITICAL, MASKED, NON_CRITICAL, OUTCOME_NAMES, 
 
 CountTable = NDArray[np.int64]
 
-#: What is read of every injection, in this order.
+#: The counts that are read of every injection, in this order.
 READ_COUNTS = ("inputs", *OUTCOME_NAMES, "nonfinite", "critical_nonfinite")
 
-#: Settings that may differ, and then the difference is not that of two graphs alone.
+#: Settings that may differ. If one does, a note says that the difference is not that of two graphs alone.
 _RUNTIME = ("providers", "machine", "versions")
 
 _NAMED = 12
@@ -32,12 +33,12 @@ _NAMED = 12
 
 @dataclass(frozen=True, eq=False)
 class RunPair:
-    """Injections that both runs have, in A's order.
+    """The injections that both runs have, in A's order.
 
-    ``counts_a`` and ``counts_b``: (injections, `READ_COUNTS`). ``tables``: (injections, 3, 3), how often each pair of
-    outcomes occurred (rows A, columns B); per input if ``per_input``, else one entry for the outcomes that most inputs
-    have. ``finite_tables``: the same without inputs that are nonfinite in either run. ``golden_a`` and ``golden_b`` are
-    golden.json's content.
+    ``counts_a`` and ``counts_b``: (injections, `READ_COUNTS`). ``tables``: (injections, 3, 3), the count of each pair of
+    outcomes (rows A, columns B). With ``per_input`` every input is one count; otherwise the injection is one count, of the
+    outcomes that most inputs have. ``finite_tables``: the same without inputs that are nonfinite in either run.
+    ``golden_a`` and ``golden_b`` are the content of golden.json.
     """
 
     golden_a: dict[str, Any]
@@ -69,8 +70,8 @@ class _Injection:
 def read_pair(run_a: Path, run_b: Path, allow_unpaired: bool = False) -> RunPair:
     """Read two finished runs.
 
-    Raises RunError for an unfinished run, for runs over other inputs, labels, classes or criteria, and for injections
-    without a partner unless ``allow_unpaired``; for runs that share no injection in any case.
+    Raises RunError for an unfinished run, for a run with neuron faults, for runs over different inputs, labels, classes or
+    criteria, for injections without a partner unless ``allow_unpaired``, and for runs that share no injection.
     """
     with reading(run_a) as store_a, reading(run_b) as store_b:
         for store in (store_a, store_b):
@@ -78,25 +79,23 @@ def read_pair(run_a: Path, run_b: Path, allow_unpaired: bool = False) -> RunPair
             _refuse_neurons(store)
         checked, notes = _check_alike(store_a, store_b)
         all_a, all_b = dict(_injections(store_a)), dict(_injections(store_b))
-        both = [name for name, one in all_a.items() if name in all_b and all_b[name].changes == one.changes]
-        shared = frozenset(both)
+        pairs = [(a, all_b[a.id]) for a in all_a.values() if a.id in all_b and all_b[a.id].changes == a.changes]
+        shared = frozenset(a.id for a, _ in pairs)
         unpaired = [tuple(name for name in side if name not in shared) for side in (all_a, all_b)]
-        _check_unpaired(unpaired, bool(both), allow_unpaired, store_a, store_b)
-        mine, theirs = [all_a[name] for name in both], [all_b[name] for name in both]
+        _check_unpaired(unpaired, bool(pairs), allow_unpaired, store_a, store_b)
         per_input = all("per_input" in store.identity.records for store in (store_a, store_b))
-        pairs = list(zip(mine, theirs, strict=True))
-        both_tables = [_recorded(store_a, store_b, *p) if per_input else _prevailing(*p) for p in pairs]
+        both_tables = [_recorded(store_a, store_b, *pair) if per_input else _prevailing(*pair) for pair in pairs]
         tables = np.array(both_tables, np.int64).reshape(-1, 2, 3, 3)
         golden_a, golden_b = ({**s.golden.stored(), "identity": s.identity.stored()} for s in (store_a, store_b))
     comparable = {golden_a.get("probabilities"), golden_b.get("probabilities")} != {True, False}
     return RunPair(
         golden_a,
         golden_b,
-        layers=np.array([one.layer for one in mine]),
-        partner_layers=np.array([one.layer for one in theirs]),
-        bit_classes=np.array([one.bit_class for one in mine]),
-        counts_a=np.array([one.counts for one in mine], np.int64),
-        counts_b=np.array([one.counts for one in theirs], np.int64),
+        layers=np.array([a.layer for a, _ in pairs]),
+        partner_layers=np.array([b.layer for _, b in pairs]),
+        bit_classes=np.array([a.bit_class for a, _ in pairs]),
+        counts_a=np.array([a.counts for a, _ in pairs], np.int64),
+        counts_b=np.array([b.counts for _, b in pairs], np.int64),
         tables=tables[:, 0],
         finite_tables=tables[:, 1],
         per_input=per_input,
@@ -109,14 +108,14 @@ def read_pair(run_a: Path, run_b: Path, allow_unpaired: bool = False) -> RunPair
 
 
 def _refuse_neurons(store: Store) -> None:
-    """Two models' neurons have bits of their own, by which no fault of one is a fault of the other."""
+    """Raise RunError for neuron faults: two models' neurons have different bits, so their faults have no partners."""
     layer = store.first_neuron_layer()
     if layer is not None:
         raise RunError(f"{store.run}: compare takes faults in stored parameters alone, found neurons of {layer}")
 
 
 def _injections(store: Store) -> Iterator[tuple[str, _Injection]]:
-    """Yield (id, injection) in the list's order; layers and bit classes of several kinds become ``several``."""
+    """Yield (id, injection) in the list's order; several layers or bit classes of an injection become ``several``."""
     changes: dict[str, list[RecordedChange]] = {}
     for recorded in store.changes():
         changes.setdefault(recorded.injection, []).append(recorded)
@@ -133,11 +132,11 @@ def _common_name(names: Iterable[str]) -> str:
 
 
 def _recorded(store_a: Store, store_b: Store, a: _Injection, b: _Injection) -> tuple[CountTable, CountTable]:
-    """Return the tables of one injection from the outcomes recorded per input."""
+    """Return the tables of one injection, all inputs and finite inputs, from the outcomes recorded per input."""
     (code_a, nonfinite_a), (code_b, nonfinite_b) = _outcomes(store_a, a), _outcomes(store_b, b)
-    both = code_a * np.uint8(3) + code_b
+    codes = code_a * np.uint8(3) + code_b
     finite = ~(nonfinite_a | nonfinite_b)
-    return _table(both), _table(both[finite])
+    return _table(codes), _table(codes[finite])
 
 
 def _outcomes(store: Store, injection: _Injection) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
@@ -149,7 +148,7 @@ def _table(codes: NDArray[np.uint8]) -> CountTable:
 
 
 def _prevailing(a: _Injection, b: _Injection) -> tuple[CountTable, CountTable]:
-    """Return tables with one entry: the outcome that most inputs have in A, and that in B."""
+    """Return the tables of one injection, with one count: of the outcome that most inputs have in A, and in B."""
     tables = np.zeros((2, 3, 3), np.int64)
     for table, finite in zip(tables, (False, True), strict=True):
         table[_most(a.counts, finite), _most(b.counts, finite)] = 1
@@ -162,7 +161,7 @@ def _most(counts: tuple[int, ...], finite: bool) -> int:
     if finite:
         numbers[CRITICAL] -= named["critical_nonfinite"]
         numbers[NON_CRITICAL] -= min(named["nonfinite"] - named["critical_nonfinite"], numbers[NON_CRITICAL])
-    order = (CRITICAL, NON_CRITICAL, MASKED)  # of equals, the one that does more harm
+    order = (CRITICAL, NON_CRITICAL, MASKED)  # of equal counts, the more harmful outcome
     return max(order, key=lambda code: numbers[code])
 
 
@@ -175,12 +174,12 @@ def _check_unpaired(unpaired: list[tuple[str, ...]], some: bool, allowed: bool, 
         if names
     ]
     if parts or not some:
-        remedy = "leave them out with --allow-unpaired" if some else "run both with one list (faults convert)"
+        remedy = "leave them out with `allow_unpaired`" if some else "run both with one list (faults convert)"
         raise RunError(f"injections pair by id and by the bits they change: {'; '.join(parts)}; {remedy}")
 
 
 def _check_alike(store_a: Store, store_b: Store) -> tuple[list[str], list[str]]:
-    """Return what was checked of the runs being over the same inputs, and notes on what differs or is not known."""
+    """Return the passed checks that both runs are over the same inputs, and notes on differences and open questions."""
     golden_a, golden_b = store_a.golden, store_b.golden
     identity_a, identity_b = store_a.identity, store_b.identity
     where = f"{store_a.run} and {store_b.run}"
@@ -189,11 +188,9 @@ def _check_alike(store_a: Store, store_b: Store) -> tuple[list[str], list[str]]:
         if of_a != of_b:
             raise RunError(f"{where}: expected runs over the same {word}, found {of_a} and {of_b}")
     if identity_a.tolerance != identity_b.tolerance:
-        raise RunError(f"{where}: one run's --criterion is not the other's; run both with the same one")
+        raise RunError(f"{where}: the runs differ in `criterion`; run both with the same one")
     if identity_a.inputs != identity_b.inputs:
-        raise RunError(
-            f"{where}: one run's --inputs-per-injection or its --seed is not the other's; run both over the same inputs"
-        )
+        raise RunError(f"{where}: the runs differ in `inputs_per_injection` or `seed`; run both over the same inputs")
     checked, notes = _check_data(where, golden_a, golden_b, identity_a.data == identity_b.data)
     if identity_a.model == identity_b.model:
         notes.append("both runs are of one model file")
@@ -213,7 +210,7 @@ def _check_data(where: str, a: GoldenRecord, b: GoldenRecord, equal: bool) -> tu
     if a.dataset != b.dataset:
         raise RunError(f"{where}: expected runs over one dataset, found {a.dataset} and {b.dataset}")
     if a.dataset == "synthetic":
-        raise RunError(f"{where}: their synthetic inputs differ, as they do between layouts; give both the same --data")
+        raise RunError(f"{where}: their synthetic inputs differ, as they do between layouts; give both the same `data`")
     checked, notes = [f"{a.inputs} inputs of {a.dataset}"], []
     labels = [a.labels, b.labels]
     if None not in labels:

@@ -1,4 +1,4 @@
-"""Run one fault list on two models that hold the same weights, each in its own run directory, and compare the runs."""
+"""Run one fault list on two models with the same weights, each in its own run directory, and compare the runs."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -17,7 +17,7 @@ from bitswap_onnx.graph.list_conversion import convert_faults
 from bitswap_onnx.graph.model import Model, load_model
 from bitswap_onnx.graph.resolve import BitOrder, resolve
 
-#: What a folder of two runs holds beside compare.json and compare.csv.
+#: Names in the folder of a comparison, beside compare.json and compare.csv: both runs, and a converted list.
 RUN_A, RUN_B, LIST_B = "a", "b", "faults_b.csv"
 
 
@@ -32,12 +32,12 @@ def compare_models(
 ) -> Comparison:
     """Run ``faults``, a list for ``model_a``, on both models into ``folder``/a and ``folder``/b, and compare them.
 
-    Where the list does not hit the same bits in ``model_b``, it is converted by content into ``folder``/faults_b.csv.
-    Both run on the same data: that beside ``model_a`` where none is named. Raises BitswapError as `run_campaign`,
-    `convert_faults` and `compare_runs` do.
+    Where the list does not hit the same bits in ``model_b``, it is converted by content into ``folder``/faults_b.csv. Both
+    runs have the same data: if the settings name none, the data beside ``model_a``. Raises BitswapError as `run_campaign`,
+    `convert_faults` and `compare_runs` do, and for a folder that holds runs, without ``resume``.
     """
     if not options.resume and any(has_store(folder / name) for name in (RUN_A, RUN_B)):
-        raise RunError(f"{folder}: holds runs already; continue them with `resume` or choose another `folder`")
+        raise RunError(f"{folder}: holds runs already; continue them with `resume` or choose another `run`")
     injections = read_fault_list(faults)
     refuse_neurons(injections, "a comparison")
     a, b = load_model(model_a), load_model(model_b)
@@ -64,20 +64,22 @@ def compare_models(
 
 
 def _hits_the_same(injections: Iterable[Injection], a: Model, b: Model, bit_order: BitOrder) -> bool:
-    """Whether the list, as it is, resolves in both models to the same bits."""
+    """Whether the unconverted list resolves to the same bits in both models."""
     try:
         for in_a, in_b in zip(resolve(a, injections, bit_order), resolve(b, injections, bit_order), strict=True):
-            if [(r.clean_bits, r.faulty_bits) for r in in_a.receipts] != [
-                (r.clean_bits, r.faulty_bits) for r in in_b.receipts
-            ]:
+            changes_a, changes_b = (
+                [(receipt.clean_bits, receipt.faulty_bits) for receipt in resolved.receipts]
+                for resolved in (in_a, in_b)
+            )
+            if changes_a != changes_b:
                 return False
     except FaultListError:
-        return False  # in A: converting says so again, with the line
+        return False  # if the list does not fit A, convert_faults raises the error again
     return True
 
 
 def _can_record_inputs() -> bool:
-    """Whether outcomes per input can be kept, which agreement is best measured on."""
+    """Whether the runs can record outcomes per input, on which agreement is measured best."""
     try:
         require_parquet()
     except MissingExtraError:

@@ -1,8 +1,8 @@
-"""Where ONNX Runtime and a native run of a faulty model part: the first node whose values differ beyond rounding.
+"""Where ONNX Runtime and a native run of a faulty model diverge: the first node whose values differ beyond rounding.
 
-Values are compared where a converter recorded a layer, in execution order. Between the last that agree and the first that
-differ, the ONNX reference (`onnx.reference`: node by node, nothing fused) stands in for the native run, if both end alike.
-A value whose reading changes ONNX Runtime's scores exists in no plain run: it lies within a fused group and is left out.
+Values are compared at the layers that a converter recorded, in execution order. Between the last values that agree and the
+first that differ, the ONNX reference (`onnx.reference`: node by node, nothing fused) replaces the native run, if both give
+the same final value. A value lies inside a fused group if reading it changes ONNX Runtime's scores; it is left out.
 """
 
 import warnings
@@ -27,7 +27,7 @@ from bitswap_onnx.runtime.submodel import open_part
 
 ValueArray = NDArray[Any]
 
-#: Finite values differ beyond rounding from this share of the largest one on.
+#: Finite values differ beyond rounding if their difference exceeds this share of the largest value.
 MAX_DIFFERENCE = 1e-3
 
 _RUNTIME, _REFERENCE = "ONNX Runtime", "ONNX reference"
@@ -37,11 +37,11 @@ _READ_AT_ONCE = 16
 
 @dataclass(frozen=True)
 class Divergence:
-    """The first place, in execution order, where two runs of an injection part, on one input.
+    """The first place, in execution order, where two runs of an injection diverge on one input.
 
-    ``nodes``, as (operator, label), lie between the last values that agree and the first that differ; none where no such
-    place is found. ``layer``: the framework's layer up to whose output that is, if there is one. ``sides``: what the runs
-    have in the first element that differs. ``note``: what else there is to say.
+    ``nodes``, as (operator, label), lie between the last values that agree and the first that differ; none if no such
+    place is found. ``layer``: the framework's layer at whose output the values differ, empty if there is none. ``sides``:
+    the value of each run in the first differing element. ``note``: remarks.
     """
 
     injection: str
@@ -53,7 +53,7 @@ class Divergence:
 
     @property
     def operators(self) -> str:
-        """The operator where the runs part, or the first and the last of several."""
+        """The operator where the runs diverge, or the first and the last of several."""
         return " to ".join(dict.fromkeys((self.nodes[0][0], self.nodes[-1][0])))
 
     @property
@@ -66,12 +66,12 @@ class Divergence:
         sides = (
             ", ".join(f"{name} {value:.6g}" for name, value in self.sides).replace("nan", "NaN").replace("inf", "Inf")
         )
-        parts = f"injection {self.injection}, input {self.input}", ", ".join(names) + layer, sides, self.note
-        return ": ".join(filter(None, parts))
+        texts = f"injection {self.injection}, input {self.input}", ", ".join(names) + layer, sides, self.note
+        return ": ".join(filter(None, texts))
 
 
 def differing_elements(ours: ValueArray, theirs: ValueArray) -> NDArray[np.bool_]:
-    """Return which elements of two equally large arrays differ beyond rounding, flat: NaN equals NaN, Inf equals Inf."""
+    """Return which elements of two arrays of equal size differ beyond rounding, (elements,). NaN equals NaN, Inf Inf."""
     a, b = (np.asarray(values, np.float64).reshape(-1) for values in (ours, theirs))
     finite = np.isfinite(a) & np.isfinite(b)
     scale = np.abs(np.concatenate([a[finite], b[finite]])).max(initial=0.0)
@@ -83,9 +83,9 @@ def differing_elements(ours: ValueArray, theirs: ValueArray) -> NDArray[np.bool_
 def find_divergence(
     setup: Setup, injection: ResolvedInjection, native: Native, number: int, scores: tuple[Scores, Scores]
 ) -> Divergence:
-    """Find where an injection's run of input ``number`` parts from the native one.
+    """Find where an injection's run of input ``number`` diverges from the native run.
 
-    ``scores``, (classes,) each, are what ONNX Runtime and the native run gave for that input.
+    ``scores``: the scores of ONNX Runtime and of the native run for that input, (classes,) each.
     """
     row = setup.dataset.batch(number, number + 1)
     run = _Run(replace(setup.slicer, model=rewrite(setup.model, injection.edits)), setup.numerics, row)
@@ -114,9 +114,9 @@ def find_divergence(
 
 @dataclass(frozen=True, eq=False)
 class _Gap:
-    """The first ``value`` that differs, with both sides of it, and ONNX Runtime's values of all before it that agree.
+    """The first ``value`` that differs, with both sides, and ONNX Runtime's values of those before it that agree.
 
-    ``unread``: values that would have been compared, but exist in no plain run.
+    ``unread``: values of the other side that were not compared, because they lie inside a fused group.
     """
 
     value: str
@@ -128,7 +128,10 @@ class _Gap:
 
 @dataclass(frozen=True, eq=False)
 class _Layer:
-    """What one call of a native layer took in and put out, clean and faulty, in the file's layout, without the batch."""
+    """The input and output of one call of a native layer, without the batch; outputs are in the file's layout.
+
+    ``clean``: both in the clean run. ``entered`` and ``left``: input and output in the faulty run.
+    """
 
     path: str
     clean: tuple[ValueArray | None, ValueArray]
@@ -151,11 +154,11 @@ class _Run:
 
     @cached_property
     def scores(self) -> ValueArray:
-        """What it gives when nothing else is read."""
+        """The scores of a run that reads no other value."""
         return self._read([])[self.slicer.output]
 
     def values(self, names: Iterable[str]) -> dict[str, ValueArray]:
-        """Return, in execution order, the values whose reading leaves the scores alone, without the batch."""
+        """Return the values whose reading leaves the scores unchanged, in execution order, without the batch."""
         known = {name for name in names if name == self.slicer.output or self.slicer.has_rows(name)}
         return self._kept(sorted(known & self.slicer.producer.keys(), key=self.slicer.producer.__getitem__))
 
@@ -176,7 +179,7 @@ class _Run:
         return {name: values[0] for name, values in zip(part.outputs, outputs, strict=True)}
 
     def between(self, gap: _Gap) -> tuple[list[int], list[str]]:
-        """Return the nodes that make a gap's value of those that agree, in order, and which of these they take in."""
+        """Return the nodes that compute a gap's value from values that agree, in order, and the values that they read."""
         nodes: set[int] = set()
         feeds: dict[str, None] = {}
         pending = [gap.value]
@@ -190,12 +193,12 @@ class _Run:
         return sorted(nodes), list(feeds)
 
     def made(self, gap: _Gap) -> list[str]:
-        """Return the values within a gap, its end included, that have one row per input."""
+        """Return the values that are computed within a gap, its end included, and have one row per input."""
         names = (name for i in self.between(gap)[0] for name in self.slicer.nodes[i].output if name)
         return [name for name in names if name == gap.value or self.slicer.has_rows(name)]
 
     def computing(self, gap: _Gap) -> tuple[tuple[str, str], ...]:
-        """Return (operator, label) of the nodes within a gap, without those that compute shapes alone."""
+        """Return (operator, label) of the nodes within a gap, without nodes that only compute shapes."""
         nodes = [self.slicer.nodes[i] for i in self.between(gap)[0]]
         shown = [node for node in nodes if any(name == gap.value or self._is_number(name) for name in node.output)]
         return tuple((node.op_type, node_label(node)) for node in shown)
@@ -205,7 +208,7 @@ class _Run:
         return dims is None or (dims != () and not np.issubdtype(self.slicer.dtype(name), np.integer))
 
     def reference(self, gap: _Gap) -> dict[str, ValueArray]:
-        """Return what the ONNX reference makes within a gap of what agrees; nothing where it lacks an operator."""
+        """Return the ONNX reference's values within a gap, computed from values that agree; none if it lacks an operator."""
         feeds, names = self.between(gap)[1], self.made(gap)
         (value,) = (v for v in self.slicer.model.proto.graph.input if v.name == self.slicer.inputs[0])
         count = value.type.tensor_type.shape.dim[0].dim_value or 1
@@ -214,13 +217,13 @@ class _Run:
             with np.errstate(all="ignore"), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 outputs = ReferenceEvaluator(self.slicer.extract(feeds, names).proto).run(names, batch)
-        except Exception:  # it has an exception of its own for every operator
+        except Exception:  # the reference raises a different exception for every operator
             return {}
         return {name: values[0] for name, values in zip(names, outputs, strict=True)}
 
 
 def _gap(run: _Run, agreed: Mapping[str, ValueArray], theirs: Mapping[str, ValueArray]) -> _Gap | None:
-    """Compare ONNX Runtime with ``theirs``, in execution order, beyond what agrees already."""
+    """Compare ONNX Runtime with ``theirs`` in execution order; return the first gap behind ``agreed``, None without one."""
     ours = run.values(theirs)
     agreed = dict(agreed)
     for name, values in ours.items():
@@ -231,9 +234,9 @@ def _gap(run: _Run, agreed: Mapping[str, ValueArray], theirs: Mapping[str, Value
 
 
 def _entrance(setup: Setup, run: _Run, gap: _Gap, layer: _Layer) -> dict[str, ValueArray]:
-    """Return the value within a gap that enters the layer, known by its clean numbers, and what the native run has there.
+    """Return the native run's faulty value at the layer's input, by name of the value within the gap.
 
-    Keras's channels, which are last, may be first in the file.
+    The value is found by its clean numbers. Keras's channels, which are last, can be first in the file.
     """
     clean, faulty = layer.clean[0], layer.entered
     if clean is None or faulty is None:
@@ -250,9 +253,9 @@ def _entrance(setup: Setup, run: _Run, gap: _Gap, layer: _Layer) -> dict[str, Va
 def _layers(
     setup: Setup, injection: ResolvedInjection, native: Native, row: ValueArray, scores: Scores
 ) -> dict[str, _Layer]:
-    """Return the native layers by the ONNX value that they put out.
+    """Return the native layers by the ONNX value of their output.
 
-    Left out are those whose clean values differ, and all if the native scores change when layers are read.
+    Layers whose clean values differ are left out; all are, if reading layers changes the native scores.
     """
     if native.layers is None:
         return {}
@@ -260,7 +263,7 @@ def _layers(
     faulty_scores, faulty = native.layers(injection, row)
     if differing_elements(faulty_scores, scores).any():
         return {}
-    found: dict[str, _Layer] = {}
+    layers: dict[str, _Layer] = {}
     for path, entry in sorted(setup.model.metadata.get("modules", {}).items(), key=lambda item: len(item[0])):
         names = entry.get("values", [entry["value"]])
         if path and len(names) == len(clean.get(path, ())) == len(faulty.get(path, ())):
@@ -268,17 +271,18 @@ def _layers(
                 order = np.argsort(entry.get("permutations", {}).get(name, range(before[1].ndim)))
                 left = before[1].transpose(order)[0], after[1].transpose(order)[0]
                 entered = tuple(None if values is None else values[0] for values in (before[0], after[0]))
-                found[name] = _Layer(path, (entered[0], left[0]), entered[1], left[1])  # the innermost that ends here
-    ours = _Run(setup.slicer, setup.numerics, row).values(found)
+                # A longer path replaces a shorter one: the innermost layer that ends at this value stays.
+                layers[name] = _Layer(path, (entered[0], left[0]), entered[1], left[1])
+    ours = _Run(setup.slicer, setup.numerics, row).values(layers)
     return {
-        name: found[name]
+        name: layers[name]
         for name, values in ours.items()
-        if values.shape == found[name].left.shape and not differing_elements(values, found[name].clean[1]).any()
+        if values.shape == layers[name].left.shape and not differing_elements(values, layers[name].clean[1]).any()
     }
 
 
 def _where_apart(sides: Mapping[str, ValueArray], gap: _Gap) -> tuple[tuple[str, float], ...]:
-    """Return what each side has in the first element that differs, with NaN or Inf if there is such a one."""
+    """Return each side's value in the first differing element, if possible one with NaN or Inf."""
     apart = differing_elements(gap.ours, gap.theirs)
     nonfinite = apart & ~(np.isfinite(gap.ours) & np.isfinite(gap.theirs)).reshape(-1)
     element = int(np.argmax(nonfinite if nonfinite.any() else apart))

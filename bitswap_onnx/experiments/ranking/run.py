@@ -176,19 +176,19 @@ def _sites(
 
 
 def _given(
-    name: str, given: str | Path | Sequence[str], sites: Sequence[NeuronSite], form: RankingForm | None
+    name: str, ranking: str | Path | Sequence[str], sites: Sequence[NeuronSite], form: RankingForm | None
 ) -> GivenRanking:
     if name in BUILTIN_RANKINGS:
         raise BitswapError(f"ranking {name}: a built-in ranking goes by this name; choose another")
     names = [site.layer for site in sites]
-    if isinstance(given, str | Path):
-        return read_ranking(given, names, form)
-    for layer in given:
+    if isinstance(ranking, str | Path):
+        return read_ranking(ranking, names, form)
+    for layer in ranking:
         if layer not in names:
             raise BitswapError(f"ranking {name}: unknown layer {layer!r}; the nearest are {nearest(layer, names)}")
-    if not given or len(set(given)) < len(given):
-        raise BitswapError(f"ranking {name}: expected each layer once, found {', '.join(given) or 'none'}")
-    return GivenRanking(np.array([names.index(layer) for layer in given], np.intp), "order")
+    if not ranking or len(set(ranking)) < len(ranking):
+        raise BitswapError(f"ranking {name}: expected each layer once, found {', '.join(ranking) or 'none'}")
+    return GivenRanking(np.array([names.index(layer) for layer in ranking], np.intp), "order")
 
 
 def _layers(

@@ -1,4 +1,4 @@
-"""Where two runtimes part: small networks with a fused operator, broken so that NaN or overflow arises in it alone."""
+"""Where two runtimes diverge: small networks in which only a fused operator gives NaN or overflows."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +15,9 @@ from bitswap_onnx.campaign.setup import prepare
 from bitswap_onnx.cli.crosscheck import _print
 from bitswap_onnx.converters.native import torch_native
 from bitswap_onnx.converters.torch_to_onnx import export_torch
+from bitswap_onnx.experiments.crosscheck.agreement import measure_agreement
 from bitswap_onnx.experiments.crosscheck.divergence import Divergence, differing_elements, find_divergence
-from bitswap_onnx.experiments.crosscheck.run import Verdict, crosscheck, measure_agreement
+from bitswap_onnx.experiments.crosscheck.run import Verdict, crosscheck
 from bitswap_onnx.faults.fault import Fault, Injection, Kind
 from bitswap_onnx.faults.fault_list import write_fault_list
 from bitswap_onnx.graph.resolve import resolve
@@ -43,7 +44,7 @@ def test_differing(ours: list[float], theirs: list[float], expected: list[int]) 
 
 
 class OwnNorm(nn.Module):
-    """A layer normalisation of single operations, which ONNX Runtime makes one of."""
+    """A layer normalisation written as single operations, which ONNX Runtime fuses into one."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -55,7 +56,7 @@ class OwnNorm(nn.Module):
 
 
 class Middle(nn.Module):
-    """A linear layer, an addition that no module stands for, the operator under test, and a linear layer."""
+    """A linear layer, an addition outside any module, the operator under test, and a linear layer."""
 
     def __init__(self, middle: nn.Module | None) -> None:
         super().__init__()
@@ -105,7 +106,7 @@ def run(network: nn.Module, inputs: NDArray[np.float32], faults: list[Injection]
 
 
 def of(verdict: Verdict, injection: str) -> Divergence:
-    """Return where an injection parts; PyTorch's kernels may give NaN on some processors alone."""
+    """Return the divergence of an injection; on some processors only, PyTorch's kernels give NaN."""
     found = [divergence for divergence in verdict.divergences if divergence.injection == injection]
     return found[0] if found else pytest.skip("PyTorch and ONNX Runtime agree on this processor")
 
@@ -156,7 +157,7 @@ def test_outside_of_modules_the_nodes_before_the_next_one_are_named(tmp_path: Pa
 
 
 def test_max_pool_drops_a_nan(tmp_path: Path) -> None:
-    """Flipped, the weight 1 is Inf: NaN where the input is 0, Inf elsewhere. ONNX Runtime's pool sees the last column."""
+    """The flip turns the weight 1 into Inf: NaN where the input is 0, else Inf. ONNX Runtime's pool sees the last column."""
     network = nn.Sequential(nn.Conv2d(1, 1, 1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(4, 3))
     with torch.no_grad():
         network.get_parameter("0.weight").fill_(1.0)
@@ -183,7 +184,7 @@ def test_what_the_input_alone_does_not_show(tmp_path: Path) -> None:
 
 
 def test_keras_layers_are_compared_in_the_layout_of_the_file(tmp_path: Path) -> None:
-    """TensorFlow and ONNX Runtime agree on the usual layers, so this network's activation makes 0 of what is huge."""
+    """TensorFlow and ONNX Runtime agree on the usual layers, so this network's activation turns huge values into 0."""
     keras = pytest.importorskip("keras", reason="needs the extra [keras]")
     from bitswap_onnx.converters.keras_to_onnx import export_keras
     from bitswap_onnx.converters.native import keras_native
@@ -219,4 +220,4 @@ def test_the_report_has_a_line_for_each(capsys: pytest.CaptureFixture[str]) -> N
     printed = " ".join(capsys.readouterr().out.split())
     line = "torch, injection 7, input 3: Softmax node[1] (layer attention): ONNX Runtime NaN, torch 0.5"
     assert line in printed
-    assert "(the runs part at Softmax)" in printed
+    assert "(the runs diverge at Softmax)" in printed

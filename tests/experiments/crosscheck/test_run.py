@@ -13,7 +13,8 @@ from bitswap_onnx.cli.main import main
 from bitswap_onnx.converters.native import torch_native
 from bitswap_onnx.converters.torch_to_onnx import export_torch
 from bitswap_onnx.errors import ControlFailedError, FaultListError
-from bitswap_onnx.experiments.crosscheck.run import Agreement, Verdict, crosscheck, measure_agreement
+from bitswap_onnx.experiments.crosscheck.agreement import Agreement, measure_agreement
+from bitswap_onnx.experiments.crosscheck.run import Verdict, crosscheck
 from bitswap_onnx.faults.fault import Fault, Injection, Kind
 from bitswap_onnx.faults.fault_list import write_fault_list
 from tests.builders import normal
@@ -82,7 +83,7 @@ def test_verdicts() -> None:
     verdict(3, 3, 1).check()
     with pytest.raises(ControlFailedError, match="2 predictions of ONNX Runtime and torch differ with finite scores"):
         verdict(3, 1, 0).check()
-    with pytest.raises(ControlFailedError, match=r"2.00% of the faulty inferences .* --max-nonfinite 1.00% \(MaxPool"):
+    with pytest.raises(ControlFailedError, match=r"2.00% of the faulty inferences .* `max_nonfinite` 1.00% \(MaxPool"):
         verdict(0, 0, 2).check()
 
 

@@ -1,4 +1,4 @@
-"""Neuron campaigns end to end: every misclassification recomputed by hand, the draws, the files, and wrong input."""
+"""Neuron campaigns end to end: every misclassification recomputed by hand, draws, files, refusals of wrong input."""
 
 import ast
 import csv
@@ -29,9 +29,9 @@ from tests.campaigns import run_options
 INPUTS, BATCH = 20, 8
 SETTINGS = Settings(batch_size=BATCH, seed=5)
 
-#: Layers that are hit by default, and the values that hold what they put out, in order.
+#: Layers that are hit by default, in order, and the values of their outputs.
 VALUES = {"x": "x", "conv": "a", "fc": "scores"}
-#: Values in front of which the model is taken apart by hand.
+#: Outputs of other layers, at which a test cuts the model.
 OTHER_VALUES = {"Relu": "c", "BatchNormalization": "b"}
 
 Array = NDArray[np.float32]
@@ -39,7 +39,7 @@ Array = NDArray[np.float32]
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    """The small CNN with labelled data beside it, four of five labels being what it predicts."""
+    """The small CNN with labelled data beside it; four of five labels are the CNN's predictions."""
     path = save(cnn(), tmp_path / "cnn.onnx")
     x = normal(INPUTS, 1, 6, 6, seed=3)
     predicted = run_part(path, "x", "scores", x).argmax(axis=1)
@@ -68,7 +68,7 @@ def run_part(model: Path, source: str, name: str, value: Array) -> Array:
 
 
 def faulty_scores(model: Path, faults: list[dict[str, str]]) -> tuple[Array, Array]:
-    """Return a layer's clean neurons that are hit, and the scores with them flipped by numpy, per input of ``faults``."""
+    """Return the clean values of the neurons that ``faults`` hit, and the scores after numpy flips them, per input."""
     (layer,) = {fault["Layer"] for fault in faults}
     value = {**VALUES, **OTHER_VALUES}[layer]
     clean = run_part(model, "x", value, np.load(model.with_suffix(".npz"))["x"])
@@ -89,7 +89,7 @@ def faults_of(run: Path) -> dict[str, list[dict[str, str]]]:
 
 
 def check_by_hand(model: Path, found: NeuronCampaign) -> None:
-    """Recompute every layer's counts from the faults in results.csv, and the total's."""
+    """Recompute the counts of every layer and of the total from the faults in results.csv."""
     data, faults = np.load(model.with_suffix(".npz")), faults_of(found.run)
     labels = data["y"][: found.inputs] if "y" in data else None
     golden = run_part(model, "x", "scores", data["x"]).argmax(axis=1)[: found.inputs]
@@ -98,10 +98,10 @@ def check_by_hand(model: Path, found: NeuronCampaign) -> None:
         assert row.layer is not None
         counts = np.zeros(3, int)
         for trial in range(found.trials):
-            own = faults[row.layer.injection(trial)]
-            assert {fault["Layer"] for fault in own} == {row.layer.site.layer}
-            assert [int(fault["Input"]) for fault in own] == list(range(found.inputs))
-            scores = faulty_scores(model, own)[1]
+            layer_faults = faults[row.layer.injection(trial)]
+            assert {fault["Layer"] for fault in layer_faults} == {row.layer.site.layer}
+            assert [int(fault["Input"]) for fault in layer_faults] == list(range(found.inputs))
+            scores = faulty_scores(model, layer_faults)[1]
             classes = scores.argmax(axis=1)
             wrong = 0 if labels is None else np.sum((golden == labels) & (classes != labels))
             counts += [wrong, np.sum(classes != golden), np.sum(~np.isfinite(scores).all(axis=1))]
@@ -113,9 +113,9 @@ def check_by_hand(model: Path, found: NeuronCampaign) -> None:
     assert [row["layer"] for row in written] == [layer.site.layer for layer in found.layers] + ["all layers"]
     for row, line in zip(found.rows, written, strict=True):
         measured = {"misclassified": row.misclassified, "critical": row.critical, "nonfinite": row.nonfinite}
-        for name, one in measured.items():
+        for name, share in measured.items():
             fields = [line[name], *(line[f"{name}_{end}"] for end in ("share", "low", "high"))]
-            expected = [one.hits, one.share, one.low, one.high] if one else []
+            expected = [share.hits, share.share, share.low, share.high] if share else []
             assert [float(field) for field in fields if field] == pytest.approx(expected)
 
 
@@ -148,7 +148,7 @@ def test_one_bit(model: Path, tmp_path: Path) -> None:
 
 
 def test_layer_types_and_numbers(model: Path, tmp_path: Path) -> None:
-    """Numbers count what names and types chose; the others' numbers stay as they are."""
+    """Numbers count the layers that names and types choose; choosing some numbers leaves the numbering unchanged."""
     found = neurons(model, tmp_path / "run", layer_type="Relu,BatchNormalization", numbers=[0, 1])
     assert [(layer.number, layer.site.kind) for layer in found.layers] == [(0, "BatchNormalization"), (1, "Relu")]
     last = neurons(model, tmp_path / "last", numbers=[2])
@@ -170,7 +170,7 @@ def test_drop_last(model: Path, tmp_path: Path) -> None:
 
 
 def test_detailed_log(model: Path, tmp_path: Path) -> None:
-    """Lists the golden-correct inputs that are misclassified, each with its bits as numpy has them."""
+    """The log lists the golden-correct inputs that are misclassified, with the bits that numpy gives."""
     found = neurons(model, tmp_path / "run", trials=3, detailed_log=True)
     assert [path.name for path in found.files] == ["cnn_cnn_5.txt", "cnn_cnn_5.csv", "cnn_cnn_5_detailed.txt"]
     data = np.load(model.with_suffix(".npz"))
@@ -196,7 +196,7 @@ def test_detailed_log(model: Path, tmp_path: Path) -> None:
 
 
 def test_text(model: Path, tmp_path: Path) -> None:
-    """The text file has both tables, which name their denominators."""
+    """The text file has both tables and names the denominators."""
     found = neurons(model, tmp_path / "run", trials=2)
     text = found.files[0].read_text()
     assert text == f"{layer_table('cnn', found.layers)}\n{result_table(found)}"
@@ -218,7 +218,7 @@ def test_text(model: Path, tmp_path: Path) -> None:
 
 
 def test_without_labels(model: Path, tmp_path: Path) -> None:
-    """What counts is a changed prediction, among all inputs."""
+    """Without labels, changed predictions count, among all inputs."""
     np.savez(model.with_suffix(".npz"), x=normal(INPUTS, 1, 6, 6, seed=3))
     found = neurons(model, tmp_path / "run", detailed_log=True)
     check_by_hand(model, found)
@@ -231,7 +231,7 @@ def test_without_labels(model: Path, tmp_path: Path) -> None:
 
 
 def test_tolerance(model: Path, tmp_path: Path) -> None:
-    """A model that is no classifier has critical and nonfinite outcomes alone, and no classes."""
+    """A model that is no classifier has only critical and nonfinite outcomes, and no classes."""
     settings = Settings(batch_size=BATCH, criterion="tolerance=0.01")
     found = neurons(model, tmp_path / "run", settings=settings, detailed_log=True)
     assert found.correct is None
@@ -290,7 +290,7 @@ def test_grouped_bits(name: str, bits: int, text: str) -> None:
 
 
 def test_resume(model: Path, tmp_path: Path) -> None:
-    """A finished campaign writes its files again; another one is refused and changes nothing."""
+    """A finished campaign writes its files again; another campaign is refused and changes nothing."""
     files = neurons(model, tmp_path / "run", detailed_log=True).files
     before = [path.read_bytes() for path in files]
     for path in files:
@@ -308,24 +308,24 @@ def test_resume(model: Path, tmp_path: Path) -> None:
 
 
 def test_seed_from_the_clock(model: Path, tmp_path: Path) -> None:
-    """It is another one each time, and the files and what is said before the run have it."""
+    """The seed differs each time; the file names and the note before the run have it."""
     notes: list[str] = []
     found = []
     for name in ("a", "b"):
         settings = Settings(batch_size=BATCH, seed=FROM_CLOCK)
         found.append(neurons(model, tmp_path / name, settings=settings, layers="fc", on_notes=notes.extend))
     assert found[0].seed != found[1].seed
-    for one in found:
-        assert one.files[0].name == f"cnn_cnn_{one.seed}.txt"
-        assert f"neuron faults: 1 layer x 20 inputs x 1 trial = 20, seed {one.seed}" in notes
+    for campaign in found:
+        assert campaign.files[0].name == f"cnn_cnn_{campaign.seed}.txt"
+        assert f"neuron faults: 1 layer x 20 inputs x 1 trial = 20, seed {campaign.seed}" in notes
     again = neurons(model, tmp_path / "c", settings=Settings(batch_size=BATCH, seed=found[0].seed), layers="fc")
     assert faults_of(again.run) == faults_of(found[0].run)
 
 
 def test_engines_agree(model: Path, tmp_path: Path) -> None:
-    one = neurons(model, tmp_path / "one", engine="reference", trials=2)
-    other = neurons(model, tmp_path / "other", workers=2, trials=2)
-    assert one.rows == other.rows
+    reference = neurons(model, tmp_path / "reference", engine="reference", trials=2)
+    default = neurons(model, tmp_path / "default", workers=2, trials=2)
+    assert reference.rows == default.rows
 
 
 def test_failed_control_leaves_no_files(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Faults layer by layer: where each draw may hit and how often it does, and outcomes read back input by input."""
+"""Faults layer by layer: the range and the distribution of draws, and outcomes read back input by input."""
 
 import csv
 import math
@@ -62,7 +62,7 @@ def test_each_injection_stays_in_one_layer(tmp_path: Path, where: RankingSite) -
 
 @pytest.mark.parametrize(("where", "trials"), [("neurons", 150), ("weights", 3000)])
 def test_uniform(tmp_path: Path, where: RankingSite, trials: int) -> None:
-    """Over the bits, the sign included, over the elements, and over both at once: 3,000 faults in each layer."""
+    """The draws are uniform over bits, over elements and over both together: 3,000 faults in each layer."""
     found = draw(setup_of(tmp_path), where, trials, seed=1)
     for layer, shape in SHAPES[where].items():
         faults = [fault for injection in found.values() for fault in injection.faults if fault.layer == layer]
@@ -77,16 +77,16 @@ def test_uniform(tmp_path: Path, where: RankingSite, trials: int) -> None:
 
 @pytest.mark.parametrize("where", ["neurons", "weights"])
 def test_a_draw_stays_as_it_was(tmp_path: Path, where: RankingSite) -> None:
-    """With more trials, with more inputs, without the other layers; another seed, trial or layer draws anew."""
+    """More trials, more inputs or fewer layers change no draw; another seed, trial or layer gives another draw."""
     setup = setup_of(tmp_path)
-    few, many, other = draw(setup, where, 2, 7), draw(setup, where, 40, 7), draw(setup, where, 40, 8)
+    few, many, reseeded = draw(setup, where, 2, 7), draw(setup, where, 40, 7), draw(setup, where, 40, 8)
     assert few.items() <= many.items()
     assert many == draw(setup, where, 40, 7)
     alone = list(draw_injections(setup, kernels(setup)[1:], where, 40, 7))
     assert [entry.faults for entry in alone] == [many[injection_id(1, trial)].faults for trial in range(40)]
     longer = draw(setup_of(tmp_path, x=normal(INPUTS + 7, 1, 6, 6)), where, 40, 7)
     assert all(longer[name].faults[:INPUTS] == entry.faults for name, entry in many.items())
-    same = sum(many[name].faults == other[name].faults for name in many)
+    same = sum(many[name].faults == reseeded[name].faults for name in many)
     assert same + len(many) - len({injection.faults for injection in many.values()}) < len(many) / 10
 
 
@@ -139,11 +139,11 @@ def test_outcomes_are_read_by_unit(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert unlabelled.correct == pytest.approx(1 - found.critical)
     counts = counted(run)
     for layer in range(2):
-        own = np.array([counts[injection_id(layer, trial)] for trial in part]) / INPUTS
+        shares = np.array([counts[injection_id(layer, trial)] for trial in part]) / INPUTS
         for column, values in enumerate((found.correct, found.critical, found.nonfinite)):
-            assert values[layer].mean() == pytest.approx(own[:, column].mean())
+            assert values[layer].mean() == pytest.approx(shares[:, column].mean())
             if where == "weights":
-                assert values[layer] == pytest.approx(own[:, column])
+                assert values[layer] == pytest.approx(shares[:, column])
     golden = setup.clean_run().golden
     if where == "neurons":  # where no fault of an input was critical, its answer is the golden one, right or wrong
         right = np.broadcast_to(golden.top_1 == golden.labels, found.correct.shape)
@@ -154,7 +154,7 @@ def test_outcomes_are_read_by_unit(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def counted(run: Path) -> dict[str, tuple[int, int, int]]:
-    """Right answers, critical and nonfinite inferences of each injection, as results.csv counts them."""
+    """Return correct, critical and nonfinite inferences of each injection, as results.csv counts them."""
     with (run / "results.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["n_injections"]]
     return {row["Injection"]: (int(row["top_1_correct"]), int(row["critical"]), int(row["nonfinite"])) for row in rows}

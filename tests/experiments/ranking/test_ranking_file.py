@@ -113,7 +113,7 @@ def test_refuses(tmp_path: Path, name: str, text: str, form: RankingForm | None,
 
 
 def test_layers_with_numbers_for_names(tmp_path: Path) -> None:
-    """PyTorch's Sequential calls its layers 0, 2, 4: text is a name, a number an index."""
+    """PyTorch's Sequential names its layers 0, 2, 4: text is a name, a number is an index."""
     layers = ("0", "2", "4")
     assert read_ranking(write(tmp_path, "a.json", '["4", "0"]'), layers).order.tolist() == [2, 0]
     assert read_ranking(write(tmp_path, "b.json", "[1, 0]"), layers, "order").order.tolist() == [1, 0]

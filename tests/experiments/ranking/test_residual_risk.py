@@ -1,4 +1,4 @@
-"""What a ranking's monitored layers leave: hand arithmetic, and monotone down to nothing."""
+"""Residual risk: by hand, and falling to 0 when all layers are monitored."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,9 @@ shares = st.lists(st.integers(0, 1000), min_size=1, max_size=30).map(lambda coun
 
 def test_residual_risk_by_hand() -> None:
     """Bits 10, 20, 30, 40 times criticals .4, .1, .2, 0 are risks 4, 2, 6, 0 of 12; monitored: 2, then 0."""
-    critical, bits, macs = (np.array(each, np.float64) for each in ([0.4, 0.1, 0.2, 0], [10, 20, 30, 40], [1, 2, 3, 2]))
+    critical, bits, macs = (
+        np.array(values, np.float64) for values in ([0.4, 0.1, 0.2, 0], [10, 20, 30, 40], [1, 2, 3, 2])
+    )
     found = residual_risk(np.array([2, 0], np.intp), critical, macs, bits)
     assert found.unmonitored == pytest.approx([1, 6 / 12, 2 / 12])
     assert found.macs == pytest.approx([0, 3 / 8, 4 / 8])

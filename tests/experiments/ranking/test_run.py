@@ -1,4 +1,4 @@
-"""Rankings end to end: accuracies, scores, built-in orders and residual risk recomputed by hand, given rankings, choices."""
+"""Ranking experiments end to end: accuracies, scores, built-in rankings and residual risk by hand, and user rankings."""
 
 import json
 import re
@@ -60,14 +60,14 @@ Array = NDArray[np.float32]
 
 @pytest.fixture(autouse=True)
 def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Intervals have tests of their own."""
+    """Use few bootstrap draws; tests/stats/test_rankings.py tests the intervals."""
     for name in ("score_ranking", "score_difference", "rank_agreement"):
         monkeypatch.setattr(rank_module, name, partial(getattr(rank_module, name), draws=20))
 
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    """The net with labelled data beside it, four of five labels being what it predicts."""
+    """The net with labelled data beside it; four of five labels are the net's predictions."""
     proto = build(NET, **{name.replace(".", "__"): tensor for name, tensor in TENSORS.items()})
     path, x = save(proto, tmp_path / "net.onnx"), normal(INPUTS, 2, 5, 5, seed=7)
     scores = run_plain(proto, "scores", x=x)
@@ -81,14 +81,14 @@ def rank(model: Path, run: Path, rankings: Any = None, **options: Any) -> Robust
 
 
 def run_plain(proto: onnx.ModelProto, name: str, **feeds: Array) -> Array:
-    """One value of a model as plain ONNX Runtime computes it."""
+    """Return one value of a model, computed by plain ONNX Runtime."""
     options = {"disabled_optimizers": ["ConvBNFusion", "NchwcTransformer"]}
     value: Array = ort.InferenceSession(proto.SerializeToString(), **options).run([name], feeds)[0]
     return value
 
 
 def clean_value(model: Path, name: str) -> Array:
-    """A value of the clean model on all inputs, as an output more."""
+    """Return a value of the clean model on all inputs, read as an additional output."""
     proto, x = onnx.load(model), np.load(model.with_suffix(".npz"))["x"]
     if name not in ("x", "scores"):
         proto.graph.output.append(onnx.ValueInfoProto(name=name))
@@ -96,7 +96,7 @@ def clean_value(model: Path, name: str) -> Array:
 
 
 def scores_of(model: Path, injection: Injection) -> Array:
-    """Flip bits with numpy, in the file's initializers or in what one node alone then reads, and run plain ONNX Runtime."""
+    """Flip bits with numpy, in an initializer or in a value that one node reads, and run plain ONNX Runtime."""
     proto = onnx.load(model)
     feeds = {"x": clean_value(model, "x")}
     (layer,) = {fault.layer for fault in injection.faults}
@@ -119,7 +119,7 @@ def scores_of(model: Path, injection: Injection) -> Array:
 
 
 def by_hand(model: Path, where: RankingSite, trials: int) -> NDArray[np.float64]:
-    """Right, critical and nonfinite, (3, layers, trials, inputs), of the injections that the ranking draws."""
+    """Return correct, critical and nonfinite, (3, layers, trials, inputs), of the injections that the ranking draws."""
     setup = prepare(model, for_neurons(SETTINGS) if where == "neurons" else SETTINGS)
     data = np.load(model.with_suffix(".npz"))
     golden = clean_value(model, "scores").argmax(axis=1)
@@ -133,7 +133,7 @@ def by_hand(model: Path, where: RankingSite, trials: int) -> NDArray[np.float64]
 
 
 def mean_of_curve(accuracies: NDArray[np.float64]) -> float:
-    """The score as BitSwapDetection has it: the mean over k of the mean of the first k."""
+    """Return BitSwapDetection's score: the mean over k of the mean of the first k."""
     return float(100 * np.mean([np.mean(accuracies[:k]) for k in range(1, len(accuracies) + 1)]))
 
 
@@ -149,7 +149,7 @@ def in_words(order: NDArray[np.intp]) -> list[str]:
     ("where", "trials", "labelled"), [("neurons", 6, True), ("neurons", 2, False), ("weights", 40, True)]
 )
 def test_recomputed_by_hand(model: Path, tmp_path: Path, where: RankingSite, trials: int, labelled: bool) -> None:
-    """Every share, from the faults as they were drawn; then scores, orders from data, and residual risk from these."""
+    """Recompute every share from the drawn faults, and from the shares the scores, orders from data and residual risk."""
     if not labelled:
         np.savez(model.with_suffix(".npz"), x=np.load(model.with_suffix(".npz"))["x"])
     found = rank(model, tmp_path / "run", where=where, trials=trials)
@@ -182,7 +182,7 @@ def check_scores(found: Robustness, accuracies: NDArray[np.float64]) -> None:
 
 
 def check_risk(found: Robustness, critical: NDArray[np.float64], where: RankingSite) -> None:
-    """A layer has its share of critical outcomes as often as faults hit it: in proportion to its bits."""
+    """Check residual risk: a layer counts its critical share times its bits, as faults hit layers in proportion to bits."""
     kernels = {layer: TENSORS[f"{layer}.weight"].size for layer in LAYERS}
     bits = np.array([32 * (ELEMENTS if where == "neurons" else kernels)[layer] for layer in LAYERS])
     assert [layer.bits for layer in found.layers] == bits.tolist()
@@ -196,7 +196,7 @@ def check_risk(found: Robustness, critical: NDArray[np.float64], where: RankingS
 
 
 def test_builtin_orders(model: Path, tmp_path: Path) -> None:
-    """From numpy on the stored tensors and plain ONNX Runtime on the inputs; no fault has a part in them."""
+    """The built-in rankings without faults, from numpy on stored tensors and plain ONNX Runtime on inputs."""
     builtin = [name for name in BUILTIN_RANKINGS if name not in ("sensitivity", "oracle")]
     found = rank(model, tmp_path / "run", builtin=builtin)
     kernels = {layer: TENSORS[f"{layer}.weight"].astype(np.float64) for layer in LAYERS}
@@ -220,7 +220,7 @@ def test_builtin_orders(model: Path, tmp_path: Path) -> None:
 
 
 def test_given_rankings(model: Path, tmp_path: Path) -> None:
-    """An order, the same as rank values, and as names from Python; a partial one is scored over its own layers."""
+    """An order, the same order as rank values and as names; a partial order is scored over its own layers."""
     mine = ["fc", "stem", "left", "right"]
     rankings: dict[str, Any] = {"order": tmp_path / "order.json", "values": tmp_path / "values.csv"}
     rankings["order"].write_text(json.dumps(mine))
@@ -276,7 +276,7 @@ def test_evaluation_steps(
 
 
 def test_choice_of_layers(model: Path, tmp_path: Path) -> None:
-    """Layers that were chosen, in the model's order; without a choice those with kernels."""
+    """The chosen layers in the model's order; by default the layers with kernels."""
     cases: dict[tuple[str | None, str | None], list[str]] = {
         ("fc,stem", None): ["stem", "fc"],
         ("?e*t,right", None): ["left", "right"],
@@ -295,7 +295,7 @@ def test_choice_of_layers(model: Path, tmp_path: Path) -> None:
 
 
 def test_wrong_rankings(model: Path, tmp_path: Path) -> None:
-    """What only the library can be given; the command line has the rest."""
+    """Wrong input that only the library can get; tests/cli tests the rest."""
     for given, message in (
         (["stem", "lft"], "ranking mine: unknown layer 'lft'; the nearest are left"),
         (["stem", "fc", "stem"], "ranking mine: expected each layer once, found stem, fc, stem"),

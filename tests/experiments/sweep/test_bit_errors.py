@@ -1,4 +1,4 @@
-"""The drawing of random bit errors: against the binomial and the uniform distribution, and what stays when what changes."""
+"""Draws of random bit errors: against the binomial and uniform distributions, and unchanged by other settings."""
 
 import re
 from collections.abc import Sequence
@@ -78,7 +78,7 @@ def test_positions_and_thresholds_are_uniform(bits: int, rate: float) -> None:
 
 
 def test_pairs_of_positions_are_uniform() -> None:
-    """Of 6 bits, each pair is as likely as any other, whichever way numpy draws without replacement."""
+    """All pairs of 6 bits are equally likely, with each of numpy's methods of drawing without replacement."""
     found = [tuple(errors.positions) for errors in draws(6, 0.3, 8000)]
     pairs = [found.count(pair) for pair in product(range(6), repeat=2) if pair[0] < pair[1]]
     assert len(pairs) == 15
@@ -96,7 +96,7 @@ def test_positions_are_distinct_and_inside(bits: int, expected: float, seed: int
 
 
 def test_every_bit_is_one_fault() -> None:
-    """All positions, in order, are all bits of all regions: input by input, element by element, from the least bit."""
+    """All positions in order are all bits of all regions: input by input, element by element, least significant first."""
     expected = [
         *(Fault("conv", (a, b, c), bit, parameter="weight") for a, b, c, bit in product(*map(range, (3, 2, 2, 32)))),
         *(Fault("fc", (a,), bit, site=Site.OUTPUT, input=i) for i, a, bit in product(*map(range, (4, 5, 16)))),
@@ -137,7 +137,7 @@ def test_flips_at_a_rate_are_among_those_at_any_higher_one(rates: list[float], r
 
 
 def flips_of(plan: SweepPlan) -> dict[tuple[float, int], set[Fault]]:
-    """Return what flips at each rate and repeat, and check its number."""
+    """Return the flips at each rate and repeat, and check their number."""
     faults = {injection.id: injection.faults for injection in plan.injections} | {"": ()}
     for point in plan.points:
         assert point.flips == len(faults[point.injection]) == len(set(faults[point.injection]))
@@ -161,7 +161,7 @@ def test_what_stays_when_what_changes() -> None:
 
 
 def test_ids_and_shared_injections() -> None:
-    """Where nothing more flips at 2e-8 than at 1e-8, nothing more runs."""
+    """Where the flips at 2e-8 are those at 1e-8, no further injection runs."""
     region = BitRegion("fc", (2**20,), 32, parameter="weight")
     plan = plan_sweep([region], (1e-8, 2e-8, 1e-6), 40, seed=0)
     names = {(point.rate, point.repeat): point.injection for point in plan.points}
@@ -221,7 +221,7 @@ def test_wrong_input() -> None:
 
 
 def test_more_flips_than_a_campaign_can_hold_are_refused() -> None:
-    """The rate that is too much is named; below it, nothing is refused."""
+    """The message names the rate that is too high; a sweep of the lower rates is not refused."""
     region = BitRegion("conv", (10**8,), 32, parameter="weight")
     message = (
         "`rates`: at 0.001, 3,200,000,000 bits have 3,200,000 flips in each of 30 repeats: with the rates below it "
@@ -233,7 +233,7 @@ def test_more_flips_than_a_campaign_can_hold_are_refused() -> None:
 
 
 def test_uniform_over_regions() -> None:
-    """Flips fall on weights, neurons and scales in proportion to their bits."""
+    """Weights, neurons and scales have flips in proportion to their bits."""
     plan = plan_sweep(REGIONS, [0.1], 300, 0)
     layers = [fault.layer for injection in plan.injections for fault in injection.faults]
     seen: NDArray[np.int64] = np.array([layers.count(region.layer) for region in REGIONS])

@@ -1,4 +1,4 @@
-"""Sweeps end to end: every point's shares recomputed by hand, what the files say, resuming, and what wrong input gets."""
+"""Sweeps end to end: every point's shares recomputed by hand, the files, resuming, and refusals of wrong input."""
 
 import csv
 import re
@@ -39,7 +39,7 @@ TENSORS = {
     ("fc", "weight"): "fc.weight",
     ("fc", "bias"): "fc.bias",
 }
-#: Layers with kernels: what they put out.
+#: Layers with kernels, and the values of their outputs.
 VALUES = {"conv": "a", "fc": "scores"}
 
 Array = NDArray[np.float32]
@@ -112,7 +112,7 @@ def check_by_hand(model: Path, found: Sweep, layers: str | None, site: Any) -> N
     for name in SWEEP_MEASURES:
         assert float(summary[0][name]) == float(detail[0][name]) == found.golden[name]
         for row, written in zip(found.rows, summary[1:], strict=True):
-            values = [float(one[name]) for one in detail if one["rate"] == written["rate"]]
+            values = [float(point[name]) for point in detail if point["rate"] == written["rate"]]
             assert len(values) == row.repeats == int(written["repeats"])
             assert float(written[name]) == pytest.approx(np.mean(values))
             half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(values)
@@ -121,7 +121,7 @@ def check_by_hand(model: Path, found: Sweep, layers: str | None, site: Any) -> N
             expected = max(0, np.mean(values) - half), min(1, np.mean(values) + half)
             assert (float(written[f"{name}_low"]), float(written[f"{name}_high"])) == pytest.approx(expected)
     for row, written in zip(found.rows, summary[1:], strict=True):
-        flips = [int(one["flips"]) for one in detail if one["rate"] == written["rate"]]
+        flips = [int(point["flips"]) for point in detail if point["rate"] == written["rate"]]
         assert float(written["flips"]) == row.flips == pytest.approx(np.mean(flips))
         assert int(written["repeats_with_flips"]) == sum(number > 0 for number in flips)
 
@@ -145,7 +145,7 @@ def test_layers(model: Path, tmp_path: Path) -> None:
 
 
 def test_neurons(model: Path, tmp_path: Path) -> None:
-    """Errors hit single inputs; the others of a point have golden outcomes."""
+    """Errors hit single inputs; a point's other inputs have golden outcomes."""
     found = sweep(model, tmp_path / "run", [1e-5, 3e-4, 3e-3], site="neurons")
     assert found.bits == 32 * INPUTS * (3 * 4 * 4 + 4)
     check_by_hand(model, found, None, "neurons")
@@ -220,7 +220,7 @@ def test_one_repeat_has_no_interval(model: Path, tmp_path: Path) -> None:
 
 
 def test_resume(model: Path, tmp_path: Path) -> None:
-    """A finished sweep writes its files again; another one, or none that was asked for, is refused and changes nothing."""
+    """A finished sweep writes its files again. Another sweep, or no ``resume``, is refused and changes nothing."""
     files = sweep(model, tmp_path / "run").files
     before = [path.read_bytes() for path in files]
     files[0].unlink()
@@ -238,7 +238,7 @@ def test_resume(model: Path, tmp_path: Path) -> None:
 
 
 def test_repeats_and_engines_agree(model: Path, tmp_path: Path) -> None:
-    """The points of fewer repeats are among those of more, whichever engine and however many workers ran them."""
+    """The points of fewer repeats are among those of more repeats, with any engine and any number of workers."""
     few = sweep(model, tmp_path / "few", repeats=3, engine="reference")
     many = sweep(model, tmp_path / "many", workers=2)
     of_many = {(point.rate, point.repeat): shares for point, shares in many.points}

@@ -1,4 +1,4 @@
-"""Comparisons of runs: numbers against results.csv and the outcomes per input, refusals, what is said of what."""
+"""Comparisons of runs: numbers against results.csv and the outcomes per input, refusals, notes."""
 
 import csv
 import json
@@ -30,7 +30,7 @@ INPUTS = 20
 
 
 def faults() -> list[Injection]:
-    """Bits 20 to 31 of weights of both layers, one fault that yields NaN, one injection of two layers."""
+    """Return faults in bits 20 to 31 of both layers' weights, a fault that yields NaN, and an injection of two layers."""
     places: dict[str, list[tuple[int, ...]]] = {
         "conv": [(0, 0, 0, 0), (1, 0, 2, 0), (2, 0, 1, 1)],
         "fc": [(0, 1), (1, 8), (2, 12), (3, 45)],
@@ -93,7 +93,7 @@ def row_of(comparison: Comparison, quantity: str, group: str = "all") -> Compari
 
 
 def codes(folder: Path) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """Outcomes (injections, inputs) and nonfinite flags of a run, from its parquet file."""
+    """Return outcomes (injections, inputs) and nonfinite flags of a run, from its parquet file."""
     parquet = pytest.importorskip("pyarrow.parquet")
     table = parquet.read_table(folder / "per_input.parquet").to_pydict()
     names = {"masked": 0, "non_critical": 1, "critical": 2}
@@ -185,7 +185,7 @@ def as_in_keras() -> list[Injection]:
         layer, axes = {"conv": ("conv2d", (2, 3, 1, 0)), "fc": ("dense", (1, 0))}[f.layer]
         return Fault(layer, tuple(f.index[axis] for axis in axes), f.bit, f.kind, f.value)
 
-    return [Injection(one.id, tuple(map(fault, one.faults))) for one in faults()]
+    return [Injection(injection.id, tuple(map(fault, injection.faults))) for injection in faults()]
 
 
 def test_without_outcomes_per_input_the_prevailing_ones_are_compared(tmp_path: Path, data: Path) -> None:
@@ -235,24 +235,24 @@ def test_comparisons_are_seeded_and_files_hold_them(runs: tuple[Path, Path], tmp
 
 
 def test_wrong_judgements() -> None:
-    with pytest.raises(BitswapError, match="--delta: expected percentage points over 0"):
+    with pytest.raises(BitswapError, match="`delta`: expected percentage points over 0"):
         Judgement(delta=0)
-    with pytest.raises(BitswapError, match="--theta: expected a share"):
+    with pytest.raises(BitswapError, match="`theta`: expected a share"):
         Judgement(theta=1)
 
 
 def test_other_faults_are_no_partners(runs: tuple[Path, Path], tmp_path: Path) -> None:
-    """One id is missing, one hits another bit, one another element."""
-    other = faults()[:-1]
-    other[3] = Injection(other[3].id, (Fault("conv", (0, 0, 0, 0), 2),))
-    other[4] = Injection(other[4].id, (Fault("conv", (0, 0, 2, 0), 24),))
-    c = run(tmp_path / "c", cnn(), other)
+    """One injection is missing, one hits another bit, one another element."""
+    changed = faults()[:-1]
+    changed[3] = Injection(changed[3].id, (Fault("conv", (0, 0, 0, 0), 2),))
+    changed[4] = Injection(changed[4].id, (Fault("conv", (0, 0, 2, 0), 24),))
+    c = run(tmp_path / "c", cnn(), changed)
     with pytest.raises(RunError, match=r"a/run has 3 without a partner \(conv0-23, conv0-24, two\); .*c/run has 2"):
         compare_runs(runs[0], c)
     comparison = compare_runs(runs[0], c, allow_unpaired=True)
     assert comparison.about["unpaired"] == {"a": ["conv0-23", "conv0-24", "two"], "b": ["conv0-23", "conv0-24"]}
     assert comparison.about["injections"] == 83
-    d = run(tmp_path / "d", cnn(), other[3:5])
+    d = run(tmp_path / "d", cnn(), changed[3:5])
     with pytest.raises(RunError, match="run both with one list"):
         compare_runs(runs[0], d, allow_unpaired=True)
 
@@ -268,7 +268,7 @@ def test_an_unfinished_run_is_refused(runs: tuple[Path, Path], tmp_path: Path) -
 
 
 def swapped(settings: Settings, folder: Path) -> Settings:
-    """The same dataset name, two images with their labels in each other's place."""
+    """Both datasets have the same name; in one, two images and their labels are swapped."""
     with np.load(folder / "data.npz") as stored:
         x, y = stored["x"], stored["y"]
     two = [0, int(np.flatnonzero(y != y[0])[0])]
@@ -293,7 +293,7 @@ def unlabelled(settings: Settings, folder: Path) -> Settings:
     ("change", "message"),
     [
         (lambda s, f: Settings(data=s.data, first=7), "expected runs over the same inputs, found 20 and 7"),
-        (lambda s, f: Settings(data=s.data, criterion="tolerance=0.1"), "--criterion is not the other's"),
+        (lambda s, f: Settings(data=s.data, criterion="tolerance=0.1"), "the runs differ in `criterion`"),
         (swapped, "the inputs have other labels, or the same in another order"),
         (renamed, "expected runs over one dataset, found data and renamed"),
         (unlabelled, "cannot tell whether the inputs are the same"),
@@ -322,7 +322,7 @@ def test_what_differs_beside_the_graphs_is_said(runs: tuple[Path, Path], tmp_pat
 
 
 def test_a_run_that_does_not_know_its_labels_says_so(runs: tuple[Path, Path]) -> None:
-    """Runs of before labels and probabilities were stored."""
+    """Runs of an older version, which did not store labels and probabilities."""
     with sqlite3.connect(runs[1] / "campaign.sqlite") as db:
         golden = json.loads(db.execute("SELECT value FROM setting WHERE key = 'golden'").fetchone()[0])
         del golden["labels"], golden["probabilities"]
@@ -333,7 +333,7 @@ def test_a_run_that_does_not_know_its_labels_says_so(runs: tuple[Path, Path]) ->
 
 
 def test_models_run_on_one_list_and_one_dataset(tmp_path: Path, data: Path) -> None:
-    """The list is converted, both see the data beside A, and a resume runs nothing again."""
+    """The list is converted, both runs have the data beside A, and a resume runs no injection again."""
     a, b = save(cnn(), tmp_path / "data.onnx"), save(takes_nhwc(as_keras(cnn())), tmp_path / "keras.onnx")
     write_fault_list(tmp_path / "faults.csv", faults())
     notes: list[str] = []
@@ -362,10 +362,10 @@ def test_a_list_that_fits_both_models_stays(tmp_path: Path, data: Path) -> None:
 def test_inputs_of_their_own_pair_where_both_drew_the_same(runs: tuple[Path, Path], tmp_path: Path) -> None:
     pytest.importorskip("pyarrow")
     c = run(tmp_path / "c", cnn(), inputs_per_injection=8)
-    with pytest.raises(RunError, match="--inputs-per-injection or its --seed is not the other's"):
+    with pytest.raises(RunError, match="the runs differ in `inputs_per_injection` or `seed`"):
         compare_runs(runs[0], c)
     d = run(tmp_path / "d", shifted(), inputs_per_injection=8)
     found, every = row_of(compare_runs(c, d), "critical"), row_of(compare_runs(*runs), "critical")
     assert found.injections == every.injections
     counts = [[int(row["critical"]) / int(row["n_injections"]) for row in rows_of(folder)] for folder in (c, d)]
-    assert (found.share_a, found.share_b) == pytest.approx([float(np.mean(own)) for own in counts])
+    assert (found.share_a, found.share_b) == pytest.approx([float(np.mean(run_counts)) for run_counts in counts])
