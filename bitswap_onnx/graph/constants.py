@@ -8,8 +8,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 
-from bitswap_onnx.graph.model import attribute, constant_tensor, read_tensor, stored_tensors, write_tensor
+from bitswap_onnx.graph.nodes import attribute, constant_tensor
 from bitswap_onnx.graph.slices import Slicer
+from bitswap_onnx.graph.tensors import read_tensor, stored_tensors, write_tensor
 
 #: Operators that only copy elements from a stored tensor.
 _COPIES = frozenset(("Transpose", "Reshape", "Identity", "Squeeze", "Unsqueeze", "Flatten"))

@@ -6,7 +6,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper, version_converter
 
 from bitswap_onnx.errors import ModelError, one_line
-from bitswap_onnx.graph.model import Model, stored_tensors
+from bitswap_onnx.graph.model import Model
+from bitswap_onnx.graph.tensors import stored_tensors
 
 FLIP_OPSET = 26
 

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from bitswap_onnx.graph.model import attribute
+from bitswap_onnx.graph.nodes import attribute
 
 Marks = NDArray[np.int16]
 

@@ -18,7 +18,8 @@ from onnx import TensorProto, helper, numpy_helper
 from bitswap_onnx.faults.bits import BitFormat, Bits
 from bitswap_onnx.faults.fault import Kind
 from bitswap_onnx.graph.flip_opset import at_flip_opset
-from bitswap_onnx.graph.model import Model, subgraphs
+from bitswap_onnx.graph.model import Model
+from bitswap_onnx.graph.nodes import subgraphs
 from bitswap_onnx.graph.sites import NeuronSite
 
 #: What one fault does to a neuron: the dataset input that it hits (or `ALL_INPUTS`), the element in the value's row, and

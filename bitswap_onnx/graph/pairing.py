@@ -21,8 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitswap_onnx.faults.bits import Bits, to_bits
-from bitswap_onnx.graph.model import Model, read_tensor, stored_tensors
+from bitswap_onnx.graph.model import Model
 from bitswap_onnx.graph.targets import Target, find_targets
+from bitswap_onnx.graph.tensors import read_tensor, stored_tensors
 
 AxisOrder = tuple[int, ...]
 

@@ -16,7 +16,7 @@ import numpy as np
 from bitswap_onnx.faults.bits import FORMATS, BitFormat
 from bitswap_onnx.faults.fault import Site
 from bitswap_onnx.graph.layer_kinds import same_kind
-from bitswap_onnx.graph.model import attribute, node_label
+from bitswap_onnx.graph.nodes import attribute, node_label
 from bitswap_onnx.graph.slices import Slicer
 from bitswap_onnx.graph.targets import find_targets
 

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import onnx
 
-from bitswap_onnx.graph.model import Model, subgraphs
+from bitswap_onnx.graph.model import Model
+from bitswap_onnx.graph.nodes import subgraphs
 
 
 @dataclass(frozen=True, eq=False, repr=False)

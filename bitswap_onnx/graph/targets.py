@@ -20,15 +20,17 @@ import onnx
 
 from bitswap_onnx.errors import ModelError, nearest
 from bitswap_onnx.faults.bits import FORMATS
-from bitswap_onnx.graph.model import Model, constant_tensor, node_label, stored_tensors, subgraphs
+from bitswap_onnx.graph.model import Model
+from bitswap_onnx.graph.nodes import constant_tensor, node_label, subgraphs
 from bitswap_onnx.graph.roles import BN_PARAMETERS, BN_STATISTICS, PASS_THROUGH, SLOT_ROLES, STEERING
+from bitswap_onnx.graph.tensors import stored_tensors
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
     """A stored tensor that faults can hit.
 
-    ``tensor`` is its key (`bitswap_onnx.graph.model.stored_tensors`), ``shape`` its stored layout, which fault indices
+    ``tensor`` is its key (`bitswap_onnx.graph.tensors.stored_tensors`), ``shape`` its stored layout, which fault indices
     refer to, ``dtype`` a name of `bitswap_onnx.faults.bits.FORMATS`. ``users`` are the nodes that compute with it: a
     fault reaches all of them. ``aliases`` are further (layer, parameter) names of a tied parameter.
     """

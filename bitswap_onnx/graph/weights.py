@@ -6,7 +6,8 @@ import onnx
 
 from bitswap_onnx.errors import ModelError
 from bitswap_onnx.faults.bits import to_bits
-from bitswap_onnx.graph.model import Model, read_tensor, stored_tensors, write_tensor
+from bitswap_onnx.graph.model import Model
+from bitswap_onnx.graph.tensors import read_tensor, stored_tensors, write_tensor
 
 #: Changes of one model: tensor key → (flat element, XOR mask) pairs; no pairs means: rewritten, but with the same bits.
 Edits = Mapping[str, Iterable[tuple[int, ...]]]

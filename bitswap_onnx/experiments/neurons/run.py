@@ -32,9 +32,9 @@ from bitswap_onnx.experiments.neurons.report import (
 )
 from bitswap_onnx.experiments.sweep.bit_errors import MOST_FAULTS, ErrorRegion
 from bitswap_onnx.faults.fault import Injection, Site
-from bitswap_onnx.graph.model import stored_tensors
 from bitswap_onnx.graph.site_choice import select_sites
 from bitswap_onnx.graph.sites import find_sites
+from bitswap_onnx.graph.tensors import stored_tensors
 from bitswap_onnx.outcome import CRITICAL, decode_outcomes
 
 #: Called with the network's name and the layers before anything runs.
