@@ -1,4 +1,4 @@
-"""Read one ONNX node: its name, its attributes, the graphs and the tensor that it carries."""
+"""Read one ONNX node: its name, its attributes, the values that it reads, the graphs and the tensor that it carries."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -37,3 +37,14 @@ def constant_tensor(node: onnx.NodeProto) -> onnx.TensorProto | None:
     if node.op_type != "Constant" or node.domain not in ("", "ai.onnx"):
         return None
     return next((entry.t for entry in node.attribute if entry.name == "value"), None)
+
+
+def values_read(node: onnx.NodeProto) -> Iterator[str]:
+    """Yield the values that a node reads: its inputs, and values from outside that its subgraphs use."""
+    yield from filter(None, node.input)
+    for _, graph in subgraphs(node):
+        inner_values = {tensor.name for tensor in graph.initializer} | {value.name for value in graph.input}
+        for inner in graph.node:
+            yield from (name for name in values_read(inner) if name not in inner_values)
+            inner_values.update(inner.output)
+        yield from (value.name for value in graph.output if value.name not in inner_values)
