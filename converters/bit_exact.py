@@ -10,7 +10,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from bitswap_onnx.errors import ControlFailedError, ModelError
-from bitswap_onnx.graph.model import load_model, read_tensor
+from bitswap_onnx.graph.model import load_model
+from bitswap_onnx.graph.tensors import read_tensor
 
 #: Weights beyond this many bytes go to a file of their own: protobuf ends at 2 GiB, and the graph needs room too.
 INLINE_LIMIT = 2**31 - 2**26

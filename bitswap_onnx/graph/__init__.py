@@ -1,1 +1,1 @@
-"""The ONNX model: loading, targets, resolving faults, rewriting. Knows no runtime."""
+"""The ONNX model: loading it, finding targets and neuron sites, resolving faults, rewriting. Knows no runtime."""

@@ -13,7 +13,7 @@ import onnx
 from numpy.typing import NDArray
 
 from bitswap_onnx.graph.constants import NotEvaluatedError, constant_value
-from bitswap_onnx.graph.model import attribute
+from bitswap_onnx.graph.nodes import attribute
 from bitswap_onnx.graph.slices import Slicer
 
 

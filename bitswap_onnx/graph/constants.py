@@ -1,4 +1,4 @@
-"""Values that depend on no input of the model, computed from what is stored."""
+"""Compute values that depend on no input of the model from its stored tensors."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,22 +8,24 @@ import onnx
 from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 
-from bitswap_onnx.graph.model import attribute, constant_tensor, read_tensor, stored_tensors, write_tensor
+from bitswap_onnx.graph.nodes import attribute, constant_tensor
 from bitswap_onnx.graph.slices import Slicer
+from bitswap_onnx.graph.tensors import read_tensor, stored_tensors, write_tensor
 
 #: Operators that only copy elements from a stored tensor.
 _COPIES = frozenset(("Transpose", "Reshape", "Identity", "Squeeze", "Unsqueeze", "Flatten"))
 
 
 class NotEvaluatedError(Exception):
-    """A constant that ``onnx.reference`` cannot compute: it lacks the operator, its version or its type."""
+    """A constant that ``onnx.reference`` cannot compute, as it lacks an operator, its version or its type."""
 
 
 @dataclass(frozen=True, eq=False)
 class ConstantValue:
-    """A constant ``array``. ``key`` names the stored tensor that it is, if nothing but copies lie between.
+    """A constant ``array``.
 
-    ``place`` then maps the stored flat element to the flat position in ``array`` (None: they are the same).
+    ``key`` is the stored tensor that it is or is copied from; None for a computed constant. ``place`` maps a flat
+    position in that tensor to the flat position in ``array`` (None: they are the same).
     """
 
     array: NDArray[Any]
@@ -32,7 +34,7 @@ class ConstantValue:
 
 
 def constant_value(slicer: Slicer, name: str) -> ConstantValue:
-    """Return the constant value ``name`` of a model; raises NotEvaluatedError if it cannot be computed here."""
+    """Return the constant value ``name`` of a model; raises NotEvaluatedError if it cannot be computed."""
     copies: list[onnx.NodeProto] = []
     tensor, source = slicer.stored.get(name), name
     while tensor is None:
@@ -49,7 +51,7 @@ def constant_value(slicer: Slicer, name: str) -> ConstantValue:
         return ConstantValue(array, source)
     positions = np.arange(array.size, dtype=np.int32).reshape(array.shape)
     for node in reversed(copies):
-        array, positions = (_copied(slicer, node, part) for part in (array, positions))
+        array, positions = (_copied(slicer, node, copied) for copied in (array, positions))
     place = np.empty(positions.size, np.int32)
     place[positions.reshape(-1)] = np.arange(positions.size, dtype=np.int32)
     return ConstantValue(array, source, place)

@@ -1,4 +1,4 @@
-"""What a layer costs and holds: parameters, multiply-accumulates, the size of its weights. Known without running it."""
+"""The costs of layers: parameters, multiply-accumulates, size of weights. The model need not run."""
 
 import math
 from collections.abc import Sequence
@@ -15,10 +15,11 @@ _CONVOLUTIONS = ("Conv", "FusedConv", "QLinearConv")
 
 @dataclass(frozen=True, slots=True)
 class LayerCost:
-    """A layer in numbers: stored ``parameters``; ``macs`` per input, a kernel's multiply-accumulates (0 without one).
+    """The stored ``parameters`` of a layer, and its multiply-accumulates per input, ``macs`` (0 without a kernel).
 
-    ``weight_norm`` is the Euclidean norm of the kernel, ``weight_exponent`` the mean binary exponent, floor(log2 |w|), of
-    its weights other than 0; 0 and -inf without a stored kernel. Integers count as they are stored, without their scale.
+    ``weight_norm`` is the Euclidean norm of the kernel, 0 without a stored kernel. ``weight_exponent`` is the mean
+    binary exponent, floor(log2 |w|), of its finite weights other than 0; -inf without any. Integers are taken as they
+    are stored, without their scale.
     """
 
     layer: str
@@ -42,18 +43,18 @@ def kernel_of(site: NeuronSite, targets: Sequence[Target]) -> Target | None:
 def _cost(slicer: Slicer, site: NeuronSite, targets: Sequence[Target]) -> LayerCost:
     kernel = kernel_of(site, targets)
     layers = {site.layer} if kernel is None else {site.layer, kernel.layer}  # a module called twice has a name per call
-    own = {t.tensor: t.elements for t in targets if layers & {layer for layer, _ in t.names}}
+    elements = {t.tensor: t.elements for t in targets if layers & {layer for layer, _ in t.names}}
     norm, exponent = 0.0, -math.inf
     if site.weight is not None:
         weights = slicer.model.tensor(site.weight).astype(np.float64)
         norm = float(np.linalg.norm(weights))
         _, exponents = np.frexp(weights[(weights != 0) & np.isfinite(weights)])
         exponent = float(exponents.mean() - 1) if exponents.size else exponent
-    return LayerCost(site.layer, sum(own.values()), _macs(slicer, site, kernel), norm, exponent)
+    return LayerCost(site.layer, sum(elements.values()), _macs(slicer, site, kernel), norm, exponent)
 
 
 def _macs(slicer: Slicer, site: NeuronSite, kernel: Target | None) -> int:
-    """Return a kernel layer's multiply-accumulates: the elements it puts out, times the products that each sums."""
+    """Return a layer's multiply-accumulates per input: the elements of its output times the products summed in each."""
     node = slicer.producer.get(site.made) if site.role == "kernel" else None
     slot = None if node is None else data_slot(slicer, node)
     if node is None or slot is None:
@@ -61,7 +62,7 @@ def _macs(slicer: Slicer, site: NeuronSite, kernel: Target | None) -> int:
     out, data = slicer.dims(site.made) or (), slicer.dims(slicer.nodes[node].input[slot]) or ()
     if len(out) < 2 or len(data) < 2:
         return 0
-    if kernel is not None and site.operator == "ConvTranspose":  # each element it takes in meets its channel's weights
+    if kernel is not None and site.operator == "ConvTranspose":  # each input element meets all weights of its channel
         return math.prod(data[1:]) * kernel.elements // data[1]
     if kernel is not None and site.operator in _CONVOLUTIONS:
         return math.prod(out[1:]) * kernel.elements // out[1]

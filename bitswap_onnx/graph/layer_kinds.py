@@ -1,6 +1,6 @@
-"""Types of layers under the names that PyTorch, Keras and ONNX give them."""
+"""Types of layers and their names in PyTorch, Keras and ONNX."""
 
-#: ONNX operator → what the frameworks call layers that it computes, in lower case.
+#: ONNX operator → the frameworks' names of the layers that it computes, in lower case.
 _COMPUTES = {
     "conv": {"conv1d", "conv2d", "conv3d", "depthwiseconv2d"},
     "convtranspose": {
@@ -31,6 +31,6 @@ _PAIRS = {
 
 
 def same_kind(one: str, other: str) -> bool:
-    """Whether two names, of whatever case, are of one type of layer: equal, ONNX's and a framework's, or two frameworks'."""
+    """Whether two names, in any case, stand for one type of layer, in the same or in two of PyTorch, Keras and ONNX."""
     a, b = one.casefold(), other.casefold()
     return a == b or b in _COMPUTES.get(a, ()) or a in _COMPUTES.get(b, ()) or (a, b) in _PAIRS or (b, a) in _PAIRS

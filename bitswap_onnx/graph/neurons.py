@@ -1,9 +1,9 @@
-"""Rewrite: flip nodes at neuron sites → new model. The clean model is never changed.
+"""Rewrite: a model and neuron sites → a new model with flip nodes at the sites. The clean model is never changed.
 
-A flip node is a few standard operators that see a value as unsigned integers (BitCast), change chosen elements and see
-the result as numbers again: ``(bits & keep) ^ toggle``, which flips, sticks and sets bits alike. Nothing is rounded, so
-NaN payloads, -0 and subnormals keep every other bit, and without a fault all of them. BitCast exists from opset 26 on:
-the model is converted, and its stored tensors are compared afterwards.
+A flip node is a group of standard operators that changes bits of a value's elements. BitCast reinterprets the value as
+unsigned integers, chosen elements become ``(bits & keep) ^ toggle``, which covers every kind of fault, and BitCast
+turns the result back. Nothing is rounded: NaN payloads, -0 and subnormals keep every other bit, and without a fault all
+bits. BitCast exists from opset 26 on, so the model is converted, and its stored tensors are compared afterwards.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,7 +18,8 @@ from onnx import TensorProto, helper, numpy_helper
 from bitswap_onnx.faults.bits import BitFormat, Bits
 from bitswap_onnx.faults.fault import Kind
 from bitswap_onnx.graph.flip_opset import at_flip_opset
-from bitswap_onnx.graph.model import Model, subgraphs
+from bitswap_onnx.graph.model import Model
+from bitswap_onnx.graph.nodes import subgraphs
 from bitswap_onnx.graph.sites import NeuronSite
 
 #: What one fault does to a neuron: the dataset input that it hits (or `ALL_INPUTS`), the element in the value's row, and
@@ -27,7 +28,7 @@ NeuronEdit = tuple[int, int, int, int]
 
 ALL_INPUTS = -1
 
-#: What a flip node is fed with, in the order of `Flips`.
+#: The inputs of a flip node, in the order of `Flips`.
 _PARTS = ("index", "keep", "toggle")
 
 
@@ -49,28 +50,31 @@ def operation(kind: Kind, operand: int, fmt: BitFormat) -> tuple[int, int]:
 
 @dataclass(frozen=True, eq=False)
 class Flips:
-    """Changes of one value: ``index`` (n,), distinct, counts through all elements of all rows; see `NeuronEdit`."""
+    """Changes of n elements of one value: ``index``, ``keep`` and ``toggle``, each of shape (n,); see `NeuronEdit`.
+
+    ``index`` holds distinct flat positions in the whole value, all rows included.
+    """
 
     index: NDArray[np.int64]
     keep: Bits
     toggle: Bits
 
     def apply(self, bits: Bits) -> None:
-        """Change a value's ``bits`` (rows, ...), C-contiguous, in place."""
+        """Change the ``bits`` of a value, a C-contiguous array of shape (rows, ...), in place."""
         flat = bits.reshape(-1)
         flat[self.index] = (flat[self.index] & self.keep) ^ self.toggle
 
     def behind(self, elements: int) -> "Flips":
-        """Return the same changes of a value whose rows lie behind as many ``elements`` of others."""
+        """Return the same changes for the value's rows placed behind ``elements`` elements of other rows."""
         return Flips(self.index + elements, self.keep, self.toggle)
 
     def feeds(self, site: NeuronSite) -> dict[str, NDArray[Any]]:
-        """Return these changes as inputs of a model that `instrument` made."""
+        """Return these changes as inputs of a model that `instrument` returned."""
         return dict(zip(_names(site.key), (self.index, self.keep, self.toggle), strict=True))
 
 
 def by_input(edits: Iterable[NeuronEdit]) -> dict[int, list[NeuronEdit]]:
-    """Return edits by the dataset input that they hit, those of all under `ALL_INPUTS`."""
+    """Return edits by the dataset input that they hit; edits of all inputs are under `ALL_INPUTS`."""
     table: dict[int, list[NeuronEdit]] = {}
     for edit in edits:
         table.setdefault(edit[0], []).append(edit)
@@ -78,29 +82,30 @@ def by_input(edits: Iterable[NeuronEdit]) -> dict[int, list[NeuronEdit]]:
 
 
 def flips(edits: Mapping[int, Sequence[NeuronEdit]], rows: Iterable[int], site: NeuronSite) -> Flips:
-    """Return what ``edits`` (as `by_input` has them) change in a site's value whose rows are the dataset inputs ``rows``.
+    """Return the changes that ``edits`` make in a site's value, for the batch of dataset inputs ``rows``.
 
-    An input may come several times, in any order. Edits of one neuron hit bits of their own, so their order is nothing.
+    ``edits`` are as `by_input` returns them. An input may be in several rows. The order of edits of one neuron does not
+    matter, since each hits other bits.
     """
     every = (1 << site.format.width) - 1
     always = edits.get(ALL_INPUTS, ())
-    found: dict[int, tuple[int, int]] = {}
+    by_place: dict[int, tuple[int, int]] = {}
     for row, number in enumerate(rows):
         for _, element, keep, toggle in (*always, *edits.get(number, ())):
             place = row * site.elements + element
-            kept, toggled = found.get(place, (every, 0))
-            found[place] = kept & keep, (toggled & keep) ^ toggle
-    changes = np.array(list(found.values()), site.format.view).reshape(-1, 2)
-    return Flips(np.fromiter(found, np.int64, len(found)), changes[:, 0].copy(), changes[:, 1].copy())
+            kept, toggled = by_place.get(place, (every, 0))
+            by_place[place] = kept & keep, (toggled & keep) ^ toggle
+    changes = np.array(list(by_place.values()), site.format.view).reshape(-1, 2)
+    return Flips(np.fromiter(by_place, np.int64, len(by_place)), changes[:, 0].copy(), changes[:, 1].copy())
 
 
 def tapped_value(key: str) -> str:
-    """Return the value that holds a site's neurons alone: after `tap`, what a node takes in has one of its own."""
+    """Return the value that holds a site's neurons and nothing else; after `tap`, input sites have one as well."""
     return key.removeprefix("@output:")
 
 
 def tap(model: Model, sites: Iterable[NeuronSite]) -> Model:
-    """Return a model in which what a node takes in, at each such site, is a copy of its own (`tapped_value`)."""
+    """Return a model in which the node of each input site reads its own copy of the value (`tapped_value`)."""
     proto = onnx.ModelProto()
     proto.CopyFrom(model.proto)
     for site in sites:
@@ -114,10 +119,10 @@ def tap(model: Model, sites: Iterable[NeuronSite]) -> Model:
 
 
 def instrument(model: Model, sites: Iterable[NeuronSite]) -> Model:
-    """Return a model with a flip node at each site, which faults are fed to (`Flips.feeds`); of none, no bit changes.
+    """Return a model with a flip node at each site, whose faults are inputs of the model (`Flips.feeds`).
 
-    A site whose value is an input of the model acts on all that reads it. Raises ModelError for a model that cannot be
-    brought to opset 26.
+    Without faults, no bit changes. A fault in an input of the model reaches all nodes that read it. Raises ModelError
+    for a model that cannot be converted to opset 26.
     """
     proto = at_flip_opset(model)
     for site in sites:
@@ -133,9 +138,9 @@ def instrument(model: Model, sites: Iterable[NeuronSite]) -> Model:
 
 
 def bake(model: Model, edits: Mapping[str, Sequence[NeuronEdit]], sites: Mapping[str, NeuronSite]) -> Model:
-    """Return a standalone model that makes the faults ``edits`` of ``sites`` (both by key) itself.
+    """Return a standalone model that contains the faults ``edits`` of ``sites``, both by key.
 
-    A fault of one dataset input hits that row of every batch that has one. Errors as `instrument`.
+    A fault of dataset input n hits row n of each batch that has such a row. Raises errors as `instrument` does.
     """
     proto = at_flip_opset(model)
     for key, changes in edits.items():
@@ -152,7 +157,7 @@ def bake(model: Model, edits: Mapping[str, Sequence[NeuronEdit]], sites: Mapping
 
 
 class _Nodes:
-    """Nodes of one flip node, named after its site."""
+    """Builds the operators of one flip node; their names begin with ``scope``, the key of the site."""
 
     def __init__(self, scope: str) -> None:
         self.scope = scope
@@ -169,22 +174,25 @@ class _Nodes:
         return self.add("Constant", value=numpy_helper.from_array(np.ascontiguousarray(array)))
 
     def cast(self, value: str, kind: int, was: int, output: str = "") -> str:
-        """See a value's bits as another type; BitCast does not take its own."""
+        """Reinterpret a value's bits, of type ``was``, as ``kind``; BitCast refuses equal types."""
         if kind == was:
             return self.add("Identity", value, output=output)
         return self.add("BitCast", value, output=output, to=kind)
 
     def flip(self, site: NeuronSite, value: str, fed: Sequence[str], output: str) -> None:
-        """Make ``output``: ``value`` with the changes ``fed``, the names of what `Flips` holds."""
-        own, unsigned = (helper.np_dtype_to_tensor_dtype(dtype) for dtype in (site.format.dtype, site.format.view))
+        """Make ``output``: ``value`` with changes; ``fed`` are the values of their index, keep and toggle."""
+        kind, unsigned = (helper.np_dtype_to_tensor_dtype(dtype) for dtype in (site.format.dtype, site.format.view))
         index, keep, toggle = fed
-        flat = self.add("Reshape", self.cast(value, unsigned, own), self.constant(np.array([-1])))
+        flat = self.add("Reshape", self.cast(value, unsigned, kind), self.constant(np.array([-1])))
         kept = self.add("BitwiseAnd", self.add("Gather", flat, index), keep)
         changed = self.add("ScatterElements", flat, index, self.add("BitwiseXor", kept, toggle))
-        self.cast(self.add("Reshape", changed, self.add("Shape", value)), own, unsigned, output)
+        self.cast(self.add("Reshape", changed, self.add("Shape", value)), kind, unsigned, output)
 
     def baked(self, value: str, changes: Flips, input_: int, site: NeuronSite) -> list[str]:
-        """Return the names of constant ``changes`` of one row, repeated for each row of ``value`` that they are for."""
+        """Return the values of index, keep and toggle of the constant ``changes`` of one row.
+
+        They are repeated for every row of ``value``, or used for the row of dataset input ``input_`` alone.
+        """
         one, rank = self.constant(np.int64(1)), self.constant(np.array([-1]))
         batch = self.add("Gather", self.add("Shape", value), self.constant(np.int64(0)))
         first, stop = self.constant(np.int64(0)), batch
@@ -202,7 +210,7 @@ def _names(key: str) -> list[str]:
 
 
 def _attach(graph: onnx.GraphProto, site: NeuronSite) -> tuple[str, str]:
-    """Open the graph at a site: return the value that a flip node reads, and the name of the one that it has to make."""
+    """Open the graph at a site; return the value that a flip node reads there and the name of the value to make."""
     if tapped_value(site.key) == site.key:
         node = graph.node[_reader(graph, site)]
         before, node.input[site.slot] = node.input[site.slot], f"{site.key}/faulty"
@@ -217,15 +225,15 @@ def _attach(graph: onnx.GraphProto, site: NeuronSite) -> tuple[str, str]:
 
 
 def _insert(graph: onnx.GraphProto, site: NeuronSite, nodes: Sequence[onnx.NodeProto]) -> None:
-    """Put a flip node where its value is made, or before the one node that reads it."""
+    """Insert a flip node behind the node that makes its value, or before the one node that reads it."""
     if tapped_value(site.key) == site.key:
         position = _reader(graph, site)
     else:
         maker = _maker(graph, f"{site.key}/clean")
         position = 0 if maker is None else maker + 1
-    rest = list(graph.node)[position:]
+    later = list(graph.node)[position:]
     del graph.node[position:]
-    graph.node.extend([*nodes, *rest])
+    graph.node.extend([*nodes, *later])
 
 
 def _maker(graph: onnx.GraphProto, value: str) -> int | None:
@@ -233,9 +241,9 @@ def _maker(graph: onnx.GraphProto, value: str) -> int | None:
 
 
 def _reader(graph: onnx.GraphProto, site: NeuronSite) -> int:
-    """Return the node that a site stands before: its key names the first value that the node makes."""
+    """Return the position of the node of an input site: its key names the first output of that node."""
     output = site.key.removeprefix("@input:")
-    clean = f"@output:{output}/clean"  # its own name, if there is a flip node behind it
+    clean = f"@output:{output}/clean"  # the name of that output if a flip node was inserted behind it
     return next(i for i, node in enumerate(graph.node) if node.output[0] in (output, clean))
 
 

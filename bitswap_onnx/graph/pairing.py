@@ -1,14 +1,15 @@
-"""Which target of one model is which of another: paired by content, bit for bit, whatever names and layouts say.
+"""Pair the targets of two models by content, bit for bit, whatever their names and layouts.
 
-Two targets are partners when the bits of one are the bits of the other with its axes permuted (axes of length one may
-come and go: ``(O, I, 1, 1)`` and ``(I, O)`` are one kernel). Bits are compared as unsigned integers, so NaN and -0 count
-as what they are. Targets whose bits occur once on each side are sure; equal ones are told apart in this order:
+Two targets may be partners if the bits of one are the bits of the other with its axes permuted. Axes of length one are
+ignored: ``(O, I, 1, 1)`` and ``(I, O)`` can be one kernel. Bits are compared as unsigned integers, so NaNs are equal if
+their bits are, and 0 and -0 differ. Targets whose bits occur once in each model are partners. Among several targets
+with the same bits, these rules choose, in this order:
 
-1. by layer: the partner lies in the layer that holds the partners of its neighbours, in the same role;
-2. by graph order, among equal targets of the same role, then of any role, and only where both models have as many.
+1. layer: the partner is in the layer that holds the partners of the target's neighbours, in the same role;
+2. graph order: among targets of the same role, then of any role, and only where both models have equally many.
 
-Where several axis orders give the same bits (symmetric or constant tensors), the one that fits most pairs of the same
-rank and role is taken, else the first. What graph order or the first axis order decided is noted on the pair.
+Where several axis orders give the same bits (symmetric or constant tensors), the pair takes the order that fits most
+pairs of the same rank and role, else the first. A pair has a note if graph order or the first axis order decided.
 """
 
 from collections import Counter, defaultdict
@@ -21,8 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitswap_onnx.faults.bits import Bits, to_bits
-from bitswap_onnx.graph.model import Model, read_tensor, stored_tensors
+from bitswap_onnx.graph.model import Model
 from bitswap_onnx.graph.targets import Target, find_targets
+from bitswap_onnx.graph.tensors import read_tensor, stored_tensors
 
 AxisOrder = tuple[int, ...]
 
@@ -34,8 +36,8 @@ _PROBE = 256
 class TargetPair:
     """A target and its partner in the other model.
 
-    ``axes``: axes of length one aside, axis i of ``partner`` is axis ``axes[i]`` of ``source``. ``note`` says what
-    decided between equal choices, empty where there were none.
+    ``axes``: without axes of length one, axis i of ``partner`` is axis ``axes[i]`` of ``source``. ``note`` says which
+    rule chose among equal candidates; it is empty if there was one candidate.
     """
 
     source: Target
@@ -44,7 +46,7 @@ class TargetPair:
     note: str = ""
 
     def index(self, index: tuple[int, ...]) -> tuple[int, ...]:
-        """Return where the element ``index`` of ``source`` lies in ``partner``."""
+        """Return the index in ``partner`` of the element ``index`` of ``source``."""
         long = [i for i, length in zip(index, self.source.shape, strict=True) if length != 1]
         moved = iter([long[axis] for axis in self.axes])
         return tuple(next(moved) if length != 1 else 0 for length in self.partner.shape)
@@ -52,7 +54,7 @@ class TargetPair:
 
 @dataclass(frozen=True, slots=True)
 class Pairing:
-    """Pairs by the source's tensor key; ``unpaired`` says why a target has no partner, by tensor key."""
+    """``pairs``: tensor key of the source → its pair; ``unpaired``: key → the reason why it has no partner."""
 
     pairs: dict[str, TargetPair]
     unpaired: dict[str, str]
@@ -72,7 +74,7 @@ def pair_targets(source: Model, partner: Model) -> Pairing:
 
 
 class _Side:
-    """One model: its targets in graph order and their bits, read when they are asked for."""
+    """One model: its targets that have elements, in graph order, and their bits, read when they are needed."""
 
     def __init__(self, model: Model) -> None:
         self.targets = [target for target in find_targets(model) if target.elements]
@@ -85,7 +87,7 @@ class _Side:
 
 @dataclass(slots=True)
 class _Class:
-    """Targets of both models that hold the same bits up to the order of their axes; each list in graph order."""
+    """Targets of both models with the same bits up to the order of their axes; each list is in graph order."""
 
     left: list[Target]
     right: list[Target]
@@ -95,12 +97,15 @@ _Match = tuple[Target, Target, str]
 
 
 def _equal_classes(left: _Side, right: _Side) -> tuple[list[_Class], dict[str, str]]:
-    """Bucket by dtype, lengths and a hash that no order changes; then compare exactly inside each bucket."""
-    there = {_outline(target) for target in right.targets}
+    """Return the classes that have targets of both models, and tensor key → reason for the targets without partner.
+
+    Targets are put into buckets by dtype, lengths and a hash that ignores order; within a bucket, bits are compared.
+    """
+    outlines = {_outline(target) for target in right.targets}
     buckets: dict[tuple[object, ...], list[tuple[Bits, _Class]]] = defaultdict(list)
     unpaired: dict[str, str] = {}
     for target in left.targets:
-        if _outline(target) in there:
+        if _outline(target) in outlines:
             _class_of(left.bits(target), target, buckets).left.append(target)
         else:
             unpaired[target.tensor] = "no parameter of its dtype and shape"
@@ -114,8 +119,8 @@ def _equal_classes(left: _Side, right: _Side) -> tuple[list[_Class], dict[str, s
 
 def _class_of(bits: Bits, target: Target, buckets: dict[tuple[object, ...], list[tuple[Bits, _Class]]]) -> _Class:
     bucket = buckets[*_outline(target), multiset_hash(bits)]
-    for other, entry in bucket:
-        if _orders(other, bits, at_most=1):
+    for class_bits, entry in bucket:
+        if _orders(class_bits, bits, at_most=1):
             return entry
     bucket.append((bits, _Class([], [])))
     return bucket[-1][1]
@@ -126,9 +131,9 @@ def _outline(target: Target) -> tuple[str, tuple[int, ...]]:
 
 
 def multiset_hash(bits: Bits) -> int:
-    """Return 64 bits that depend on which elements an array holds and how often, not on their order.
+    """Return a 64-bit hash of an array's elements that does not depend on their order.
 
-    The sum of every element's hash (SplitMix64's finaliser; Steele, Lea and Flood, OOPSLA 2014) modulo 2^64.
+    It is the sum of all elements' hashes (SplitMix64's finaliser; Steele, Lea and Flood, OOPSLA 2014) modulo 2^64.
     """
     flat = bits.reshape(-1)
     total = 0
@@ -141,7 +146,7 @@ def multiset_hash(bits: Bits) -> int:
 
 
 def _match(classes: Iterable[_Class]) -> tuple[list[_Match], dict[str, str]]:
-    """Decide which target of a class is whose partner; also say which stay without one, and why."""
+    """Return the partners within classes, and tensor key → reason for the targets that stay without partner."""
     matches = [(entry.left[0], entry.right[0], "") for entry in classes if len(entry.left) == len(entry.right) == 1]
     neighbours: dict[str, Counter[str]] = defaultdict(Counter)
     for a, b, _ in matches:
@@ -151,40 +156,40 @@ def _match(classes: Iterable[_Class]) -> tuple[list[_Match], dict[str, str]]:
     for entry in classes:
         if len(entry.left) == len(entry.right) == 1:
             continue
-        rest = _by_layer(entry, layers, matches)
+        unmatched = _by_layer(entry, layers, matches)
         for key in (lambda target: target.role, lambda target: ""):
-            rest = _by_order(rest, key, matches)
+            unmatched = _by_order(unmatched, key, matches)
         sizes = f"{len(entry.left)} parameters with equal bits here, {len(entry.right)} there"
-        unpaired |= {target.tensor: sizes for target in rest.left}
+        unpaired |= {target.tensor: sizes for target in unmatched.left}
     return matches, unpaired
 
 
 def _by_layer(entry: _Class, layers: dict[str, str], matches: list[_Match]) -> _Class:
-    """Match the targets whose neighbours' partners all lie in one layer; return what is left."""
+    """Match the targets that have one candidate in the layer of their neighbours' partners; return the others."""
     free = list(entry.right)
-    rest = []
+    unmatched = []
     for a in entry.left:
-        there = [b for b in free if (b.layer, b.role) == (layers.get(a.layer), a.role)]
-        if len(there) == 1:
-            free.remove(there[0])
-            matches.append((a, there[0], ""))
+        candidates = [b for b in free if (b.layer, b.role) == (layers.get(a.layer), a.role)]
+        if len(candidates) == 1:
+            free.remove(candidates[0])
+            matches.append((a, candidates[0], ""))
         else:
-            rest.append(a)
-    return _Class(rest, free)
+            unmatched.append(a)
+    return _Class(unmatched, free)
 
 
 def _by_order(entry: _Class, key: Callable[[Target], str], matches: list[_Match]) -> _Class:
-    """Match targets of equal ``key`` one after the other where both sides have as many; return what is left."""
-    rest = _Class([], [])
+    """Match targets of equal ``key`` one after the other where both models have equally many; return the others."""
+    unmatched = _Class([], [])
     for value in dict.fromkeys(map(key, (*entry.left, *entry.right))):
         left, right = ([t for t in side if key(t) == value] for side in (entry.left, entry.right))
         if len(left) != len(right):
-            rest.left += left
-            rest.right += right
+            unmatched.left += left
+            unmatched.right += right
             continue
         note = f"{len(left)} parameters hold these bits; paired in graph order" if len(left) > 1 else ""
         matches += [(a, b, note) for a, b in zip(left, right, strict=True)]
-    return rest
+    return unmatched
 
 
 def _kind(a: Target, b: Target) -> tuple[int, int, str]:
@@ -192,16 +197,19 @@ def _kind(a: Target, b: Target) -> tuple[int, int, str]:
 
 
 def _orders(a: Bits, b: Bits, at_most: int | None = None) -> list[AxisOrder]:
-    """Return the axis orders under which ``a`` is ``b``: of all axes for equal ranks, else of those longer than one."""
+    """Return the axis orders in which ``a`` equals ``b``, ``at_most`` so many.
+
+    They are orders of all axes if the ranks are equal, else of the axes longer than one.
+    """
     if a.ndim != b.ndim:
         a, b = a.squeeze(), b.squeeze()
-    found: list[AxisOrder] = []
+    orders: list[AxisOrder] = []
     for order in permutations(range(a.ndim)) if a.ndim == b.ndim else ():
         if tuple(a.shape[axis] for axis in order) == b.shape and _equal(a.transpose(order), b):
-            found.append(order)
-            if len(found) == at_most:
+            orders.append(order)
+            if len(orders) == at_most:
                 break
-    return found
+    return orders
 
 
 def _equal(a: NDArray[Any], b: NDArray[Any]) -> bool:
@@ -209,8 +217,8 @@ def _equal(a: NDArray[Any], b: NDArray[Any]) -> bool:
 
 
 def _pair(a: Target, b: Target, note: str, orders: list[AxisOrder], votes: Counter[AxisOrder]) -> TargetPair:
-    """Choose the axis order that fits most pairs of this kind; orders that differ in axes of length one are one."""
-    best = max(orders, key=lambda order: votes[order])  # the first of equals: identity before others
+    """Return a pair with the axis order that fits most pairs of its kind; axes of length one make no difference."""
+    best = max(orders, key=lambda order: votes[order])  # of equally good orders the first: the identity before others
     rivals = {_long_axes(a, b, order) for order in orders if votes[order] == votes[best]}
     if len(rivals) > 1:
         note = "; ".join(filter(None, (note, f"{len(rivals)} axis orders give these bits; took the first")))

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import onnx
 
-from bitswap_onnx.graph.model import subgraphs
+from bitswap_onnx.graph.nodes import subgraphs
 from bitswap_onnx.graph.operators import Place, operator
 from bitswap_onnx.graph.slices import Slicer
 

@@ -1,4 +1,4 @@
-"""Receipts: the exact tensor or neuron that a fault hits, and what it does to its bits."""
+"""Receipts: the exact tensor or neuron that a fault hits, and the bits that it changes."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,10 +15,10 @@ InjectionEdits = Mapping[str, Sequence[tuple[int, ...]]]
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What one fault changes: ``clean_bits`` and ``faulty_bits`` are the stored element's bits without and with it.
+    """The change that one fault makes in a stored tensor: the element's ``clean_bits`` become ``faulty_bits``.
 
     ``element`` is the flat position (row-major) in the tensor. ``bit`` counts from the least significant bit, whatever
-    order the list used, and is None for mask and set faults.
+    the list's bit order; it is None for mask and set faults.
     """
 
     fault: Fault
@@ -59,12 +59,12 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True)
 class NeuronReceipt:
-    """What one fault does to a neuron: its bits become (bits & ``keep``) ^ ``toggle``.
+    """The change that one fault makes in a neuron: its bits become (bits & ``keep``) ^ ``toggle``.
 
-    ``element`` is the flat position in a row of the site's value, ``row`` the fault's place in its injection. Which bits
-    the neuron has depends on the input: ``clean_bits`` are those of the golden run for a fault of one input, once it has
-    been observed, and None for a fault of all inputs, or of a ``hidden`` neuron, which other faults of the injection change
-    before.
+    ``element`` is the flat position in a row of the site's value, ``row`` the fault's position in its injection.
+    ``clean_bits`` are the neuron's bits in the golden run, if the fault is of one input and the neuron has been
+    observed there. They are None for a fault of all inputs, and for a ``hidden`` neuron: one that lies behind other
+    faults of the injection, so that its bits before this fault are not the golden ones.
     """
 
     fault: Fault
@@ -84,17 +84,17 @@ class NeuronReceipt:
 
     @property
     def faulty_bits(self) -> int | None:
-        """The neuron's bits with the fault, None if the clean ones are not known."""
+        """The neuron's bits with the fault, None if the clean bits are not known."""
         return None if self.clean_bits is None else (self.clean_bits & self.keep) ^ self.toggle
 
     @property
     def edit(self) -> NeuronEdit:
-        """The fault as engines take it."""
+        """The fault as an edit for engines."""
         return (ALL_INPUTS if self.fault.input is None else self.fault.input, self.element, self.keep, self.toggle)
 
     @property
     def effect(self) -> str:
-        """``none``, ``changed``, ``per input`` where it is another one for each, or ``behind other faults``."""
+        """``none``, ``changed``, ``per input`` (it differs by input), or ``behind other faults`` (a hidden neuron)."""
         if self.hidden:
             return "behind other faults"
         if self.clean_bits is None:
@@ -104,7 +104,7 @@ class NeuronReceipt:
 
 @dataclass(frozen=True, slots=True)
 class ResolvedInjection:
-    """An injection with its receipts, one per fault: of stored parameters, and of ``neurons``."""
+    """An injection with one receipt per fault: ``receipts`` of stored parameters, and those of ``neurons``."""
 
     id: str
     receipts: tuple[Receipt, ...]
@@ -134,7 +134,7 @@ class ResolvedInjection:
 
     @property
     def inputs(self) -> tuple[int, ...] | None:
-        """The inputs that it is run over, sorted: those that its faults name, or None for all."""
+        """The inputs that the injection runs over, sorted: those that its faults name, or None for all."""
         named = {receipt.fault.input for receipt in self.neurons}
         return (
             None if self.receipts or None in named else tuple(sorted(number for number in named if number is not None))

@@ -1,4 +1,4 @@
-"""Fault + targets and sites → receipt: the exact tensor or neuron, or an error that says what would fit."""
+"""Resolve faults: find the exact tensor or neuron that each one hits, and the bits that it changes, as a receipt."""
 
 import sys
 from collections.abc import Iterable, Iterator
@@ -21,15 +21,15 @@ from bitswap_onnx.graph.weights import rewrite
 
 BitOrder = Literal["lsb", "msb"]
 
-#: The batch that shapes are inferred for where nothing else is said.
+#: The batch size that shapes are inferred for by default.
 _BATCH = 32
 
 
 class Resolver:
-    """Finds what faults hit in one model; keeps its targets, its sites and the tensors that were read.
+    """Resolves faults in one model; keeps its targets, its sites and the tensors that it has read.
 
-    ``slicer`` tells the shapes of neurons (default: the model in batches, as its input declares); ``inputs`` how many the
-    dataset has, if that is known. Raises BitswapError for another ``bit_order``.
+    ``slicer`` gives the shapes of neurons (default: those of the model's declared input). ``inputs`` is the number of
+    inputs in the dataset, if it is known. Raises BitswapError for another ``bit_order``.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Resolver:
 
     @cached_property
     def _by_layer(self) -> dict[str, list[tuple[str, Target]]]:
-        """Layer name → (parameter name, target); a tensor's own key is a layer name of last resort."""
+        """Layer name → (parameter name, target) pairs; a tensor's key is a layer name where no layer has that name."""
         table: dict[str, list[tuple[str, Target]]] = {}
         for target in self.targets:
             for layer, parameter in target.names:
@@ -64,7 +64,8 @@ class Resolver:
         """Return the injection's receipts.
 
         Raises FaultListError, with the list's line, for an unknown layer (naming the nearest), an ambiguous one, an
-        index outside the shape, a bit outside the dtype, a flip or mask without effect, and two faults on one bit.
+        index outside the shape, a bit outside the dtype, an input outside the dataset, a flip or mask that changes
+        nothing, and two faults on one bit.
         """
         receipts: list[Receipt] = []
         neurons: list[NeuronReceipt] = []
@@ -90,13 +91,13 @@ class Resolver:
         return {(site.layer, site.site.value): site for site in self.sites}
 
     def find_site(self, fault: Fault) -> NeuronSite:
-        """Return the site that a fault names; raises FaultListError, naming the nearest layers, if there is none."""
+        """Return the site that a fault names; raises FaultListError, with the nearest layers, if there is none."""
         assert fault.site is not None
         site = self._by_site.get((fault.layer, fault.site.value))
         if site is None:
             near = nearest(fault.layer, dict.fromkeys(layer for layer, side in self._by_site if side == fault.site))
             raise _error(
-                fault, f"no layer {fault.layer!r} with an {fault.site} of a row per input; the nearest are {near}"
+                fault, f"no layer {fault.layer!r} with an {fault.site} that has a row per input; the nearest are {near}"
             )
         return site
 
@@ -110,8 +111,8 @@ class Resolver:
         wanted = fault.parameter or "weight"
         matches = {t.tensor: t for _, t in named if t.role == wanted}
         if not matches:
-            own = fault.parameter is None  # a tensor named by its own key needs no parameter
-            matches = {t.tensor: t for p, t in named if (t.tensor == fault.layer if own else p == wanted)}
+            by_key = fault.parameter is None  # a tensor named by its own key needs no parameter
+            matches = {t.tensor: t for p, t in named if (t.tensor == fault.layer if by_key else p == wanted)}
         if not matches:
             has = ", ".join(f"{t.role} ({p})" if p != t.role else p for p, t in named)
             raise _error(fault, f"layer {fault.layer!r} has no {wanted}, it has {has}; name one in column Parameter")
@@ -123,7 +124,7 @@ class Resolver:
         return next(iter(matches.values()))
 
     def address(self, target: Target) -> tuple[str, str]:
-        """Return the (layer, parameter) under which a list finds ``target`` again: by its role if that is unique."""
+        """Return the (layer, parameter) by which a list finds ``target`` again: with its role if that is unique."""
         if target.tensor not in self._addresses:
             choices = ((target.layer, target.role), (target.layer, target.parameter), (target.tensor, target.parameter))
             self._addresses[target.tensor] = next(
@@ -188,7 +189,7 @@ def resolve(model: Model, injections: Iterable[Injection], bit_order: BitOrder =
 
 
 def apply(model: Model, injection: ResolvedInjection) -> Model:
-    """Return a standalone model with an injection in it: rewritten tensors, and flip nodes for its neurons."""
+    """Return a standalone model that contains an injection: rewritten tensors, and flip nodes for its neurons."""
     neurons: dict[str, list[NeuronEdit]] = {}
     for receipt in injection.neurons:
         neurons.setdefault(receipt.site.key, []).append(receipt.edit)
@@ -210,7 +211,7 @@ def _operand(fault: Fault, bit: int | None, fmt: BitFormat, name: str) -> int:
 
 
 def _refuse_overlaps(injection: Injection, receipts: list[Receipt], neurons: list[NeuronReceipt]) -> None:
-    """Refuse two faults on one bit; a neuron's fault of all inputs overlaps those of each."""
+    """Raise FaultListError for two faults on one bit; a neuron fault of all inputs overlaps those of single inputs."""
     claims = [(r.target.tensor, r.element, ALL_INPUTS, _claimed_bits(r), r.fault) for r in receipts]
     claims += [(n.site.key, n.element, n.edit[0], _claimed_bits(n), n.fault) for n in neurons]
     taken: dict[tuple[str, int, int], int] = {}

@@ -1,7 +1,7 @@
-"""What operators do with their inputs: the facts by which a stored tensor is a parameter, and of which role."""
+"""The roles of operators' inputs: they tell whether a stored tensor is a parameter, and in which role."""
 
-#: Parameter slots of operators: input position → role. The roles of DESIGN: kernels are ``weight``; what has no role of
-#: its own is ``parameter``.
+#: Parameter slots of operators: input position → role. A kernel is ``weight``; a parameter without a role of its own is
+#: ``parameter``.
 _KERNEL = {1: "weight", 2: "bias"}
 _AFFINE = {1: "parameter", 2: "bias"}
 _QUANTIZE = {1: "scale", 2: "zero_point"}
@@ -35,7 +35,7 @@ SLOT_ROLES: dict[str, dict[int, str]] = {
     "QLinearMatMul": dict(enumerate(["weight", *_QUANTIZE.values(), "weight", *(*_QUANTIZE.values(),) * 2])),
 }
 
-#: What a tensor may pass on its way to the operator that computes with it (first input only).
+#: Operators that a tensor may pass, by their first input, on its way to the operator that computes with it.
 PASS_THROUGH = frozenset(
     (
         "Transpose", "Reshape", "Identity", "Cast", "Flatten", "Squeeze", "Unsqueeze", "QuantizeLinear",
@@ -43,7 +43,7 @@ PASS_THROUGH = frozenset(
     )
 )  # fmt: skip
 
-#: Operators whose further inputs only steer the computation, never take part in it.
+#: Operators whose inputs after the first only control the computation and are no part of it.
 STEERING = frozenset(
     (
         "Resize", "Upsample", "Clip", "Pad", "Range", "TopK", "OneHot", "ConstantOfShape", "NonMaxSuppression",
@@ -51,7 +51,7 @@ STEERING = frozenset(
     )
 )  # fmt: skip
 
-#: Roles that parameter names of the frameworks state, for layers whose batch-norm was taken apart by an exporter.
+#: Parameter name in the frameworks → role, for a batch-norm that an exporter replaced by other operators.
 BN_STATISTICS = {
     "running_mean": "bn_mean",
     "moving_mean": "bn_mean",

@@ -1,4 +1,4 @@
-"""What a row sees behind operators that move elements and compute none: rules of `bitswap_onnx.graph.row_rules`."""
+"""Rules of `bitswap_onnx.graph.row_rules` for operators that move elements and compute none."""
 
 from typing import Any
 
@@ -11,37 +11,38 @@ from bitswap_onnx.graph.marks import NOTHING, MarkedValues, Marks, merge, merged
 
 
 def reshape(values: MarkedValues) -> list[Marks]:
-    """Lay the elements out in another shape."""
+    """Return the marks of the same elements in another shape."""
     (shape,) = values.out_shapes
-    data, own = values.given()[0], values.in_shapes[0]
-    assert own is not None
-    return [_full(data, own).reshape(shape)]
+    data, old_shape = values.given()[0], values.in_shapes[0]
+    assert old_shape is not None
+    return [_full(data, old_shape).reshape(shape)]
 
 
 def transpose(values: MarkedValues) -> list[Marks]:
-    """Move the axes."""
+    """Return the marks with their axes permuted as the node does."""
     (data,) = values.given()
     return [data.transpose(values.setting("perm", range(data.ndim)[::-1]))]
 
 
 def expand(values: MarkedValues) -> list[Marks]:
-    """Repeat along new axes."""
+    """Return the marks of elements that are repeated along axes."""
     (shape,), data = values.out_shapes, values.given()[0]
     return [data.reshape((1,) * (len(shape) - data.ndim) + data.shape)]
 
 
 def move(values: MarkedValues) -> list[Marks]:
-    """Move the marks as the operator moves elements; what says where to must be known numbers.
+    """Run the operator on the marks themselves, which it moves as it moves elements.
 
-    They are moved one higher, so that the zeros that an operator may put around them mean `NOTHING`.
+    The marks are raised by one meanwhile, so that zeros that the operator pads with become `NOTHING`. Raises ValueError
+    if the operator combines elements, or if an input that says where elements move to has unknown numbers.
     """
     if values.setting("reduction", b"none") != b"none":
         raise ValueError("elements are combined, not moved")
     node = onnx.NodeProto()
     node.CopyFrom(values.node)
-    kept = [each for each in node.attribute if (node.op_type, each.name) != ("Pad", "value")]
+    attributes = [each for each in node.attribute if (node.op_type, each.name) != ("Pad", "value")]
     del node.attribute[:]
-    node.attribute.extend(kept)
+    node.attribute.extend(attributes)
     moved = _moved_slots(node)
     fed: dict[str, NDArray[Any]] = {}
     for slot, name in enumerate(node.input):
@@ -66,17 +67,18 @@ def move(values: MarkedValues) -> list[Marks]:
     outputs = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.INT64, None) for name in node.output if name]
     graph = onnx.helper.make_graph([node], "move", infos, outputs)
     proto = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", values.opset)])
-    return [(np.asarray(found) + NOTHING).astype(np.int16) for found in ReferenceEvaluator(proto).run(None, fed)]
+    return [(np.asarray(output) + NOTHING).astype(np.int16) for output in ReferenceEvaluator(proto).run(None, fed)]
 
 
 def _moved_slots(node: onnx.NodeProto) -> frozenset[int]:
+    """Return the input slots whose elements the operator moves; other inputs say where to."""
     if node.op_type == "Concat":
         return frozenset(range(len(node.input)))
     return frozenset((0, 2)) if node.op_type in ("ScatterND", "ScatterElements", "Scatter") else frozenset((0,))
 
 
 def gather(values: MarkedValues) -> list[Marks]:
-    """Take slices along an axis; where numbers of the input choose them, out of all of them."""
+    """Return the marks of slices along an axis; a slice that unknown indices choose may be any of them."""
     data, chosen = values.given()
     rank, axis = data.ndim, values.setting("axis", 0) % data.ndim
     if (chosen == NOTHING).all() and values.numbers[1] is not None and data.shape[axis] > 1:
@@ -87,13 +89,13 @@ def gather(values: MarkedValues) -> list[Marks]:
 
 
 def gather_elements(values: MarkedValues) -> list[Marks]:
-    """Take elements along an axis, out of all of it."""
+    """Return the marks of elements that may each be any element along an axis."""
     data, chosen = values.given()
     return [merge(merged(data, [values.setting("axis", 0)]), chosen)]
 
 
 def one_hot(values: MarkedValues) -> list[Marks]:
-    """Add an axis for the classes."""
+    """Return the marks with a new axis for the classes."""
     chosen = values.given()[0]
     axis = values.setting("axis", -1) % (chosen.ndim + 1)
     return [merge(np.expand_dims(chosen, axis), whole_mark(values.given()[1:]))]

@@ -25,7 +25,8 @@ from bitswap_onnx.graph.marks import (
     plain,
     whole_mark,
 )
-from bitswap_onnx.graph.model import Model, node_label, subgraphs
+from bitswap_onnx.graph.model import Model
+from bitswap_onnx.graph.nodes import node_label, subgraphs
 from bitswap_onnx.graph.operators import RANDOM, operator
 from bitswap_onnx.graph.row_rules import ROW_RULES
 from bitswap_onnx.graph.slices import Slicer

@@ -1,52 +1,40 @@
-"""Every neuron site of a model, in execution order: which values faults can hit while it runs, under which names.
+"""The neuron sites of a model: the values that faults can hit while it runs, by layer.
 
-A site is what a layer puts out, or what it takes in. Layers are the framework's modules where a converter recorded them,
-modules that vanished in the export included (they stand for the value that they passed on), and the nodes of the graph.
-The model's input is a layer of its own, the first.
+A site is the output or the input of a layer (`bitswap_onnx.graph.layers`).
 """
 
 import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Literal
 
 import numpy as np
 
 from bitswap_onnx.faults.bits import FORMATS, BitFormat
 from bitswap_onnx.faults.fault import Site
-from bitswap_onnx.graph.layer_kinds import same_kind
-from bitswap_onnx.graph.model import attribute, node_label
+from bitswap_onnx.graph.layers import Layer, LayerRole, find_layers
+from bitswap_onnx.graph.nodes import attribute
 from bitswap_onnx.graph.slices import Slicer
-from bitswap_onnx.graph.targets import find_targets
 
-#: Operators that multiply by a kernel: the layers that are injected by default.
-KERNEL_OPERATORS = frozenset(
-    (
-        *("Conv", "ConvTranspose", "Gemm", "MatMul", "FusedConv", "FusedGemm", "FusedMatMul"),
-        *("QLinearConv", "QLinearMatMul", "QGemm", "ConvInteger", "MatMulInteger"),
-    )
-)
-
-#: Operators whose images have the channels before the rows and columns, whatever the framework says.
+#: Operators whose images have the channels before the rows and columns in every framework.
 _CHANNELS_FIRST = frozenset({"Conv", "ConvTranspose", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool"})
 
 
 @dataclass(frozen=True, slots=True)
 class NeuronSite:
-    """What one layer puts out or takes in; each element of it is a neuron, for each input of the batch anew.
+    """The output or input (``site``) of one ``layer``. Each of its elements is a neuron, once per input of the batch.
 
-    ``kind`` is the framework's type of the layer, or the ONNX operator, which is ``operator``. ``role`` says what the
-    layer is: the model's ``input``, a layer with a ``kernel`` (stored as ``weight``, if it is stored), a module that
-    ``vanished``, another ``module`` or ``node``. ``key`` stands for the site in a faulty path: sites of equal key are
-    one. ``value`` is the ONNX value that holds the neurons; what a layer takes in comes by ``slot`` of its node, whose first
-    output is ``made``. ``shape``, without the batch, is in the framework's layout, which axes ``order`` make of the value's.
+    ``kind``, ``role`` and ``weight`` are those of the `Layer`; ``operator`` is the ONNX operator that computes it.
+    ``key`` stands for the site in a faulty path; sites of equal key are the same site. ``value`` is the ONNX value that
+    holds the neurons. An input site is the input ``slot`` of the layer's node, whose first output is ``made``.
+    ``shape``, without the batch, is in the framework's layout: axis i of that layout, the batch being axis 0, is axis
+    ``order[i]`` of the value.
     """
 
     layer: str
     kind: str
     operator: str
-    role: Literal["input", "kernel", "vanished", "module", "node"]
+    role: LayerRole
     site: Site
     key: str
     value: str
@@ -59,7 +47,7 @@ class NeuronSite:
 
     @property
     def format(self) -> BitFormat:
-        """How a neuron lays out its bits."""
+        """The bit layout of a neuron."""
         return FORMATS[self.dtype]
 
     @property
@@ -69,11 +57,14 @@ class NeuronSite:
 
     @property
     def number(self) -> int:
-        """A number that its name alone decides, to seed draws with."""
+        """A number that depends on the layer's name and the side alone, to seed draws with."""
         return int.from_bytes(hashlib.sha256(f"{self.layer}:{self.site}".encode()).digest()[:4])
 
     def element(self, index: tuple[int, ...]) -> int:
-        """Return where the neuron ``index`` (framework's layout, without the batch) lies in a row of the value."""
+        """Return the flat position in a row of the value of the neuron ``index``.
+
+        ``index`` leaves out the batch and is in the framework's layout.
+        """
         place = dict(zip((axis - 1 for axis in self.order[1:]), index, strict=True))
         sizes = dict(zip((axis - 1 for axis in self.order[1:]), self.shape, strict=True))
         axes = range(len(index))
@@ -81,105 +72,70 @@ class NeuronSite:
 
 
 def output_key(value: str) -> str:
-    """Return the key of the site that is a whole value, for all that read it."""
+    """Return the key of the site that is a value, as all its readers see it."""
     return f"@output:{value}"
 
 
 def input_key(output: str) -> str:
-    """Return the key of the site that is what one node takes in; ``output`` is the first value that the node makes."""
+    """Return the key of the site that is the input of one node alone; ``output`` is the first output of that node."""
     return f"@input:{output}"
 
 
 def is_site(key: str) -> bool:
-    """Whether a part of a faulty path is a neuron site and no stored tensor."""
+    """Whether a key of a faulty path is that of a neuron site, not of a stored tensor."""
     return key.startswith(("@output:", "@input:"))
 
 
 def data_slot(slicer: Slicer, node: int) -> int | None:
-    """Return which input of a node its data come in by: the first that depends on the model's input."""
+    """Return the input slot of a node's data: the first that depends on the model's input; None if there is none."""
     names = slicer.nodes[node].input
     return next((slot for slot, name in enumerate(names) if name and name not in slicer.constants), None)
 
 
 def find_sites(slicer: Slicer) -> tuple[NeuronSite, ...]:
-    """Return every neuron site of a model, in execution order, outputs before inputs of the same place.
+    """Return every neuron site of a model, in execution order, a layer's output before its input.
 
-    Of layers of one name the module has it, the others get their role behind it: ``conv[input]``. Values without one row
-    per input, and of types that faults cannot hit, have none.
+    Where several layers have one name, a module keeps it and the others get their role behind it: ``conv[input]``. A
+    value has no site if it lacks a row per input or has a dtype that faults cannot hit.
     """
-    finder = _Finder(slicer)
-    found: dict[tuple[str, Site], tuple[float, NeuronSite]] = {}
-    for place, site in finder.sites():
-        if (site.layer, site.site) in found and found[site.layer, site.site][1].key != site.key:
-            site = replace(site, layer=f"{site.layer}[{site.role}]")
-        found.setdefault((site.layer, site.site), (place, site))
-    return tuple(site for _, site in sorted(found.values(), key=lambda entry: entry[0]))
+    maker = _SiteMaker(slicer)
+    sites: dict[tuple[str, Site], tuple[float, NeuronSite]] = {}
+    for layer in find_layers(slicer):
+        for site in maker.sites(layer):
+            if (site.layer, site.site) in sites and sites[site.layer, site.site][1].key != site.key:
+                site = replace(site, layer=f"{site.layer}[{site.role}]")
+            sites.setdefault((site.layer, site.site), (layer.place, site))
+    return tuple(site for _, site in sorted(sites.values(), key=lambda entry: entry[0]))
 
 
-@dataclass
-class _Layer:
-    """A name for a place in the graph: the ``value`` that comes out, and the ``node`` whose input goes in, if it has one."""
+class _SiteMaker:
+    """Makes the sites of layers: finds their values and puts axes into the framework's order."""
 
-    name: str
-    kind: str
-    role: Literal["input", "kernel", "vanished", "module", "node"]
-    value: str
-    node: int | None
-    place: float
-    weight: str | None = None
-
-
-class _Finder:
     def __init__(self, slicer: Slicer) -> None:
         self.slicer = slicer
         metadata = slicer.model.metadata
-        self.modules: dict[str, Any] = metadata.get("modules", {})
-        self.vanished: dict[str, Any] = metadata.get("vanished", {})
         self.is_keras = metadata.get("framework") == "keras"
-        entries = [*self.modules.values(), *self.vanished.values()]
-        self.orders = {name: order for entry in entries for name, order in entry.get("permutations", {}).items()}
-        self.claimed: set[int] = set()  # nodes that a module stands for
-        self.kernels: dict[str, tuple[list[int], str]] = {}  # layer → the nodes with its kernel, and the kernel
-        for target in find_targets(slicer.model):
-            nodes = self.kernel_nodes(target.tensor) if target.role == "weight" else []
-            for layer, _ in target.names if nodes else ():
-                self.kernels.setdefault(layer, (nodes, target.tensor))
+        modules = [*metadata.get("modules", {}).values(), *metadata.get("vanished", {}).values()]
+        self.orders = {name: order for entry in modules for name, order in entry.get("permutations", {}).items()}
 
-    def is_kernel(self, node: int) -> bool:
-        return self.slicer.nodes[node].op_type in KERNEL_OPERATORS
+    def sites(self, layer: Layer) -> Iterator[NeuronSite]:
+        """Yield the site of a layer's output and that of its input, if they exist."""
+        operator = self._operator(layer)
+        output = self._site(layer, Site.OUTPUT, output_key(layer.value), layer.value, operator)
+        if output is not None:
+            yield output
+        slot = None if layer.node is None else data_slot(self.slicer, layer.node)
+        if layer.role == "input" or layer.role == "vanished":
+            if output is not None:  # their input is their output
+                yield replace(output, site=Site.INPUT)
+        elif layer.node is not None and slot is not None and self._reads_once(layer, slot):
+            node = self.slicer.nodes[layer.node]
+            site = self._site(layer, Site.INPUT, input_key(node.output[0]), node.input[slot], operator)
+            if site is not None:
+                yield replace(site, slot=slot)
 
-    def kernel_nodes(self, tensor: str) -> list[int]:
-        """Return the nodes that multiply by a stored tensor, or by what a Transpose or the like makes of it, in order."""
-        found: set[int] = set()
-        pending = list(self.slicer.users(tensor))
-        while pending:
-            node = pending.pop()
-            if self.is_kernel(node):
-                found.add(node)
-            elif all(name in self.slicer.constants for name in self.slicer.nodes[node].output):
-                pending += [
-                    user for name in self.slicer.nodes[node].output for user in self.slicer.readers.get(name, ())
-                ]
-        return sorted(found)
-
-    def sites(self) -> Iterator[tuple[float, NeuronSite]]:
-        for layer in (*self.module_layers(), *self.node_layers(), *self.input_layer()):
-            operator = self.operator(layer)
-            output = self.site(layer, Site.OUTPUT, output_key(layer.value), layer.value, operator)
-            if output is not None:
-                yield layer.place, output
-            slot = None if layer.node is None else data_slot(self.slicer, layer.node)
-            if layer.role == "input" or layer.role == "vanished":
-                if output is not None:  # what they take in is what they put out
-                    yield layer.place, replace(output, site=Site.INPUT)
-            elif layer.node is not None and slot is not None and self.takes_in(layer, slot):
-                node = self.slicer.nodes[layer.node]
-                entry = self.site(layer, Site.INPUT, input_key(node.output[0]), node.input[slot], operator)
-                if entry is not None:
-                    yield layer.place, replace(entry, slot=slot)
-
-    def takes_in(self, layer: _Layer, slot: int) -> bool:
-        """Whether a node's input is all of it that its layer reads: a module of several nodes may read it twice."""
+    def _reads_once(self, layer: Layer, slot: int) -> bool:
+        """Whether only the layer's node reads its input; a module of several nodes may read it in several of them."""
         assert layer.node is not None
         maker = self.slicer.producer.get(layer.value, layer.node)
         if maker == layer.node:
@@ -187,80 +143,28 @@ class _Finder:
         readers = self.slicer.readers[self.slicer.nodes[layer.node].input[slot]]
         return [reader for reader in readers if maker in self.slicer.cone([reader])] == [layer.node]
 
-    def operator(self, layer: _Layer) -> str:
+    def _operator(self, layer: Layer) -> str:
         if layer.node is not None:
             return self.slicer.nodes[layer.node].op_type
         maker = self.slicer.producer.get(layer.value)
         return "" if maker is None or layer.role != "module" else self.slicer.nodes[maker].op_type
 
-    def input_layer(self) -> Iterator[_Layer]:
-        for name in self.slicer.inputs:
-            yield _Layer(name, "Input", "input", name, None, -1.0)
-
-    def module_layers(self) -> Iterator[_Layer]:
-        """Yield the modules that a converter recorded; one that was called several times has a name per call."""
-        separator = "/" if self.is_keras else "."
-        leaves = {path for path in self.modules if path} - {
-            path.rsplit(separator, depth)[0] for path in self.modules for depth in range(1, path.count(separator) + 1)
-        }
-        for path, entry in (*self.modules.items(), *self.vanished.items()):
-            values = entry.get("values", [entry["value"]])
-            for call, value in enumerate(values):
-                if not path or (value not in self.slicer.producer and value not in self.slicer.inputs):
-                    continue
-                name = path if len(values) == 1 else f"{path}[{call}]"
-                place = float(self.slicer.producer.get(value, -1))
-                if path in self.vanished:
-                    yield _Layer(name, entry["type"], "vanished", value, None, place + 0.5)
-                elif path in leaves and (node := self.kernel_before(value, path)) is not None:
-                    self.claimed.add(node)
-                    yield _Layer(name, entry["type"], "kernel", value, node, place, self.kernels[path][1])
-                else:
-                    yield _Layer(name, entry["type"], "module", value, self.computing(value, entry["type"]), place)
-
-    def kernel_before(self, value: str, path: str) -> int | None:
-        """Return the last node before a value that multiplies by a module's kernel; other modules may share that one."""
-        maker = self.slicer.producer.get(value)
-        nodes = self.kernels[path][0] if path in self.kernels else []
-        return next((node for node in reversed(nodes) if maker in self.slicer.cone([node])), None)
-
-    def computing(self, value: str, kind: str) -> int | None:
-        """Return the node that is a module of some kind, transposes aside; None for a module of several nodes."""
-        node = self.slicer.producer.get(value)
-        while node is not None and self.slicer.nodes[node].op_type in ("Transpose", "Identity"):
-            node = self.slicer.producer.get(self.slicer.nodes[node].input[0])
-        return node if node is not None and same_kind(kind, self.slicer.nodes[node].op_type) else None
-
-    def node_layers(self) -> Iterator[_Layer]:
-        """Yield the nodes; one with a kernel that no module stands for goes by its kernel's layer as well."""
-        single = {layer: kernel for layer, kernel in self.kernels.items() if len(kernel[0]) == 1}
-        names = {nodes[0]: (layer, weight) for layer, (nodes, weight) in reversed(single.items())}
-        for i, node in enumerate(self.slicer.nodes):
-            if not node.output or node.output[0] in self.slicer.constants:
-                continue
-            is_kernel = self.is_kernel(i) and i not in self.claimed
-            label = node_label(node)
-            layer, weight = names.get(i, (label, None)) if is_kernel else (label, None)
-            yield _Layer(layer, node.op_type, "kernel" if is_kernel else "node", node.output[0], i, float(i), weight)
-            if layer != label:
-                yield _Layer(label, node.op_type, "node", node.output[0], i, float(i), weight)
-
-    def site(self, layer: _Layer, site: Site, key: str, value: str, operator: str) -> NeuronSite | None:
+    def _site(self, layer: Layer, site: Site, key: str, value: str, operator: str) -> NeuronSite | None:
         dims = self.slicer.dims(value)
         if dims is None or not self.slicer.has_rows(value) or self.slicer.dtype(value).name not in FORMATS:
             return None
-        order = self.order(value, len(dims), operator, layer.value if site is Site.OUTPUT else None)
+        order = self._order(value, len(dims), operator, site)
         shape = tuple(dims[axis] for axis in order[1:])
         dtype = self.slicer.dtype(value).name
         made = "" if layer.node is None else self.slicer.nodes[layer.node].output[0]
-        key, value, order = self.before_transposes(key, value, order)
+        key, value, order = self._before_transposes(key, value, order)
         names = layer.name, layer.kind, operator, layer.role, site, key, value
         return NeuronSite(*names, shape, dtype, order, layer.weight, made=made)
 
-    def before_transposes(self, key: str, value: str, order: tuple[int, ...]) -> tuple[str, str, tuple[int, ...]]:
-        """Return the same neurons where they are before Transposes that nothing goes past: the runtime moves those about.
+    def _before_transposes(self, key: str, value: str, order: tuple[int, ...]) -> tuple[str, str, tuple[int, ...]]:
+        """Return the key, value and axis order of the same neurons before the Transposes that made ``value``.
 
-        Given and returned are a site's key and value, and the value's axes in the framework's order.
+        The runtime may move Transposes, so no site lies behind one, unless another node reads what it transposes.
         """
         alone = key == output_key(value) or len(self.slicer.readers.get(value, ())) == 1
         while alone and value != self.slicer.output and (maker := self.slicer.producer.get(value)) is not None:
@@ -272,14 +176,17 @@ class _Finder:
             key = output_key(value)
         return key, value, order
 
-    def order(self, value: str, rank: int, operator: str, made: str | None) -> tuple[int, ...]:
-        """Return the axes of a value in the framework's order: Keras has the channels last."""
-        plain = tuple(range(rank))
+    def _order(self, value: str, rank: int, operator: str, site: Site) -> tuple[int, ...]:
+        """Return the axes of a value in the framework's order: Keras has the channels last.
+
+        The value is the output or input (``site``) of a layer that ``operator`` computes.
+        """
+        unchanged = tuple(range(rank))
         if not self.is_keras or rank < 3:
-            return plain
+            return unchanged
         if value in self.orders:
             return tuple(self.orders[value])
         maker = self.slicer.producer.get(value)
-        first = maker is not None and self.slicer.nodes[maker].op_type in _CHANNELS_FIRST
-        reads_first = made is None and operator in _CHANNELS_FIRST
-        return (0, *range(2, rank), 1) if first or reads_first else plain
+        is_first = maker is not None and self.slicer.nodes[maker].op_type in _CHANNELS_FIRST
+        is_read_first = site is Site.INPUT and operator in _CHANNELS_FIRST
+        return (0, *range(2, rank), 1) if is_first or is_read_first else unchanged

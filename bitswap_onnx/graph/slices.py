@@ -1,11 +1,12 @@
-"""Which nodes a fault can change, and the model cut there: what runs before the fault, and what runs behind it.
+"""The nodes that a fault can change, and the model cut there into sub-models.
 
-The *cone* of a fault is every node that can see it. Values that the cone takes from outside are golden; where they have
-one row per input, the model can be cut there, and the part behind the cut run on any rows in any order.
+The *cone* of a fault is the set of nodes that can see it. The values that the cone reads from outside are golden. Where
+such values have one row per input, the model can be cut at them, and the part behind the cut can run on any rows in any
+order.
 """
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -13,14 +14,16 @@ from typing import Any
 import numpy as np
 import onnx
 
-from bitswap_onnx.graph.model import Model, subgraphs
+from bitswap_onnx.graph.model import Model
+from bitswap_onnx.graph.nodes import subgraphs, values_read
+from bitswap_onnx.graph.value_types import infer_types, without_graph
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Slicer:
-    """One model with one score ``output``, run in batches of ``batch`` inputs of ``shape``; cuts it into sub-models.
+    """Cuts a model into sub-models. Its scores are ``output``; it runs in batches of ``batch`` inputs of ``shape``.
 
-    ``seen``: shapes that a run showed, and those of a run with one input more, for values whose shape cannot be inferred.
+    ``seen``: value → shape in a run, and in a run with one more input per batch; they fill in where inference fails.
     """
 
     model: Model
@@ -36,22 +39,22 @@ class Slicer:
 
     @cached_property
     def reads(self) -> tuple[tuple[str, ...], ...]:
-        """Per node, the values it reads, those that its subgraphs capture included."""
-        return tuple(tuple(dict.fromkeys(_reads(node))) for node in self.nodes)
+        """Per node, the values that it reads (`values_read`), each once."""
+        return tuple(tuple(dict.fromkeys(values_read(node))) for node in self.nodes)
 
     @cached_property
     def producer(self) -> dict[str, int]:
-        """Value → the node that makes it."""
+        """Value → the number of the node that makes it."""
         return {name: i for i, node in enumerate(self.nodes) for name in node.output if name}
 
     @cached_property
     def readers(self) -> dict[str, tuple[int, ...]]:
-        """Value → the nodes that read it."""
-        found: dict[str, list[int]] = {}
+        """Value → the numbers of the nodes that read it, ascending."""
+        readers: dict[str, list[int]] = {}
         for i, names in enumerate(self.reads):
             for name in names:
-                found.setdefault(name, []).append(i)
-        return {name: tuple(nodes) for name, nodes in found.items()}
+                readers.setdefault(name, []).append(i)
+        return {name: tuple(nodes) for name, nodes in readers.items()}
 
     @cached_property
     def stored(self) -> dict[str, onnx.TensorProto]:
@@ -60,47 +63,47 @@ class Slicer:
 
     @cached_property
     def inputs(self) -> tuple[str, ...]:
-        """The inputs of the model that have to be fed."""
+        """The inputs of the model that need a value: those without an initializer."""
         return tuple(value.name for value in self.model.proto.graph.input if value.name not in self.stored)
 
     @cached_property
     def constants(self) -> frozenset[str]:
         """The values that depend on no input."""
-        found = set(self.stored)
+        constants = set(self.stored)
         for node, names in zip(self.nodes, self.reads, strict=True):
-            if found.issuperset(names) and not node.op_type.startswith(("Random", "Bernoulli", "Multinomial")):
-                found.update(filter(None, node.output))
-        return frozenset(found)
+            if constants.issuperset(names) and not node.op_type.startswith(("Random", "Bernoulli", "Multinomial")):
+                constants.update(filter(None, node.output))
+        return frozenset(constants)
 
     @cached_property
     def counts(self) -> frozenset[str]:
-        """The values that depend on the shapes of others alone, not on what they hold."""
-        found: set[str] = set()
+        """The values that depend on the shapes of other values, never on their elements."""
+        counts: set[str] = set()
         for node, names in zip(self.nodes, self.reads, strict=True):
-            if node.op_type in ("Shape", "Size") or (names and found.union(self.constants).issuperset(names)):
-                found.update(name for name in node.output if name and name not in self.constants)
-        return frozenset(found)
+            if node.op_type in ("Shape", "Size") or (names and counts.union(self.constants).issuperset(names)):
+                counts.update(name for name in node.output if name and name not in self.constants)
+        return frozenset(counts)
 
     @cached_property
     def types(self) -> dict[str, onnx.TypeProto]:
-        """Value → its type, the batch as open as the model leaves it, so that sub-models load as the model does."""
-        return _infer(self.model.proto, None)
+        """Value → its type, with the batch dimension as the model declares it, so that sub-models declare it alike."""
+        return infer_types(self.model.proto, None)
 
     @cached_property
     def _fixed(self) -> dict[str, onnx.TypeProto]:
-        """Value → its type for the one batch shape that everything runs in."""
-        return _infer(self.model.proto, (self.batch, *self.shape))
+        """Value → its type in batches of ``batch`` inputs."""
+        return infer_types(self.model.proto, (self.batch, *self.shape))
 
     @cached_property
     def _one_more(self) -> dict[str, onnx.TypeProto] | None:
-        """Value → its type for batches of one input more, None for a model whose batch is fixed."""
+        """Value → its type in batches of one more input; None for a model with a fixed batch."""
         value = next(value for value in self.model.proto.graph.input if value.name in self.inputs)
         if value.type.tensor_type.shape.dim[0].dim_value > 0:
             return None
-        return _infer(self.model.proto, (self.batch + 1, *self.shape))
+        return infer_types(self.model.proto, (self.batch + 1, *self.shape))
 
     def dims(self, name: str) -> tuple[int, ...] | None:
-        """Return a value's shape, or None where it is not known in full."""
+        """Return a value's shape, or None if it is not known in full."""
         if name in self.stored:
             return tuple(self.stored[name].dims)
         tensor = self._fixed[name].tensor_type if name in self._fixed else None
@@ -118,11 +121,11 @@ class Slicer:
             and bool(dims)
             and dims is not None
             and dims[0] == self.batch
-            and self._follows(name)
+            and self._grows_with_batch(name)
         )
 
-    def _follows(self, name: str) -> bool:
-        """Whether a value has one row more in batches of one input more; taken for granted where the batch is fixed."""
+    def _grows_with_batch(self, name: str) -> bool:
+        """Whether a value has one more row in batches of one more input; assumed of models with a fixed batch."""
         if self._one_more is None:
             return True
         dims = list(self._one_more[name].tensor_type.shape.dim) if name in self._one_more else []
@@ -135,36 +138,40 @@ class Slicer:
         return onnx.helper.tensor_dtype_to_np_dtype(self._fixed[name].tensor_type.elem_type)
 
     def row_bytes(self, name: str) -> int:
-        """Return the bytes of one row of a value that has rows."""
+        """Return the bytes of one row of a value that has rows (`has_rows`)."""
         return math.prod((self.dims(name) or ())[1:]) * self.dtype(name).itemsize
 
     def users(self, tensor: str) -> tuple[int, ...]:
-        """Return the nodes of the main graph that read the stored tensor ``tensor`` (a key of `stored_tensors`)."""
+        """Return the nodes of the main graph that read the stored tensor ``tensor``, a key of `stored_tensors`.
+
+        For a tensor of a subgraph it is the node that carries the subgraph.
+        """
         if tensor in self.stored or tensor in self.producer:
             return self.readers.get(tensor, ())
-        holders = (
+        carriers = (
             i for i, node in enumerate(self.nodes) if any(tensor.startswith(scope) for scope, _ in subgraphs(node))
         )
-        return tuple(holders)
+        return tuple(carriers)
 
     def cone(self, starts: Iterable[int]) -> frozenset[int]:
-        """Return the nodes that can see what ``starts`` make, those included."""
-        found: set[int] = set()
+        """Return the nodes that can see a fault in an output of the nodes ``starts``, and ``starts`` themselves."""
+        cone: set[int] = set()
         pending = list(starts)
         while pending:
             node = pending.pop()
-            if node not in found:
-                found.add(node)
+            if node not in cone:
+                cone.add(node)
                 pending += [reader for name in self.nodes[node].output for reader in self.readers.get(name, ())]
-        return frozenset(found)
+        return frozenset(cone)
 
     def cuts(self, cone: Collection[int], stop: str | None = None) -> tuple[str, ...] | None:
-        """Return the golden values that the way from ``cone`` to the output takes in; ``stop`` counts as one of them.
+        """Return the values, sorted, that are needed to compute the output from ``cone`` on: golden ones, and ``stop``.
 
-        Golden values without a row per input are computed again from ones that have. None if the output does not
-        depend on the cone: a fault there changes nothing.
+        A golden value is needed as it is if it has a row per input or is an input of the model; others are computed
+        again from such values. ``stop``, a value of the cone, is needed instead of the nodes before it. None if the
+        output does not depend on the cone: a fault there changes nothing.
         """
-        found: dict[str, None] = {}
+        cuts: set[str] = set()
         seen: set[str] = set()
         pending, reached = [self.output], False
         while pending:
@@ -176,16 +183,16 @@ class Slicer:
             if maker in cone or name == stop:
                 reached = True
             if name == stop or maker is None or (maker not in cone and self.has_rows(name)):
-                found[name] = None
+                cuts.add(name)
             else:
                 pending += self.reads[maker]
-        return tuple(sorted(found)) if reached else None
+        return tuple(sorted(cuts)) if reached else None
 
     def extract(self, inputs: Collection[str], outputs: Collection[str]) -> Model:
-        """Return the sub-model that computes ``outputs`` from ``inputs``, all of them values of this model."""
+        """Return the sub-model that computes ``outputs`` from ``inputs``, which are values of this model."""
         needed = self.between(inputs, outputs)
         proto = onnx.ModelProto()
-        proto.CopyFrom(_without_graph(self.model.proto))
+        proto.CopyFrom(without_graph(self.model.proto))
         graph = proto.graph
         graph.node.extend(self.nodes[i] for i in sorted(needed))
         read = {name for i in needed for name in self.reads[i]}
@@ -196,21 +203,21 @@ class Slicer:
         return Model(proto, self.model.name, self.model.folder, sha256="")
 
     def weight_bytes(self, inputs: Collection[str], outputs: Collection[str]) -> int:
-        """Return the bytes that the sub-model of `extract` stores."""
+        """Return the bytes of the initializers of the sub-model that `extract` returns."""
         read = {name for i in self.between(inputs, outputs) for name in self.reads[i]}
         return sum(math.prod(t.dims) * _item_bytes(t.data_type) for name, t in self.stored.items() if name in read)
 
     def loaded_bytes(self, inputs: Collection[str], outputs: Collection[str]) -> int:
-        """Return about what a session of the sub-model of `extract` takes.
+        """Return the estimated bytes of a session of the sub-model that `extract` returns.
 
-        Its weights, as much again for the layout that kernels want, and every value that it makes of one batch.
+        They are its weights twice, once in the layout of kernels, and all values that it makes for one batch.
         """
         made = {name for i in self.between(inputs, outputs) for name in self.nodes[i].output if name}
         rows = sum(self.row_bytes(name) for name in made if name in self._fixed and self.has_rows(name))
         return 2 * self.weight_bytes(inputs, outputs) + self.batch * rows
 
     def between(self, inputs: Collection[str], outputs: Collection[str]) -> set[int]:
-        """Return the nodes that make ``outputs`` of ``inputs``."""
+        """Return the nodes that compute ``outputs`` from ``inputs``."""
         needed: set[int] = set()
         seen = set(inputs)
         pending = [name for name in outputs if name not in seen]
@@ -225,7 +232,7 @@ class Slicer:
         return needed
 
     def declare(self, value: str, name: str, axis: int | None = None, count: int = 0) -> onnx.ValueInfoProto:
-        """Return ``name`` declared like ``value``, with ``count`` elements on ``axis``."""
+        """Return a declaration of ``name`` with the type of ``value``, if given with ``count`` elements on ``axis``."""
         info = onnx.ValueInfoProto(name=name)
         kind = self.types.get(value) or self._fixed.get(value)
         if kind is not None:
@@ -239,55 +246,3 @@ class Slicer:
 
 def _item_bytes(kind: int) -> int:
     return int(onnx.helper.tensor_dtype_to_np_dtype(kind).itemsize)
-
-
-def _infer(proto: onnx.ModelProto, shape: tuple[int, ...] | None) -> dict[str, onnx.TypeProto]:
-    """Return the types of all values, as far as inference settles them; ``shape`` settles that of the model's input."""
-    copy = _without_graph(proto)
-    copy.graph.node.extend(proto.graph.node)
-    copy.graph.input.extend(proto.graph.input)
-    copy.graph.output.extend(proto.graph.output)
-    copy.graph.value_info.extend(proto.graph.value_info)
-    stored = {tensor.name for tensor in proto.graph.initializer}
-    for tensor in proto.graph.initializer:  # no shape depends on what a large one holds
-        if math.prod(tensor.dims) <= _SMALL:
-            copy.graph.initializer.append(tensor)
-        elif tensor.name not in {value.name for value in proto.graph.input}:
-            copy.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
-    for value in copy.graph.input:
-        if shape and value.name not in stored:
-            for dim, size in zip(value.type.tensor_type.shape.dim, shape, strict=True):
-                dim.Clear()
-                dim.dim_value = size
-    if shape:  # what the file declares holds for any batch
-        del copy.graph.value_info[:]
-        for value in copy.graph.output:
-            value.type.tensor_type.ClearField("shape")
-    try:
-        graph = onnx.shape_inference.infer_shapes(copy, data_prop=True).graph
-    except Exception:  # inference is a help, no check: without it, the input is the only cut
-        graph = copy.graph
-    return {value.name: value.type for value in (*graph.input, *graph.value_info, *graph.output)}
-
-
-#: Initializers up to this many elements may be shapes, axes and the like.
-_SMALL = 1024
-
-
-def _without_graph(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the model around the graph: versions, functions, metadata."""
-    shell = onnx.ModelProto(ir_version=proto.ir_version, producer_name=proto.producer_name)
-    shell.opset_import.extend(proto.opset_import)
-    shell.functions.extend(proto.functions)
-    shell.graph.name = proto.graph.name
-    return shell
-
-
-def _reads(node: onnx.NodeProto) -> Iterator[str]:
-    yield from filter(None, node.input)
-    for _, graph in subgraphs(node):
-        own = {tensor.name for tensor in graph.initializer} | {value.name for value in graph.input}
-        for inner in graph.node:
-            yield from (name for name in _reads(inner) if name not in own)
-            own.update(inner.output)
-        yield from (value.name for value in graph.output if value.name not in own)

@@ -17,7 +17,8 @@ from onnx import numpy_helper
 
 from bitswap_onnx.faults.bits import to_bits
 from bitswap_onnx.graph.channels import Operand, Step, channel_step, dense_step, parameter_axis
-from bitswap_onnx.graph.model import Model, attribute
+from bitswap_onnx.graph.model import Model
+from bitswap_onnx.graph.nodes import attribute
 from bitswap_onnx.graph.places import may_repack_channels
 from bitswap_onnx.graph.slices import Slicer
 from bitswap_onnx.graph.weights import Edits

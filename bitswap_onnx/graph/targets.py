@@ -1,12 +1,12 @@
-"""Every target of a model, in graph order: which stored tensors carry parameters, in which role, under which name.
+"""The targets of a model, in graph order: the stored tensors that are parameters, with role and name.
 
-A tensor is a target when a converter says so, when it sits in an operator's parameter slot (directly or behind
-Transpose, Reshape, DequantizeLinear and the like), or when it is a floating-point tensor that computes with activations
-(a position embedding that is added, a class token that is concatenated). Shapes, axes, paddings and other constants of
-the computation are none.
+A tensor is a target in three cases: a converter's metadata name it; it is in an operator's parameter slot (directly or
+behind Transpose, Reshape, DequantizeLinear and the like); or it is a floating-point tensor that is combined with
+activations (a position embedding that is added, a class token that is concatenated). Shapes, axes, paddings and other
+constants of the computation are no targets.
 
-Layer names come, in this order, from a converter's metadata, from initializer names like ``conv1.weight`` or
-``conv2d/kernel``, from the consuming node's name, from the initializer's name.
+The layer name comes from the first of these that has one: a converter's metadata, an initializer name such as
+``conv1.weight`` or ``conv2d/kernel``, the name of the node that reads the tensor, the initializer's name as it is.
 """
 
 import math
@@ -20,17 +20,19 @@ import onnx
 
 from bitswap_onnx.errors import ModelError, nearest
 from bitswap_onnx.faults.bits import FORMATS
-from bitswap_onnx.graph.model import Model, constant_tensor, node_label, stored_tensors, subgraphs
+from bitswap_onnx.graph.model import Model
+from bitswap_onnx.graph.nodes import constant_tensor, node_label, subgraphs
 from bitswap_onnx.graph.roles import BN_PARAMETERS, BN_STATISTICS, PASS_THROUGH, SLOT_ROLES, STEERING
+from bitswap_onnx.graph.tensors import stored_tensors
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
     """A stored tensor that faults can hit.
 
-    ``tensor`` is its key (`bitswap_onnx.graph.model.stored_tensors`), ``shape`` its stored layout, which fault indices
-    refer to, ``dtype`` a name of `bitswap_onnx.faults.bits.FORMATS`. ``users`` are the nodes that compute with it: a
-    fault reaches all of them. ``aliases`` are further (layer, parameter) names of a tied parameter.
+    ``tensor`` is its key (`bitswap_onnx.graph.tensors.stored_tensors`). ``shape`` is its stored layout, which indices of
+    faults refer to. ``dtype`` is a name of `bitswap_onnx.faults.bits.FORMATS`. ``users`` are the nodes that compute with
+    it; a fault reaches all of them. ``aliases`` are further (layer, parameter) names of a tied parameter.
     """
 
     tensor: str
@@ -65,16 +67,18 @@ _GENERATED = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class _Use:
+    """One node that reads a tensor: its operator, the input slot, the node's name and its label."""
+
     op_type: str
     slot: int
     node: str
     label: str
-    behind: str  # operator that makes the node's other input: a constant added behind a kernel is its bias
+    behind: str  # operator that makes the node's other input: a constant that is added behind a kernel is its bias
 
 
 @dataclass(slots=True)
 class _Scope:
-    """Names as one graph sees them: value → tensor key, and value → operator that makes it."""
+    """The names of one graph: value → key of the tensor that it holds, and value → operator that makes it."""
 
     prefix: str
     tensors: dict[str, str] = field(default_factory=dict)
@@ -89,19 +93,19 @@ def find_targets(model: Model) -> tuple[Target, ...]:
     for key, use in _graph_uses(model.proto.graph, _Scope(""), functions):
         uses.setdefault(key, []).append(use)
     named = model.metadata.get("parameters", {})
-    if named and named.keys() <= tensors.keys():  # as the converter left it, and it knows all parameters there are
-        uses = {key: used for key, used in uses.items() if key in named}
-    targets = [_target(key, tensors[key], used, named.get(key)) for key, used in uses.items()]
-    found = [target for target in targets if target is not None]
-    normalized = {target.layer for target in found if target.parameter in BN_STATISTICS}
-    return tuple(_with_batch_norm_role(target) if target.layer in normalized else target for target in found)
+    if named and named.keys() <= tensors.keys():  # the model is as exported, so the metadata name all parameters
+        uses = {key: tensor_uses for key, tensor_uses in uses.items() if key in named}
+    candidates = [_target(key, tensors[key], tensor_uses, named.get(key)) for key, tensor_uses in uses.items()]
+    targets = [target for target in candidates if target is not None]
+    normalized = {target.layer for target in targets if target.parameter in BN_STATISTICS}
+    return tuple(_with_batch_norm_role(target) if target.layer in normalized else target for target in targets)
 
 
 def select_targets(model: Model, patterns: str | None) -> tuple[Target, ...]:
     """Return the targets that ``patterns`` selects: comma-separated globs or texts; None selects all.
 
-    A pattern stands for every target whose layer or ``layer.parameter`` it matches or is part of. Raises ModelError,
-    naming the nearest layers, for a pattern that matches nothing.
+    A pattern selects every target whose layer or ``layer.parameter`` it matches or is part of. Raises ModelError, which
+    names the nearest layers, for a pattern that matches nothing.
     """
     targets = find_targets(model)
     if patterns is None:
@@ -122,6 +126,7 @@ def _matches(target: Target, pattern: str) -> bool:
 
 
 def _target(key: str, tensor: onnx.TensorProto, uses: list[_Use], named: dict[str, Any] | None) -> Target | None:
+    """Return a tensor as a target, None if it is none; ``named`` is its entry in a converter's metadata."""
     dtype = _dtype_name(tensor)
     roles = [role for role in map(_slot_role, uses) if role]
     role = next((role for role in roles if role != "parameter"), roles[0] if roles else None)
@@ -135,7 +140,7 @@ def _target(key: str, tensor: onnx.TensorProto, uses: list[_Use], named: dict[st
 
 
 def _carries_parameter(key: str, tensor: onnx.TensorProto, uses: list[_Use], role: str | None) -> bool:
-    """Whether an unnamed tensor is a parameter and no constant of the computation (a table, a bound, a factor)."""
+    """Whether a tensor without metadata is a parameter, no constant of the computation (a table, a bound, a factor)."""
     if role not in (None, "parameter"):
         return True
     if not FORMATS[_dtype_name(tensor)].is_float or all(use.slot > 0 and use.op_type in STEERING for use in uses):
@@ -153,7 +158,7 @@ def _is_added_bias(tensor: onnx.TensorProto, uses: list[_Use]) -> bool:
 
 
 def _with_batch_norm_role(target: Target) -> Target:
-    """Name the role of a batch-norm parameter whose operator an exporter took apart into Mul and Add."""
+    """Return a target with its batch-norm role, for a batch-norm that the exporter replaced by Mul and Add."""
     if target.role in ("parameter", "bias") and target.parameter in BN_PARAMETERS:
         return replace(target, role=BN_PARAMETERS[target.parameter])
     return target
@@ -166,7 +171,7 @@ def _metadata_names(named: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _names(key: str, uses: list[_Use], role: str | None) -> list[tuple[str, str]]:
-    """Name a tensor by its own name if that tells layer and parameter, else by the nodes that use it, else as it is."""
+    """Return (layer, parameter) names of a tensor: from its own name, else from the nodes that use it, else its key."""
     split = _split(key)
     if split is not None:
         return [split]
@@ -217,7 +222,7 @@ def _function_uses(
     scope: _Scope,
     functions: dict[tuple[str, str], onnx.FunctionProto],
 ) -> Iterator[tuple[str, _Use]]:
-    """Follow a call into the body of a function of the model; what it stores itself belongs to no layer and is none."""
+    """Yield the uses in the body of a function that a node calls; constants of the body belong to no layer."""
     actual = dict(zip(function.input, node.input, strict=False))
     body = _Scope(
         scope.prefix,

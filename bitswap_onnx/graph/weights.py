@@ -1,4 +1,4 @@
-"""Rewrite: a model and what to change in its stored tensors → a new model. The clean model is never changed."""
+"""Rewrite: a model and edits of its stored tensors → a new model. The clean model is never changed."""
 
 from collections.abc import Iterable, Mapping
 
@@ -6,7 +6,8 @@ import onnx
 
 from bitswap_onnx.errors import ModelError
 from bitswap_onnx.faults.bits import to_bits
-from bitswap_onnx.graph.model import Model, read_tensor, stored_tensors, write_tensor
+from bitswap_onnx.graph.model import Model
+from bitswap_onnx.graph.tensors import read_tensor, stored_tensors, write_tensor
 
 #: Changes of one model: tensor key → (flat element, XOR mask) pairs; no pairs means: rewritten, but with the same bits.
 Edits = Mapping[str, Iterable[tuple[int, ...]]]
@@ -17,9 +18,9 @@ _INLINE_LIMIT = 1 << 30
 def rewrite(model: Model, edits: Edits) -> Model:
     """Return a new model that differs from ``model`` in exactly the bits that ``edits`` names.
 
-    Each mask is XORed onto its element's stored bits. A tensor that was external becomes part of the new model's own
-    file, the others stay where they are. Raises ModelError for an external tensor over 1 GiB, which no single ONNX file
-    holds beside others.
+    Each mask is XORed onto the stored bits of its element. An edited tensor that was external becomes part of the new
+    model's file; other external tensors stay where they are. Raises ModelError for an edited external tensor of more
+    than 1 GiB, since an ONNX file cannot exceed 2 GiB.
     """
     proto = onnx.ModelProto()
     proto.CopyFrom(model.proto)
@@ -29,7 +30,8 @@ def rewrite(model: Model, edits: Edits) -> Model:
         elements = read_tensor(tensor, model.folder)
         if tensor.data_location == onnx.TensorProto.EXTERNAL and elements.nbytes > _INLINE_LIMIT:
             raise ModelError(
-                f"tensor {key} has {elements.nbytes} bytes; external tensors over 1 GiB cannot be rewritten"
+                f"{model.name}: expected at most 1 GiB for a tensor with faults in external data, found "
+                f"{elements.nbytes} bytes for {key}; leave its faults out"
             )
         faulty = elements.copy(order="C")
         bits = to_bits(faulty).reshape(-1)

@@ -14,11 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitswap_onnx.data.dataset import batches
-from bitswap_onnx.graph.model import Model, stored_tensors
+from bitswap_onnx.graph.model import Model
 from bitswap_onnx.graph.neurons import ALL_INPUTS, NeuronEdit, by_input, flips, instrument
 from bitswap_onnx.graph.receipts import InjectionEdits
 from bitswap_onnx.graph.sites import NeuronSite, is_site
 from bitswap_onnx.graph.slices import Slicer
+from bitswap_onnx.graph.tensors import stored_tensors
 from bitswap_onnx.graph.weights import rewrite
 from bitswap_onnx.outcome import Scores
 from bitswap_onnx.runtime.session import Numerics, as_floats

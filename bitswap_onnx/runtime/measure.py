@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 
 from bitswap_onnx.errors import ModelError
 from bitswap_onnx.graph.constants import NotEvaluatedError
-from bitswap_onnx.graph.model import Model, node_label, read_tensor
+from bitswap_onnx.graph.model import Model
+from bitswap_onnx.graph.nodes import node_label
 from bitswap_onnx.graph.rows import Measured, find_mixing, without_constant_branches
 from bitswap_onnx.graph.slices import Slicer
+from bitswap_onnx.graph.tensors import read_tensor
 from bitswap_onnx.runtime.session import Numerics, Provider
 from bitswap_onnx.runtime.submodel import open_part
 

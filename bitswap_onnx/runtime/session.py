@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from bitswap_onnx.data.dataset import batches
 from bitswap_onnx.errors import ModelError, one_line
-from bitswap_onnx.graph.model import Model, attribute
+from bitswap_onnx.graph.model import Model
+from bitswap_onnx.graph.nodes import attribute
 from bitswap_onnx.runtime.memory import aligned
 
 Provider = Literal["cpu", "cuda"]

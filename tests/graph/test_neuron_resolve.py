@@ -78,7 +78,10 @@ def test_what_an_injection_is() -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (fault("cnov", (0, 0, 0)), r"f.csv:7: no layer 'cnov' with an output of a row per input; the nearest are conv"),
+        (
+            fault("cnov", (0, 0, 0)),
+            r"f.csv:7: no layer 'cnov' with an output that has a row per input; the nearest are conv",
+        ),
         (fault("bn", (0, 0, 0), site=Site.INPUT), "no layer 'bn' with an input"),
         (fault("conv", (3, 0, 0)), r"index \(3, 0, 0\) is outside the output of conv, whose shape is \(3, 4, 4\)"),
         (fault("conv", (1, 5, 5), site=Site.INPUT), r"outside the input of conv, whose shape is \(1, 6, 6\)"),

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from onnx import numpy_helper
 
 from bitswap_onnx.errors import ModelError, RunError
-from bitswap_onnx.graph.model import Model, from_proto, load_model, save_model, stored_tensors
+from bitswap_onnx.graph.model import Model, from_proto, load_model, save_model
+from bitswap_onnx.graph.tensors import stored_tensors
 from bitswap_onnx.graph.weights import rewrite
 from tests.builders import build, cnn, normal, save
 

@@ -17,7 +17,7 @@ from onnx.reference import ReferenceEvaluator
 
 from bitswap_onnx.campaign.setup import Setup
 from bitswap_onnx.converters.native import Native
-from bitswap_onnx.graph.model import node_label
+from bitswap_onnx.graph.nodes import node_label
 from bitswap_onnx.graph.receipts import ResolvedInjection
 from bitswap_onnx.graph.slices import Slicer
 from bitswap_onnx.graph.weights import rewrite

@@ -24,9 +24,9 @@ from bitswap_onnx.experiments.neurons.report import write_detail, write_report
 from bitswap_onnx.experiments.neurons.results import LayerShares, NeuronCampaign, TargetLayer, neuron_files
 from bitswap_onnx.experiments.sweep.bit_errors import MAX_FAULTS, BitRegion
 from bitswap_onnx.faults.fault import Injection, Site
-from bitswap_onnx.graph.model import stored_tensors
 from bitswap_onnx.graph.site_choice import select_sites
 from bitswap_onnx.graph.sites import find_sites
+from bitswap_onnx.graph.tensors import stored_tensors
 from bitswap_onnx.outcome import CRITICAL, decode_outcomes
 from bitswap_onnx.stats.proportion import Proportion, proportion
 
