@@ -17,10 +17,10 @@ from onnx import numpy_helper
 
 from bitswap_onnx.faults.bits import to_bits
 from bitswap_onnx.graph.channels import Operand, Step, channel_step, dense_step, parameter_axis
+from bitswap_onnx.graph.edits import WeightEdits
 from bitswap_onnx.graph.model import Model, attribute
 from bitswap_onnx.graph.places import may_repack_channels
 from bitswap_onnx.graph.slices import Slicer
-from bitswap_onnx.graph.weights import Edits
 
 #: Rows of a head: as many faults, one per row, share one run of a faulty layer.
 ROWS = 16
@@ -31,7 +31,7 @@ class StretchRow:
     """One output channel of a head, with the edits that hit it (none: the clean channel)."""
 
     channel: int
-    edits: Edits
+    edits: WeightEdits
 
 
 @dataclass(frozen=True, slots=True)

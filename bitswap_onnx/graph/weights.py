@@ -1,20 +1,16 @@
 """Rewrite: a model and what to change in its stored tensors → a new model. The clean model is never changed."""
 
-from collections.abc import Iterable, Mapping
-
 import onnx
 
 from bitswap_onnx.errors import ModelError
 from bitswap_onnx.faults.bits import to_bits
+from bitswap_onnx.graph.edits import WeightEdits
 from bitswap_onnx.graph.model import Model, read_tensor, stored_tensors, write_tensor
-
-#: Changes of one model: tensor key → (flat element, XOR mask) pairs; no pairs means: rewritten, but with the same bits.
-Edits = Mapping[str, Iterable[tuple[int, ...]]]
 
 _INLINE_LIMIT = 1 << 30
 
 
-def rewrite(model: Model, edits: Edits) -> Model:
+def rewrite(model: Model, edits: WeightEdits) -> Model:
     """Return a new model that differs from ``model`` in exactly the bits that ``edits`` names.
 
     Each mask is XORed onto its element's stored bits. A tensor that was external becomes part of the new model's own

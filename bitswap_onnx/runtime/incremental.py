@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitswap_onnx.errors import ModelError
+from bitswap_onnx.graph.edits import InjectionEdits
 from bitswap_onnx.graph.heads import Head, find_head
 from bitswap_onnx.graph.model import Model
 from bitswap_onnx.graph.neurons import instrument, tap, tapped_value
-from bitswap_onnx.graph.receipts import InjectionEdits
 from bitswap_onnx.graph.sites import NeuronSite, is_site
 from bitswap_onnx.graph.slices import Slicer
 from bitswap_onnx.outcome import Scores

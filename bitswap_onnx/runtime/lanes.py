@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitswap_onnx.data.dataset import batches
+from bitswap_onnx.graph.edits import InjectionEdits, WeightEdits
 from bitswap_onnx.graph.model import Model, stored_tensors
-from bitswap_onnx.graph.neurons import ALL_INPUTS, NeuronEdit, by_input, flips, instrument
-from bitswap_onnx.graph.receipts import InjectionEdits
+from bitswap_onnx.graph.neurons import by_input, flips, instrument
 from bitswap_onnx.graph.sites import NeuronSite, is_site
 from bitswap_onnx.graph.slices import Slicer
 from bitswap_onnx.graph.weights import rewrite
@@ -116,7 +116,7 @@ class _FaultyModel:
         """Run the batches that ``edits`` can change; ``feeds`` yields where each begins, and what goes in."""
         part = self._part(edits)
         wanted = affected(edits, block)
-        changes = {site.key: by_input(neuron_edits(edits, site)) for site in self._sites}
+        changes = {site.key: by_input(edits.neurons.get(site.key, ())) for site in self._sites}
         rows, scores = [wanted[:0]], [block.scores[:0]]
         for start, fed in feeds:
             own = wanted[(wanted >= start) & (wanted < start + block.size)]
@@ -130,7 +130,7 @@ class _FaultyModel:
         return np.concatenate(rows), np.concatenate(scores)
 
     def _part(self, edits: InjectionEdits) -> Submodel:
-        stored = {tensor: changes for tensor, changes in edits.items() if tensor in self._stored}
+        stored = {tensor: changes for tensor, changes in edits.weights.items() if tensor in self._stored}
         if not stored and self._loaded:
             return self._loaded[0]
         model = rewrite(self.model, stored)
@@ -143,15 +143,11 @@ class _FaultyModel:
     @property
     def clean(self) -> InjectionEdits:
         """Edits that change nothing, the same way."""
-        return {key: [] for key in self.path}
+        weights: WeightEdits = {key: () for key in self.path if not is_site(key)}
+        return InjectionEdits(weights, {key: () for key in self.path if is_site(key)})
 
 
 _Rows = tuple[NDArray[np.intp], Scores]
-
-
-def neuron_edits(edits: InjectionEdits, site: NeuronSite) -> list[NeuronEdit]:
-    """Return what an injection does at a site."""
-    return [(number, element, keep, toggle) for number, element, keep, toggle in edits.get(site.key, ())]
 
 
 def affected(edits: InjectionEdits, block: Block) -> NDArray[np.intp]:
@@ -161,13 +157,10 @@ def affected(edits: InjectionEdits, block: Block) -> NDArray[np.intp]:
 
 def affected_inputs(edits: InjectionEdits, first: int, count: int) -> NDArray[np.intp]:
     """Return which of ``count`` inputs from ``first`` on an injection runs over: those that all its faults name, or all."""
-    every = np.arange(count)
-    if not all(map(is_site, edits)):
-        return every
-    named = {edit[0] for changes in edits.values() for edit in changes}
-    if ALL_INPUTS in named or not named:
-        return every
-    rows = np.array(sorted(named), np.intp) - first
+    inputs = edits.inputs()
+    if inputs is None:
+        return np.arange(count)
+    rows = np.array(inputs, np.intp) - first
     return rows[(rows >= 0) & (rows < count)]
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, Literal
 
 from bitswap_onnx.data.chunks import Chunk
-from bitswap_onnx.graph.receipts import InjectionEdits
+from bitswap_onnx.graph.edits import InjectionEdits, NeuronEdit, WeightEdit
 from bitswap_onnx.outcome import Counts
 
 
@@ -61,6 +61,20 @@ class Result:
 
 
 Message = dict[str, Any]
+
+
+def encode_edits(edits: InjectionEdits) -> list[Any]:
+    """Return an injection's edits as JSON has them: weights and neurons, each edit a list of its fields."""
+    return [edits.weights, edits.neurons]
+
+
+def decode_edits(encoded: list[Any]) -> InjectionEdits:
+    """Return the edits that `encode_edits` made a message of."""
+    weights, neurons = encoded
+    return InjectionEdits(
+        {key: list(map(WeightEdit._make, edits)) for key, edits in weights.items()},
+        {key: list(map(NeuronEdit._make, edits)) for key, edits in neurons.items()},
+    )
 
 
 def send(pipe: BinaryIO, message: Message, blobs: dict[str, bytes] | None = None) -> None:

@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitswap_onnx.faults.bits import to_bits
-from bitswap_onnx.graph.neurons import Flips, NeuronEdit, by_input, flips, tapped_value
-from bitswap_onnx.graph.receipts import InjectionEdits
+from bitswap_onnx.graph.edits import InjectionEdits, NeuronEdit
+from bitswap_onnx.graph.neurons import Flips, by_input, flips, tapped_value
 from bitswap_onnx.graph.sites import NeuronSite
 from bitswap_onnx.graph.slices import Slicer
 from bitswap_onnx.outcome import Scores
-from bitswap_onnx.runtime.lanes import Block, Faulty, affected, flat, neuron_edits, same
+from bitswap_onnx.runtime.lanes import Block, Faulty, affected, flat, same
 from bitswap_onnx.runtime.packed import padded_batches
 from bitswap_onnx.runtime.session import Numerics
 from bitswap_onnx.runtime.submodel import Submodel, open_part
@@ -81,7 +81,8 @@ class NeuronLane:
         self, numbers: list[int], rows: list[NDArray[np.intp]], injections: Sequence[InjectionEdits], block: Block
     ) -> Faulty:
         edits = {
-            site.key: [by_input(neuron_edits(injections[number], site)) for number in numbers] for site in self.sites
+            site.key: [by_input(injections[number].neurons.get(site.key, ())) for number in numbers]
+            for site in self.sites
         }
         lengths = [len(own) for own in rows]
         inputs, owner = np.concatenate(rows), np.repeat(np.arange(len(numbers)), lengths)

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bitswap_onnx.graph.edits import InjectionEdits, WeightEdit
 from bitswap_onnx.graph.heads import ROWS, Feed, Head, StretchRow
-from bitswap_onnx.graph.receipts import InjectionEdits
 from bitswap_onnx.graph.slices import Slicer
 from bitswap_onnx.outcome import Scores
 from bitswap_onnx.runtime.lanes import Block, Faulty, WholeLane, flat, same
@@ -108,7 +108,7 @@ class PackedLane:
 
     def _stays_finite(self, edits: InjectionEdits) -> bool:
         masks: dict[tuple[str, int], int] = {}
-        for tensor, changes in edits.items():
+        for tensor, changes in edits.weights.items():
             for element, mask in changes:
                 masks[tensor, element] = masks.get((tensor, element), 0) ^ mask
         return all(self.head.stays_finite(tensor, element, mask) for (tensor, element), mask in masks.items())
@@ -161,11 +161,11 @@ class PackedLane:
 
     def rows(self, edits: InjectionEdits) -> list[StretchRow]:
         """Return an injection as one row per output channel that it hits."""
-        found: dict[int, dict[str, list[tuple[int, int]]]] = {}
-        for tensor, changes in edits.items():
+        found: dict[int, dict[str, list[WeightEdit]]] = {}
+        for tensor, changes in edits.weights.items():
             for element, mask in changes:
                 own = found.setdefault(self.head.channel(tensor, element), {})
-                own.setdefault(tensor, []).append((element, mask))
+                own.setdefault(tensor, []).append(WeightEdit(element, mask))
         return [StretchRow(channel, own) for channel, own in found.items()]
 
     def _head(self, rows: Sequence[StretchRow], block: Block) -> Iterator[tuple[int, Any, NDArray[np.bool_]]]:

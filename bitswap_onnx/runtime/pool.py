@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from bitswap_onnx.errors import BitswapError, ModelError, RunError
-from bitswap_onnx.runtime.messages import Message, Result, Unit, receive, send
+from bitswap_onnx.runtime.messages import Message, Result, Unit, encode_edits, receive, send
 from bitswap_onnx.runtime.worker import Worker
 
 #: Units that a worker has: the one it runs, and one that waits, so that it never does.
@@ -107,7 +107,9 @@ class Pool:
         if self.size and worker not in self._processes:
             self._start(worker)
         work = unit.work
-        distinct = {json.dumps(edits): edits for edits in unit.edits}  # the same faults need to run but once
+        encoded = [encode_edits(edits) for edits in unit.edits]
+        keys = [json.dumps(edits) for edits in encoded]
+        distinct = dict(zip(keys, encoded, strict=True))  # the same faults need to run but once
         request = {"path": unit.path, "edits": list(distinct.values()), "control": work.control, "held": work.held}
         request |= {"first": work.chunk.first, "stop": work.chunk.stop, "engine": unit.engine, "lane": unit.lane}
         request["whole"] = unit.whole
@@ -117,7 +119,7 @@ class Pool:
             number, _, kind = name.partition(" ")
             found[int(number)][kind] = blob
         at = {key: number for number, key in enumerate(distinct)}
-        order = [at[json.dumps(edits)] for edits in unit.edits] if reply["counts"] else []
+        order = [at[key] for key in keys] if reply["counts"] else []
         counts, records = [reply["counts"][i] for i in order], [found[i] for i in order]
         found_out = {name: reply[name] for name in ("lane", "kind") if name in reply}
         return Result(reply["control"], counts, records, reply["seconds"], **found_out)

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bitswap_onnx.graph.edits import InjectionEdits
 from bitswap_onnx.graph.model import Model
 from bitswap_onnx.graph.neurons import instrument
-from bitswap_onnx.graph.receipts import InjectionEdits
 from bitswap_onnx.graph.sites import NeuronSite
 from bitswap_onnx.outcome import Scores
 from bitswap_onnx.runtime.lanes import Block, Faulty, WholeLane

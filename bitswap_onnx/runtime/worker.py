@@ -21,7 +21,7 @@ from bitswap_onnx.graph.slices import Slicer
 from bitswap_onnx.outcome import Criterion, Golden, Outcomes, judge_rows
 from bitswap_onnx.runtime.incremental import IncrementalEngine
 from bitswap_onnx.runtime.lanes import affected_inputs
-from bitswap_onnx.runtime.messages import Message, receive, send
+from bitswap_onnx.runtime.messages import Message, decode_edits, receive, send
 from bitswap_onnx.runtime.reference import ReferenceEngine
 from bitswap_onnx.runtime.session import Numerics
 
@@ -64,12 +64,13 @@ class Worker:
         reply: Message = {"control": engine.control(path, first, stop) if is_due else None, "counts": [], "kind": kind}
         blobs: dict[str, bytes] = {}
         if reply["control"] in (None, stop - first):
-            tallies = [_Tally(self.records) for _ in unit["edits"]]
-            for start, faulty in engine.run(path, unit["edits"], first, stop):
+            injections = [decode_edits(encoded) for encoded in unit["edits"]]
+            tallies = [_Tally(self.records) for _ in injections]
+            for start, faulty in engine.run(path, injections, first, stop):
                 golden = self._golden_part(start, faulty.inputs)
                 outcomes = judge_rows(golden, faulty.rows, faulty.scores, faulty.bounds)
                 for number, part, own in zip(faulty.numbers, faulty.parts, outcomes, strict=True):
-                    over = affected_inputs(unit["edits"][number], start, faulty.inputs)
+                    over = affected_inputs(injections[number], start, faulty.inputs)
                     tallies[number].add(own, over, golden, faulty.rows[part], faulty.scores[part])
             reply["counts"] = [tally.counts for tally in tallies]
             blobs = {f"{i} {name}": blob for i, tally in enumerate(tallies) for name, blob in tally.blobs().items()}

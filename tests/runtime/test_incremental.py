@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from bitswap_onnx.faults.bits import FORMATS, to_bits
+from bitswap_onnx.graph.edits import InjectionEdits, WeightEdit
 from bitswap_onnx.graph.heads import ROWS
 from bitswap_onnx.graph.model import from_proto, load_model
-from bitswap_onnx.graph.receipts import InjectionEdits
 from bitswap_onnx.graph.signature import ModelInput
 from bitswap_onnx.graph.targets import find_targets
 from bitswap_onnx.runtime.device import DeviceLane
@@ -71,7 +71,7 @@ def injections(engine: Engine, path: Path, seed: int = 0) -> list[InjectionEdits
     draw = np.random.default_rng(seed)
     found: list[InjectionEdits] = []
     for kind in ("flip", "flip", "flip", "top", "top", "stuck", "several", "many"):
-        edits: dict[str, list[tuple[int, int]]] = {}
+        edits: dict[str, list[WeightEdit]] = {}
         for tensor in path:
             array = engine.model.tensor(tensor)
             fmt = FORMATS[array.dtype.name]
@@ -82,8 +82,8 @@ def injections(engine: Engine, path: Path, seed: int = 0) -> list[InjectionEdits
             if kind == "stuck":  # at 1, in the top bit of the exponent: no change where it is set
                 value = int(to_bits(np.ascontiguousarray(array).reshape(-1))[elements[0]])
                 masks = [~value & 1 << fmt.width - 2]
-            edits[tensor] = list(zip(elements, masks, strict=True))
-        found.append(edits)
+            edits[tensor] = list(map(WeightEdit, elements, masks))
+        found.append(InjectionEdits(edits))
     return found
 
 
@@ -413,7 +413,10 @@ def test_more_channels_than_a_head_has_rows() -> None:
     reference, engine = engines(build(
         "net (float[N, 8] x) => (float[N, 40] y) { y = Gemm <transB = 1> (x, \"fc.weight\") }", fc__weight=normal(40, 8)
     ))  # fmt: skip
-    wide = [{path[0]: [(8 * channel, 1 << 30) for channel in range(channels)]} for channels in (3, 16, 17, 40, 1)]
+    wide = [
+        InjectionEdits({path[0]: [WeightEdit(8 * channel, 1 << 30) for channel in range(channels)]})
+        for channels in (3, 16, 17, 40, 1)
+    ]
     assert isinstance(engine.lane(path), PackedLane)
     assert np.array_equal(all_scores(engine, path, wide), all_scores(reference, path, wide), equal_nan=True)
 
@@ -421,7 +424,8 @@ def test_more_channels_than_a_head_has_rows() -> None:
 def test_a_satisfied_fault_beside_others_changes_nothing() -> None:
     path = ("conv.weight",)
     reference, engine = engines(cnn())
-    edits = [{path[0]: [(3, 0)]}, {path[0]: [(3, 0), (20, 1 << 30)]}, {path[0]: [(3, 5), (3, 5)]}]
+    several = [[(3, 0)], [(3, 0), (20, 1 << 30)], [(3, 5), (3, 5)]]
+    edits = [InjectionEdits({path[0]: [WeightEdit(*edit) for edit in faults]}) for faults in several]
     found = all_scores(engine, path, edits)
     assert np.array_equal(found, all_scores(reference, path, edits), equal_nan=True)
     assert np.array_equal(found[[0, 2]], [engine.scores] * 2)
@@ -481,7 +485,7 @@ def test_a_batch_norm_that_rounds_otherwise_only_when_it_is_faulty(seed: int) ->
     reference, engine = engines(proto, replace(PLAIN, layout="blocked"), 8)
     masks = np.random.default_rng(1).integers(1, 1 << 23, 24).tolist()
     for tensor in ("n.weight", "n.var"):
-        edits = [{tensor: [(i % 3, mask)]} for i, mask in enumerate(masks)]
+        edits = [InjectionEdits({tensor: [WeightEdit(i % 3, mask)]}) for i, mask in enumerate(masks)]
         expected = all_scores(reference, (tensor,), edits)
         assert np.array_equal(all_scores(engine, (tensor,), edits), expected), tensor
 
@@ -549,8 +553,8 @@ def test_planted_faults_make_every_kind_of_number() -> None:
     )
     model = from_proto(proto)
     plants = plant(model, ("w.bias", "w.weight"), {})
-    assert all(set(edits) == {"w.bias", "w.weight"} for edits in plants)
-    largest, small, noisy = (planted(array, edits["w.weight"]) for edits in plants)
+    assert all(set(edits.weights) == {"w.bias", "w.weight"} for edits in plants)
+    largest, small, noisy = (planted(array, edits.weights["w.weight"]) for edits in plants)
     spread = np.unique(np.linspace(0, 119, 16).astype(int)).tolist()
     assert np.flatnonzero(largest != array).tolist() == [60]
     assert largest[60] == np.finfo(np.float32).max
@@ -564,7 +568,7 @@ def test_planted_faults_make_every_kind_of_number() -> None:
     assert np.array_equal(np.frexp(noisy)[1], np.frexp(array)[1])
 
 
-def planted(array: NDArray[np.float32], edits: Iterable[tuple[int, ...]]) -> NDArray[np.float32]:
+def planted(array: NDArray[np.float32], edits: Iterable[WeightEdit]) -> NDArray[np.float32]:
     """The elements of ``array``, flat, with edits applied by numpy alone."""
     faulty = array.reshape(-1).copy()
     for element, mask in edits:
@@ -575,8 +579,8 @@ def planted(array: NDArray[np.float32], edits: Iterable[tuple[int, ...]]) -> NDA
 def test_planted_faults_of_integers_flip_bits() -> None:
     model = from_proto(build("net (float[N, 2] x) => (float[N, 2] y) { y = Relu (x) }", W=np.array([1, 2, 3], np.int8)))
     first, *others = plant(model, ("W",), {})
-    assert list(first["W"]) == [(1, 0x80)]
-    assert all([element for element, _ in edits["W"]] == [0, 1, 2] for edits in others)
+    assert list(first.weights["W"]) == [(1, 0x80)]
+    assert all([element for element, _ in edits.weights["W"]] == [0, 1, 2] for edits in others)
 
 
 UNTAKEN = build(
@@ -606,7 +610,7 @@ UNHELD = build(
 def test_lanes_that_cannot_be_tried_are_not_taken() -> None:
     """A plant makes a factor Inf that the runtime refuses to fuse; a value has a type that arrays cannot hold."""
     reference, engine = engines(UNTAKEN, PLAIN, inputs=normal(7, 6, seed=9, dtype=np.float64))
-    path, edits = ("s.scale",), [{"s.scale": [(0, 1 << 3)]}]
+    path, edits = ("s.scale",), [InjectionEdits({"s.scale": [WeightEdit(0, 1 << 3)]})]
     assert isinstance(engine.lane(path), WholeLane)
     assert np.array_equal(all_scores(engine, path, edits), all_scores(reference, path, edits))
     reference, engine = engines(UNHELD, PLAIN)

@@ -56,13 +56,14 @@ from bitswap_onnx.data.chunks import Chunk
 from bitswap_onnx.errors import ControlFailedError, RunError
 from bitswap_onnx.faults.fault import Fault, Injection, Kind, Site
 from bitswap_onnx.graph import channels, neurons, resolve
+from bitswap_onnx.graph.edits import ALL_INPUTS, InjectionEdits, WeightEdit
 from bitswap_onnx.graph.heads import ROWS, Head, StretchRow
 from bitswap_onnx.graph.marks import MarkedValues, Marks
 from bitswap_onnx.graph.model import from_proto
-from bitswap_onnx.graph.neurons import ALL_INPUTS, Flips
-from bitswap_onnx.graph.receipts import InjectionEdits, ResolvedInjection
+from bitswap_onnx.graph.neurons import Flips
+from bitswap_onnx.graph.receipts import ResolvedInjection
 from bitswap_onnx.graph.row_rules import ROW_RULES
-from bitswap_onnx.graph.sites import NeuronSite, is_site
+from bitswap_onnx.graph.sites import NeuronSite
 from bitswap_onnx.graph.slices import Slicer
 from bitswap_onnx.outcome import Golden
 from bitswap_onnx.runtime import lanes, neuron_lane, worker
@@ -176,10 +177,10 @@ def one_fault_per_channel(patch: Patch) -> None:
     """Of several faults of an injection in one channel the last one acts."""
 
     def rows(self: PackedLane, edits: InjectionEdits) -> list[StretchRow]:
-        found: dict[int, dict[str, list[tuple[int, ...]]]] = {}
-        for tensor, changes in edits.items():
+        found: dict[int, dict[str, list[WeightEdit]]] = {}
+        for tensor, changes in edits.weights.items():
             for element, mask in changes:
-                found.setdefault(self.head.channel(tensor, element), {})[tensor] = [(element, mask)]
+                found.setdefault(self.head.channel(tensor, element), {})[tensor] = [WeightEdit(element, mask)]
         return [StretchRow(channel, own) for channel, own in found.items()]
 
     patch.setattr(PackedLane, "rows", rows)
@@ -237,8 +238,8 @@ def first_input_lost(patch: Patch) -> None:
 
     def lost(self: Store, position: int, chunk: Chunk) -> InjectionEdits:
         edits = read(self, position, chunk)
-        kept = {key: [e for e in own if not is_site(key) or e[0] != chunk.first] for key, own in edits.items()}
-        return {key: own for key, own in kept.items() if own}
+        kept = {key: [edit for edit in own if edit.input != chunk.first] for key, own in edits.neurons.items()}
+        return InjectionEdits(edits.weights, {key: own for key, own in kept.items() if own})
 
     patch.setattr(Store, "edits", lost)
 
@@ -328,10 +329,8 @@ def last_fault_of_a_weight(patch: Patch) -> None:
 
     def last(self: Store, position: int, chunk: Chunk) -> InjectionEdits:
         edits = read(self, position, chunk)
-        return {
-            key: list(own) if is_site(key) else list({edit[0]: edit for edit in own}.values())
-            for key, own in edits.items()
-        }
+        last_edits = {key: list({edit.element: edit for edit in own}.values()) for key, own in edits.weights.items()}
+        return InjectionEdits(last_edits, edits.neurons)
 
     patch.setattr(Store, "edits", last)
 

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from bitswap_onnx.faults.bits import to_bits
 from bitswap_onnx.faults.fault import Kind
+from bitswap_onnx.graph.edits import ALL_INPUTS, InjectionEdits, NeuronEdit, WeightEdit
 from bitswap_onnx.graph.model import Model, from_proto
-from bitswap_onnx.graph.neurons import ALL_INPUTS, operation
-from bitswap_onnx.graph.receipts import InjectionEdits
+from bitswap_onnx.graph.neurons import operation
 from bitswap_onnx.graph.sites import NeuronSite, find_sites
 from bitswap_onnx.graph.slices import Slicer
 from bitswap_onnx.graph.targets import find_targets
@@ -51,20 +51,21 @@ def injections(engine: ReferenceEngine, path: Path, seed: int = 0) -> list[Injec
     found: list[InjectionEdits] = []
     count = len(engine.inputs)
     for inputs in ([0], [count - 1], [ALL_INPUTS], [*range(count)], [1, 1, ALL_INPUTS], [2, 5]):
-        edits: dict[str, list[tuple[int, ...]]] = {}
+        weights: dict[str, list[WeightEdit]] = {}
+        neurons: dict[str, list[NeuronEdit]] = {}
         for key in path:
             if key not in engine.sites:
                 array = engine.model.tensor(key)
-                edits[key] = [(int(draw.integers(array.size)), 1 << int(draw.integers(20, 31)))]
+                weights[key] = [WeightEdit(int(draw.integers(array.size)), 1 << int(draw.integers(20, 31)))]
                 continue
             site = engine.sites[key]
             top = site.format.width - 1
             for number in inputs:
                 kind = draw.choice(np.array([Kind.FLIP, Kind.STUCK_AT_0, Kind.STUCK_AT_1, Kind.SET], object))
                 operand = 0x7FC00001 if kind is Kind.SET else int(draw.choice([top, top - 1, int(draw.integers(top))]))
-                change = number, int(draw.integers(site.elements)), *operation(kind, operand, site.format)
-                edits.setdefault(key, []).append(change)
-        found.append(edits)
+                edit = NeuronEdit(number, int(draw.integers(site.elements)), *operation(kind, operand, site.format))
+                neurons.setdefault(key, []).append(edit)
+        found.append(InjectionEdits(weights, neurons))
     return found
 
 
@@ -182,7 +183,7 @@ def test_models_cut_by_hand(name: str) -> None:
             bits[2, element] ^= mask
 
         expected = cut_by_hand(reference.model, reference.numerics, site, reference.inputs, edit)
-        edits = [{key: [(2, element, 0xFFFFFFFF, int(mask))]}]
+        edits = [InjectionEdits(neurons={key: [NeuronEdit(2, element, 0xFFFFFFFF, int(mask))]})]
         for way in (reference, engine):
             (found,) = all_scores(way, (key,), edits)
             assert np.array_equal(found, expected.reshape(4, -1), equal_nan=True), (key, type(way).__name__)
@@ -220,7 +221,7 @@ def test_paths_of_weights_beside_neurons_keep_their_lane() -> None:
     """Taps at the inputs of nodes are in the way of no packed head."""
     reference, engine = engines(MODELS["residual"], paths={("d.weight",): 100, ("@input:d",): 100})
     assert engine.kind(("d.weight",)) == "packed"
-    edits: list[InjectionEdits] = [{"d.weight": [(i * 7, 1 << 30)]} for i in range(20)]
+    edits = [InjectionEdits({"d.weight": [WeightEdit(i * 7, 1 << 30)]}) for i in range(20)]
     found, expected = (all_scores(way, ("d.weight",), edits) for way in (engine, reference))
     assert bits_of(found) == bits_of(expected)
 
@@ -250,7 +251,7 @@ def test_blocks_and_chunks_count_the_dataset_s_inputs(path: Path, memory: int) -
 def test_batches_and_what_is_left_of_them(batch: int, count: int) -> None:
     path = ("@output:c",)
     reference, engine = engines(MODELS["residual"], batch, count, paths={path: 100})
-    edits: list[InjectionEdits] = [{path[0]: [(i, 3, 0xFFFFFFFF, 1 << 30)]} for i in range(count)]
+    edits = [InjectionEdits(neurons={path[0]: [NeuronEdit(i, 3, 0xFFFFFFFF, 1 << 30)]}) for i in range(count)]
     found, expected = (all_scores(way, path, edits) for way in (engine, reference))
     assert bits_of(found) == bits_of(expected)
     assert engine.kind(path) == "neuron"

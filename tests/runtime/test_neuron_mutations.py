@@ -22,10 +22,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from bitswap_onnx.campaign import schedule as plan
 from bitswap_onnx.campaign.audit import Audit
 from bitswap_onnx.campaign.run import Campaign, run_campaign
 from bitswap_onnx.campaign.setup import Settings
+from bitswap_onnx.data import chunks
 from bitswap_onnx.errors import ControlFailedError
 from bitswap_onnx.faults.fault import Fault, Injection, Site
 from bitswap_onnx.graph.neurons import Flips, flips
@@ -106,7 +106,7 @@ def test_the_audit_or_a_control_sees(mutant: Callable[[Patch], None], model: Pat
     every = [Injection(f"f{i}", (exponent(i, i % INPUTS), exponent(i + 1, (i + 5) % INPUTS))) for i in range(44)]
     for blind in (True, False):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(plan, "BATCHES_PER_CHUNK", 2)
+            patch.setattr(chunks, "BATCHES_PER_CHUNK", 2)
             if blind:
                 unchecked(patch)
             mutant(patch)
