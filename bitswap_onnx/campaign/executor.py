@@ -19,7 +19,7 @@ from bitswap_onnx.campaign.store import Store
 from bitswap_onnx.data.chunks import Chunk, chunks
 from bitswap_onnx.errors import ControlFailedError, InterruptedRunError, RunError
 from bitswap_onnx.outcome import Golden, judge
-from bitswap_onnx.runtime.incremental import WHOLE
+from bitswap_onnx.runtime.candidates import WHOLE
 from bitswap_onnx.runtime.messages import Engine, Unit
 from bitswap_onnx.runtime.pool import Pool
 

@@ -47,8 +47,8 @@ def choose_layout(model: Model, numerics: Numerics, output: str, spec: ModelInpu
 
 
 def _is_exact(engine: IncrementalEngine, path: tuple[str, ...]) -> bool:
-    for lane in engine.candidates(path):
+    for lane in engine.candidates.lanes(path):
         with suppress(ModelError):  # a lane that the runtime does not take
-            if isinstance(lane, PackedLane) and engine.is_exact(lane):
+            if isinstance(lane, PackedLane) and engine.probe.is_exact(lane):
                 return True
     return False

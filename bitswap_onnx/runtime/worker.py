@@ -58,8 +58,8 @@ class Worker:
         if unit["whole"]:
             self.incremental.give_up(path)
         elif unit["lane"] is not None:
-            self.incremental.trust(path, unit["lane"])
-        kind = self.incremental.kind(path) if engine is self.incremental else "whole"
+            self.incremental.adopt_lane(path, unit["lane"])
+        kind = self.incremental.lane_kind(path) if engine is self.incremental else "whole"
         is_due = unit["control"] and unit["held"] != kind
         reply: Message = {"control": engine.control(path, first, stop) if is_due else None, "counts": [], "kind": kind}
         blobs: dict[str, bytes] = {}
@@ -75,7 +75,7 @@ class Worker:
             reply["counts"] = [tally.counts for tally in tallies]
             blobs = {f"{i} {name}": blob for i, tally in enumerate(tallies) for name, blob in tally.blobs().items()}
         if engine is self.incremental:
-            reply["lane"] = self.incremental.found(path)
+            reply["lane"] = self.incremental.lane_number(path)
         return {**reply, "seconds": time.perf_counter() - begun}, blobs
 
     def expect(self, paths: list[Any]) -> None:

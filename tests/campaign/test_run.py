@@ -29,7 +29,7 @@ from bitswap_onnx.estimates.read import read_recorded
 from bitswap_onnx.faults.fault import Fault, Injection, Kind
 from bitswap_onnx.faults.fault_list import read_fault_list, write_fault_list
 from bitswap_onnx.outcome import COUNTS
-from bitswap_onnx.runtime.lanes import WholeLane
+from bitswap_onnx.runtime.model_lanes import WholeLane
 from tests.builders import build, cnn, normal, save
 
 INPUTS, BATCH = 20, 8

@@ -20,12 +20,15 @@ from bitswap_onnx.graph.heads import ROWS
 from bitswap_onnx.graph.model import from_proto, load_model
 from bitswap_onnx.graph.signature import ModelInput
 from bitswap_onnx.graph.targets import find_targets
+from bitswap_onnx.runtime.candidates import WHOLE
 from bitswap_onnx.runtime.device import DeviceLane
-from bitswap_onnx.runtime.incremental import WHOLE, IncrementalEngine
-from bitswap_onnx.runtime.lanes import ConeLane, Lane, WholeLane
+from bitswap_onnx.runtime.incremental import IncrementalEngine
+from bitswap_onnx.runtime.lanes import Lane
 from bitswap_onnx.runtime.layout import choose_layout
+from bitswap_onnx.runtime.model_lanes import ConeLane, WholeLane
 from bitswap_onnx.runtime.packed import PackedLane
-from bitswap_onnx.runtime.probes import plant
+from bitswap_onnx.runtime.planted_faults import plant
+from bitswap_onnx.runtime.probe import Probe
 from bitswap_onnx.runtime.reference import ReferenceEngine
 from bitswap_onnx.runtime.session import Numerics, open_session
 from tests.builders import build, cnn, normal
@@ -355,17 +358,17 @@ def test_the_lanes_that_are_meant_really_run() -> None:
 def test_few_inferences_are_not_worth_a_search() -> None:
     path = ("conv.weight",)
     _, engine = engines(cnn(), worth=8, paths={path: 7}, count=8)
-    assert engine.found(path) == WHOLE
+    assert engine.lane_number(path) == WHOLE
     engine.expect({path: 8})
-    assert engine.found(path) == 0
+    assert engine.lane_number(path) == 0
     lane = engine.lane(path)
     other = ("fc.weight",)
-    assert engine._shared == lane.values
+    assert engine.shared_values == lane.values
     engine.expect({path: 9, other: 9})
     assert engine.lane(path) is lane
-    assert engine._shared == lane.values | engine.lane(other).values > lane.values
+    assert engine.shared_values == lane.values | engine.lane(other).values > lane.values
     _, engine = engines(cnn(), worth=8, paths={path: 8}, count=8)
-    assert engine.found(path) == 0
+    assert engine.lane_number(path) == 0
 
 
 @pytest.mark.parametrize("name", ["cnn", "mobile"])
@@ -438,7 +441,7 @@ def test_a_tensor_that_does_not_reach_the_scores() -> None:
         aside = MatMul (x, "b.weight")
     }"""
     reference, engine = engines(build(text, a__weight=normal(3, 4), b__weight=normal(3, 4)))
-    assert engine.found(("b.weight",)) == WHOLE
+    assert engine.lane_number(("b.weight",)) == WHOLE
     assert_equal(reference, engine, list(engine.paths))
 
 
@@ -446,8 +449,8 @@ def test_what_one_engine_found_another_one_trusts() -> None:
     reference, engine = engines(MODELS["shared"])
     _, other = engines(MODELS["shared"])
     for path in engine.paths:
-        other.trust(path, engine.found(path))
-        assert other.found(path) == engine.found(path)
+        other.adopt_lane(path, engine.lane_number(path))
+        assert other.lane_number(path) == engine.lane_number(path)
     assert lanes_of(other) == lanes_of(engine)
     assert_equal(reference, other, list(other.paths))
 
@@ -456,10 +459,10 @@ def test_what_is_found_already_stays() -> None:
     _, engine = engines(cnn())
     path = ("conv.weight",)
     lane = engine.lane(path)
-    engine.trust(path, WHOLE)
+    engine.adopt_lane(path, WHOLE)
     assert engine.lane(path) is lane
     _, other = engines(cnn())
-    other.trust(path, WHOLE)
+    other.adopt_lane(path, WHOLE)
     assert isinstance(other.lane(path), WholeLane)
 
 
@@ -512,34 +515,27 @@ def test_a_model_that_mixes_the_inputs_of_a_batch(name: str, size: int, count: i
     assert not isinstance(engine.lane(path), PackedLane)
 
 
-class _Refusing(IncrementalEngine):
-    """An engine for which only some candidates are exact."""
-
-    exact: tuple[type, ...] = ()
-
-    def is_exact(self, lane: Lane) -> bool:
-        return isinstance(lane, self.exact) and super().is_exact(lane)
-
-
 @pytest.mark.parametrize("exact", [(), (ConeLane,), (PackedLane,)])
 def test_every_lane_gives_the_same(exact: tuple[type, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_Refusing, "exact", exact)
+    """Even where the probe refuses some kinds of lanes."""
+    judge = Probe.is_exact
+
+    def refusing(self: Probe, lane: Lane) -> bool:
+        return isinstance(lane, exact) and judge(self, lane)
+
+    monkeypatch.setattr(Probe, "is_exact", refusing)
     reference, engine = engines(cnn())
-    refusing = _Refusing(
-        engine.model, engine.numerics, engine.output, engine.inputs, engine.scores, engine.paths, worth=0
-    )
-    *alone, together = refusing.paths
-    assert {type(refusing.lane(path)) for path in alone} == {exact[0] if exact else WholeLane}
-    assert type(refusing.lane(together)) is (ConeLane if ConeLane in exact else WholeLane)
-    assert_equal(reference, refusing, list(refusing.paths))
+    *alone, together = engine.paths
+    assert {type(engine.lane(path)) for path in alone} == {exact[0] if exact else WholeLane}
+    assert type(engine.lane(together)) is (ConeLane if ConeLane in exact else WholeLane)
+    assert_equal(reference, engine, list(engine.paths))
 
 
 @pytest.mark.parametrize("numerics", NUMERICS, ids=lambda n: f"{n.fusion}-{n.layout}")
 @pytest.mark.parametrize("name", ["cnn", "residual", "mobile"])
 def test_golden_values_on_a_device(name: str, numerics: Numerics) -> None:
     """What runs on a GPU, with the CPU as the device."""
-    reference, engine = engines(MODELS[name], numerics)
-    engine.device = "cpu"
+    reference, engine = engines(MODELS[name], numerics, device="cpu")
     assert_equal(reference, engine, list(engine.paths))
     assert any(isinstance(engine.lane(path), DeviceLane) for path in engine.paths)
 
@@ -644,7 +640,7 @@ def test_names_may_look_like_scopes() -> None:
     )
     reference, engine = engines(proto, PLAIN)
     assert_equal(reference, engine, list(engine.paths))
-    assert {engine.kind(path) for path in engine.paths if len(path) == 1} == {"packed"}
+    assert {engine.lane_kind(path) for path in engine.paths if len(path) == 1} == {"packed"}
 
 
 def test_constants_that_lie_outside_the_file(tmp_path: pathlib.Path) -> None:
@@ -668,10 +664,9 @@ def test_constants_that_lie_outside_the_file(tmp_path: pathlib.Path) -> None:
 
 
 def test_lanes_are_forgotten_where_the_memory_is_short() -> None:
-    reference, engine = engines(MODELS["residual"], PLAIN)
-    engine.memory = 1
+    reference, engine = engines(MODELS["residual"], PLAIN, memory=1)
     assert_equal(reference, engine, list(engine.paths))
-    assert len(engine._lanes) == 1
+    assert len(engine.cache.lanes) == 1
     assert_equal(reference, engine, list(engine.paths)[:3])
 
 

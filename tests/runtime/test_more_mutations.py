@@ -66,12 +66,12 @@ from bitswap_onnx.graph.row_rules import ROW_RULES
 from bitswap_onnx.graph.sites import NeuronSite
 from bitswap_onnx.graph.slices import Slicer
 from bitswap_onnx.outcome import Golden
-from bitswap_onnx.runtime import lanes, neuron_lane, worker
+from bitswap_onnx.runtime import model_lanes, neuron_lane, worker
 from bitswap_onnx.runtime.golden_values import GoldenValues
-from bitswap_onnx.runtime.incremental import IncrementalEngine
-from bitswap_onnx.runtime.lanes import Block, Faulty
+from bitswap_onnx.runtime.lanes import Block, FaultyScores
 from bitswap_onnx.runtime.measure import why_one_at_a_time
 from bitswap_onnx.runtime.packed import Pack, PackedLane
+from bitswap_onnx.runtime.probe import Probe
 from bitswap_onnx.runtime.submodel import Submodel
 from bitswap_onnx.runtime.worker import Worker
 from tests.benchmarks.fuzz.run import Options, check_network
@@ -166,7 +166,7 @@ def owners_of_the_first_pack(patch: Patch) -> None:
     """What later packs change is put down to the injections of the first one."""
     finish = PackedLane._finish
 
-    def mixed_up(self: PackedLane, numbers: list[int], held: list[Any], block: Block) -> Faulty:
+    def mixed_up(self: PackedLane, numbers: list[int], held: list[Any], block: Block) -> FaultyScores:
         counted = [replace(pairs, owner=pairs.owner % (ROWS // pairs.channels.shape[1])) for pairs in held]
         return finish(self, numbers, counted, block)
 
@@ -198,15 +198,15 @@ def golden_of_equal_length(patch: Patch) -> None:
 
 def first_model_kept(patch: Patch) -> None:
     """The first faulty model that is loaded, that of the null control, is run for all faults."""
-    make = lanes._FaultyModel._part
+    make = model_lanes._FaultyModel._part
 
     def kept(self: Any, edits: InjectionEdits) -> Submodel:
-        if not self._loaded:
-            self._loaded[:] = [make(self, edits)]
-        part: Submodel = self._loaded[0]
+        if self._unwritten is None:
+            self._unwritten = make(self, edits)
+        part: Submodel = self._unwritten
         return part
 
-    patch.setattr(lanes._FaultyModel, "_part", kept)
+    patch.setattr(model_lanes._FaultyModel, "_part", kept)
 
 
 def outcomes_kept(patch: Patch) -> None:
@@ -248,7 +248,7 @@ def late_packs_lost(patch: Patch) -> None:
     """What comes after the sixth pack is dropped."""
     run_packs = PackedLane._run_packs
 
-    def some(self: PackedLane, packs: Iterator[Pack], block: Block) -> Iterator[Faulty]:
+    def some(self: PackedLane, packs: Iterator[Pack], block: Block) -> Iterator[FaultyScores]:
         return run_packs(self, islice(packs, 6), block)
 
     patch.setattr(PackedLane, "_run_packs", some)
@@ -319,7 +319,7 @@ def last_fault_of_a_neuron(patch: Patch) -> None:
         changes = np.array(list(found.values()), site.format.view).reshape(-1, 2)
         return Flips(np.fromiter(found, np.int64, len(found)), changes[:, 0].copy(), changes[:, 1].copy())
 
-    for module in (neurons, lanes, neuron_lane):
+    for module in (neurons, model_lanes, neuron_lane):
         patch.setattr(module, "flips", flips)
 
 
@@ -356,9 +356,9 @@ def rows_gathered_anywhere(patch: Patch) -> None:
 
 def counted_from_the_block(patch: Patch) -> None:
     """Flip nodes count inputs from the block's first one."""
-    scores = lanes._FaultyModel.scores
+    scores = model_lanes._FaultyModel.scores
     patch.setattr(
-        lanes._FaultyModel,
+        model_lanes._FaultyModel,
         "scores",
         lambda self, edits, feeds, block: scores(self, edits, feeds, replace(block, first=0)),
     )
@@ -494,8 +494,8 @@ def both(*mutants: Mutant) -> Mutant:
 
 def every_lane_accepted(patch: Patch) -> None:
     """The probe looks away."""
-    patch.setattr(IncrementalEngine, "is_exact", lambda self, lane: True)
-    patch.setattr(IncrementalEngine, "bears_plants", lambda self, lane, path: True)
+    patch.setattr(Probe, "is_exact", lambda self, lane: True)
+    patch.setattr(Probe, "bears_plants", lambda self, lane, path: True)
 
 
 @pytest.mark.parametrize(

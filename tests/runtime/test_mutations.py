@@ -40,6 +40,7 @@ from bitswap_onnx.runtime.golden_values import GoldenValues
 from bitswap_onnx.runtime.incremental import IncrementalEngine
 from bitswap_onnx.runtime.lanes import Block
 from bitswap_onnx.runtime.packed import PackedLane
+from bitswap_onnx.runtime.probe import Probe
 from bitswap_onnx.runtime.session import Numerics, open_session
 from tests.builders import build, cnn, normal, save
 
@@ -70,7 +71,7 @@ def engine_of(proto: onnx.ModelProto) -> IncrementalEngine:
 
 
 def first_lane(engine: IncrementalEngine) -> PackedLane:
-    lane = next(engine.candidates(PATH))
+    lane = next(engine.candidates.lanes(PATH))
     assert isinstance(lane, PackedLane)
     return lane
 
@@ -78,7 +79,7 @@ def first_lane(engine: IncrementalEngine) -> PackedLane:
 def accepts(engine: IncrementalEngine) -> bool:
     """Whether the probe takes the fastest lane."""
     lane = first_lane(engine)
-    return engine.is_exact(lane) and engine.bears_plants(lane, PATH)
+    return engine.probe.accepts(lane, PATH)
 
 
 def wrong_channel(patch: Patch) -> None:
@@ -183,8 +184,8 @@ def stale_block(patch: Patch) -> None:
 
 def every_cut_accepted(patch: Patch) -> None:
     """The probe looks away."""
-    patch.setattr(IncrementalEngine, "is_exact", lambda self, lane: True)
-    patch.setattr(IncrementalEngine, "bears_plants", lambda self, lane, path: True)
+    patch.setattr(Probe, "is_exact", lambda self, lane: True)
+    patch.setattr(Probe, "bears_plants", lambda self, lane, path: True)
 
 
 def both(*mutants: Mutant) -> Mutant:
@@ -215,7 +216,7 @@ def test_the_probe_sees(mutant: Mutant, monkeypatch: Patch) -> None:
 
 
 def test_no_lane_that_moves_rows_is_offered_where_inputs_mix() -> None:
-    assert not any(isinstance(lane, PackedLane) for lane in engine_of(mixing()).candidates(PATH))
+    assert not any(isinstance(lane, PackedLane) for lane in engine_of(mixing()).candidates.lanes(PATH))
 
 
 @pytest.mark.parametrize(

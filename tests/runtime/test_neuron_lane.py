@@ -19,7 +19,8 @@ from bitswap_onnx.graph.sites import NeuronSite, find_sites
 from bitswap_onnx.graph.slices import Slicer
 from bitswap_onnx.graph.targets import find_targets
 from bitswap_onnx.runtime.incremental import IncrementalEngine
-from bitswap_onnx.runtime.lanes import ConeLane, Lane
+from bitswap_onnx.runtime.lanes import Lane
+from bitswap_onnx.runtime.model_lanes import ConeLane
 from bitswap_onnx.runtime.neuron_lane import NeuronLane
 from bitswap_onnx.runtime.reference import ReferenceEngine
 from bitswap_onnx.runtime.session import Numerics, load, open_session
@@ -80,7 +81,7 @@ def bits_of(scores: NDArray[Any]) -> bytes:
 def lane_scores(lane: Lane, engine: IncrementalEngine, edits: Sequence[InjectionEdits], first: int, stop: int) -> Any:
     """The scores of injections over some inputs by one lane, in whatever blocks."""
     scores = np.stack([engine.scores[first:stop]] * len(edits))
-    for start, block in engine._blocks(lane, first, stop):
+    for start, block in engine.blocks(lane, first, stop):
         for faulty in lane.run(edits, block):
             for number, part in zip(faulty.numbers, faulty.parts, strict=True):
                 scores[number, start - first + faulty.rows[part]] = faulty.scores[part]
@@ -92,13 +93,13 @@ def assert_equal(pair: Pair, path: Path, seed: int = 0) -> set[str]:
     reference, engine = pair
     edits = injections(reference, path, seed)
     expected = bits_of(all_scores(reference, path, edits))
-    assert bits_of(all_scores(engine, path, edits)) == expected, (path, engine.kind(path))
+    assert bits_of(all_scores(engine, path, edits)) == expected, (path, engine.lane_kind(path))
     assert engine.control(path, 0, len(engine.inputs)) == len(engine.inputs)
-    held = [lane for lane in engine.candidates(path) if engine.holds(lane, path)]
-    for lane in held:
+    accepted = [lane for lane in engine.candidates.lanes(path) if engine.probe.accepts(lane, path)]
+    for lane in accepted:
         found = lane_scores(lane, engine, edits, 0, len(engine.inputs))
         assert bits_of(found) == expected, (path, type(lane).__name__)
-    return {type(lane).__name__ for lane in held}
+    return {type(lane).__name__ for lane in accepted}
 
 
 @pytest.mark.parametrize("name", [name for name in MODELS if name != "half"])
@@ -144,7 +145,7 @@ def parallel() -> onnx.ModelProto:
 def test_sites_beside_each_other_need_no_flip_node(path: Path) -> None:
     pair = engines(parallel(), paths={path: 100})
     assert assert_equal(pair, path) == {"NeuronLane", "ConeLane"}
-    assert pair[1].kind(path) == "neuron"
+    assert pair[1].lane_kind(path) == "neuron"
 
 
 def cut_by_hand(model: Model, numerics: Numerics, site: NeuronSite, x: NDArray[Any], edit: Any) -> NDArray[Any]:
@@ -220,7 +221,7 @@ def test_random_networks(proto: onnx.ModelProto, batch: int, random: Any) -> Non
 def test_paths_of_weights_beside_neurons_keep_their_lane() -> None:
     """Taps at the inputs of nodes are in the way of no packed head."""
     reference, engine = engines(MODELS["residual"], paths={("d.weight",): 100, ("@input:d",): 100})
-    assert engine.kind(("d.weight",)) == "packed"
+    assert engine.lane_kind(("d.weight",)) == "packed"
     edits = [InjectionEdits({"d.weight": [WeightEdit(i * 7, 1 << 30)]}) for i in range(20)]
     found, expected = (all_scores(way, ("d.weight",), edits) for way in (engine, reference))
     assert bits_of(found) == bits_of(expected)
@@ -243,7 +244,7 @@ def test_blocks_and_chunks_count_the_dataset_s_inputs(path: Path, memory: int) -
     for first, stop in ((0, 11), (4, 8), (8, 11)):
         for way in (engine, reference):
             assert bits_of(all_scores(way, path, edits, first, stop)) == bits_of(expected[:, first:stop])
-        for lane in engine.candidates(path):
+        for lane in engine.candidates.lanes(path):
             assert bits_of(lane_scores(lane, engine, edits, first, stop)) == bits_of(expected[:, first:stop])
 
 
@@ -254,7 +255,7 @@ def test_batches_and_what_is_left_of_them(batch: int, count: int) -> None:
     edits = [InjectionEdits(neurons={path[0]: [NeuronEdit(i, 3, 0xFFFFFFFF, 1 << 30)]}) for i in range(count)]
     found, expected = (all_scores(way, path, edits) for way in (engine, reference))
     assert bits_of(found) == bits_of(expected)
-    assert engine.kind(path) == "neuron"
+    assert engine.lane_kind(path) == "neuron"
     changed = (expected != engine.scores).any(axis=2)
     assert not changed[~np.eye(count, dtype=bool)].any()
 
@@ -276,6 +277,6 @@ def test_the_lanes_that_are_meant_really_run() -> None:
     """Without this, an engine that always ran whole models would pass everything above."""
     paths: list[Path] = [("@output:x",), ("@input:scores",), ("@output:scores",), ("@output:a", "@output:b")]
     _, engine = engines(cnn(), paths=dict.fromkeys(paths, 100))
-    assert [engine.kind(path) for path in paths] == ["neuron", "neuron", "neuron", "cone"]
+    assert [engine.lane_kind(path) for path in paths] == ["neuron", "neuron", "neuron", "cone"]
     assert isinstance(engine.lane(paths[0]), NeuronLane)
     assert isinstance(engine.lane(paths[3]), ConeLane)

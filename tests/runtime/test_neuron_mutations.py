@@ -31,8 +31,8 @@ from bitswap_onnx.faults.fault import Fault, Injection, Site
 from bitswap_onnx.graph.neurons import Flips, flips
 from bitswap_onnx.graph.sites import NeuronSite
 from bitswap_onnx.runtime import neuron_lane
-from bitswap_onnx.runtime.incremental import IncrementalEngine
 from bitswap_onnx.runtime.lanes import affected
+from bitswap_onnx.runtime.probe import Probe
 from tests.builders import cnn, normal, save
 
 INPUTS, BATCH = 22, 4
@@ -96,8 +96,8 @@ def wrong_inputs(patch: Patch) -> None:
 
 
 def unchecked(patch: Patch) -> None:
-    patch.setattr(IncrementalEngine, "is_exact", lambda self, lane: True)
-    patch.setattr(IncrementalEngine, "bears_plants", lambda self, lane, path: True)
+    patch.setattr(Probe, "is_exact", lambda self, lane: True)
+    patch.setattr(Probe, "bears_plants", lambda self, lane, path: True)
 
 
 @pytest.mark.parametrize("mutant", [lost_toggle, next_row, first_ignored, wrong_inputs])

@@ -1,4 +1,4 @@
-"""Planted faults, which make every kind of number, and random inputs: a lane is tried with both before it is used."""
+"""Planted faults: they make every kind of number, and a lane is tried with them before it is used."""
 
 import math
 from collections.abc import Mapping
@@ -124,12 +124,3 @@ def _ordinary(draw: np.random.Generator, fmt: BitFormat) -> int:
         return int(draw.integers(1 << (fmt.width - 1)))
     number = np.array([draw.choice((-1.0, 1.0)) * 2.0 ** draw.uniform(-3, 1)]).astype(fmt.dtype)
     return int(to_bits(number)[0])
-
-
-def alike(inputs: NDArray[Any], count: int) -> NDArray[Any]:
-    """Return ``count`` random inputs like ``inputs`` (n, ...): the numbers of each shuffled, floats scaled down."""
-    draw = np.random.default_rng(0)
-    rows = np.stack([draw.permutation(inputs[i % len(inputs)].reshape(-1)) for i in range(count)])
-    if inputs.dtype.kind == "f":
-        rows = (rows * draw.uniform(0.1, 1.0, rows.shape)).astype(inputs.dtype)
-    return rows.reshape(count, *inputs.shape[1:])
