@@ -5,10 +5,10 @@ import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self, TypedDict
+from typing import Literal, Self, TypedDict
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from bitswap_onnx.outcome import Golden, judge
 from bitswap_onnx.runtime.candidates import WHOLE
 from bitswap_onnx.runtime.messages import Engine, Unit
 from bitswap_onnx.runtime.pool import Pool
+from bitswap_onnx.runtime.worker_settings import WorkerSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,17 +148,17 @@ class Executor:
 
     def _workers(self, queue: Queue) -> Pool:
         """Return the workers, who know which paths are likely to have how many batches, now that this is the list."""
-        paths = self._paths(queue)
+        paths = dict(self._paths(queue))
         if self._pool is None:
-            self._pool = Pool(self._worker_settings() | {"paths": paths}, self.execution.workers).__enter__()
-        elif self._pool.settings["paths"] != paths:
+            self._pool = Pool(self._worker_settings(paths), self.execution.workers).__enter__()
+        elif self._pool.settings.paths != paths:
             self._pool.expect(paths)
             # that a path runs as the whole model may have been for want of batches
             self._lanes = {path: lane for path, lane in self._lanes.items() if lane != WHOLE}
         return self._pool
 
-    def _worker_settings(self) -> dict[str, Any]:
-        """Write what all workers read into the run's scratch folder and return most of the message that starts them."""
+    def _worker_settings(self, paths: dict[tuple[str, ...], int]) -> WorkerSettings:
+        """Write the files that all workers read into the run's scratch folder, and return the workers' settings."""
         setup, golden, scratch = self.setup, self.golden, self.store.run / SCRATCH
         try:
             scratch.mkdir(exist_ok=True)
@@ -167,17 +168,18 @@ class Executor:
                 np.save(scratch / "labels.npy", golden.labels)
         except OSError as error:
             raise RunError(f"{scratch}: cannot write the prepared inputs: {error.strerror}; free some space") from None
-        return {
-            "model": str(setup.path.resolve()),
-            "sha256": setup.model.sha256,
-            "scratch": str(scratch.resolve()),
-            "labels": golden.labels is not None,
-            "numerics": setup.numerics.as_dict(),
-            "output": setup.output,
-            "criterion": asdict(golden.criterion),
-            "records": self.store.setting("identity")["records"],
-            "memory": self.execution.memory // max(self.execution.workers, 1),
-        }
+        return WorkerSettings(
+            model=str(setup.path.resolve()),
+            sha256=setup.model.sha256,
+            scratch=str(scratch.resolve()),
+            has_labels=golden.labels is not None,
+            numerics=setup.numerics,
+            output=setup.output,
+            criterion=golden.criterion,
+            records=tuple(self.store.setting("identity")["records"]),
+            memory=self.execution.memory // max(self.execution.workers, 1),
+            paths=paths,
+        )
 
     def _paths(self, queue: Queue) -> list[tuple[tuple[str, ...], int]]:
         """Return the faulty paths, each with the number of batches it is likely to run in all."""
@@ -216,16 +218,16 @@ class Executor:
             work = unit.work
             if work.path in store.given_up and not unit.whole:
                 continue  # begun before its lane was given up
-            if result.kind != "whole" and result.control not in (None, len(work.chunk)):
+            if result.lane_kind != "whole" and result.control not in (None, len(work.chunk)):
                 schedule.again(work.path, self._give_up(work.path))
                 done, inferences, critical = _tally(store)
                 continue
-            self._lanes[work.path] = result.lane
-            if kinds.get(name := ", ".join(unit.path)) != result.kind:
-                kinds[name] = result.kind
+            self._lanes[work.path] = result.lane_number
+            if kinds.get(name := ", ".join(unit.path)) != result.lane_kind:
+                kinds[name] = result.lane_kind
                 store.put("lanes", kinds)
             schedule.learn(work, result.seconds)
-            held = [] if result.control is None else [(work.path, result.control, result.kind)]
+            held = [] if result.control is None else [(work.path, result.control, result.lane_kind)]
             outcomes = list(zip(work.positions, result.counts, result.blobs, strict=bool(result.counts)))
             store.add(work.chunk, outcomes, held)
             if result.control not in (None, len(work.chunk)):

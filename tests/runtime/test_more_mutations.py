@@ -188,12 +188,13 @@ def one_fault_per_channel(patch: Patch) -> None:
 
 def golden_of_equal_length(patch: Patch) -> None:
     """Golden scores to judge by are kept for the next chunk of as many inputs."""
-    take = Worker._golden_part
+    take = Worker._golden_of
 
-    def kept(self: Worker, first: int, inputs: int) -> Golden:
-        return self.part[1] if self.part and self.part[0][1] == inputs else take(self, first, inputs)
+    def kept(self: Worker, chunk: Chunk) -> Golden:
+        part = self._golden_part
+        return part[1] if part and len(part[0]) == len(chunk) else take(self, chunk)
 
-    patch.setattr(Worker, "_golden_part", kept)
+    patch.setattr(Worker, "_golden_of", kept)
 
 
 def first_model_kept(patch: Patch) -> None:
