@@ -29,7 +29,7 @@ from bitswap_onnx.graph.sites import NeuronSite, find_sites
 from bitswap_onnx.graph.slices import Slicer
 from bitswap_onnx.runtime.session import Numerics, load, open_session
 from tests.builders import build, normal
-from tests.runtime.test_incremental import MODELS
+from tests.networks import MODELS
 
 ROWS = 3
 

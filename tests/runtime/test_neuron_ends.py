@@ -5,8 +5,8 @@ import pytest
 
 from bitswap_onnx.graph.edits import InjectionEdits, NeuronEdit
 from tests.builders import build, normal
-from tests.runtime.test_incremental import all_scores
-from tests.runtime.test_neuron_lane import Path, bits_of, engines, injections
+from tests.runtime.engines import all_scores
+from tests.runtime.neuron_engines import Path, bits_of, engines, injections
 
 TWO_ENDS = """net (float[N, 6] x) => (float[N, 3] y, float[N, 4] aux) {
     a = MatMul (x, "a.weight")
