@@ -132,7 +132,9 @@ def tensorflow_native(model: Model) -> Native:
             return run_saved_model(Path(folder), inputs)
 
     return Native(
-        "tf", lambda inputs: run(model, inputs), lambda injection, inputs: run(rewrite(model, injection.edits), inputs)
+        "tf",
+        lambda inputs: run(model, inputs),
+        lambda injection, inputs: run(rewrite(model, injection.edits.weights), inputs),
     )
 
 

@@ -2,9 +2,9 @@
 
 import threading
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 
@@ -16,9 +16,10 @@ from bitswap_onnx.campaign.store import Store
 from bitswap_onnx.data.chunks import Chunk, chunks
 from bitswap_onnx.errors import ControlFailedError, InterruptedRunError, RunError
 from bitswap_onnx.outcome import Golden, judge
-from bitswap_onnx.runtime.incremental import WHOLE
+from bitswap_onnx.runtime.candidates import WHOLE
 from bitswap_onnx.runtime.messages import Engine, Unit
 from bitswap_onnx.runtime.pool import Pool
+from bitswap_onnx.runtime.worker_settings import WorkerSettings
 
 #: Scores that one unit may keep, in bytes.
 _SCORE_BYTES = 1 << 26
@@ -87,17 +88,17 @@ class Executor:
 
     def _workers(self, queue: Queue) -> Pool:
         """Return the workers, who know which paths are likely to have how many batches, now that this is the list."""
-        paths = self._paths(queue)
+        paths = dict(self._paths(queue))
         if self._pool is None:
-            self._pool = Pool(self._worker_settings() | {"paths": paths}, self._workers_wanted).__enter__()
-        elif self._pool.settings["paths"] != paths:
+            self._pool = Pool(self._worker_settings(paths), self._workers_wanted).__enter__()
+        elif self._pool.settings.paths != paths:
             self._pool.expect(paths)
             # that a path runs as the whole model may have been for want of batches
             self._lanes = {path: lane for path, lane in self._lanes.items() if lane != WHOLE}
         return self._pool
 
-    def _worker_settings(self) -> dict[str, Any]:
-        """Write what all workers read into the run's scratch folder and return most of the message that starts them."""
+    def _worker_settings(self, paths: dict[tuple[str, ...], int]) -> WorkerSettings:
+        """Write the files that all workers read into the run's scratch folder, and return the workers' settings."""
         setup, golden, scratch = self.setup, self.golden, self.store.run / SCRATCH
         try:
             scratch.mkdir(exist_ok=True)
@@ -107,17 +108,18 @@ class Executor:
                 np.save(scratch / "labels.npy", golden.labels)
         except OSError as error:
             raise RunError(f"{scratch}: cannot write the prepared inputs: {error.strerror}; free some space") from None
-        return {
-            "model": str(setup.path.resolve()),
-            "sha256": setup.model.sha256,
-            "scratch": str(scratch.resolve()),
-            "labels": golden.labels is not None,
-            "numerics": setup.numerics.as_dict(),
-            "output": setup.output,
-            "criterion": asdict(golden.criterion),
-            "records": list(self.store.identity.records),
-            "memory": self.options.memory_bytes // max(self._workers_wanted, 1),
-        }
+        return WorkerSettings(
+            model=str(setup.path.resolve()),
+            sha256=setup.model.sha256,
+            scratch=str(scratch.resolve()),
+            has_labels=golden.labels is not None,
+            numerics=setup.numerics,
+            output=setup.output,
+            criterion=golden.criterion,
+            records=self.store.identity.records,
+            memory=self.options.memory_bytes // max(self._workers_wanted, 1),
+            paths=paths,
+        )
 
     def _paths(self, queue: Queue) -> list[tuple[tuple[str, ...], int]]:
         """Return the faulty paths, each with the number of batches it is likely to run in all."""
@@ -154,16 +156,16 @@ class Executor:
             work = unit.work
             if work.path in store.given_up and not unit.whole:
                 continue  # begun before its lane was given up
-            if result.kind != "whole" and result.control not in (None, len(work.chunk)):
+            if result.lane_kind != "whole" and result.control not in (None, len(work.chunk)):
                 schedule.again(work.path, self._give_up(work.path))
                 done, inferences, critical = _tally(store)
                 continue
-            self._lanes[work.path] = result.lane
-            if kinds.get(name := ", ".join(unit.path)) != result.kind:
-                kinds[name] = result.kind
+            self._lanes[work.path] = result.lane_number
+            if kinds.get(name := ", ".join(unit.path)) != result.lane_kind:
+                kinds[name] = result.lane_kind
                 store.keep_lanes(kinds)
             schedule.learn(work, result.seconds)
-            held = [] if result.control is None else [(work.path, result.control, result.kind)]
+            held = [] if result.control is None else [(work.path, result.control, result.lane_kind)]
             outcomes = list(zip(work.positions, result.counts, result.blobs, strict=bool(result.counts)))
             store.add(work.chunk, outcomes, held)
             if result.control not in (None, len(work.chunk)):

@@ -28,14 +28,14 @@ Queue = dict[int | None, dict[int, NDArray[np.int64]]]
 class Lot:
     """What is left to do for one faulty path over one chunk: injections by position, and first of all its null control.
 
-    ``held``: the lane on which one has run already; only on another one it runs again.
+    ``controlled_lane``: the lane whose null control has already passed; a new lane needs its own.
     """
 
     chunk: Chunk
     path: int
     positions: NDArray[np.int64]
     control: bool
-    held: str | None = None
+    controlled_lane: str | None = None
 
     @property
     def is_done(self) -> bool:
@@ -79,7 +79,7 @@ class Schedule:
         size = self._size(lot)
         positions, lot.positions = lot.positions[:size], lot.positions[size:]
         control, lot.control = lot.control, False
-        return Work(lot.chunk, lot.path, tuple(positions.tolist()), control, lot.held)
+        return Work(lot.chunk, lot.path, tuple(positions.tolist()), control, lot.controlled_lane)
 
     def again(self, path: int, lots: Iterable[Lot]) -> None:
         """Hand out ``lots`` in place of what is left of a path."""
@@ -148,8 +148,8 @@ def make_lots(
     """
     lots = []
     for chunk in parts:
-        done, held = finished(chunk), controlled(chunk)
+        done, controlled_lanes = finished(chunk), controlled(chunk)
         for path, positions in (queue.get(None) or queue.get(chunk.first, {})).items():
             left = positions if not len(done) else positions[~np.isin(positions, done)]
-            lots.append(Lot(chunk, path, left, len(left) > 0, held.get(path)))
+            lots.append(Lot(chunk, path, left, len(left) > 0, controlled_lanes.get(path)))
     return lots

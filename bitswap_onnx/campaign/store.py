@@ -18,8 +18,8 @@ from bitswap_onnx.campaign.store_checks import plan_digest
 from bitswap_onnx.campaign.store_questions import StoreQuestions
 from bitswap_onnx.data.chunks import Chunk
 from bitswap_onnx.errors import RunError
-from bitswap_onnx.graph.neurons import ALL_INPUTS
-from bitswap_onnx.graph.receipts import InjectionEdits, ResolvedInjection
+from bitswap_onnx.graph.edits import ALL_INPUTS, InjectionEdits, NeuronEdit, WeightEdit
+from bitswap_onnx.graph.receipts import ResolvedInjection
 from bitswap_onnx.graph.sites import is_site
 from bitswap_onnx.outcome import COUNTS, Counts
 
@@ -140,20 +140,21 @@ class Store(StoreQuestions):
 
     def edits(self, position: int, chunk: Chunk) -> InjectionEdits:
         """Return what an injection changes over ``chunk``."""
-        edits: dict[str, list[tuple[int, ...]]] = {}
+        weights: dict[str, list[WeightEdit]] = {}
+        neurons: dict[str, list[NeuronEdit]] = {}
         columns = "SELECT row, tensor, element, mask, input FROM receipt WHERE position = ? AND"
         rows = self._db.execute(
             f"{columns} input IS NULL UNION ALL {columns} input >= ? AND input < ? ORDER BY row",
             (position, position, chunk.first, chunk.stop),
         )
-        for _, tensor, element, mask, number in rows:
-            own = edits.setdefault(tensor, [])
-            if is_site(tensor):
+        for _, key, element, mask, number in rows:
+            if is_site(key):
                 keep, toggle = (int(part, 16) for part in mask.split(":"))
-                own.append((ALL_INPUTS if number is None else number, element, keep, toggle))
+                edit = NeuronEdit(ALL_INPUTS if number is None else number, element, keep, toggle)
+                neurons.setdefault(key, []).append(edit)
             else:
-                own.append((element, int(mask, 16)))
-        return edits
+                weights.setdefault(key, []).append(WeightEdit(element, int(mask, 16)))
+        return InjectionEdits(weights, neurons)
 
     def add(self, chunk: Chunk, outcomes: Iterable[Outcome], controls: Iterable[Control] = ()) -> None:
         """Commit, in one transaction, outcomes over ``chunk`` and null controls.

@@ -17,16 +17,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from bitswap_onnx.faults.bits import BitFormat, Bits
 from bitswap_onnx.faults.fault import Kind
+from bitswap_onnx.graph.edits import ALL_INPUTS, NeuronEdit, NeuronEdits
 from bitswap_onnx.graph.flip_opset import at_flip_opset
 from bitswap_onnx.graph.model import Model
 from bitswap_onnx.graph.nodes import subgraphs
 from bitswap_onnx.graph.sites import NeuronSite
-
-#: What one fault does to a neuron: the dataset input that it hits (or `ALL_INPUTS`), the element in the value's row, and
-#: ``keep`` and ``toggle``: its bits become (bits & keep) ^ toggle.
-NeuronEdit = tuple[int, int, int, int]
-
-ALL_INPUTS = -1
 
 #: The inputs of a flip node, in the order of `Flips`.
 _PARTS = ("index", "keep", "toggle")
@@ -77,7 +72,7 @@ def by_input(edits: Iterable[NeuronEdit]) -> dict[int, list[NeuronEdit]]:
     """Return edits by the dataset input that they hit; edits of all inputs are under `ALL_INPUTS`."""
     table: dict[int, list[NeuronEdit]] = {}
     for edit in edits:
-        table.setdefault(edit[0], []).append(edit)
+        table.setdefault(edit.input, []).append(edit)
     return table
 
 
@@ -137,7 +132,7 @@ def instrument(model: Model, sites: Iterable[NeuronSite]) -> Model:
     return Model(proto, model.name, model.folder, sha256="")
 
 
-def bake(model: Model, edits: Mapping[str, Sequence[NeuronEdit]], sites: Mapping[str, NeuronSite]) -> Model:
+def bake(model: Model, edits: NeuronEdits, sites: Mapping[str, NeuronSite]) -> Model:
     """Return a standalone model that contains the faults ``edits`` of ``sites``, both by key.
 
     A fault of dataset input n hits row n of each batch that has such a row. Raises errors as `instrument` does.
@@ -146,9 +141,9 @@ def bake(model: Model, edits: Mapping[str, Sequence[NeuronEdit]], sites: Mapping
     for key, changes in edits.items():
         site, nodes = sites[key], _Nodes(key)
         before, after = _attach(proto.graph, site)
-        inputs = list(dict.fromkeys(change[0] for change in changes))
+        inputs = list(dict.fromkeys(change.input for change in changes))
         for number, input_ in enumerate(inputs):
-            own = flips({0: [change for change in changes if change[0] == input_]}, [0], site)
+            own = flips({0: [change for change in changes if change.input == input_]}, [0], site)
             end = after if number == len(inputs) - 1 else f"{key}/{number}"
             nodes.flip(site, before, nodes.baked(before, own, input_, site), end)
             before = end

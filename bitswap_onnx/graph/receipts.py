@@ -1,16 +1,13 @@
 """Receipts: the exact tensor or neuron that a fault hits, and the bits that it changes."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from bitswap_onnx.faults.bits import FORMATS, BitFormat, decode
 from bitswap_onnx.faults.fault import Fault
-from bitswap_onnx.graph.neurons import ALL_INPUTS, NeuronEdit
+from bitswap_onnx.graph.edits import ALL_INPUTS, InjectionEdits, NeuronEdit, WeightEdit
 from bitswap_onnx.graph.sites import NeuronSite
 from bitswap_onnx.graph.targets import Target
-
-#: What an injection does: tensor key → (flat element, XOR mask) pairs, neuron site key → `NeuronEdit`.
-InjectionEdits = Mapping[str, Sequence[tuple[int, ...]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +86,9 @@ class NeuronReceipt:
 
     @property
     def edit(self) -> NeuronEdit:
-        """The fault as an edit for engines."""
-        return (ALL_INPUTS if self.fault.input is None else self.fault.input, self.element, self.keep, self.toggle)
+        """The fault as engines take it."""
+        number = ALL_INPUTS if self.fault.input is None else self.fault.input
+        return NeuronEdit(number, self.element, self.keep, self.toggle)
 
     @property
     def effect(self) -> str:
@@ -124,13 +122,14 @@ class ResolvedInjection:
 
     @property
     def edits(self) -> InjectionEdits:
-        """What to rewrite and what to flip."""
-        edits: dict[str, list[tuple[int, ...]]] = {}
+        """The changes of stored tensors and of neurons."""
+        weights: dict[str, list[WeightEdit]] = {}
+        neurons: dict[str, list[NeuronEdit]] = {}
         for receipt in self.receipts:
-            edits.setdefault(receipt.target.tensor, []).append((receipt.element, receipt.mask))
+            weights.setdefault(receipt.target.tensor, []).append(WeightEdit(receipt.element, receipt.mask))
         for neuron in self.neurons:
-            edits.setdefault(neuron.site.key, []).append(neuron.edit)
-        return edits
+            neurons.setdefault(neuron.site.key, []).append(neuron.edit)
+        return InjectionEdits(weights, neurons)
 
     @property
     def inputs(self) -> tuple[int, ...] | None:

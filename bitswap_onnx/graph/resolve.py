@@ -10,8 +10,9 @@ import numpy as np
 from bitswap_onnx.errors import BitswapError, FaultListError, nearest
 from bitswap_onnx.faults.bits import FORMATS, BitFormat, Bits, edit_one, encode, parse_pattern, to_bits
 from bitswap_onnx.faults.fault import BIT_KINDS, SATISFIABLE_KINDS, Fault, Injection, Kind
+from bitswap_onnx.graph.edits import ALL_INPUTS
 from bitswap_onnx.graph.model import Model
-from bitswap_onnx.graph.neurons import ALL_INPUTS, NeuronEdit, bake, operation
+from bitswap_onnx.graph.neurons import bake, operation
 from bitswap_onnx.graph.receipts import NeuronReceipt, Receipt, ResolvedInjection
 from bitswap_onnx.graph.signature import model_input
 from bitswap_onnx.graph.sites import NeuronSite, find_sites
@@ -190,12 +191,10 @@ def resolve(model: Model, injections: Iterable[Injection], bit_order: BitOrder =
 
 def apply(model: Model, injection: ResolvedInjection) -> Model:
     """Return a standalone model that contains an injection: rewritten tensors, and flip nodes for its neurons."""
-    neurons: dict[str, list[NeuronEdit]] = {}
-    for receipt in injection.neurons:
-        neurons.setdefault(receipt.site.key, []).append(receipt.edit)
-    stored = {key: edits for key, edits in injection.edits.items() if key not in neurons}
-    faulty = rewrite(model, stored)
-    return bake(faulty, neurons, {r.site.key: r.site for r in injection.neurons}) if neurons else faulty
+    edits = injection.edits
+    faulty = rewrite(model, edits.weights)
+    sites = {receipt.site.key: receipt.site for receipt in injection.neurons}
+    return bake(faulty, edits.neurons, sites) if edits.neurons else faulty
 
 
 def _operand(fault: Fault, bit: int | None, fmt: BitFormat, name: str) -> int:
@@ -213,7 +212,7 @@ def _operand(fault: Fault, bit: int | None, fmt: BitFormat, name: str) -> int:
 def _refuse_overlaps(injection: Injection, receipts: list[Receipt], neurons: list[NeuronReceipt]) -> None:
     """Raise FaultListError for two faults on one bit; a neuron fault of all inputs overlaps those of single inputs."""
     claims = [(r.target.tensor, r.element, ALL_INPUTS, _claimed_bits(r), r.fault) for r in receipts]
-    claims += [(n.site.key, n.element, n.edit[0], _claimed_bits(n), n.fault) for n in neurons]
+    claims += [(n.site.key, n.element, n.edit.input, _claimed_bits(n), n.fault) for n in neurons]
     taken: dict[tuple[str, int, int], int] = {}
     by_some_input: dict[tuple[str, int], int] = {}
     for key, element, number, bits, fault in claims:

@@ -17,11 +17,11 @@ from onnx import numpy_helper
 
 from bitswap_onnx.faults.bits import to_bits
 from bitswap_onnx.graph.channels import Operand, Step, channel_step, dense_step, parameter_axis
+from bitswap_onnx.graph.edits import WeightEdits
 from bitswap_onnx.graph.model import Model
 from bitswap_onnx.graph.nodes import attribute
 from bitswap_onnx.graph.places import may_repack_channels
 from bitswap_onnx.graph.slices import Slicer
-from bitswap_onnx.graph.weights import Edits
 
 #: Rows of a built stretch: up to this many injections share one run of a faulty layer.
 ROWS = 16
@@ -32,7 +32,7 @@ class StretchRow:
     """One output channel of a stretch and the edits of its weights; without edits it is the clean channel."""
 
     channel: int
-    edits: Edits
+    edits: WeightEdits
 
 
 @dataclass(frozen=True, slots=True)

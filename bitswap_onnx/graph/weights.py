@@ -1,21 +1,17 @@
 """Rewrite: a model and edits of its stored tensors → a new model. The clean model is never changed."""
 
-from collections.abc import Iterable, Mapping
-
 import onnx
 
 from bitswap_onnx.errors import ModelError
 from bitswap_onnx.faults.bits import to_bits
+from bitswap_onnx.graph.edits import WeightEdits
 from bitswap_onnx.graph.model import Model
 from bitswap_onnx.graph.tensors import read_tensor, stored_tensors, write_tensor
-
-#: Changes of one model: tensor key → (flat element, XOR mask) pairs; no pairs means: rewritten, but with the same bits.
-Edits = Mapping[str, Iterable[tuple[int, ...]]]
 
 _INLINE_LIMIT = 1 << 30
 
 
-def rewrite(model: Model, edits: Edits) -> Model:
+def rewrite(model: Model, edits: WeightEdits) -> Model:
     """Return a new model that differs from ``model`` in exactly the bits that ``edits`` names.
 
     Each mask is XORed onto the stored bits of its element. An edited tensor that was external becomes part of the new

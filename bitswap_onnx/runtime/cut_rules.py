@@ -1,4 +1,4 @@
-"""Where a model may be taken apart in some numerics, argued from its operators; probes come on top of it."""
+"""Rules for where a model may be cut under given numerics, argued from its operators; probes check them as well."""
 
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -8,24 +8,24 @@ from bitswap_onnx.graph.slices import Slicer
 from bitswap_onnx.runtime.place_check import keeps_rows
 from bitswap_onnx.runtime.session import Numerics
 
-#: What fusion ``deployed`` folds into the layer before it; blocked kernels do so with the first one.
+#: Operators that fusion ``deployed`` folds into the layer before; blocked kernels fold the first one.
 _FOLDED = ("BatchNormalization", "Mul", "Add", "Sub", "Div")
 
 
 @dataclass(frozen=True, eq=False)
 class CutRules:
-    """The rules for one model, as ``slicer`` has it, in ``numerics``."""
+    """The rules for the model of ``slicer`` under ``numerics``."""
 
     slicer: Slicer
     numerics: Numerics
-    _tried: dict[int, bool] = field(default_factory=dict)
+    _keeps_rows_cache: dict[int, bool] = field(default_factory=dict, init=False)
 
     def parts_fold(self, starts: Iterable[int]) -> bool:
-        """Whether a part that starts with these nodes may compute a parameter otherwise than the whole model does.
+        """Whether a part that starts with these nodes may round a parameter otherwise than the whole model.
 
-        Blocked kernels make a convolution of a batch norm whose input is blocked, and round its parameters when it is
-        loaded. Fusion ``deployed`` folds a batch norm, and what else scales and shifts channels, into the layer before. Such
-        a difference shows for some parameters only, so that no probe is sure to find it.
+        Blocked kernels replace a batch norm whose input is blocked by a convolution, and round its parameters at loading.
+        Fusion ``deployed`` folds a batch norm, or another operator that scales or shifts channels, into the layer before.
+        Only some parameters show the difference, so no probe is sure to find it.
         """
         numerics = self.numerics
         folded = _FOLDED if numerics.fusion == "deployed" else _FOLDED[:1] if numerics.layout == "blocked" else ()
@@ -33,10 +33,11 @@ class CutRules:
         return any(node.op_type in folded and not self.slicer.constants.isdisjoint(node.input) for node in nodes)
 
     def may_cut(self, cuts: Collection[str]) -> bool:
-        """Whether the model may be cut at some values: the table of operators has all of the part behind them.
+        """Whether the model may be cut at the values ``cuts``.
 
-        Nor may a cut part what is folded (`parts_fold`) or summed in one kernel (`parts_sum`), or be at half precision on
-        the CPU, which computes in single and rounds where a value is handed on: that is not at each of them.
+        The table of operators must have all nodes behind them. A cut may not separate nodes that are folded (`parts_fold`)
+        or summed in one kernel (`parts_sum`). On the CPU a cut value may not have half precision: kernels compute in single
+        precision and round only some values between nodes, but a cut rounds each.
         """
         inner = [cut for cut in cuts if cut not in self.slicer.inputs]
         if self.numerics.provider == "cpu" and any(self._is_half(cut) for cut in inner):
@@ -46,14 +47,15 @@ class CutRules:
         return all(is_known(self.slicer.nodes[i]) for i in self._behind(cuts))
 
     def rows_may_move(self, cuts: Collection[str]) -> bool:
-        """Whether rows of the part behind ``cuts`` keep their bits in any place of a batch."""
+        """Whether rows of the part behind ``cuts`` keep their bits at any place of a batch; includes `may_cut`."""
         return self.may_cut(cuts) and all(map(self._keeps_rows, unsettled(self.slicer, self._behind(cuts))))
 
     def parts_sum(self, cut: str) -> bool:
-        """Whether a value may be summed up within the convolution that makes it, so that no cut lies between.
+        """Whether the convolution that makes a value may also compute the sum that reads it, so that no cut lies between.
 
-        Blocked kernels and fusion ``deployed`` do so with a sum that alone reads a convolution, or its batch norm. Of two
-        such operands they take one, and a part that lacks it takes the other: the order of additions differs.
+        Blocked kernels and fusion ``deployed`` do so for a sum that is the only reader of a convolution or of its batch
+        norm. Where both operands are such values the runtime chooses one; a part that lacks it would take the other, and
+        the order of additions would differ.
         """
         if self.numerics.layout == "plain" and self.numerics.fusion == "framework":
             return False
@@ -62,9 +64,9 @@ class CutRules:
         return summed and maker is not None and nodes[maker].op_type in ("Conv", "BatchNormalization")
 
     def _keeps_rows(self, index: int) -> bool:
-        if index not in self._tried:
-            self._tried[index] = keeps_rows(self.slicer, self.numerics, index)
-        return self._tried[index]
+        if index not in self._keeps_rows_cache:
+            self._keeps_rows_cache[index] = keeps_rows(self.slicer, self.numerics, index)
+        return self._keeps_rows_cache[index]
 
     def _behind(self, cuts: Collection[str]) -> set[int]:
         return self.slicer.between(cuts, (self.slicer.output,))

@@ -1,7 +1,7 @@
-"""The packed lane where activations stay on a device: golden values, comparison and compaction never come to the host.
+"""The packed lane with activations on a device: golden values, their comparison and compaction stay there.
 
-What the host gets of a batch is which rows changed and, in the end, scores. The small graphs that compare and compact
-are standard ONNX of operators that the CUDA provider has. Tests run all of it with the CPU as the device.
+The host receives only which rows changed, and the scores. The small graphs that compare and compact use standard ONNX
+operators that the CUDA provider has. Tests run all of it with the CPU as the device.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +18,7 @@ from onnx import TensorProto, helper
 from bitswap_onnx.graph.model import Model
 from bitswap_onnx.graph.stretches import ROWS, StretchRow
 from bitswap_onnx.outcome import Scores
-from bitswap_onnx.runtime.lanes import Block, Faulty, flat, same
+from bitswap_onnx.runtime.lanes import Block, FaultyScores, flat, same
 from bitswap_onnx.runtime.packed import Pack, PackedLane, padded_batches
 from bitswap_onnx.runtime.submodel import Submodel, open_part, to_device
 
@@ -27,41 +27,42 @@ _OPSET = 17  # ReduceMax still has its axes as an attribute
 
 @dataclass(frozen=True, eq=False)
 class DeviceLane(PackedLane):
-    """A `PackedLane` whose values are device values, one per batch of a block (`Block.values`)."""
+    """A `PackedLane` on a device, where each golden value is a list of one device value per batch (`Block.values`)."""
 
     device: str = "cuda"
     _graphs: dict[object, Submodel] = field(default_factory=dict)
 
     def control(self, block: Block, rows: NDArray[np.intp]) -> NDArray[np.bool_]:
-        """As `PackedLane.control`; ``rows`` of each batch keep to it, in their order."""
+        """As `PackedLane.control`; ``rows`` run batch by batch, in their order within each."""
         clean = self._sample()
         places = np.arange(len(clean))
         channels = np.array([row.channel for row in clean])
-        held = np.zeros(block.count, np.bool_)
+        stays_golden = np.zeros(block.count, np.bool_)
         for start, value, changed in self._run_stretch(clean, block):
-            own = rows[(rows >= start) & (rows < start + block.size)]
-            inputs = own - start
-            shape = (len(own), len(clean))
+            batch_rows = rows[(rows >= start) & (rows < start + block.size)]
+            inputs = batch_rows - start
+            shape = (len(batch_rows), len(clean))
             scores = self._batch_scores(
                 block, start, value, inputs, np.broadcast_to(places, shape), np.broadcast_to(channels, shape)
             )
-            held[own] = same(scores, block.scores[own]) & ~changed[inputs, : len(clean)].any(axis=1)
-        return held[rows]
+            is_same = same(scores, block.scores[batch_rows])
+            stays_golden[batch_rows] = is_same & ~changed[inputs, : len(clean)].any(axis=1)
+        return stays_golden[rows]
 
-    def _run_packs(self, packs: Iterator[Pack], block: Block) -> Iterator[Faulty]:
+    def _run_packs(self, packs: Iterator[Pack], block: Block) -> Iterator[FaultyScores]:
         for pack in packs:
-            found, scores = [], []
+            pairs, scores = [], []
             for start, value, changed in self._run_stretch(pack.rows, block):
                 inputs, owner, places, channels = pack.pairs(changed[: block.count - start])
                 scores.append(self._batch_scores(block, start, value, inputs, places, channels))
-                found.append((inputs + start, owner))
-            rows, owners = (np.concatenate(parts) for parts in zip(*found, strict=True))
+                pairs.append((inputs + start, owner))
+            rows, owners = (np.concatenate(parts) for parts in zip(*pairs, strict=True))
             order = np.argsort(owners, kind="stable")
             bounds = np.searchsorted(owners[order], np.arange(len(pack.numbers) + 1)).tolist()
-            yield Faulty(block.count, pack.numbers, rows[order], bounds, np.concatenate(scores)[order])
+            yield FaultyScores(block.count, pack.numbers, rows[order], bounds, np.concatenate(scores)[order])
 
     def _run_stretch(self, rows: Sequence[StretchRow], block: Block) -> Iterator[tuple[int, Any, NDArray[np.bool_]]]:
-        """As in `PackedLane`, the value on the device."""
+        """As in `PackedLane`, with the value on the device."""
         padded = [*rows, *[StretchRow(rows[-1].channel, {})] * (ROWS - len(rows))]
         part = open_part(self.stretch.build(padded), self.numerics, self.blocked[0])
         chosen = {
@@ -105,11 +106,10 @@ class DeviceLane(PackedLane):
             for name in self._fed:
                 golden = block.batch(name, start)
                 if name == self.stretch.value:
-                    found = self._put.run_on({"golden": golden, "value": value, **indices}, self.device)
+                    (feeds[name],) = self._put.run_on({"golden": golden, "value": value, **indices}, self.device)
                 else:
-                    found = self._gather(name, 0).run_on({"value": golden, "chosen": rows}, self.device)
-                feeds[name] = found[0]
-            scores.append(self._part.run(feeds)[0] if self._part else feeds[self.stretch.value].numpy())
+                    (feeds[name],) = self._gather(name, 0).run_on({"value": golden, "chosen": rows}, self.device)
+            scores.append(self._suffix.run(feeds)[0] if self._suffix else feeds[self.stretch.value].numpy())
         return flat(np.concatenate(scores))[: len(inputs)] if scores else block.scores[:0]
 
     def _on_device(self, array: NDArray[np.intp]) -> Any:

@@ -1,4 +1,4 @@
-"""Golden values: what the clean model computes at the cuts, in blocks of inputs that fit the memory."""
+"""Golden values: the values of the clean model at the cuts, in blocks of inputs that fit the memory."""
 
 import math
 from collections.abc import Iterator
@@ -16,14 +16,13 @@ from bitswap_onnx.graph.stretches import ROWS
 from bitswap_onnx.outcome import Scores
 from bitswap_onnx.runtime.lanes import Block
 from bitswap_onnx.runtime.memory import aligned_empty
-from bitswap_onnx.runtime.probes import alike
 from bitswap_onnx.runtime.session import Numerics, open_session
 from bitswap_onnx.runtime.submodel import Submodel, open_part, to_device
 
 
 @dataclass(eq=False)
 class GoldenValues:
-    """Runs the clean model of ``slicer`` over ``inputs`` (n, ...), whose ``scores`` are known, within ``memory`` bytes.
+    """Computes values of the clean model in ``slicer`` for ``inputs`` (n, ...) with known ``scores``, in ``memory`` bytes.
 
     ``device``: where the values stay; None: in arrays of the host.
     """
@@ -38,7 +37,7 @@ class GoldenValues:
     _last: tuple[tuple[int, int, frozenset[str]], Block] | None = field(default=None, init=False)
 
     def blocks(self, names: frozenset[str], first: int, stop: int) -> Iterator[tuple[int, Block]]:
-        """Yield the inputs ``first`` to ``stop`` with their values ``names``, block by block, each with where it begins."""
+        """Yield the inputs ``first`` to ``stop`` with their values ``names``, in blocks, each behind its first input."""
         if not names:
             scores = self.scores[first:stop]
             yield first, Block(self.inputs[first:stop], {}, scores, self.numerics.batch_size, first)
@@ -49,15 +48,15 @@ class GoldenValues:
             yield start, self._block_of(start, min(start + step, stop), names)
 
     def to_probe(self, model: Model, least: int) -> "GoldenValues":
-        """Return whole batches of at least ``least`` inputs: the first ones, and random ones where those are few.
+        """Return the golden values of whole batches, ``least`` inputs or more: the first ones, filled up with random ones.
 
-        ``model``: the whole clean model, for the scores of the random ones.
+        ``model``: the whole clean model, which gives the scores of the random inputs.
         """
         size = self.numerics.batch_size
         count = math.ceil(least / size) * size
         if len(self.inputs) >= count:
             return replace(self, inputs=self.inputs[:count], scores=self.scores[:count])
-        inputs = np.concatenate([self.inputs, alike(self.inputs, count - len(self.inputs))])
+        inputs = np.concatenate([self.inputs, _random_inputs_like(self.inputs, count - len(self.inputs))])
         return replace(self, inputs=inputs, scores=open_session(model, self.numerics, self.slicer.output).run(inputs))
 
     def fits(self, names: frozenset[str]) -> bool:
@@ -65,7 +64,7 @@ class GoldenValues:
         return self.bytes(names) * self.numerics.batch_size <= self.memory
 
     def keeps_scores(self, names: frozenset[str]) -> bool:
-        """Whether the clean model that also hands out ``names`` still has its golden scores."""
+        """Whether the clean model keeps its golden scores on the first batch when ``names`` are outputs too."""
         made = sorted((names | {self.slicer.output}) - set(self.slicer.inputs))
         batch, count = next(batches(self.inputs, self.numerics.batch_size))
         try:
@@ -76,12 +75,12 @@ class GoldenValues:
         return bool((scores.reshape(len(batch), -1)[:count] == self.scores[:count]).all())
 
     def bytes(self, names: frozenset[str] | set[str]) -> int:
-        """Return what golden values take per input, room for a run of the widest stretch included."""
+        """Return the bytes that golden values take per input, with room for a run of the largest value's stretch."""
         sizes = [self.slicer.row_bytes(name) for name in names]
         return sum(sizes) + ROWS * (max(sizes, default=0) + self.scores[:1].nbytes)
 
     def _block_of(self, first: int, stop: int, names: frozenset[str]) -> Block:
-        """Return a block of golden values; the last one is kept, and its memory used again."""
+        """Return a block of golden values; the last block is kept, and its memory is used again."""
         key = first, stop, names
         if self._last is None or self._last[0] != key:
             spare = self._last[1].values if self._last and self._last[0][2] == names else {}
@@ -117,15 +116,24 @@ class GoldenValues:
         (source,) = self.slicer.inputs
         made = names - {source}
         for batch, _ in batches(inputs, self.numerics.batch_size):
-            found = {source: to_device(batch, device)}
+            batch_values = {source: to_device(batch, device)}
             if made:
                 part = self._part(made)
-                found |= dict(zip(part.outputs, part.run_on({source: found[source]}, device), strict=True))
+                batch_values |= dict(zip(part.outputs, part.run_on(dict(batch_values), device), strict=True))
             for name in names:
-                values[name].append(found[name])
+                values[name].append(batch_values[name])
         return values
 
     def _part(self, names: frozenset[str]) -> Submodel:
         if self._prefix is None or self._prefix[0] != names:
             self._prefix = names, open_part(self.slicer.extract(self.slicer.inputs, sorted(names)), self.numerics)
         return self._prefix[1]
+
+
+def _random_inputs_like(inputs: NDArray[Any], count: int) -> NDArray[Any]:
+    """Return ``count`` random inputs made from ``inputs`` (n, ...): the numbers of each shuffled, floats scaled down."""
+    draw = np.random.default_rng(0)
+    rows = np.stack([draw.permutation(inputs[i % len(inputs)].reshape(-1)) for i in range(count)])
+    if inputs.dtype.kind == "f":
+        rows = (rows * draw.uniform(0.1, 1.0, rows.shape)).astype(inputs.dtype)
+    return rows.reshape(count, *inputs.shape[1:])

@@ -1,66 +1,49 @@
-"""Engine 2, exact and fast: run only what a fault can change, and the clean part of the model once.
+"""The incremental engine, exact and fast: it runs only the part that a fault can change, and the clean part once.
 
-For every faulty path it looks for the fastest lane (`bitswap_onnx.runtime.lanes`) that is exact for this model, in these
-numerics, on this machine. What is tried must keep the golden bits of the whole model on a batch of inputs in another
-order than they came, and give what the reference engine gives for planted faults that make Inf, NaN, huge and subnormal
-numbers. The whole model is the lane that is left when nothing else is exact.
+For every faulty path it uses the fastest lane (`bitswap_onnx.runtime.lanes`) that is exact for this model, in these
+numerics, on this machine: `Candidates` proposes lanes, `Probe` tries them, `LaneCache` keeps them loaded. Where no
+proposed lane is exact, the path runs as the whole model.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from itertools import islice
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bitswap_onnx.errors import ModelError
+from bitswap_onnx.graph.edits import InjectionEdits
 from bitswap_onnx.graph.model import Model
-from bitswap_onnx.graph.neurons import instrument, tap, tapped_value
-from bitswap_onnx.graph.receipts import InjectionEdits
-from bitswap_onnx.graph.sites import NeuronSite, is_site
+from bitswap_onnx.graph.neurons import tap
+from bitswap_onnx.graph.sites import NeuronSite
 from bitswap_onnx.graph.slices import Slicer
-from bitswap_onnx.graph.stretches import ChannelwiseStretch, find_stretch
 from bitswap_onnx.outcome import Scores
+from bitswap_onnx.runtime.candidates import WHOLE, Candidates
 from bitswap_onnx.runtime.cut_rules import CutRules
-from bitswap_onnx.runtime.device import DeviceLane
 from bitswap_onnx.runtime.golden_values import GoldenValues
-from bitswap_onnx.runtime.lanes import Block, ConeLane, Faulty, Lane, WholeLane
+from bitswap_onnx.runtime.lane_cache import LaneCache
+from bitswap_onnx.runtime.lanes import Block, FaultyPath, FaultyScores, Lane, LaneKind
 from bitswap_onnx.runtime.measure import with_seen_shapes
-from bitswap_onnx.runtime.neuron_lane import NeuronLane
-from bitswap_onnx.runtime.packed import PackedLane
-from bitswap_onnx.runtime.probes import plant
+from bitswap_onnx.runtime.model_lanes import WholeLanes, clean_model
+from bitswap_onnx.runtime.probe import PROBED_INPUTS, Probe
 from bitswap_onnx.runtime.session import Numerics
 
-#: The tensors that an injection touches, sorted.
-FaultyPath = tuple[str, ...]
-
-#: A path with fewer batches to run than this, in all, is not worth the search for a faster lane, which costs
-#: some ten runs of a batch.
+#: A search for a faster lane costs about ten runs of a batch: a path with fewer batches than this to run in all has none.
 WORTH_BATCHES = 24
-
-#: The number of the lane that is none of the candidates: the whole model.
-WHOLE = -1
 
 #: Golden values on a device at most, in bytes: nothing tells how much of its memory is free.
 DEVICE_MEMORY = 4 << 30
-
-#: How images may enter stretch and suffix under blocked kernels.
-_LAYOUTS = ((False, False), (True, True), (False, True), (True, False))
-
-#: Inputs that a lane is tried with, at least; where there are fewer, random ones like them are added.
-_PROBED = 32
 
 
 @dataclass(eq=False)
 class IncrementalEngine:
     """Runs injections over the prepared ``inputs`` (n, ...), whose golden ``scores`` (n, classes) are known.
 
-    ``paths`` are the faulty paths that will come, each with the number of batches that are likely to run there in all;
-    ``sites`` are the neuron sites they hold, by key. ``memory`` bounds, in bytes, the golden values and the loaded parts of
-    the model, half of it each. ``worth``: see `WORTH_BATCHES`. ``device``: where golden values stay; None: in arrays of the
-    host (by default where the model computes, if that is not the CPU).
+    ``paths`` are the faulty paths to come, each with the number of batches that are likely to run there in all; ``sites``,
+    by key, are their neuron sites. ``memory`` bounds, in bytes, the golden values and the loaded parts of the model, half
+    of it each. ``worth``: see `WORTH_BATCHES`. ``device``: where golden values stay; None: in arrays of the host (default:
+    where the model computes, if that is not the CPU).
     """
 
     model: Model
@@ -73,225 +56,137 @@ class IncrementalEngine:
     memory: int = 1 << 30
     worth: int = WORTH_BATCHES
     device: str | None = None
-    _found: dict[FaultyPath, int] = field(default_factory=dict)
-    _lanes: dict[FaultyPath, Lane] = field(default_factory=dict)
-    _last_whole: WholeLane | None = None
-    _given_up: set[FaultyPath] = field(default_factory=set)
+    cache: LaneCache = field(init=False)
+    _lane_numbers: dict[FaultyPath, int] = field(default_factory=dict, init=False)
+    _given_up: set[FaultyPath] = field(default_factory=set, init=False)
+    _shared_values: frozenset[str] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         if self.numerics.provider != "cpu":
             self.device = self.device or self.numerics.provider
             self.memory = min(self.memory, DEVICE_MEMORY)
+        self.cache = LaneCache(self.memory // 2)
 
     @cached_property
     def slicer(self) -> Slicer:
-        """The model, ready to be cut, before a node as well where faults come in there."""
-        model = tap(self._clean, self.sites.values()) if self.sites else self.model
+        """The model, ready to be cut; with sites also before each node whose input is a site."""
+        model = tap(self._clean_model, self.sites.values()) if self.sites else self.model
         slicer = Slicer(model, self.output, self.numerics.batch_size, self.inputs.shape[1:])
         return with_seen_shapes(slicer, self.inputs, self.numerics)
 
     @cached_property
-    def rules(self) -> CutRules:
-        """Where the model may be cut."""
-        return CutRules(self.slicer, self.numerics)
-
-    @cached_property
     def golden(self) -> GoldenValues:
-        """Golden values of the inputs, made where they are asked for; half of the memory is theirs."""
+        """Golden values of the inputs, computed on demand, within half of the memory."""
         return GoldenValues(self.slicer, self.numerics, self.inputs, self.scores, self.memory // 2, self.device)
 
+    @cached_property
+    def candidates(self) -> Candidates:
+        """Proposes lanes."""
+        rules = CutRules(self.slicer, self.numerics)
+        return Candidates(
+            self.model, self.slicer, self.numerics, self.sites, rules, self._whole_lanes, device=self.device
+        )
+
+    @cached_property
+    def probe(self) -> Probe:
+        """Judges lanes."""
+        golden = self.golden.to_probe(self._clean_model, PROBED_INPUTS)
+        return Probe(self.model, self.sites, self._whole_lanes, golden, self._values_for)
+
+    @cached_property
+    def _whole_lanes(self) -> WholeLanes:
+        loaded_bytes = self.slicer.loaded_bytes(self.slicer.inputs, (self.output,))
+        return WholeLanes(self._clean_model, self.numerics, self.output, self.sites, loaded_bytes)
+
+    @cached_property
+    def _clean_model(self) -> Model:
+        return clean_model(self.model, self.sites)
+
     def control(self, path: FaultyPath, first: int, stop: int) -> int:
-        """Send no fault the way of ``path``, over the inputs ``first`` to ``stop``; return how many stay golden."""
+        """Run the null control of ``path`` over the inputs ``first`` to ``stop``; return how many of them stay golden."""
         lane = self.lane(path)
         return sum(
-            int(lane.control(block, np.arange(block.count)).sum()) for _, block in self._blocks(lane, first, stop)
+            int(lane.control(block, np.arange(block.count)).sum()) for _, block in self.blocks(lane, first, stop)
         )
 
     def run(
         self, path: FaultyPath, injections: Sequence[InjectionEdits], first: int, stop: int
-    ) -> Iterator[tuple[int, Faulty]]:
-        """Yield what becomes of ``injections`` of one path over the inputs ``first`` to ``stop``.
+    ) -> Iterator[tuple[int, FaultyScores]]:
+        """Yield the scores of ``injections`` of one path over the inputs ``first`` to ``stop``.
 
-        Each item comes with the input that its rows count from; every injection comes for every input once.
+        Each item is (start, scores), with rows counted from the input ``start``; every injection comes for every input
+        once.
         """
         lane = self.lane(path)
-        for start, block in self._blocks(lane, first, stop):
+        for start, block in self.blocks(lane, first, stop):
             yield from ((start, faulty) for faulty in lane.run(injections, block))
 
+    def blocks(self, lane: Lane, first: int, stop: int) -> Iterator[tuple[int, Block]]:
+        """Yield the inputs ``first`` to ``stop`` in blocks that fit the memory, each behind its first input."""
+        return self.golden.blocks(self._values_for(lane), first, stop)
+
     def lane(self, path: FaultyPath) -> Lane:
-        """Return the fastest exact lane of a faulty path, looked for when it is first asked for.
+        """Return the fastest exact lane of a faulty path; the first call for a path searches for it."""
+        number = self._lane_numbers.get(path)
+        if number is None:
+            number = self._lane_numbers[path] = self._search(path)
+        return self.cache.get(path, partial(self.candidates.lane, path, number))
 
-        Lanes stay loaded, in the order of use, as far as half the memory holds them.
-        """
-        if path not in self._found:
-            self._found[path] = self._search(path)
-        lane = self._lanes.pop(path, None) or self._make(path, self._found[path])
-        self._lanes[path] = lane
-        while len(self._lanes) > 1 and sum(lane.loaded_bytes for lane in self._lanes.values()) > self.memory // 2:
-            del self._lanes[next(iter(self._lanes))]
-        return lane
-
-    def found(self, path: FaultyPath) -> int:
-        """Return which of the `candidates` a path runs on, or `WHOLE`."""
+    def lane_number(self, path: FaultyPath) -> int:
+        """Return the number that the lane of a path has among its `Candidates`, or `WHOLE`."""
         self.lane(path)
-        return self._found[path]
+        return self._lane_numbers[path]
 
-    def kind(self, path: FaultyPath) -> str:
-        """Return what a path runs on: ``packed``, ``neuron``, ``cone`` or ``whole``."""
-        lane = self.lane(path)
-        kinds = {"packed": PackedLane, "neuron": NeuronLane, "cone": ConeLane}
-        return next((name for name, kind in kinds.items() if isinstance(lane, kind)), "whole")
+    def lane_kind(self, path: FaultyPath) -> LaneKind:
+        """Return the kind of lane that a path runs on."""
+        return self.lane(path).kind
 
-    def trust(self, path: FaultyPath, number: int) -> None:
-        """Take for ``path`` what another worker found (`found`)."""
-        self._found.setdefault(path, number)
+    def adopt_lane(self, path: FaultyPath, number: int) -> None:
+        """Use the lane that another worker found for ``path`` (`lane_number`), unless this engine has found one."""
+        self._lane_numbers.setdefault(path, number)
 
     def give_up(self, path: FaultyPath) -> None:
-        """Run a path as whole models from now on: what lane it had has failed its null control."""
+        """Run a path as whole models from now on: its lane has failed the null control."""
         self._given_up.add(path)
-        if self._found.get(path) != WHOLE:
-            self._found[path] = WHOLE
-            self._lanes.pop(path, None)
+        if self._lane_numbers.get(path) != WHOLE:
+            self._lane_numbers[path] = WHOLE
+            self.cache.drop(path)
 
     def expect(self, paths: Mapping[FaultyPath, int]) -> None:
-        """Take in which ``paths`` will come from now on: one that was not worth a search may be worth it now."""
-        before = set(filter(self._is_worth_it, self.paths))
+        """Replace ``paths``; a path that was not worth a search before may be worth it now."""
+        before = set(filter(self._is_worth_a_search, self.paths))
         self.paths = paths
-        if before == set(filter(self._is_worth_it, paths)):
+        if before == set(filter(self._is_worth_a_search, paths)):
             return
-        for path in self._found.keys() - before:
-            del self._found[path]
-            self._lanes.pop(path, None)
-        vars(self).pop("_shared", None)
+        for path in self._lane_numbers.keys() - before:
+            del self._lane_numbers[path]
+            self.cache.drop(path)
+        self._shared_values = None
 
     def _search(self, path: FaultyPath) -> int:
-        candidates = enumerate(self.candidates(path) if self._is_worth_it(path) else ())
-        return next((number for number, lane in candidates if self.holds(lane, path)), WHOLE)
+        candidates = enumerate(self.candidates.lanes(path) if self._is_worth_a_search(path) else ())
+        return next((number for number, lane in candidates if self.probe.accepts(lane, path)), WHOLE)
 
-    def _is_worth_it(self, path: FaultyPath) -> bool:
+    def _is_worth_a_search(self, path: FaultyPath) -> bool:
         return self.paths.get(path, 0) >= self.worth and path not in self._given_up
 
-    def _make(self, path: FaultyPath, number: int) -> Lane:
-        return self._whole(path) if number == WHOLE else next(islice(self.candidates(path), number, None))
+    def _values_for(self, lane: Lane) -> frozenset[str]:
+        """Return the golden values to compute for a lane: the shared ones, if they hold all that it reads."""
+        return self.shared_values if lane.values and lane.values <= self.shared_values else lane.values
 
-    def holds(self, lane: Lane, path: FaultyPath) -> bool:
-        """Whether a lane may be used: it is exact and bears plants. One that the runtime does not take may not."""
-        try:
-            return self.is_exact(lane) and self.bears_plants(lane, path)
-        except ModelError:
-            return False
-
-    def _whole(self, path: FaultyPath) -> WholeLane:
-        if self._last_whole is None or self._last_whole.path != path:
-            own = (self._clean, self.numerics, self.output, path, self.sites)
-            self._last_whole = WholeLane(*own, loaded_bytes=self._whole_bytes)
-        return self._last_whole
-
-    @cached_property
-    def _whole_bytes(self) -> int:
-        """About what a session of the whole model takes."""
-        return self.slicer.loaded_bytes(self.slicer.inputs, (self.output,))
-
-    def candidates(self, path: FaultyPath) -> Iterator[PackedLane | NeuronLane | ConeLane]:
-        """Yield the lanes that may be exact for a path, the fastest first."""
-        if self.model.proto.graph.sparse_initializer:  # parts of the model would lack them
-            return
-        if any(map(is_site, path)):
-            yield from self._neuron_candidates(path)
-            return
-        longest = find_stretch(self.slicer, path[0]) if len(path) == 1 else None
-        for stretch in filter(None, (longest, longest and longest.trimmed)):
-            cuts = self.slicer.cuts(self.slicer.cone([stretch.start]), stretch.value)
-            if cuts is None or not self.rules.rows_may_move({*cuts, stretch.value}):
-                continue
-            if self.rules.parts_fold([stretch.start]) or any(self.rules.parts_sum(f.value) for f in stretch.feeds):
-                continue
-            for blocked in _LAYOUTS if self.numerics.layout == "blocked" else _LAYOUTS[:1]:
-                yield self._packed(stretch, cuts, path, blocked)
-        starts = [user for tensor in path for user in self.slicer.users(tensor)]
-        cuts = self.slicer.cuts(self.slicer.cone(starts))
-        if cuts is not None and not self.rules.parts_fold(starts) and self.rules.may_cut(cuts):
-            yield ConeLane(self.slicer, self.numerics, path, cuts)
-
-    def _neuron_candidates(self, path: FaultyPath) -> Iterator[NeuronLane | ConeLane]:
-        """Yield the lanes of a path with neuron sites: golden values and the suffix, or flip nodes in the cone."""
-        sites = [self.sites[key] for key in path if is_site(key) and self._reaches_scores(self.sites[key])]
-        values = [tapped_value(site.key) for site in sites]
-        behind = self.slicer.cone(reader for value in values for reader in self.slicer.readers.get(value, ()))
-        apart = all(self.slicer.producer.get(value) not in behind for value in values)
-        if sites and all(map(is_site, path)) and apart:
-            cuts = values if values == [self.output] else self.slicer.cuts(behind)
-            if cuts is not None and self.rules.rows_may_move(set(cuts)):
-                yield NeuronLane(self.slicer, self.numerics, tuple(sites), tuple(cuts))
-        starts = [user for tensor in path if not is_site(tensor) for user in self.slicer.users(tensor)]
-        cuts = self.slicer.cuts(behind | self.slicer.cone(starts))
-        if cuts is not None and self.rules.may_cut(cuts):
-            yield ConeLane(self.slicer, self.numerics, path, cuts, {site.key: site for site in sites})
-
-    def _reaches_scores(self, site: NeuronSite) -> bool:
-        """Whether the scores depend on a site; a part of the model need not have one that they do not."""
-        value = tapped_value(site.key)
-        readers = self.slicer.readers.get(value, ())
-        return value == self.output or self.slicer.cuts(self.slicer.cone(readers)) is not None
-
-    def _packed(
-        self, stretch: ChannelwiseStretch, cuts: tuple[str, ...], path: FaultyPath, blocked: tuple[bool, bool]
-    ) -> PackedLane:
-        if self.device is None:
-            return PackedLane(self.slicer, self.numerics, stretch, cuts, self._whole(path), blocked)
-        return DeviceLane(self.slicer, self.numerics, stretch, cuts, self._whole(path), blocked, device=self.device)
-
-    def is_exact(self, lane: Lane) -> bool:
-        """Whether the first inputs keep the golden bits on a lane, rotated by one row and each of one half twice.
-
-        An operator that mixes the inputs of a batch may not mind their order, but it minds which ones there are.
-        """
-        block = self._probe(lane)
-        order = np.arange(block.count)
-        if isinstance(lane, PackedLane) and not lane.keeps_places(block):
-            return False
-        return all(bool(lane.control(block, rows).all()) for rows in (np.roll(order, 1), order // 2))
-
-    def bears_plants(self, lane: Lane, path: FaultyPath) -> bool:
-        """Whether planted faults give on a lane what they give in the whole model, over the first inputs."""
-        block = self._probe(lane)
-        plants = plant(self.model, path, self.sites)
-        expected = np.stack([block.scores] * len(plants))
-        found = expected.copy()
-        for scores, way in ((expected, self._whole(path)), (found, lane)):
-            for faulty in way.run(plants, block):
-                for number, part in zip(faulty.numbers, faulty.parts, strict=True):
-                    scores[number, faulty.rows[part]] = faulty.scores[part]
-        return np.array_equal(found, expected, equal_nan=True)
-
-    def _blocks(
-        self, lane: Lane, first: int, stop: int, golden: GoldenValues | None = None
-    ) -> Iterator[tuple[int, Block]]:
-        """Yield the inputs ``first`` to ``stop`` in blocks whose golden values fit the memory, each with where it begins."""
-        names = self._shared if lane.values and lane.values <= self._shared else lane.values
-        return (golden or self.golden).blocks(names, first, stop)
-
-    def _probe(self, lane: Lane) -> Block:
-        """Return the block of inputs that a lane is tried with."""
-        return next(self._blocks(lane, 0, len(self._probed.inputs), self._probed))[1]
-
-    @cached_property
-    def _probed(self) -> GoldenValues:
-        return self.golden.to_probe(self._clean, _PROBED)
-
-    @cached_property
-    def _clean(self) -> Model:
-        """The model without a fault, with sites at the opset of flip nodes, so that each node need not bring it there."""
-        return instrument(self.model, ()) if self.sites else self.model
-
-    @cached_property
-    def _shared(self) -> frozenset[str]:
+    @property
+    def shared_values(self) -> frozenset[str]:
         """The golden values that one run of the clean model gives for all paths; none if a batch does not fit the memory.
 
-        A value that is asked for can end a fusion of the kernels around it. Those whose lanes do so are left out.
+        A value that is asked for can end a fusion of the kernels around it. Lanes that need such a value do not share.
         """
-        paths = filter(self._is_worth_it, self.paths)
-        wanted = [next((lane.values for lane in self.candidates(path)), frozenset[str]()) for path in paths]
+        if self._shared_values is None:
+            self._shared_values = self._find_shared_values()
+        return self._shared_values
+
+    def _find_shared_values(self) -> frozenset[str]:
+        paths = filter(self._is_worth_a_search, self.paths)
+        wanted = [next((lane.values for lane in self.candidates.lanes(path)), frozenset[str]()) for path in paths]
         names = frozenset[str]().union(*wanted)
         if not self.golden.fits(names):
             return frozenset()

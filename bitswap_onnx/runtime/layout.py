@@ -1,7 +1,7 @@
-"""``--layout auto``: blocked kernels where the incremental engine can cut a model without changing a bit, else plain ones.
+"""The choice behind ``layout`` auto: blocked kernels if the incremental engine can cut the model with them, else plain ones.
 
-Blocked (NCHWc) kernels are up to twice as fast, but the runtime chooses them by what surrounds a node, so that a model
-cut in two may round otherwise than in one piece.
+Blocked (NCHWc) kernels are up to twice as fast. But the runtime chooses them by the surroundings of a node, so a model
+that is cut in two may round otherwise than in one piece.
 """
 
 from contextlib import suppress
@@ -18,17 +18,17 @@ from bitswap_onnx.runtime.incremental import IncrementalEngine
 from bitswap_onnx.runtime.packed import PackedLane
 from bitswap_onnx.runtime.session import Numerics, open_session
 
-#: Layers that are tried, spread over the model.
+#: Number of layers that are tried, spread over the model.
 _LAYERS = 6
 
-#: Share of the tried layers that must be exact. The others run as whole models, which costs about four times as much.
+#: Share of the tried layers that must be exact. A layer that is not runs as the whole model, at about four times the cost.
 _ENOUGH = 0.75
 
 
 def choose_layout(model: Model, numerics: Numerics, output: str, spec: ModelInput) -> Numerics:
-    """Return ``numerics`` with the layout that suits a model on this machine, found on seeded synthetic inputs.
+    """Return ``numerics`` with the layout to use for a model on this machine, tried on seeded synthetic inputs.
 
-    Nothing but the model, the other numerics and the processor decides, so the same campaign gets the same layout.
+    Only the model, the other numerics and the processor decide, so the same campaign gets the same layout.
     """
     plain, blocked = (replace(numerics, layout=layout) for layout in ("plain", "blocked"))
     convolves = any(node.op_type == "Conv" for node in model.proto.graph.node)
@@ -41,14 +41,14 @@ def choose_layout(model: Model, numerics: Numerics, output: str, spec: ModelInpu
         scores = open_session(model, blocked, output).run(inputs)
         engine = IncrementalEngine(model, blocked, output, inputs, scores, dict.fromkeys(tried, 1), worth=0)
         exact = sum(_is_exact(engine, path) for path in tried)
-    except ModelError:  # what is wrong with the model is said where it runs
+    except ModelError:  # the campaign itself reports what is wrong with the model
         return plain
     return blocked if tried and exact >= _ENOUGH * len(tried) else plain
 
 
 def _is_exact(engine: IncrementalEngine, path: tuple[str, ...]) -> bool:
-    for lane in engine.candidates(path):
+    for lane in engine.candidates.lanes(path):
         with suppress(ModelError):  # a lane that the runtime does not take
-            if isinstance(lane, PackedLane) and engine.is_exact(lane):
+            if isinstance(lane, PackedLane) and engine.probe.is_exact(lane):
                 return True
     return False

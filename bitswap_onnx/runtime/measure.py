@@ -1,4 +1,4 @@
-"""What a run of a model shows of all its values: their shapes, and the small numbers among them."""
+"""Shapes of all values of a model, and the numbers in small ones, measured in a run."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -19,34 +19,34 @@ from bitswap_onnx.graph.tensors import read_tensor
 from bitswap_onnx.runtime.session import Numerics, Provider
 from bitswap_onnx.runtime.submodel import open_part
 
-#: Values that are looked at in one run, so that few are held at once.
-_TOGETHER = 24
+#: Values that are outputs of one run, at most, so that few are in memory at once.
+_VALUES_PER_RUN = 24
 
-#: Values of more elements hold no shape, index or axis.
+#: A value with more elements is taken to hold no shape, index or axis.
 _SMALL = 4096
 
 
 def why_one_at_a_time(
     model: Model, output: str, inputs: NDArray[Any], batch: int | None, provider: Provider = "cpu"
 ) -> str | None:
-    """Return why inputs have to run one at a time, None if each row of the scores is that of its input alone.
+    """Return why inputs have to run one at a time; None if each row of the scores depends on its own input alone.
 
     ``inputs`` (n, ...) are some inputs to run; ``batch`` is the model's fixed batch size, None if it is open. A fixed batch
-    also runs with its rows turned by one, which must turn the scores: stored numbers may differ from row to row.
+    also runs with its rows rotated by one, which must rotate the scores: stored numbers may differ from row to row.
     """
     size = batch or 2
     if size == 1:
         return None
     shape = inputs.shape[1:]
     slicer = Slicer(model, output, size, shape)
-    with suppress(NotEvaluatedError):  # then the If stays, and counts as one that nothing is known of
+    with suppress(NotEvaluatedError):  # the If stays and counts as an unknown operator
         slicer = replace(slicer, model=without_constant_branches(slicer))
     numerics = Numerics(provider=provider, threads=0)
     try:
         measured = _measure(slicer, _rows(inputs, size), numerics)
         more = None if batch else _measure(slicer, _rows(inputs, size + 1), numerics)
-        if batch and not _turn_with_rows(slicer, _rows(inputs, size), numerics):
-            return "what a row gives depends on its place in the batch"
+        if batch and not _rotate_with_rows(slicer, _rows(inputs, size), numerics):
+            return "the scores of an input depend on its place in the batch"
     except ModelError as error:
         return f"the model does not run on batches of {size}: {error}"
     slicer = replace(slicer, seen=(measured[0], more[0] if more else {}))
@@ -55,7 +55,7 @@ def why_one_at_a_time(
 
 
 def with_seen_shapes(slicer: Slicer, inputs: NDArray[Any], numerics: Numerics) -> Slicer:
-    """Return a slicer that knows, of a run, the shapes that cannot be inferred; ``inputs`` (n, ...) are some to run."""
+    """Return a slicer that also knows the shapes that cannot be inferred, measured in a run on some ``inputs`` (n, ...)."""
     names = [name for node in slicer.nodes for name in node.output if name and slicer.dims(name) is None]
     names = [name for name in names if _is_array(slicer, name)]
     declared = next(value for value in slicer.model.proto.graph.input if value.name in slicer.inputs)
@@ -70,14 +70,14 @@ def with_seen_shapes(slicer: Slicer, inputs: NDArray[Any], numerics: Numerics) -
     return replace(slicer, seen=(shapes, more))
 
 
-def _turn_with_rows(slicer: Slicer, batch: NDArray[Any], numerics: Numerics) -> bool:
-    """Whether scores of rows turned by one are the scores turned by one, rounding aside."""
+def _rotate_with_rows(slicer: Slicer, batch: NDArray[Any], numerics: Numerics) -> bool:
+    """Whether rotating the rows of a batch by one rotates the scores by one, apart from rounding."""
     part = open_part(slicer.extract(slicer.inputs, (slicer.output,)), numerics)
-    straight, turned = (part.run({slicer.inputs[0]: rows})[0] for rows in (batch, np.roll(batch, 1, axis=0)))
+    straight, rotated = (part.run({slicer.inputs[0]: rows})[0] for rows in (batch, np.roll(batch, 1, axis=0)))
     if straight.shape[:1] != batch.shape[:1]:
         return False
     size = float(np.abs(straight[np.isfinite(straight)]).max(initial=1.0))
-    return bool(np.allclose(turned, np.roll(straight, 1, axis=0), rtol=1e-3, atol=1e-3 * size, equal_nan=True))
+    return bool(np.allclose(rotated, np.roll(straight, 1, axis=0), rtol=1e-3, atol=1e-3 * size, equal_nan=True))
 
 
 def _rows(inputs: NDArray[Any], count: int) -> NDArray[Any]:
@@ -87,7 +87,7 @@ def _rows(inputs: NDArray[Any], count: int) -> NDArray[Any]:
 def _measure(
     slicer: Slicer, batch: NDArray[Any], numerics: Numerics, names: Sequence[str] | None = None
 ) -> tuple[dict[str, tuple[int, ...]], dict[str, NDArray[Any]]]:
-    """Return the shapes of all values (or of ``names``), and those of few elements themselves."""
+    """Return the shapes of all values (or of ``names``), and the arrays of those with few elements."""
     (source,) = slicer.inputs
     shapes = {source: batch.shape} | {name: tuple(tensor.dims) for name, tensor in slicer.stored.items()}
     numbers = {name: _stored(slicer, name) for name, shape in shapes.items() if name != source and _is_small(shape)}
@@ -96,8 +96,8 @@ def _measure(
     if not names:
         return shapes, numbers
     part = open_part(slicer.extract(slicer.inputs, names), numerics)
-    for first in range(0, len(names), _TOGETHER):
-        wanted = names[first : first + _TOGETHER]
+    for first in range(0, len(names), _VALUES_PER_RUN):
+        wanted = names[first : first + _VALUES_PER_RUN]
         for name, array in zip(wanted, part.values(wanted, {source: batch}), strict=True):
             shapes[name] = array.shape
             if _is_small(array.shape):

@@ -1,4 +1,4 @@
-"""Arrays aligned to the widest vector (64 bytes): some kernels round differently at other addresses."""
+"""Arrays that begin at a multiple of 64 bytes, the widest vector: some kernels round differently at other addresses."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ def is_aligned(array: NDArray[Any]) -> bool:
 
 
 def aligned_empty(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
-    """Return an array of unset numbers that is aligned."""
+    """Return an aligned array of uninitialised numbers."""
     kind = np.dtype(dtype)
     size = int(np.prod(shape, dtype=np.int64)) * kind.itemsize
     buffer = np.empty(size + VECTOR_BYTES, np.uint8)
@@ -23,7 +23,7 @@ def aligned_empty(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
 
 
 def aligned(array: NDArray[Any]) -> NDArray[Any]:
-    """Return an array with the same numbers that is aligned: itself, if it is, or else a copy."""
+    """Return the array itself if it is aligned, else an aligned copy."""
     if is_aligned(array):
         return array
     copy = aligned_empty(array.shape, array.dtype)

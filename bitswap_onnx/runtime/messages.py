@@ -1,6 +1,7 @@
-"""What a campaign and its workers say to each other: work, its result, and their form on a pipe.
+"""Messages between a campaign and its workers, and their form on a pipe.
 
-A message is one line of JSON, followed by the bytes of its blobs.
+A campaign cuts its work into units (`Unit`). A worker gets a `WorkerRequest` for each and answers with a `Result`. On the
+pipe a message is one line of JSON, followed by the bytes of its blobs.
 """
 
 import json
@@ -8,30 +9,36 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, Literal
 
 from bitswap_onnx.data.chunks import Chunk
-from bitswap_onnx.graph.receipts import InjectionEdits
+from bitswap_onnx.graph.edits import InjectionEdits, NeuronEdit, WeightEdit
 from bitswap_onnx.outcome import Counts
+
+Engine = Literal["incremental", "reference"]
+
+#: A message as JSON has it.
+Message = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """A part of a lot: ``positions`` of injections, after the ``control`` if this is the first; ``held`` as there."""
+    """Injections of one faulty path, by their ``positions`` in the campaign, to run over one chunk of inputs.
+
+    ``path`` is the number of the path. ``control``: whether the null control of the path runs first, if it is due.
+    ``controlled_lane``: the lane whose null control has already passed; a new lane needs its own.
+    """
 
     chunk: Chunk
     path: int
     positions: tuple[int, ...]
     control: bool
-    held: str | None = None
-
-
-Engine = Literal["incremental", "reference"]
+    controlled_lane: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """Some ``work`` on the faulty ``path``: ``edits`` to run, one entry per injection.
+    """Some ``work`` with all that a worker needs for it: the keys of the faulty ``path``, and ``edits`` per injection.
 
-    ``label`` names it in messages. ``lane`` is what another worker found out about the path, if one did. ``whole``: its lane
-    was given up, so it runs as whole models.
+    ``label`` names the unit in messages. ``lane_number``: the lane that another worker found for the path, None if none has.
+    ``whole``: the path runs as whole models, because its lane was given up.
     """
 
     work: Work
@@ -39,28 +46,86 @@ class Unit:
     path: tuple[str, ...]
     edits: list[InjectionEdits]
     engine: Engine
-    lane: int | None = None
+    lane_number: int | None = None
     whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a worker made of a unit.
+    """The outcome of a unit.
 
-    ``control``: inputs that the null control left masked, None if none ran; if it did not hold, nothing else was run. Per
-    injection: counts, and the recorded blobs (``per_input``, ``scores``) by name. ``kind``: what the path ran on; ``lane``
-    is what the incremental engine found out about it.
+    ``control``: the number of inputs that the null control left masked, None if none ran. If it left fewer than all,
+    nothing else was run. ``counts`` and ``blobs`` (the recorded ``per_input`` and ``scores``, by name) are per injection.
+    ``lane_number`` is the lane that the incremental engine found for the path, ``lane_kind`` its kind.
     """
 
     control: int | None
     counts: list[Counts]
     blobs: list[dict[str, bytes]]
     seconds: float
-    lane: int | None = None
-    kind: str = "whole"
+    lane_number: int | None = None
+    lane_kind: str = "whole"
 
 
-Message = dict[str, Any]
+@dataclass(frozen=True, slots=True)
+class WorkerRequest:
+    """What a worker needs to know of a `Unit`; the fields have the same meaning there."""
+
+    path: tuple[str, ...]
+    chunk: Chunk
+    edits: list[InjectionEdits]
+    control: bool
+    controlled_lane: str | None
+    engine: Engine
+    lane_number: int | None
+    whole: bool
+
+
+def encode_edits(edits: InjectionEdits) -> list[Any]:
+    """Return the edits of an injection as JSON has them: weights and neurons by key, each edit a list of its fields."""
+    return [edits.weights, edits.neurons]
+
+
+def decode_edits(encoded: list[Any]) -> InjectionEdits:
+    """Return the edits that `encode_edits` encoded."""
+    weights, neurons = encoded
+    return InjectionEdits(
+        {key: list(map(WeightEdit._make, edits)) for key, edits in weights.items()},
+        {key: list(map(NeuronEdit._make, edits)) for key, edits in neurons.items()},
+    )
+
+
+def encode_request(request: WorkerRequest) -> Message:
+    """Return a request as a message."""
+    chunk, edits = request.chunk, [encode_edits(edits) for edits in request.edits]
+    return {**_fields(request), "chunk": [chunk.first, chunk.stop], "edits": edits}
+
+
+def decode_request(message: Message) -> WorkerRequest:
+    """Return the request that `encode_request` encoded."""
+    edits = [decode_edits(encoded) for encoded in message["edits"]]
+    path, chunk = tuple(message["path"]), Chunk(*message["chunk"])
+    return WorkerRequest(**{**message, "path": path, "chunk": chunk, "edits": edits})
+
+
+def encode_result(result: Result) -> tuple[Message, dict[str, bytes]]:
+    """Return a result as a message and its blobs, which are named by the injection's number and their own name."""
+    message = _fields(result)
+    blobs = {f"{i} {name}": blob for i, named in enumerate(message.pop("blobs")) for name, blob in named.items()}
+    return message, blobs
+
+
+def decode_result(message: Message, blobs: dict[str, bytes]) -> Result:
+    """Return the result that `encode_result` encoded."""
+    by_injection: list[dict[str, bytes]] = [{} for _ in message["counts"]]
+    for name, blob in blobs.items():
+        number, _, kind = name.partition(" ")
+        by_injection[int(number)][kind] = blob
+    return Result(**message, blobs=by_injection)
+
+
+def _fields(record: WorkerRequest | Result) -> Message:
+    return {name: getattr(record, name) for name in record.__slots__}
 
 
 def send(pipe: BinaryIO, message: Message, blobs: dict[str, bytes] | None = None) -> None:
@@ -73,7 +138,7 @@ def send(pipe: BinaryIO, message: Message, blobs: dict[str, bytes] | None = None
 
 
 def receive(pipe: BinaryIO) -> tuple[Message, dict[str, bytes]] | None:
-    """Read one message and its blobs, or None where the other side is gone."""
+    """Read one message and its blobs; return None if the other side has ended."""
     line = pipe.readline()
     if not line.endswith(b"\n"):
         return None

@@ -1,50 +1,51 @@
-"""The lane for most neuron faults: golden values, changed in place, and the suffix behind them. No flip node is run.
+"""The lane for most neuron faults: golden values are changed in numpy, and the suffix runs on them, without flip nodes.
 
-Rows of the suffix are pairs of an input and an injection, so that faults of one input each fill its batches too.
+A row of the suffix is a pair of an input and an injection, so that faults of one input each also fill its batches.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bitswap_onnx.faults.bits import to_bits
-from bitswap_onnx.graph.neurons import Flips, NeuronEdit, by_input, flips, tapped_value
-from bitswap_onnx.graph.receipts import InjectionEdits
+from bitswap_onnx.graph.edits import InjectionEdits, NeuronEdit
+from bitswap_onnx.graph.neurons import Flips, by_input, flips, tapped_value
 from bitswap_onnx.graph.sites import NeuronSite
 from bitswap_onnx.graph.slices import Slicer
 from bitswap_onnx.outcome import Scores
-from bitswap_onnx.runtime.lanes import Block, Faulty, affected, flat, neuron_edits, same
+from bitswap_onnx.runtime.lanes import Block, FaultyScores, LaneKind, affected, flat, same
 from bitswap_onnx.runtime.packed import padded_batches
 from bitswap_onnx.runtime.session import Numerics
 from bitswap_onnx.runtime.submodel import Submodel, open_part
 
-#: Pairs that run together at most: what their scores take is bounded by it.
+#: Pairs that run together at most, which bounds the memory of their scores.
 _PAIRS = 4096
 
-#: A site's edits, as `by_input` has them, per injection of a group.
+#: Site key → for each injection of a group, its edits of the site, as `by_input` returns them.
 _Edits = dict[str, list[dict[int, list[NeuronEdit]]]]
 
 
 @dataclass(frozen=True, eq=False)
 class NeuronLane:
-    """Faults of ``sites`` none of which lies behind another: their values are golden, and so are the other ``cuts``.
+    """Runs faults of ``sites`` none of which lies behind another one, so that all values at ``cuts`` are golden.
 
-    The model is cut in ``slicer``, where each site has a value of its own (`bitswap_onnx.graph.neurons.tap`).
+    ``slicer`` has the model in which each site has a value of its own (`bitswap_onnx.graph.neurons.tap`).
     """
+
+    kind: ClassVar[LaneKind] = "neuron"
 
     slicer: Slicer
     numerics: Numerics
     sites: tuple[NeuronSite, ...]
     cuts: tuple[str, ...]
-    _suffix: list[Submodel] = field(default_factory=list)
 
     @cached_property
     def _sources(self) -> dict[str, str]:
-        """What the suffix takes in → the golden value it is: what one node takes in is what all others do."""
+        """Input of the suffix → the golden value that feeds it; a tap feeds one node with the value that all others read."""
         taps = {tapped_value(site.key): site.value for site in self.sites}
         return {name: taps.get(name, name) for name in dict.fromkeys((*self.cuts, *taps))}
 
@@ -58,17 +59,17 @@ class NeuronLane:
         """As `Lane.loaded_bytes`."""
         return self.slicer.loaded_bytes(self.cuts, (self.slicer.output,))
 
-    def run(self, injections: Sequence[InjectionEdits], block: Block) -> Iterator[Faulty]:
+    def run(self, injections: Sequence[InjectionEdits], block: Block) -> Iterator[FaultyScores]:
         """As `Lane.run`."""
         numbers: list[int] = []
         rows: list[NDArray[np.intp]] = []
         for number, edits in enumerate(injections):
-            own = affected(edits, block)
-            if rows and sum(map(len, rows)) + len(own) > _PAIRS:
+            injection_rows = affected(edits, block)
+            if rows and sum(map(len, rows)) + len(injection_rows) > _PAIRS:
                 yield self._group(numbers, rows, injections, block)
                 numbers, rows = [], []
             numbers.append(number)
-            rows.append(own)
+            rows.append(injection_rows)
         if numbers:
             yield self._group(numbers, rows, injections, block)
 
@@ -79,17 +80,18 @@ class NeuronLane:
 
     def _group(
         self, numbers: list[int], rows: list[NDArray[np.intp]], injections: Sequence[InjectionEdits], block: Block
-    ) -> Faulty:
+    ) -> FaultyScores:
         edits = {
-            site.key: [by_input(neuron_edits(injections[number], site)) for number in numbers] for site in self.sites
+            site.key: [by_input(injections[number].neurons.get(site.key, ())) for number in numbers]
+            for site in self.sites
         }
-        lengths = [len(own) for own in rows]
+        lengths = list(map(len, rows))
         inputs, owner = np.concatenate(rows), np.repeat(np.arange(len(numbers)), lengths)
         bounds = [0, *np.cumsum(lengths).tolist()]
-        return Faulty(block.count, numbers, inputs, bounds, self._scores(block, inputs, owner, edits))
+        return FaultyScores(block.count, numbers, inputs, bounds, self._scores(block, inputs, owner, edits))
 
     def _scores(self, block: Block, inputs: NDArray[np.intp], owner: NDArray[np.intp], edits: _Edits) -> Scores:
-        """Return the scores of pairs: the block's ``inputs`` with what their ``owner`` among the injections changes."""
+        """Return the scores of pairs: ``inputs`` of the block, each with the edits of the injection ``owner``."""
         size = self.numerics.batch_size
         arrays = {name: _on_host(block.values[source]) for name, source in self._sources.items()}
         scores = [block.scores[:0]]
@@ -99,23 +101,21 @@ class NeuronLane:
                 bits = to_bits(feeds[tapped_value(site.key)])
                 for changes in _changes(edits[site.key], inputs[chosen] + block.first, owner[chosen], site):
                     changes.apply(bits)
-            scores.append(flat(self._part.run(feeds)[0] if self._part else feeds[self.slicer.output]))
+            scores.append(flat(self._suffix.run(feeds)[0] if self._suffix else feeds[self.slicer.output]))
         return np.concatenate(scores)[: len(inputs)]
 
-    @property
-    def _part(self) -> Submodel | None:
+    @cached_property
+    def _suffix(self) -> Submodel | None:
         """The clean suffix; None where the site is the scores themselves."""
         if self.cuts == (self.slicer.output,):
             return None
-        if not self._suffix:
-            self._suffix.append(open_part(self.slicer.extract(self.cuts, (self.slicer.output,)), self.numerics))
-        return self._suffix[0]
+        return open_part(self.slicer.extract(self.cuts, (self.slicer.output,)), self.numerics)
 
 
 def _changes(
     edits: Sequence[dict[int, list[NeuronEdit]]], inputs: NDArray[np.intp], owner: NDArray[np.intp], site: NeuronSite
 ) -> Iterator[Flips]:
-    """Yield what changes in a batch whose rows are dataset ``inputs``, for each run of rows of one ``owner``."""
+    """Yield the changes of a batch whose rows are dataset ``inputs``, for each stretch of rows with one ``owner``."""
     starts = np.flatnonzero(np.diff(owner, prepend=-1))
     for start, stop in zip(starts, [*starts[1:], len(owner)], strict=True):
         yield flips(edits[owner[start]], inputs[start:stop].tolist(), site).behind(int(start) * site.elements)

@@ -1,4 +1,4 @@
-"""What neurons are in the golden run: the clean side of their receipts, and how large they get."""
+"""Values of neurons in the golden run: their clean bits for receipts, and their largest magnitudes."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ from bitswap_onnx.runtime.submodel import Submodel, open_part
 def largest_values(
     slicer: Slicer, numerics: Numerics, names: Sequence[str], pieces: Iterable[NDArray[np.generic]]
 ) -> list[float]:
-    """Return the largest finite magnitude that each value takes in the clean model, over all inputs in ``pieces``."""
+    """Return the largest finite magnitude of each value ``names`` of the clean model, over all inputs in ``pieces``."""
     made = sorted(set(names) - set(slicer.inputs))
     part = open_part(slicer.extract(slicer.inputs, made), numerics) if made else None
     largest = dict.fromkeys(names, 0.0)
@@ -39,10 +39,10 @@ def largest_values(
 def shut_sites(
     slicer: Slicer, numerics: Numerics, sites: Sequence[NeuronSite], inputs: NDArray[Any]
 ) -> tuple[NeuronSite, ...]:
-    """Return those of ``sites`` at which a flip node without a fault, or a look at the value, changes scores.
+    """Return the ``sites`` that faults cannot hit: a flip node without a fault there, or reading the value, changes scores.
 
     ``slicer`` has the model at the opset of flip nodes. All sites are tried together first, then one by one; at half
-    precision one by one alone, since where the runtime rounds depends on what stands beside a node.
+    precision only one by one, since the places where the runtime rounds depend on the neighbours of a node.
     """
     golden = open_session(slicer.model, numerics, slicer.output).run(inputs)
     halves = any(np.dtype(site.format.dtype).itemsize == 2 for site in sites)
@@ -54,16 +54,16 @@ def shut_sites(
 def _keep_bits(
     slicer: Slicer, numerics: Numerics, sites: Sequence[NeuronSite], inputs: NDArray[Any], golden: Scores
 ) -> bool:
-    """Whether flip nodes without a fault at some sites, and then their values taken out, leave all scores golden."""
+    """Whether all scores stay golden with flip nodes without a fault at ``sites``, and with the sites' values as outputs."""
     names = sorted({site.value for site in sites} - {*slicer.inputs, slicer.output})
     fed = {name: array for site in sites for name, array in flips({}, (), site).feeds(site).items()}
     try:
         flipped = open_part(instrument(slicer.model, sites), numerics)
-        looked_at = open_part(slicer.extract(slicer.inputs, [*names, slicer.output]), numerics)
+        observed = open_part(slicer.extract(slicer.inputs, [*names, slicer.output]), numerics)
         for number, (batch, count) in enumerate(batches(inputs, numerics.batch_size)):
             feeds = {slicer.inputs[0]: batch}
             expected = golden[number * numerics.batch_size :][:count]
-            for part, more in ((flipped, fed), (looked_at, {})):
+            for part, more in ((flipped, fed), (observed, {})):
                 (scores,) = part.values([slicer.output], feeds | more)
                 if not (flat(scores)[:count] == expected).all():
                     return False
@@ -74,7 +74,7 @@ def _keep_bits(
 
 @dataclass(eq=False)
 class Observer:
-    """Collects the neurons of a list, looks at those of faults that name their input, and hands their bits back."""
+    """Collects the neurons of faults that name their input, and returns their bits in the golden run."""
 
     slicer: Slicer
     numerics: Numerics
@@ -83,21 +83,21 @@ class Observer:
     _wanted: list[tuple[int, int, int]] = field(default_factory=list)
 
     def want(self, receipts: Iterable[NeuronReceipt]) -> None:
-        """Note the neurons of some receipts; `bits` gives them in the same order."""
+        """Add the neurons of some receipts; `bits` returns their bits in the same order."""
         for receipt in receipts:
             if receipt.fault.input is not None:
                 value = self._values.setdefault(receipt.site.value, len(self._values))
                 self._wanted.append((value, receipt.fault.input, receipt.element))
 
     def bits(self, pieces: Iterable[NDArray[np.generic]], golden: Scores) -> list[int]:
-        """Return the bits of the neurons, looked at while the inputs (in ``pieces``, in order) run once more.
+        """Return the bits of the neurons, from one more run over the inputs (in ``pieces``, in order).
 
-        Raises ControlFailedError if the scores are others when the neurons are looked at.
+        Raises ControlFailedError if that run has other scores than ``golden``.
         """
         if not self._wanted:
             return []
         wanted = np.array(self._wanted, np.int64).reshape(-1, 3)
-        found = np.zeros(len(wanted), np.uint64)
+        neuron_bits = np.zeros(len(wanted), np.uint64)
         order = np.argsort(wanted[:, 1], kind="stable")
         run = batches_of(pieces, self.numerics.batch_size)
         first, part = 0, self._part(self._values)
@@ -105,13 +105,13 @@ class Observer:
             values = self._run(part, batch)
             if not self._keeps(values, count, golden[first : first + count]):
                 raise ControlFailedError(
-                    "the clean model has other scores when its neurons are looked at; results would be wrong, none are "
-                    "written: use another --batch-size or --provider, and please report it"
+                    "the clean model has other scores when its neurons are read; results would be wrong, none are "
+                    "written: use another `batch_size` or `provider`, and please report it"
                 )
             low, high = np.searchsorted(wanted[order, 1], [first, first + count])
-            self._read(values, wanted, found, order[low:high], first)
+            self._read(values, wanted, neuron_bits, order[low:high], first)
             first += count
-        return [int(bits) for bits in found]
+        return [int(bits) for bits in neuron_bits]
 
     def _part(self, names: Iterable[str]) -> Submodel:
         made = sorted({*names, self.output} - set(self.slicer.inputs))
@@ -128,18 +128,19 @@ class Observer:
         self,
         values: dict[str, NDArray[np.generic]],
         wanted: NDArray[np.int64],
-        found: NDArray[np.uint64],
+        neuron_bits: NDArray[np.uint64],
         rows: NDArray[np.intp],
         first: int,
     ) -> None:
+        """Fill ``rows`` of ``neuron_bits`` from the ``values`` of the batch that begins at input ``first``."""
         for name, number in self._values.items():
-            own = rows[wanted[rows, 0] == number]
-            if len(own):
+            value_rows = rows[wanted[rows, 0] == number]
+            if len(value_rows):
                 bits = to_bits(np.ascontiguousarray(values[name])).reshape(len(values[name]), -1)
-                found[own] = bits[wanted[own, 1] - first, wanted[own, 2]]
+                neuron_bits[value_rows] = bits[wanted[value_rows, 1] - first, wanted[value_rows, 2]]
 
 
 def batches_of(pieces: Iterable[NDArray[np.generic]], size: int) -> Iterator[tuple[NDArray[np.generic], int]]:
-    """Yield the batches of inputs that come in pieces, each with how many of its rows are inputs."""
+    """Yield the batches of inputs that come in ``pieces``, each with its number of inputs; the rest is padding."""
     for piece in pieces:
         yield from batches(piece, size)

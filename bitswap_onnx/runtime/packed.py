@@ -1,33 +1,34 @@
-"""The lane for most faults: many injections in one run of the faulty layer, one clean suffix for what they changed."""
+"""The packed lane, for most faults: many injections share a run of the faulty layer, and their changes one clean suffix."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import astuple, dataclass, field, replace
+from dataclasses import astuple, dataclass, replace
 from functools import cached_property
 from itertools import groupby
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bitswap_onnx.graph.receipts import InjectionEdits
+from bitswap_onnx.graph.edits import InjectionEdits, WeightEdit
 from bitswap_onnx.graph.slices import Slicer
 from bitswap_onnx.graph.stretches import ROWS, ChannelwiseStretch, Feed, StretchRow
 from bitswap_onnx.outcome import Scores
-from bitswap_onnx.runtime.lanes import Block, Faulty, WholeLane, flat, same
+from bitswap_onnx.runtime.lanes import Block, FaultyScores, LaneKind, flat, same
 from bitswap_onnx.runtime.memory import aligned_empty
+from bitswap_onnx.runtime.model_lanes import WholeLane
 from bitswap_onnx.runtime.session import Numerics
 from bitswap_onnx.runtime.submodel import Submodel, open_part
 
-#: Changed values that wait for the suffix, and their scores, in bytes; the more wait, the fuller its batches are.
-_HELD_BYTES = 1 << 26
+#: Bytes of changed values, with their scores, that wait for the suffix; the more wait, the fuller are its batches.
+_WAITING_BYTES = 1 << 26
 
 
 @dataclass(frozen=True, eq=False)
 class _Pairs:
-    """Pairs of an input and an injection whose channels changed.
+    """Pairs of an input and an injection that changed channels of the layer's output there.
 
-    ``inputs`` (p,) of a block; ``owner`` (p,), the injection; ``values`` (p, width, ...) of its ``channels``
-    (p, width).
+    ``inputs`` (p,): rows of a block. ``owner`` (p,): the injections. ``channels`` (p, width) and ``values``
+    (p, width, ...): each injection's channels and their faulty values.
     """
 
     inputs: NDArray[np.intp]
@@ -38,7 +39,7 @@ class _Pairs:
 
 @dataclass(frozen=True, eq=False)
 class Pack:
-    """Injections that share a stretch, each with equally many rows: ``places`` (injections, rows each) says which."""
+    """Injections that share a run of the stretch, each with equally many rows: ``places`` (injections, width)."""
 
     numbers: list[int]
     rows: list[StretchRow]
@@ -50,9 +51,9 @@ class Pack:
         return int(self.places.shape[1])
 
     def pairs(self, changed: NDArray[np.bool_]) -> tuple[NDArray[np.intp], ...]:
-        """Return the pairs of an input and an injection some channel of which changed, given (inputs, rows).
+        """Return the pairs of an input and an injection of which some row is ``changed`` (inputs, rows).
 
-        They come as the input, the injection, its rows and their channels: (p,), (p,), (p, width), (p, width).
+        They come as four arrays: inputs (p,), injections (p,), their rows (p, width), and their channels (p, width).
         """
         inputs, owner = np.nonzero(changed[:, self.places].any(axis=2))
         channels = np.array([row.channel for row in self.rows], np.intp)
@@ -60,23 +61,26 @@ class Pack:
 
 
 def _packs(injections: Sequence[tuple[int, list[StretchRow]]]) -> Iterator[Pack]:
-    """Put injections, each with its rows, into packs that fit a stretch; packs of one width follow each other."""
+    """Put injections, each with its rows, into packs that fit a stretch; packs of equal width are adjacent."""
     ordered = sorted(injections, key=lambda injection: len(injection[1]))
     for width, group in groupby(ordered, key=lambda injection: len(injection[1])):
         members = list(group)
         for first in range(0, len(members), ROWS // width):
-            part = members[first : first + ROWS // width]
-            rows = [row for _, own in part for row in own]
-            yield Pack([number for number, _ in part], rows, np.arange(len(rows)).reshape(-1, width))
+            chosen = members[first : first + ROWS // width]
+            rows = [row for _, injection_rows in chosen for row in injection_rows]
+            yield Pack([number for number, _ in chosen], rows, np.arange(len(rows)).reshape(-1, width))
 
 
 @dataclass(frozen=True, eq=False)
 class PackedLane:
-    """Many injections in one run of the faulty layer, then what each of them changed through one clean suffix.
+    """Runs many injections in one run of the faulty layer; then the channels that changed go through one clean suffix.
 
-    An input on which no channel of an injection changed has the golden scores and goes no further. ``blocked`` says of
-    the stretch and of the suffix whether images enter it in blocked layout (`bitswap_onnx.runtime.session.open_part`).
+    An input on which no channel of an injection changed has the golden scores and goes no further. ``blocked`` says, for
+    the stretch and for the suffix, whether images enter in blocked layout (`bitswap_onnx.runtime.submodel.open_part`).
+    Injections that the stretch cannot carry run on ``fallback``.
     """
+
+    kind: ClassVar[LaneKind] = "packed"
 
     slicer: Slicer
     numerics: Numerics
@@ -84,18 +88,18 @@ class PackedLane:
     cuts: tuple[str, ...]
     fallback: WholeLane
     blocked: tuple[bool, bool] = (False, False)
-    _suffix: list[Submodel] = field(default_factory=list)
 
     @property
     def values(self) -> frozenset[str]:
         """As `Lane.values`."""
         return frozenset((*self.cuts, self.stretch.value, *(feed.value for feed in self.stretch.feeds)))
 
-    def run(self, injections: Sequence[InjectionEdits], block: Block) -> Iterator[Faulty]:
+    def run(self, injections: Sequence[InjectionEdits], block: Block) -> Iterator[FaultyScores]:
         """As `Lane.run`.
 
-        As the whole model runs an injection that hits more channels than a stretch has rows, or makes a weight Inf or NaN:
-        what such a weight gives with the zeros around an image depends on the kernel, which a stretch may change.
+        Two kinds of injections run as the whole model: those that hit more channels than a stretch has rows, and those that
+        make a weight Inf or NaN. Such a weight times the zeros around an image gives a result that depends on the kernel,
+        and the stretch may run on another kernel.
         """
         narrow = []
         for number, edits in enumerate(injections):
@@ -108,33 +112,33 @@ class PackedLane:
 
     def _stays_finite(self, edits: InjectionEdits) -> bool:
         masks: dict[tuple[str, int], int] = {}
-        for tensor, changes in edits.items():
+        for tensor, changes in edits.weights.items():
             for element, mask in changes:
                 masks[tensor, element] = masks.get((tensor, element), 0) ^ mask
         return all(self.stretch.stays_finite(tensor, element, mask) for (tensor, element), mask in masks.items())
 
-    def _run_packs(self, packs: Iterator[Pack], block: Block) -> Iterator[Faulty]:
-        """Collect what changed until it fills many batches of the suffix, then run it."""
-        held: list[_Pairs] = []
+    def _run_packs(self, packs: Iterator[Pack], block: Block) -> Iterator[FaultyScores]:
+        """Collect changed values until they fill many batches of the suffix, then run it."""
+        waiting: list[_Pairs] = []
         numbers: list[int] = []
         for pack in packs:
-            if held and held[0].channels.shape[1] != pack.width:
-                yield self._finish(numbers, held, block)
-                held, numbers = [], []
+            if waiting and waiting[0].channels.shape[1] != pack.width:
+                yield self._finish(numbers, waiting, block)
+                waiting, numbers = [], []
             for start, value, changed in self._run_stretch(pack.rows, block):
                 inputs, owner, places, channels = pack.pairs(changed[: block.count - start])
                 values = np.moveaxis(value, self.stretch.axis, 1)[inputs[:, None], places]
-                held.append(_Pairs(inputs + start, owner + len(numbers), values, channels))
+                waiting.append(_Pairs(inputs + start, owner + len(numbers), values, channels))
             numbers += pack.numbers
             scores = block.scores[:1].nbytes
-            if sum(pairs.values.nbytes + len(pairs.inputs) * scores for pairs in held) > _HELD_BYTES:
-                yield self._finish(numbers, held, block)
-                held, numbers = [], []
+            if sum(pairs.values.nbytes + len(pairs.inputs) * scores for pairs in waiting) > _WAITING_BYTES:
+                yield self._finish(numbers, waiting, block)
+                waiting, numbers = [], []
         if numbers:
-            yield self._finish(numbers, held, block)
+            yield self._finish(numbers, waiting, block)
 
     def control(self, block: Block, rows: NDArray[np.intp]) -> NDArray[np.bool_]:
-        """As `Lane.control`, with clean rows of many channels at once."""
+        """As `Lane.control`: the stretch runs with clean rows of channels from all over the layer, then the suffix."""
         clean = self._sample()
         batches = list(self._run_stretch(clean, block))
         values = np.concatenate([np.moveaxis(value, self.stretch.axis, 1) for _, value, _ in batches])[:, : len(clean)]
@@ -160,18 +164,18 @@ class PackedLane:
         return [StretchRow(int(channel), {}) for channel in channels]
 
     def rows(self, edits: InjectionEdits) -> list[StretchRow]:
-        """Return an injection as one row per output channel that it hits."""
-        found: dict[int, dict[str, list[tuple[int, int]]]] = {}
-        for tensor, changes in edits.items():
+        """Return an injection as rows of the stretch, one per output channel that it hits."""
+        by_channel: dict[int, dict[str, list[WeightEdit]]] = {}
+        for tensor, changes in edits.weights.items():
             for element, mask in changes:
-                own = found.setdefault(self.stretch.channel(tensor, element), {})
-                own.setdefault(tensor, []).append((element, mask))
-        return [StretchRow(channel, own) for channel, own in found.items()]
+                channel_edits = by_channel.setdefault(self.stretch.channel(tensor, element), {})
+                channel_edits.setdefault(tensor, []).append(WeightEdit(element, mask))
+        return [StretchRow(channel, channel_edits) for channel, channel_edits in by_channel.items()]
 
     def _run_stretch(self, rows: Sequence[StretchRow], block: Block) -> Iterator[tuple[int, Any, NDArray[np.bool_]]]:
-        """Run the faulty layer batch by batch.
+        """Run the stretch with ``rows``, batch by batch.
 
-        Yield where a batch begins, its value, and (inputs, rows) whether a row lost the golden bits.
+        Yield for each batch its first input, the stretch's value, and whether a row lost the golden bits (inputs, rows).
         """
         padded = [*rows, *[StretchRow(rows[-1].channel, {})] * (ROWS - len(rows))]
         part = open_part(self.stretch.build(padded), self.numerics, self.blocked[0])
@@ -179,19 +183,19 @@ class PackedLane:
         for start in block.starts:
             feeds = {feed.name: _fed(block.batch(feed.value, start), feed, padded) for feed in self.stretch.feeds}
             (value,) = part.run(feeds)
-            other = _bits(value) != _bits(block.batch(self.stretch.value, start).take(channels, axis))
-            yield start, value, other.any(axis=tuple(i for i in range(1, other.ndim) if i != axis))
+            differs = _bits(value) != _bits(block.batch(self.stretch.value, start).take(channels, axis))
+            yield start, value, differs.any(axis=tuple(i for i in range(1, differs.ndim) if i != axis))
 
-    def _finish(self, numbers: list[int], held: list[_Pairs], block: Block) -> Faulty:
-        """Run what changed through the suffix and sort it by injection."""
-        pairs = _Pairs(*(np.concatenate(parts) for parts in zip(*(astuple(pairs) for pairs in held), strict=True)))
+    def _finish(self, numbers: list[int], waiting: list[_Pairs], block: Block) -> FaultyScores:
+        """Run changed values through the suffix and sort the scores by injection."""
+        pairs = _Pairs(*(np.concatenate(parts) for parts in zip(*(astuple(pairs) for pairs in waiting), strict=True)))
         scores = self._scores(block, pairs)
         order = np.argsort(pairs.owner, kind="stable")
         bounds = np.searchsorted(pairs.owner[order], np.arange(len(numbers) + 1)).tolist()
-        return Faulty(block.count, numbers, pairs.inputs[order], bounds, scores[order])
+        return FaultyScores(block.count, numbers, pairs.inputs[order], bounds, scores[order])
 
     def _scores(self, block: Block, pairs: _Pairs) -> Scores:
-        """Return the scores of golden inputs into which the pairs' values are put, channel by channel."""
+        """Return the scores of pairs: the suffix runs on golden values, into which each pair's faulty channels are put."""
         if not len(pairs.inputs):
             return block.scores[:0]
         size = self.numerics.batch_size
@@ -202,7 +206,7 @@ class PackedLane:
                 np.take(block.values[name], pairs.inputs[chosen], 0, out=buffer, mode="clip")
             faulty = np.moveaxis(feeds[self.stretch.value], self.stretch.axis, 1)
             faulty[np.arange(size)[:, None], pairs.channels[chosen]] = pairs.values[chosen]
-            scores.append(self._part.run(feeds)[0] if self._part else feeds[self.stretch.value].copy())
+            scores.append(self._suffix.run(feeds)[0] if self._suffix else feeds[self.stretch.value].copy())
         return flat(np.concatenate(scores))[: len(pairs.inputs)]
 
     def _golden_of(self, block: Block) -> dict[str, NDArray[Any]]:
@@ -210,22 +214,20 @@ class PackedLane:
 
     @cached_property
     def loaded_bytes(self) -> int:
-        """As `Lane.loaded_bytes`: of the suffix, and what the stretch is built from."""
+        """As `Lane.loaded_bytes`: the suffix, and the constants that the stretch is built from."""
         return self.slicer.loaded_bytes(self.cuts, (self.slicer.output,)) + self.stretch.loaded_bytes
 
     @property
     def _fed(self) -> tuple[str, ...]:
         return self.cuts if self.stretch.value in self.cuts else (*self.cuts, self.stretch.value)
 
-    @property
-    def _part(self) -> Submodel | None:
-        """The clean suffix; None where the faulty layer makes the scores."""
+    @cached_property
+    def _suffix(self) -> Submodel | None:
+        """The clean suffix; None where the stretch's value is the scores."""
         if self.stretch.value == self.slicer.output:
             return None
-        if not self._suffix:
-            model = self.slicer.extract(self.cuts, (self.slicer.output,))
-            self._suffix.append(open_part(model, self.numerics, self.blocked[1]))
-        return self._suffix[0]
+        model = self.slicer.extract(self.cuts, (self.slicer.output,))
+        return open_part(model, self.numerics, self.blocked[1])
 
 
 def _fed(value: NDArray[Any], feed: Feed, rows: Sequence[StretchRow]) -> NDArray[Any]:
@@ -239,8 +241,8 @@ def _fed(value: NDArray[Any], feed: Feed, rows: Sequence[StretchRow]) -> NDArray
 
 def padded_batches(rows: NDArray[np.intp], size: int) -> list[NDArray[np.intp]]:
     """Cut ``rows`` into batches of one size; the last one repeats its last row."""
-    parts = [rows[first : first + size] for first in range(0, len(rows), size)]
-    return [np.pad(part, (0, size - len(part)), mode="edge") for part in parts]
+    pieces = [rows[first : first + size] for first in range(0, len(rows), size)]
+    return [np.pad(batch, (0, size - len(batch)), mode="edge") for batch in pieces]
 
 
 def _bits(array: NDArray[Any]) -> NDArray[Any]:

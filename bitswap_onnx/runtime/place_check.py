@@ -1,7 +1,7 @@
-"""Does a node give a row the same bits wherever it lies in the batch? Tried on this processor, with this runtime.
+"""Tests whether a node gives a row the same bits at every place of the batch, on this processor and runtime.
 
-A batch whose rows are all alike goes in: each row lies at another offset, and all must come out alike. Rows are random, and
-several batches of them are tried, so that an operator that rounds otherwise in its tail for one value in a hundred shows it.
+The node runs on a batch of equal rows. Each row lies at another offset in memory, and all rows of the output must be equal.
+Several batches of random numbers are tried, since an operator may round differently in its tail for one value in a hundred.
 """
 
 import numpy as np
@@ -15,16 +15,16 @@ from bitswap_onnx.graph.slices import Slicer
 from bitswap_onnx.runtime.session import Numerics
 from bitswap_onnx.runtime.submodel import open_part
 
-#: The spread of the numbers in the rows that are tried. A kernel that rounds by its tail does so for one value in a few
-#: hundred, one that adds in another order for most: then few batches are enough.
+#: Standard deviations of the numbers in the batches that are tried. A kernel that adds in another order shows it for most
+#: values, so one batch of each is enough; a kernel with a tail shows it for one value in a few hundred, which needs more.
 _SPREADS = (1.0, 6.0, 0.1, 1.0, 6.0, 30.0)
-_ROUNDED_TIMES = 8
+_TAIL_REPEATS = 8
 
 
 def keeps_rows(slicer: Slicer, numerics: Numerics, index: int) -> bool:
-    """Whether a node of the model was seen to give equal rows equal bits, in every place of a batch.
+    """Whether a node of the model gave equal rows equal bits at every place of a batch, in all trials.
 
-    False as well where that cannot be tried: an input that is no float and has rows, or a value without rows.
+    Also False where it cannot be tried: an input that is not float, a value without rows, a node that does not run alone.
     """
     node = slicer.nodes[index]
     read = [name for name in slicer.reads[index] if name not in slicer.constants and name not in slicer.counts]
@@ -33,15 +33,15 @@ def keeps_rows(slicer: Slicer, numerics: Numerics, index: int) -> bool:
     if minds_neighbours(slicer, index) or not all(slicer.dtype(name).kind == "f" for name in read):
         return False
     known = operator(node.domain, node.op_type)
-    times = 1 if known is not None and known.place is Place.ORDERED else _ROUNDED_TIMES
+    repeats = 1 if known is not None and known.place is Place.ORDERED else _TAIL_REPEATS
     try:
         part = open_part(_alone(slicer, index, read), numerics)
         draw = np.random.default_rng(0)
-        for spread in _SPREADS * times:
+        for spread in _SPREADS * repeats:
             feeds = {name: _equal_rows(slicer, name, draw, spread) for name in read}
-            if not all(_are_equal(found) for found in part.run(feeds)):
+            if not all(map(_are_equal, part.run(feeds))):
                 return False
-    except ModelError:  # what the runtime does not take alone
+    except ModelError:  # the runtime does not run the node alone
         return False
     return True
 

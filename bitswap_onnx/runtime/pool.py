@@ -1,4 +1,4 @@
-"""The parent's side of the workers: N subprocesses, one unit at a time each, results as they come."""
+"""The parent's side of the workers: N subprocesses, each with one unit at a time; results come as units finish."""
 
 import contextlib
 import json
@@ -6,31 +6,44 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, Self
 
 from bitswap_onnx.errors import BitswapError, ModelError, RunError
-from bitswap_onnx.runtime.messages import Message, Result, Unit, receive, send
+from bitswap_onnx.runtime.lanes import FaultyPath
+from bitswap_onnx.runtime.messages import (
+    Message,
+    Result,
+    Unit,
+    WorkerRequest,
+    decode_result,
+    encode_edits,
+    encode_request,
+    receive,
+    send,
+)
 from bitswap_onnx.runtime.worker import Worker
+from bitswap_onnx.runtime.worker_settings import WorkerSettings, encode_paths, encode_settings
 
-#: Units that a worker has: the one it runs, and one that waits, so that it never does.
-_AT_HAND = 2
+#: Units that a worker has: the one it runs, and one that waits, so that the worker never waits.
+_UNITS_PER_WORKER = 2
 
 
 @dataclass
 class Pool:
-    """``size`` worker processes that all got ``settings``; use it as a context manager, its end ends them.
+    """``size`` worker processes with the same ``settings``. Use it as a context manager; its end ends the processes.
 
-    ``size`` 0: no process is started, units run in this one, one after the other.
+    ``size`` 0: no process is started, and units run in this one, one after the other.
     """
 
-    settings: Message
+    settings: WorkerSettings
     size: int
-    _processes: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)
-    _own: Worker | None = None
+    _threads: list[ThreadPoolExecutor] = field(default_factory=list, init=False)
+    _processes: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict, init=False)
+    _in_process: Worker | None = field(default=None, init=False)
 
     def __enter__(self) -> Self:
         self._threads = [ThreadPoolExecutor(1) for _ in range(self.size)]
@@ -39,7 +52,7 @@ class Pool:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is not None:  # nothing that is under way is still wanted
+        if kind is not None:  # nobody waits for the units at hand
             for process in list(self._processes.values()):
                 process.kill()
         for thread in self._threads:
@@ -50,21 +63,21 @@ class Pool:
                     pipe.close()  # type: ignore[union-attr]
             process.wait()
 
-    def expect(self, paths: list[tuple[tuple[str, ...], int]]) -> None:
-        """Say between two runs which faulty paths will come, each with its number of batches; no neuron site may be new.
+    def expect(self, paths: Mapping[FaultyPath, int]) -> None:
+        """Tell workers, between two runs, the faulty paths to come with their numbers of batches; no neuron site is new.
 
-        Workers that have begun hear of it now, others when they start.
+        Workers that have started hear of it now, others when they start.
         """
-        self.settings = {**self.settings, "paths": paths}
-        if self._own is not None:
-            self._own.expect(paths)
+        self.settings = replace(self.settings, paths=paths)
+        if self._in_process is not None:
+            self._in_process.expect(paths)
         for worker in self._processes:
-            self._ask(worker, {"expect": paths}, "between two rounds")
+            self._ask(worker, {"expect": encode_paths(paths)}, "between two rounds")
 
     def run(self, take: Callable[[int], Unit | None], stop: threading.Event) -> Iterator[tuple[Unit, Result]]:
         """Yield units and their results as workers finish; ``take(worker)`` gives a worker's next unit, or None.
 
-        Each worker has one unit at hand and one waiting. Once ``stop`` is set, only units that had begun come.
+        Each worker has one unit at hand and one waiting. Once ``stop`` is set, only units that had begun are yielded.
         """
         if not self.size:
             while not stop.is_set() and (unit := take(0)) is not None:
@@ -73,24 +86,57 @@ class Pool:
         running: dict[Future[Result], tuple[int, Unit]] = {}
         while True:
             if stop.is_set():
-                running = {future: own for future, own in running.items() if not future.cancel()}
+                running = {future: assigned for future, assigned in running.items() if not future.cancel()}
             else:
                 for worker in (*range(self.size), *range(self.size)):
-                    busy = sum(other == worker for other, _ in running.values())
-                    if busy < _AT_HAND and (unit := take(worker)) is not None:
+                    at_hand = sum(busy == worker for busy, _ in running.values())
+                    if at_hand < _UNITS_PER_WORKER and (unit := take(worker)) is not None:
                         running[self._threads[worker].submit(self._run, worker, unit)] = worker, unit
             if not running:
                 return
             done, _ = wait(running, return_when=FIRST_COMPLETED)
-            for future in sorted(done, key=lambda ended: ended.exception() is not None):  # what is done is kept
+            for future in sorted(done, key=lambda ended: ended.exception() is not None):  # results before an error
                 yield running.pop(future)[1], future.result()
 
+    def _run(self, worker: int, unit: Unit) -> Result:
+        """Run a unit; injections with the same edits run only once."""
+        keys = [json.dumps(encode_edits(edits)) for edits in unit.edits]
+        distinct = dict(zip(keys, unit.edits, strict=True))
+        work = unit.work
+        request = WorkerRequest(
+            path=unit.path,
+            chunk=work.chunk,
+            edits=list(distinct.values()),
+            control=work.control,
+            controlled_lane=work.controlled_lane,
+            engine=unit.engine,
+            lane_number=unit.lane_number,
+            whole=unit.whole,
+        )
+        result = self._run_in_process(request, unit.label) if not self.size else self._send(worker, request, unit.label)
+        numbers = {key: number for number, key in enumerate(distinct)}
+        order = [numbers[key] for key in keys] if result.counts else []
+        return replace(result, counts=[result.counts[i] for i in order], blobs=[result.blobs[i] for i in order])
+
+    def _run_in_process(self, request: WorkerRequest, label: str) -> Result:
+        try:
+            if self._in_process is None:
+                self._in_process = Worker(self.settings)
+            return self._in_process.run(request)
+        except BitswapError as error:
+            raise ModelError(f"{label}: {error}") from None
+
+    def _send(self, worker: int, request: WorkerRequest, label: str) -> Result:
+        if worker not in self._processes:
+            self._start(worker)
+        return decode_result(*self._ask(worker, encode_request(request), label))
+
     def _start(self, worker: int) -> None:
-        """Start a worker; it leaves the terminal's process group, so that Ctrl-C reaches the parent alone."""
+        """Start a worker outside the terminal's process group, so that Ctrl-C reaches the parent alone."""
         detached: dict[str, Any] = {"start_new_session": True}
         if sys.platform == "win32":
             detached = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
-        path = os.pathsep.join(filter(None, sys.path))  # the parent's own, and never the working directory
+        path = os.pathsep.join(filter(None, sys.path))  # the same as the parent's, without the working directory
         try:
             self._processes[worker] = subprocess.Popen(
                 [sys.executable, "-P", "-m", "bitswap_onnx.runtime.worker"],
@@ -100,51 +146,22 @@ class Pool:
                 **detached,
             )
         except OSError as error:
-            raise RunError(f"cannot start a worker: {error.strerror}; try fewer --workers") from None
-        self._ask(worker, self.settings, "start")
+            raise RunError(f"cannot start a worker: {error.strerror}; try fewer `workers`") from None
+        self._ask(worker, encode_settings(self.settings), "start")
 
-    def _run(self, worker: int, unit: Unit) -> Result:
-        if self.size and worker not in self._processes:
-            self._start(worker)
-        work = unit.work
-        distinct = {json.dumps(edits): edits for edits in unit.edits}  # the same faults need to run but once
-        request = {"path": unit.path, "edits": list(distinct.values()), "control": work.control, "held": work.held}
-        request |= {"first": work.chunk.first, "stop": work.chunk.stop, "engine": unit.engine, "lane": unit.lane}
-        request["whole"] = unit.whole
-        reply, blobs = self._ask(worker, request, unit.label)
-        found: list[dict[str, bytes]] = [{} for _ in reply["counts"]]
-        for name, blob in blobs.items():
-            number, _, kind = name.partition(" ")
-            found[int(number)][kind] = blob
-        at = {key: number for number, key in enumerate(distinct)}
-        order = [at[json.dumps(edits)] for edits in unit.edits] if reply["counts"] else []
-        counts, records = [reply["counts"][i] for i in order], [found[i] for i in order]
-        found_out = {name: reply[name] for name in ("lane", "kind") if name in reply}
-        return Result(reply["control"], counts, records, reply["seconds"], **found_out)
-
-    def _answer(self, request: Message, label: str) -> tuple[Message, dict[str, bytes]]:
-        """Answer a request in this process."""
-        try:
-            if self._own is None:
-                self._own = Worker(self.settings)
-            return self._own.run(request)
-        except BitswapError as error:
-            raise ModelError(f"{label}: {error}") from None
-
-    def _ask(self, worker: int, request: Message, label: str) -> tuple[Message, dict[str, bytes]]:
-        if not self.size:
-            return self._answer(request, label)
+    def _ask(self, worker: int, message: Message, label: str) -> tuple[Message, dict[str, bytes]]:
+        """Send a message to a worker and return its answer; raises ModelError with the worker's own error."""
         process = self._processes[worker]
         assert process.stdin is not None
         assert process.stdout is not None
         answer = None
         with contextlib.suppress(BrokenPipeError):
-            send(process.stdin, request)  # type: ignore[arg-type]
+            send(process.stdin, message)  # type: ignore[arg-type]
             answer = receive(process.stdout)  # type: ignore[arg-type]
         if answer is None:
             raise RunError(
                 f"{label}: a worker ended unexpectedly (exit status {process.wait()}), perhaps out of memory; "
-                "what was finished is saved: run again with --resume and fewer --workers"
+                "everything finished is saved: run again with `resume` and fewer `workers`"
             )
         if "error" in answer[0]:
             raise ModelError(f"{label}: {answer[0]['error']}")

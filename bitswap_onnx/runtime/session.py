@@ -1,4 +1,4 @@
-"""Numerics + provider → a session whose clean and faulty runs differ in the fault alone."""
+"""Sessions of ONNX Runtime: `Numerics` decide how they round, so that clean and faulty runs differ in the fault alone."""
 
 import os
 import platform
@@ -22,17 +22,16 @@ from bitswap_onnx.runtime.memory import aligned
 
 Provider = Literal["cpu", "cuda"]
 
-#: Optimisers that fold stored parameters into a kernel, or a residual sum into a convolution. The framework computes each
-#: apart, and so does fusion ``framework``. The names are checked by a test on the optimised graph: the runtime ignores names
-#: it does not know.
+#: Optimisers that fold stored parameters into a kernel, or a residual sum into a convolution. Frameworks compute these
+#: separately, and so does fusion ``framework``. The runtime ignores unknown names, so a test checks the optimised graph.
 _FOLDING = frozenset(
     ("ConvBNFusion", "ConvMulFusion", "ConvAddFusion", "MatMul_BatchNormalization_Fusion", "ConvAddActivationFusion")
 )
-#: Makes equal stored tensors one, so that writing into running statistics changes others too.
+#: Merges equal stored tensors, so that a node that writes into running statistics would change other tensors too.
 _MERGING = frozenset({"ConstantSharing"})
 _BLOCKED_LAYOUT = frozenset({"NchwcTransformer"})
 
-#: Optimisers that compute several nodes in one piece, with no value between them. They are off where faults hit neurons.
+#: Optimisers that compute several nodes in one kernel, without the values between them. Off where faults hit neurons.
 _SWALLOWING = frozenset(
     (
         *("AttentionFusion", "BiasDropoutFusion", "BiasGeluFusion", "BiasSkipLayerNormFusion", "BiasSoftmaxFusion"),
@@ -50,11 +49,11 @@ _SWALLOWING = frozenset(
     )
 )
 
-ort.set_default_logger_severity(4)  # what goes wrong comes as an exception
+ort.set_default_logger_severity(4)  # errors arrive as exceptions
 
 _PROVIDER_NAMES: dict[Provider, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
-#: One kernel choice per shape, full float32, no layout or fusion that moves a bias.
+#: One choice of kernel per shape, full float32, no other layout, no fusion of a bias.
 _CUDA_OPTIONS = {
     "use_tf32": "0",
     "cudnn_conv_algo_search": "HEURISTIC",
@@ -66,15 +65,15 @@ _CUDA_OPTIONS = {
 
 @dataclass(frozen=True)
 class Numerics:
-    """All that decides how the runtime rounds; part of a run's identity.
+    """The settings that decide how the runtime rounds; part of a run's identity.
 
     ``fusion``: ``framework`` computes batch-norm apart from the convolution, as the frameworks do; ``deployed`` lets the
-    runtime fold it when it loads the (faulty) model. ``layout``: ``plain`` or ``blocked`` (NCHWc kernels). ``threads``
-    per session. ``batch_size``: the one batch shape every run has; the last batch is padded.
+    runtime fold it when it loads the (faulty) model. ``layout``: ``plain`` or ``blocked`` (NCHWc kernels). ``threads``:
+    per session. ``batch_size``: every run has this batch size; the last batch is padded.
 
-    ``quantized``: how operators of quantized numbers compute: ``none`` (the model has none), ``exact`` (each as it is
-    specified, no pair of them fused into an integer kernel that may saturate) or ``runtime`` (as ONNX Runtime chooses).
-    ``apart``: every node on its own, as far as the runtime can be told, so that faults can get at the value behind it.
+    ``quantized``: how quantized operators compute: ``none`` (the model has no such operators), ``exact`` (each as it is
+    specified, never fused into an integer kernel that may saturate) or ``runtime`` (as ONNX Runtime chooses).
+    ``apart``: every node is computed on its own, as far as the runtime allows, so that faults can hit the value behind it.
     """
 
     provider: Provider = "cpu"
@@ -102,19 +101,19 @@ class Session:
 
     @property
     def providers(self) -> list[str]:
-        """The providers that really run it."""
+        """The providers that the runtime has loaded."""
         return list(self.handle.get_providers())
 
     def run(self, inputs: NDArray[Any], rank: int | None = None) -> NDArray[Any]:
-        """Return the output of ``inputs`` (n, ...) as floats of shape (n, values per input), in batches of one size.
+        """Return the output for ``inputs`` (n, ...) as floats of shape (n, values per input), run in batches of one size.
 
-        ``rank`` is the number of dimensions the output must have. Raises ModelError if it has others, if it has not one
-        row per input, or if the runtime fails.
+        ``rank``: the number of dimensions that the output must have, None for any. Raises ModelError if the output has
+        another number, if it has not one row per input, or if the runtime fails.
         """
-        parts = [
+        scores = [
             self._run_batch(batch, rank)[:count].reshape(count, -1) for batch, count in batches(inputs, self.batch_size)
         ]
-        return np.concatenate(parts)
+        return np.concatenate(scores)
 
     def _run_batch(self, batch: NDArray[Any], rank: int | None) -> NDArray[Any]:
         try:
@@ -125,30 +124,30 @@ class Session:
         if shape[:1] != batch.shape[:1] or rank not in (None, len(shape)):
             raise ModelError(
                 f"output {self.output}: expected {'(batch, classes)' if rank == 2 else 'one row per input'} for a batch "
-                f"of {len(batch)}, found shape {shape}; name another with --output, or pass --criterion tolerance=REL"
+                f"of {len(batch)}, found shape {shape}; name another `output`, or pass `criterion` tolerance=REL"
             )
         return as_floats(output)
 
 
 def as_floats(output: NDArray[Any]) -> NDArray[Any]:
-    """Widen what is no float32 or float64 without merging values (integers beyond 2**53 aside)."""
+    """Return an output as float32 or float64; widening merges no values, except integers beyond 2**53."""
     if output.dtype in (np.float32, np.float64):
         return output
     return output.astype(np.float32 if output.dtype.itemsize <= 2 else np.float64)
 
 
 def open_session(model: Model, numerics: Numerics, output: str, save_optimized: str | None = None) -> Session:
-    """Load ``model`` as ``numerics`` says; ``save_optimized`` names a file for the graph that really runs.
+    """Load ``model`` with these ``numerics``; ``save_optimized`` names a file for the optimised graph.
 
-    Raises ModelError if the runtime does not take the model, or if the provider that was asked for did not load (the
-    runtime itself would silently run on the CPU).
+    Raises ModelError if the runtime cannot load the model, or if the provider in ``numerics`` did not load (the runtime
+    itself would silently run on the CPU).
     """
     handle = load(model, numerics, save_optimized)
     return Session(handle, handle.get_inputs()[0].name, output, numerics.batch_size)
 
 
 def load(model: Model, numerics: Numerics, save_optimized: str | None = None) -> Any:
-    """Load a model as the runtime's own session, whatever its inputs and outputs; errors as `open_session`."""
+    """Load a model with any inputs and outputs, as the runtime's own session; errors as `open_session`."""
     options = _options(numerics)
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(model.folder))
     if save_optimized:
@@ -170,7 +169,7 @@ def load(model: Model, numerics: Numerics, save_optimized: str | None = None) ->
 
 
 def choose_provider(wanted: str) -> Provider:
-    """Return ``cpu`` or ``cuda`` for ``auto``, ``cpu`` or ``cuda``; raises ModelError where CUDA is asked for and absent."""
+    """Return ``cpu`` or ``cuda`` for ``auto``, ``cpu`` or ``cuda``; raises ModelError for ``cuda`` where it cannot load."""
     if wanted == "cpu":
         return "cpu"
     if _cuda_answers():
@@ -181,7 +180,7 @@ def choose_provider(wanted: str) -> Provider:
 
 
 def runtime_conflict() -> str | None:
-    """Return a sentence if both runtime packages are installed: they overwrite each other's files."""
+    """Return a message if both packages of the runtime are installed, which overwrite each other's files; else None."""
     installed = {name for name in ("onnxruntime", "onnxruntime-gpu") if _version(name)}
     if len(installed) < 2:
         return None
@@ -192,7 +191,7 @@ def runtime_conflict() -> str | None:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions that results depend on."""
+    """Return the versions of the packages that results depend on."""
     return {"onnxruntime": ort.__version__, "onnx": onnx.__version__, "numpy": np.__version__}
 
 
@@ -233,7 +232,7 @@ def _providers(provider: Provider) -> list[Any]:
 
 @cache
 def _cuda_answers() -> bool:
-    """Whether a session really gets the CUDA provider (being listed as available is not enough)."""
+    """Whether a session gets the CUDA provider; a provider that is listed as available may still fail to load."""
     if _PROVIDER_NAMES["cuda"] not in ort.get_available_providers():
         return False
     value = onnx.helper.make_tensor_value_info
@@ -250,11 +249,11 @@ def _cuda_answers() -> bool:
 def _provider_missing(provider: Provider) -> str:
     conflict = runtime_conflict()
     reason = conflict or "check `nvidia-smi` and install the CUDA libraries with `pip install 'bitswap-onnx[cuda]'`"
-    return f"--provider {provider}: ONNX Runtime could not load {_PROVIDER_NAMES[provider]}; {reason}, or use --provider cpu"
+    return f"`provider` {provider}: ONNX Runtime could not load {_PROVIDER_NAMES[provider]}; {reason}, or use `provider` cpu"
 
 
 def machine_name(provider: Provider) -> str:
-    """Return the name of the processor that rounds: the CPU's, with the provider before it where it is not the CPU."""
+    """Return the name of the CPU, behind the provider's where that is not the CPU."""
     info = Path("/proc/cpuinfo")
     match = re.search(r"model name\s*:\s*(.+)", info.read_text()) if info.is_file() else None
     name = match[1].strip() if match else platform.processor() or platform.machine()

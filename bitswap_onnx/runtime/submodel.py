@@ -1,4 +1,4 @@
-"""Sub-models as sessions: golden values in, values out, as arrays or on a device."""
+"""Sub-models as loaded sessions: values in, values out, as arrays or on a device."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -17,17 +17,17 @@ from bitswap_onnx.runtime.session import Numerics, load
 
 @dataclass(frozen=True, eq=False)
 class Submodel:
-    """A loaded sub-model: golden values in, values out, each with one row per input."""
+    """A loaded sub-model; its inputs and outputs are values with one row per dataset input."""
 
     handle: Any = field(repr=False)
     outputs: tuple[str, ...]
 
     def values(self, names: Sequence[str], feeds: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
-        """Return some of the outputs for one batch of arrays; errors as `run`."""
+        """Return the outputs ``names`` for one batch of arrays; errors as `run`."""
         return list(self._checked(self.handle.run, names, _aligned(feeds)))
 
     def run(self, feeds: dict[str, Any]) -> list[NDArray[Any]]:
-        """Return the outputs for one batch of arrays or device values; raises ModelError if the runtime fails."""
+        """Return all outputs for one batch of arrays or device values; raises ModelError if the runtime fails."""
         if all(isinstance(value, np.ndarray) for value in feeds.values()):
             return list(self._checked(self.handle.run, self.outputs, _aligned(feeds)))
         binding = self._binding(feeds)
@@ -37,7 +37,7 @@ class Submodel:
         return list(binding.copy_outputs_to_cpu())
 
     def run_on(self, feeds: dict[str, Any], device: str) -> list[Any]:
-        """Return the outputs for one batch as values on a device (``cuda``, ``cpu``), where they stay; errors as `run`."""
+        """Return all outputs for one batch as values that stay on a device (``cuda``, ``cpu``); errors as `run`."""
         binding = self._binding(feeds)
         for name in self.outputs:
             binding.bind_output(name, device, 0)
@@ -45,15 +45,15 @@ class Submodel:
         return list(binding.get_outputs())
 
     def run_into(self, feeds: dict[str, NDArray[Any]], outputs: dict[str, NDArray[Any]]) -> None:
-        """Write the outputs for one batch into C-contiguous arrays of their shapes; errors as `run`."""
+        """Write the ``outputs`` for one batch into the given C-contiguous arrays of their shapes; errors as `run`."""
         if not all(map(is_aligned, outputs.values())):
-            for array, found in zip(outputs.values(), self.values([*outputs], feeds), strict=True):
-                array[...] = found
+            for array, output in zip(outputs.values(), self.values([*outputs], feeds), strict=True):
+                array[...] = output
             return
         binding = self._binding(feeds)
         for name, array in outputs.items():
-            place = "cpu", 0, array.dtype, array.shape, array.ctypes.data
-            self._checked(binding.bind_output, name, *place)
+            target = "cpu", 0, array.dtype, array.shape, array.ctypes.data
+            self._checked(binding.bind_output, name, *target)
         self._checked(self.handle.run_with_iobinding, binding)
 
     def _binding(self, feeds: dict[str, Any]) -> Any:
@@ -83,21 +83,22 @@ def to_device(array: NDArray[Any], device: str) -> Any:
 
 
 def open_part(model: Model, numerics: Numerics, blocked: bool = False) -> Submodel:
-    """Load a sub-model, its inputs and outputs as its graph declares them; errors as `open_session`.
+    """Load a sub-model with the inputs and outputs that its graph declares; errors as `open_session`.
 
-    ``blocked``: images come in as the NCHWc kernels of the whole model hand them on, not as it reads its own input.
+    ``blocked``: its images enter in the blocked layout, as between NCHWc kernels inside the whole model; otherwise in the
+    plain layout, as the input of the whole model.
     """
     handle = load(_entering_blocked(model) if blocked else model, numerics)
     return Submodel(handle, tuple(value.name for value in handle.get_outputs()))
 
 
 def _entering_blocked(model: Model) -> Model:
-    """Send each image-like input through an average pool of single pixels, which changes no number.
+    """Return a model whose four-dimensional inputs each pass an average pool of single pixels, which changes no number.
 
-    It makes 0 of -0; what follows computes the same numbers from either, and scores compare equal.
+    (The pool turns -0 into 0; the nodes behind it compute equal numbers from either, and scores compare equal.)
 
-    The runtime's layout transformer has no operator that only changes the layout, and decides by where a value comes
-    from: behind a pool it takes it for blocked, and fuses and computes what follows as it does inside the whole model.
+    The runtime has no operator that only changes the layout. It chooses the layout of a value by the node that makes it:
+    the value behind a pool is blocked, and the nodes behind it are fused and computed as inside the whole model.
     """
     proto = onnx.ModelProto()
     proto.CopyFrom(model.proto)

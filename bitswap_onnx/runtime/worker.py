@@ -1,142 +1,145 @@
 """One subprocess that runs work units on one thread: ``python -m bitswap_onnx.runtime.worker``.
 
-It reads messages from standard input and answers on standard output (`send`, `receive`): first the settings, then one
-unit at a time, and where a list has grown, before its next unit, which paths there are. It never opens the store, holds
-no lock, and ends when its pipe closes. A message is one line of JSON, followed by the bytes of its blobs.
+It reads messages from standard input and answers each on standard output (`bitswap_onnx.runtime.messages`). The first
+message has the worker's settings; each later one is a unit to run, or, where a list has grown, the faulty paths to expect.
+A worker never opens the store, holds no lock, and ends when its pipe closes.
 """
 
 import os
 import signal
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 
+from bitswap_onnx.data.chunks import Chunk
 from bitswap_onnx.errors import BitswapError, ModelError
 from bitswap_onnx.graph.model import load_model
 from bitswap_onnx.graph.sites import find_sites, is_site
 from bitswap_onnx.graph.slices import Slicer
-from bitswap_onnx.outcome import Golden, Outcomes, criterion_from, judge_rows
+from bitswap_onnx.outcome import Counts, Golden, Outcomes, Scores, judge_rows
 from bitswap_onnx.runtime.incremental import IncrementalEngine
-from bitswap_onnx.runtime.lanes import affected_inputs
-from bitswap_onnx.runtime.messages import Message, receive, send
+from bitswap_onnx.runtime.lanes import FaultyPath, affected_inputs
+from bitswap_onnx.runtime.messages import Message, Result, WorkerRequest, decode_request, encode_result, receive, send
 from bitswap_onnx.runtime.reference import ReferenceEngine
-from bitswap_onnx.runtime.session import Numerics
+from bitswap_onnx.runtime.worker_settings import WorkerSettings, decode_paths, decode_settings
 
-Rows = np.ndarray[Any, np.dtype[np.intp]]
+Rows = NDArray[np.intp]
 
 
 class Worker:
-    """What a worker keeps between units: the engines, the inputs and the golden scores, all mapped from files."""
+    """Runs units on both engines; the engines, the inputs and the golden scores stay from one unit to the next."""
 
-    def __init__(self, settings: Message) -> None:
-        model = load_model(settings["model"])
-        if model.sha256 != settings["sha256"]:
-            raise ModelError(f"{settings['model']}: the model changed while its campaign runs; start a new campaign")
-        scratch = Path(settings["scratch"])
-        labels = np.load(scratch / "labels.npy") if settings["labels"] else None
+    def __init__(self, settings: WorkerSettings) -> None:
+        model = load_model(settings.model)
+        if model.sha256 != settings.sha256:
+            raise ModelError(f"{settings.model}: the model changed while its campaign runs; start a new campaign")
+        scratch = Path(settings.scratch)
+        labels = np.load(scratch / "labels.npy") if settings.has_labels else None
         inputs = np.load(scratch / "inputs.npy", mmap_mode="r")
         scores = np.load(scratch / "golden.npy", mmap_mode="r")
-        self.golden = Golden(scores, labels, criterion_from(settings["criterion"]))
-        numerics, output = Numerics(**settings["numerics"]), settings["output"]
-        paths = _batches_by_path(settings["paths"])
-        wanted = {key for path in paths for key in path if is_site(key)}
+        self.golden = Golden(scores, labels, settings.criterion)
+        numerics, output, paths = settings.numerics, settings.output, settings.paths
+        keys = {key for path in paths for key in path if is_site(key)}
         slicer = Slicer(model, output, numerics.batch_size, inputs.shape[1:])
-        sites = {site.key: site for site in (find_sites(slicer) if wanted else ()) if site.key in wanted}
+        sites = {site.key: site for site in (find_sites(slicer) if keys else ()) if site.key in keys}
         self.reference = ReferenceEngine(model, numerics, output, inputs, scores, sites)
-        self.incremental = IncrementalEngine(model, numerics, output, inputs, scores, paths, sites, settings["memory"])
-        self.records = frozenset(settings["records"])
-        self.part: tuple[tuple[int, int], Golden] | None = None
+        self.incremental = IncrementalEngine(model, numerics, output, inputs, scores, paths, sites, settings.memory)
+        self.records = frozenset(settings.records)
+        self._golden_part: tuple[Chunk, Golden] | None = None
 
-    def run(self, unit: Message) -> tuple[Message, dict[str, bytes]]:
-        """Run one unit; return the reply and the recorded blobs, by injection's number and name."""
+    def run(self, request: WorkerRequest) -> Result:
+        """Run one unit: the null control if it is due, then the injections unless it failed."""
         begun = time.perf_counter()
-        path, first, stop = tuple(unit["path"]), unit["first"], unit["stop"]
-        engine = self.reference if unit["engine"] == "reference" else self.incremental
-        if unit["whole"]:
+        path, chunk = request.path, request.chunk
+        if request.whole:
             self.incremental.give_up(path)
-        elif unit["lane"] is not None:
-            self.incremental.trust(path, unit["lane"])
-        kind = self.incremental.kind(path) if engine is self.incremental else "whole"
-        is_due = unit["control"] and unit["held"] != kind
-        reply: Message = {"control": engine.control(path, first, stop) if is_due else None, "counts": [], "kind": kind}
-        blobs: dict[str, bytes] = {}
-        if reply["control"] in (None, stop - first):
-            tallies = [_Tally(self.records) for _ in unit["edits"]]
-            for start, faulty in engine.run(path, unit["edits"], first, stop):
-                golden = self._golden_part(start, faulty.inputs)
-                outcomes = judge_rows(golden, faulty.rows, faulty.scores, faulty.bounds)
-                for number, part, own in zip(faulty.numbers, faulty.parts, outcomes, strict=True):
-                    over = affected_inputs(unit["edits"][number], start, faulty.inputs)
-                    tallies[number].add(own, over, golden, faulty.rows[part], faulty.scores[part])
-            reply["counts"] = [tally.counts for tally in tallies]
-            blobs = {f"{i} {name}": blob for i, tally in enumerate(tallies) for name, blob in tally.blobs().items()}
-        if engine is self.incremental:
-            reply["lane"] = self.incremental.found(path)
-        return {**reply, "seconds": time.perf_counter() - begun}, blobs
+        elif request.lane_number is not None:
+            self.incremental.adopt_lane(path, request.lane_number)
+        engine = self.reference if request.engine == "reference" else self.incremental
+        lane_kind = "whole" if engine is self.reference else self.incremental.lane_kind(path)
+        is_due = request.control and request.controlled_lane != lane_kind
+        control = engine.control(path, chunk.first, chunk.stop) if is_due else None
+        tallies = self._run_injections(engine, request) if control in (None, len(chunk)) else []
+        counts, blobs = [tally.counts for tally in tallies], [tally.blobs() for tally in tallies]
+        lane_number = None if engine is self.reference else self.incremental.lane_number(path)
+        return Result(control, counts, blobs, time.perf_counter() - begun, lane_number, lane_kind)
 
-    def expect(self, paths: list[Any]) -> None:
-        """Take in which faulty paths will come, in settings' form; none goes through another neuron site than before."""
-        self.incremental.expect(_batches_by_path(paths))
+    def expect(self, paths: Mapping[FaultyPath, int]) -> None:
+        """Take in the faulty paths to come, with their batches; their neuron sites are among those of the settings."""
+        self.incremental.expect(paths)
 
-    def _golden_part(self, first: int, inputs: int) -> Golden:
-        """Return the golden scores of some inputs; the last ones are kept, with what was made of them."""
-        if self.part is None or self.part[0] != (first, inputs):
-            self.part = (first, inputs), self.golden.take(slice(first, first + inputs))
-        return self.part[1]
+    def _run_injections(self, engine: ReferenceEngine | IncrementalEngine, request: WorkerRequest) -> list["_Tally"]:
+        tallies = [_Tally(self.records) for _ in request.edits]
+        for start, faulty in engine.run(request.path, request.edits, request.chunk.first, request.chunk.stop):
+            golden = self._golden_of(Chunk(start, start + faulty.inputs))
+            outcomes = judge_rows(golden, faulty.rows, faulty.scores, faulty.bounds)
+            for number, part, judged in zip(faulty.numbers, faulty.parts, outcomes, strict=True):
+                inputs = affected_inputs(request.edits[number], start, faulty.inputs)
+                tallies[number].add(judged, inputs, golden, faulty.rows[part], faulty.scores[part])
+        return tallies
+
+    def _golden_of(self, chunk: Chunk) -> Golden:
+        """Return the golden scores of some inputs; the last ones are kept, with all that was computed from them."""
+        if self._golden_part is None or self._golden_part[0] != chunk:
+            self._golden_part = chunk, self.golden.take(slice(chunk.first, chunk.stop))
+        return self._golden_part[1]
 
 
 class _Tally:
-    """What one injection comes to, summed over the parts of a chunk; ``inputs`` counts those that it was run over."""
+    """The counts and blobs of one injection, summed over the parts of a chunk."""
 
     def __init__(self, records: frozenset[str]) -> None:
         self.records = records
-        self.counts: dict[str, int | None] = {"inputs": 0}
+        self.counts: Counts = {"inputs": 0}
         self.per_input: list[bytes] = []
         self.scores: list[bytes] = []
 
-    def add(self, outcomes: Outcomes, over: Rows, golden: Golden, rows: Rows, scores: np.ndarray[Any, Any]) -> None:
-        """Add what became of the golden inputs ``over``, of which ``rows`` have ``scores`` of their own."""
-        for name, count in {**outcomes.over(over).counts, "inputs": len(over)}.items():
+    def add(self, outcomes: Outcomes, inputs: Rows, golden: Golden, rows: Rows, scores: Scores) -> None:
+        """Add the outcomes of ``inputs``; ``rows`` have the faulty ``scores``, all others the golden ones."""
+        for name, count in {**outcomes.over(inputs).counts, "inputs": len(inputs)}.items():
             before = self.counts.get(name, 0)
             self.counts[name] = None if count is None or before is None else before + count
         if "per_input" in self.records:
-            self.per_input.append(outcomes.over(over).encoded())
+            self.per_input.append(outcomes.over(inputs).encoded())
         if "scores" in self.records:
             full = golden.scores.astype(np.float32)
             full[rows] = scores
-            self.scores.append(full[over].tobytes())
+            self.scores.append(full[inputs].tobytes())
 
     def blobs(self) -> dict[str, bytes]:
-        parts = {"per_input": self.per_input, "scores": self.scores}
-        return {name: b"".join(parts[name]) for name in sorted(self.records)}
-
-
-def _batches_by_path(paths: list[Any]) -> dict[tuple[str, ...], int]:
-    return {tuple(path): batches for path, batches in paths}
+        """Return the recorded bytes by name."""
+        blobs = {"per_input": self.per_input, "scores": self.scores}
+        return {name: b"".join(blobs[name]) for name in sorted(self.records)}
 
 
 def serve(requests: BinaryIO, replies: BinaryIO) -> None:
-    """Answer requests until the pipe closes; what a user can mend goes back as ``{"error": ...}``."""
+    """Answer requests until the pipe closes; errors that the user can mend are answered as ``{"error": message}``."""
     worker: Worker | None = None
     while (request := receive(requests)) is not None:
         try:
             if worker is None:
-                worker = Worker(request[0])
-                send(replies, {})
-            elif "expect" in request[0]:
-                worker.expect(request[0]["expect"])
+                worker = Worker(decode_settings(request[0]))
                 send(replies, {})
             else:
-                send(replies, *worker.run(request[0]))
+                send(replies, *_answer(worker, request[0]))
         except BitswapError as error:
             send(replies, {"error": str(error)})
 
 
+def _answer(worker: Worker, message: Message) -> tuple[Message, dict[str, bytes]]:
+    if "expect" in message:
+        worker.expect(decode_paths(message["expect"]))
+        return {}, {}
+    return encode_result(worker.run(decode_request(message)))
+
+
 def main() -> None:
-    """Serve the parent process. Ctrl-C is the parent's to handle; stray prints go to standard error."""
+    """Serve the parent process; Ctrl-C is left to the parent, and stray prints go to standard error."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)

@@ -60,7 +60,7 @@ def prove_large_model(folder: Path) -> None:
     start = time.perf_counter()
     model = load_model(path)
     injection = Injection("a", (Fault("fc4", (3, 3), None, Kind.SET, "5"),))
-    faulty = rewrite(model, Resolver(model).resolve(injection).edits)
+    faulty = rewrite(model, Resolver(model).resolve(injection).edits.weights)
     save_model(faulty, folder / "faulty.onnx")
     x = np.ones((2, WIDTH), np.float32)
     scores = open_session(load_model(folder / "faulty.onnx"), Numerics(batch_size=2), f"h{LAYERS + 1}").run(x)

@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import median
 
 from bitswap_onnx.data.dataset import synthetic_dataset
+from bitswap_onnx.graph.edits import InjectionEdits, WeightEdit
 from bitswap_onnx.graph.model import load_model
 from bitswap_onnx.graph.signature import model_input, score_output
 from bitswap_onnx.graph.targets import find_targets
@@ -43,7 +44,8 @@ def main() -> None:
     passes, loads, injections = [], [], []
 
     def inject(tensor: str) -> None:
-        for _, faulty in engine.run((tensor,), [{tensor: [(0, 1 << 20)]}], 0, options.inputs):
+        edits = InjectionEdits({tensor: [WeightEdit(0, 1 << 20)]})
+        for _, faulty in engine.run((tensor,), [edits], 0, options.inputs):
             judge_rows(golden, faulty.rows, faulty.scores, faulty.bounds)
 
     for number in range(options.rounds):

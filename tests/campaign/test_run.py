@@ -24,7 +24,7 @@ from bitswap_onnx.errors import BitswapError, ControlFailedError, ModelError
 from bitswap_onnx.faults.fault import Fault, Injection, Kind
 from bitswap_onnx.faults.fault_list import read_fault_list, write_fault_list
 from bitswap_onnx.outcome import COUNTS
-from bitswap_onnx.runtime.lanes import WholeLane
+from bitswap_onnx.runtime.model_lanes import WholeLane
 from tests.builders import build, normal, save
 from tests.campaign.small_campaign import BATCH, INPUTS, faults, rows, run
 from tests.recorded import recorded_of

@@ -98,7 +98,7 @@ def test_an_injection_is_run_over_its_block_alone() -> None:
     """And so is the null control of its path: (chunk, path, positions, control, the lane that one held on)."""
     queue: Queue = {0: {0: np.array([4]), 2: np.array([0])}, 16: {0: np.array([1, 3])}}
     left = make_lots(chunks(20, 8), queue, lambda chunk: np.array([0, 3]), lambda chunk: {chunk.first: "cone"})
-    assert [(lot.chunk.first, lot.path, lot.positions.tolist(), lot.control, lot.held) for lot in left] == [
+    assert [(lot.chunk.first, lot.path, lot.positions.tolist(), lot.control, lot.controlled_lane) for lot in left] == [
         (0, 0, [4], True, "cone"),
         (0, 2, [], False, None),
         (16, 0, [1], True, None),

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from bitswap_onnx.faults.fault_list import read_fault_list
 from bitswap_onnx.graph.model import load_model
-from bitswap_onnx.runtime.lanes import WholeLane
+from bitswap_onnx.runtime.model_lanes import WholeLane
 from tests.builders import build, cnn, normal, save
 from tests.command_line import Run, runner
 

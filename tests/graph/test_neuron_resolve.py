@@ -7,8 +7,8 @@ import pytest
 
 from bitswap_onnx.errors import FaultListError
 from bitswap_onnx.faults.fault import Fault, Injection, Kind, Site
+from bitswap_onnx.graph.edits import ALL_INPUTS
 from bitswap_onnx.graph.model import from_proto
-from bitswap_onnx.graph.neurons import ALL_INPUTS
 from bitswap_onnx.graph.receipts import NeuronReceipt
 from bitswap_onnx.graph.resolve import Resolver
 from bitswap_onnx.graph.sites import find_sites
@@ -70,7 +70,7 @@ def test_what_an_injection_is() -> None:
     assert (mixed.path, mixed.inputs) == (("@input:a", "@output:scores", "fc.weight"), None)
     assert [type(row).__name__ for row in mixed.rows] == ["NeuronReceipt", "Receipt", "NeuronReceipt", "NeuronReceipt"]
     assert [row.fault for row in mixed.rows] == [neurons[0], weight, *neurons[1:]]
-    assert mixed.edits["@output:scores"] == [(7, 0, EVERY, 8), (7, 1, EVERY, 8)]
+    assert mixed.edits.neurons["@output:scores"] == [(7, 0, EVERY, 8), (7, 1, EVERY, 8)]
     every = resolver().resolve(Injection("i", (neurons[0], fault("fc", (2,)))))
     assert every.inputs is None
 

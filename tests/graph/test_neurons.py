@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 from bitswap_onnx.errors import ModelError
 from bitswap_onnx.faults.bits import FORMATS, BitFormat, edit, edit_one
 from bitswap_onnx.faults.fault import Kind, Site
+from bitswap_onnx.graph.edits import ALL_INPUTS, NeuronEdit
 from bitswap_onnx.graph.model import Model, from_proto
 from bitswap_onnx.graph.neurons import (
-    ALL_INPUTS,
-    NeuronEdit,
     bake,
     by_input,
     flips,
@@ -30,7 +29,7 @@ from bitswap_onnx.graph.sites import NeuronSite, find_sites
 from bitswap_onnx.graph.slices import Slicer
 from bitswap_onnx.runtime.session import Numerics, load, open_session
 from tests.builders import build, normal
-from tests.runtime.test_incremental import MODELS
+from tests.networks import MODELS
 
 ROWS = 3
 
@@ -115,7 +114,7 @@ def test_every_bit_of_every_dtype_in_every_place(name: str, place: str) -> None:
     assert run(handle, x, **flips({}, range(ROWS), site).feeds(site)).tobytes() == clean.tobytes()
     for kind in Kind:
         for operand in operands(kind, fmt):
-            edits = [(ALL_INPUTS, element, *operation(kind, operand, fmt)) for element in range(len(row))]
+            edits = [NeuronEdit(ALL_INPUTS, element, *operation(kind, operand, fmt)) for element in range(len(row))]
             found = run(handle, x, **flips(by_input(edits), range(ROWS), site).feeds(site))
             assert found.tobytes() == edit(clean, kind, operand).tobytes(), (kind, operand)
 
@@ -126,8 +125,11 @@ def test_chosen_elements_of_chosen_inputs() -> None:
     row = patterns(fmt)
     model = moving(fmt, len(row))
     site = site_of(model, "@output:a", (len(row),))
-    edits = [(7, 2, *operation(Kind.FLIP, 3, fmt)), (7, 2, *operation(Kind.STUCK_AT_1, 30, fmt))]
-    edits += [(9, 0, *operation(Kind.SET, 0x7FA00001, fmt)), (ALL_INPUTS, 12, *operation(Kind.MASK, 0x101, fmt))]
+    edits = [NeuronEdit(7, 2, *operation(Kind.FLIP, 3, fmt)), NeuronEdit(7, 2, *operation(Kind.STUCK_AT_1, 30, fmt))]
+    edits += [
+        NeuronEdit(9, 0, *operation(Kind.SET, 0x7FA00001, fmt)),
+        NeuronEdit(ALL_INPUTS, 12, *operation(Kind.MASK, 0x101, fmt)),
+    ]
     inputs = [9, 4, 7, 9]
     clean = np.tile(row, (len(inputs), 1))
     expected = clean.copy()
@@ -160,7 +162,7 @@ def test_changes_are_what_one_edit_after_the_other_makes(data: st.DataObject, fm
         operand = data.draw(number if kind in (Kind.MASK, Kind.SET) else width)
         drawn.append((data.draw(st.sampled_from([ALL_INPUTS, 5, 6])), data.draw(st.integers(0, 3)), kind, operand))
     drawn.sort(key=lambda fault: fault[0] != ALL_INPUTS)  # those of all inputs come first
-    edits: list[NeuronEdit] = [(which, place, *operation(kind, o, fmt)) for which, place, kind, o in drawn]
+    edits = [NeuronEdit(which, place, *operation(kind, o, fmt)) for which, place, kind, o in drawn]
     rows = data.draw(st.lists(st.sampled_from([4, 5, 6]), max_size=4))
     clean = data.draw(st.lists(number, min_size=4 * len(rows), max_size=4 * len(rows)))
     bits = np.array(clean, fmt.view).reshape(len(rows), 4)
@@ -186,7 +188,9 @@ def test_a_value_read_twice() -> None:
     """A fault before a node is that node's alone; one behind a layer is seen by all that read it."""
     model = from_proto(build(TWICE))
     x = normal(2, 4)
-    one = flips(by_input([(1, 2, *operation(Kind.FLIP, 30, FORMATS["float32"]))]), range(2), _scores(model, "x"))
+    one = flips(
+        by_input([NeuronEdit(1, 2, *operation(Kind.FLIP, 30, FORMATS["float32"]))]), range(2), _scores(model, "x")
+    )
     hit = x.copy()
     hit.view(np.uint32)[1, 2] ^= np.uint32(1 << 30)
     for key, expected in {"@input:y": (-hit, -x), "@input:z": (-x, -hit), "@output:x": (-hit, -hit)}.items():
@@ -207,7 +211,9 @@ def test_sites_of_one_value_and_one_node_together() -> None:
     for chosen in (sites, sites[::-1]):
         fed: dict[str, NDArray[Any]] = {}
         for place, site in enumerate(sites):  # a sign each, at an element of its own
-            fed |= flips(by_input([(0, place, *operation(Kind.FLIP, 31, site.format))]), [0], site).feeds(site)
+            fed |= flips(by_input([NeuronEdit(0, place, *operation(Kind.FLIP, 31, site.format))]), [0], site).feeds(
+                site
+            )
         y, z = session(instrument(model, chosen)).run(None, {"x": x, **fed})
         assert y.tolist() == [[1, -1, 1, 1]]
         assert z.tolist() == [[-1, 1, 1, -1]]
@@ -238,7 +244,7 @@ def test_the_clean_model_is_never_changed() -> None:
     sites = find_sites(Slicer(model, "y", 4, (3, 6, 6)))
     instrument(model, sites)
     tap(model, sites)
-    bake(model, {"@output:d": [(0, 0, 0, 0)]}, {site.key: site for site in sites})
+    bake(model, {"@output:d": [NeuronEdit(0, 0, 0, 0)]}, {site.key: site for site in sites})
     assert proto.SerializeToString(deterministic=True) == before
 
 

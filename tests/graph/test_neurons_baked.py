@@ -5,8 +5,9 @@ import pytest
 
 from bitswap_onnx.faults.bits import FORMATS
 from bitswap_onnx.faults.fault import Kind
+from bitswap_onnx.graph.edits import ALL_INPUTS, NeuronEdit
 from bitswap_onnx.graph.model import from_proto
-from bitswap_onnx.graph.neurons import ALL_INPUTS, NeuronEdit, bake, by_input, flips, instrument, operation
+from bitswap_onnx.graph.neurons import bake, by_input, flips, instrument, operation
 from tests.builders import build
 from tests.graph.test_neurons import PLACES, moving, patterns, run, session, site_of
 
@@ -31,10 +32,10 @@ def test_what_a_branch_captures_is_faulty_there(opset: int) -> None:
     cases = {"@output:x": [[0, 0, 0, 0]] * 2, "@output:a": [[0, 0, 0, 0], [0, -2, 0, 0]]}
     for key, expected in cases.items():
         site = site_of(model, key, (4,), 2)
-        changes = flips(by_input([(1, 1, *operation(Kind.FLIP, 31, site.format))]), range(2), site)
+        changes = flips(by_input([NeuronEdit(1, 1, *operation(Kind.FLIP, 31, site.format))]), range(2), site)
         found = run(session(instrument(model, [site])), x, **changes.feeds(site))
         assert np.array_equal(found, expected), key
-        baked = bake(model, {key: [(1, 1, *operation(Kind.FLIP, 31, site.format))]}, {key: site})
+        baked = bake(model, {key: [NeuronEdit(1, 1, *operation(Kind.FLIP, 31, site.format))]}, {key: site})
         assert np.array_equal(run(session(baked), x), expected), key
 
 
@@ -46,12 +47,12 @@ def test_a_baked_model_is_right_at_every_batch_size(name: str, place: str) -> No
     row = patterns(fmt)
     model = moving(fmt, len(row))
     site = site_of(model, place, (len(row),))
-    edits: list[NeuronEdit] = [
-        (3, 4, *operation(Kind.FLIP, fmt.width - 1, fmt)),
-        (ALL_INPUTS, 0, *operation(Kind.MASK, 5, fmt)),
-        (0, 4, *operation(Kind.SET, 3, fmt)),
-        (3, 4, *operation(Kind.STUCK_AT_0, 0, fmt)),
-        (ALL_INPUTS, 1, *operation(Kind.STUCK_AT_1, 1, fmt)),
+    edits = [
+        NeuronEdit(3, 4, *operation(Kind.FLIP, fmt.width - 1, fmt)),
+        NeuronEdit(ALL_INPUTS, 0, *operation(Kind.MASK, 5, fmt)),
+        NeuronEdit(0, 4, *operation(Kind.SET, 3, fmt)),
+        NeuronEdit(3, 4, *operation(Kind.STUCK_AT_0, 0, fmt)),
+        NeuronEdit(ALL_INPUTS, 1, *operation(Kind.STUCK_AT_1, 1, fmt)),
     ]
     handle = session(bake(model, {site.key: edits}, {site.key: site}))
     for count in (1, 3, 4, 6):

@@ -105,7 +105,7 @@ def test_two_faults_on_one_bit(second: Fault) -> None:
 def test_two_faults_in_one_element() -> None:
     faults = (Fault("conv", (0, 0, 0, 0), 3), Fault("conv", (0, 0, 0, 0), 30), Fault("fc", (0, 0), 1))
     resolved = RESOLVER.resolve(Injection("i", faults))
-    assert resolved.edits == {"conv.weight": [(0, 8), (0, 1 << 30)], "fc.weight": [(0, 2)]}
+    assert resolved.edits.weights == {"conv.weight": [(0, 8), (0, 1 << 30)], "fc.weight": [(0, 2)]}
     assert resolved.path == ("conv.weight", "fc.weight")
 
 

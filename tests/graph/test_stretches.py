@@ -8,6 +8,7 @@ import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 
+from bitswap_onnx.graph.edits import WeightEdit
 from bitswap_onnx.graph.model import Model, from_proto
 from bitswap_onnx.graph.slices import Slicer
 from bitswap_onnx.graph.stretches import ChannelwiseStretch, Feed, StretchRow, find_stretch
@@ -217,7 +218,7 @@ def test_rows_are_channels_of_the_faulty_model(name: str) -> None:
     rows = []
     for _ in range(9):
         element, mask = int(draw.integers(model.tensor(tensor).size)), 1 << int(draw.integers(20, 30))
-        rows.append(StretchRow(stretch.channel(tensor, element), {tensor: [(element, mask)]}))
+        rows.append(StretchRow(stretch.channel(tensor, element), {tensor: [WeightEdit(element, mask)]}))
     rows[4] = StretchRow(stretch.channels - 1, {})
     assert {row.channel for row in rows} <= set(range(stretch.channels))
     x = {stretch.slicer.inputs[0]: normal(BATCH, *stretch.slicer.shape, seed=7)}
@@ -246,7 +247,7 @@ def test_a_fault_stays_in_the_channel_of_its_element(name: str) -> None:
     clean = values(stretch.slicer.model, x, (value,))[value]
     size = stretch.slicer.model.tensor(tensor).size
     for element in {0, 1, size // 2, size - 1}:
-        faulty = values(rewrite(stretch.slicer.model, {tensor: [(element, 1 << 30)]}), x, (value,))[value]
+        faulty = values(rewrite(stretch.slicer.model, {tensor: [WeightEdit(element, 1 << 30)]}), x, (value,))[value]
         differs = np.moveaxis(faulty.view(np.uint32) != clean.view(np.uint32), stretch.axis, 0).reshape(
             stretch.channels, -1
         )
@@ -256,7 +257,7 @@ def test_a_fault_stays_in_the_channel_of_its_element(name: str) -> None:
 def test_the_model_is_not_changed() -> None:
     proto, tensor, _ = CASES["grouped"]
     before = proto.SerializeToString(deterministic=True)
-    stretch_of(proto, tensor).build([StretchRow(0, {tensor: [(0, 1)]}), StretchRow(5, {})])
+    stretch_of(proto, tensor).build([StretchRow(0, {tensor: [WeightEdit(0, 1)]}), StretchRow(5, {})])
     assert proto.SerializeToString(deterministic=True) == before
 
 

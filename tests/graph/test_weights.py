@@ -1,5 +1,6 @@
 """Rewriting: the new model differs from the old in exactly the named bits, byte by byte."""
 
+from itertools import starmap
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from onnx import numpy_helper
 
 from bitswap_onnx.errors import ModelError, RunError
+from bitswap_onnx.graph.edits import WeightEdit
 from bitswap_onnx.graph.model import Model, from_proto, load_model, save_model
 from bitswap_onnx.graph.tensors import stored_tensors
 from bitswap_onnx.graph.weights import rewrite
@@ -38,7 +40,7 @@ def differing_bits(clean: dict[str, bytes], faulty: dict[str, bytes]) -> dict[st
 )
 def test_exactly_the_named_bits(edits: dict[str, dict[int, int]]) -> None:
     before = CLEAN.proto.SerializeToString(deterministic=True)
-    faulty = rewrite(CLEAN, {key: list(masks.items()) for key, masks in edits.items()})
+    faulty = rewrite(CLEAN, {key: list(starmap(WeightEdit, masks.items())) for key, masks in edits.items()})
     expected = {key: sum(mask << (32 * element) for element, mask in edits.get(key, {}).items()) for key in SHAPES}
     assert differing_bits(tensor_bytes(CLEAN), tensor_bytes(faulty)) == expected
     assert CLEAN.proto.SerializeToString(deterministic=True) == before
@@ -46,7 +48,7 @@ def test_exactly_the_named_bits(edits: dict[str, dict[int, int]]) -> None:
 
 
 def test_nothing_but_tensor_data_changes() -> None:
-    faulty = rewrite(CLEAN, {"conv.weight": [(0, 1)]})
+    faulty = rewrite(CLEAN, {"conv.weight": [WeightEdit(0, 1)]})
     for model in (faulty.proto, (clean := onnx.ModelProto.FromString(CLEAN.proto.SerializeToString()))):
         for tensor in model.graph.initializer:
             tensor.ClearField("raw_data")
@@ -68,7 +70,7 @@ def test_tensors_stored_as_numbers_instead_of_bytes(dtype: str, field: str) -> N
     proto = onnx.ModelProto()
     proto.graph.initializer.append(tensor)
     clean = from_proto(proto)
-    faulty = rewrite(clean, {"W": [(2, 0b101)]})
+    faulty = rewrite(clean, {"W": [WeightEdit(2, 0b101)]})
     width = clean.tensor("W").dtype.itemsize * 8
     assert differing_bits(tensor_bytes(clean), tensor_bytes(faulty)) == {"W": 0b101 << (2 * width)}
 
@@ -85,7 +87,7 @@ def test_tensors_in_constant_nodes_and_subgraphs() -> None:
         }"""
     )
     clean = from_proto(proto)
-    faulty = rewrite(clean, {"k": [(3, 1)], "y/else_branch::W": [(0, 1 << 31)]})
+    faulty = rewrite(clean, {"k": [WeightEdit(3, 1)], "y/else_branch::W": [WeightEdit(0, 1 << 31)]})
     changed = {key: bits for key, bits in differing_bits(tensor_bytes(clean), tensor_bytes(faulty)).items() if bits}
     assert changed == {"k": 1 << 96, "y/else_branch::W": 1 << 31}
     assert faulty.tensor("y/else_branch::W")[0, 0] == -1
@@ -108,7 +110,7 @@ def external(tmp_path: Path) -> Path:
 def test_external_data(external: Path, tmp_path: Path) -> None:
     clean = load_model(external)
     assert np.array_equal(clean.tensor("V"), normal(8, 8, seed=1))
-    faulty = rewrite(clean, {"V": [(9, 1 << 30)]})
+    faulty = rewrite(clean, {"V": [WeightEdit(9, 1 << 30)]})
     saved = tmp_path / "faulty.onnx"
     save_model(faulty, saved)
     for model in (faulty, load_model(saved)):
@@ -133,7 +135,7 @@ def test_saving_where_nothing_can_be_written(tmp_path: Path) -> None:
 
 
 def test_a_saved_model_is_the_model(tmp_path: Path) -> None:
-    save_model(rewrite(CLEAN, {"fc.weight": [(5, 4)]}), tmp_path / "f.onnx")
-    expected = tensor_bytes(rewrite(CLEAN, {"fc.weight": [(5, 4)]}))
+    save_model(rewrite(CLEAN, {"fc.weight": [WeightEdit(5, 4)]}), tmp_path / "f.onnx")
+    expected = tensor_bytes(rewrite(CLEAN, {"fc.weight": [WeightEdit(5, 4)]}))
     assert tensor_bytes(load_model(tmp_path / "f.onnx")) == expected
     assert save(CLEAN.proto, tmp_path / "c.onnx").exists()

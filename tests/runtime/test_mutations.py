@@ -1,11 +1,11 @@
-"""Bugs planted in the incremental engine, one by one, and which control sees each of them.
+"""Bugs planted one by one in the packed lane and in golden values, and the control that sees each of them.
 
 ========================================================  ====================================================
 planted bug                                               seen by
 ========================================================  ====================================================
-what changed is put into another channel                  the probe: a planted fault gives other scores
-faults of a stretch are skipped, all or but the first     the probe
-faults of the second half of a stretch are skipped        the audit
+changed values are put into another channel               the probe: a planted fault gives other scores
+faults of a stretch are skipped, all or all but the first    the probe
+faults of the second half of a stretch are skipped           the audit
 the suffix rounds otherwise                               the probe; the null control if that looks away
 two rows of a batch change places                         the probe; the null control if that looks away
 scores that were run are thrown away                      the probe; the audit if that looks away
@@ -13,13 +13,13 @@ golden values of another block, with its own scores       the null control
 another block as a whole, scores included                 the audit
 a model whose inputs see each other is cut                the probe; the audit if that looks away
 a batch that is not full does not run                     an exception, in the control already
-what changed in the last batch or chunk is forgotten      the audit
+changes in the last batch or chunk are forgotten          the audit
 ========================================================  ====================================================
 """
 
 import json
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +44,10 @@ from bitswap_onnx.runtime.lanes import Block
 from bitswap_onnx.runtime.packed import PackedLane
 from bitswap_onnx.runtime.session import Numerics, open_session
 from tests.builders import build, cnn, normal, save
+from tests.runtime.planted_bugs import BATCH, INPUTS, Mutant, Patch, both, probe_looks_away
 
-INPUTS, BATCH = 23, 4
 PATH = ("conv.weight",)
 
-Patch = pytest.MonkeyPatch
-Mutant = Callable[[Patch], None]
 
 MIXING = """net (float[N, 1, 6, 6] x) => (float[N, 4] scores) {
     a = Conv <kernel_shape = [3, 3]> (x, "conv.weight")
@@ -72,7 +70,7 @@ def engine_of(proto: onnx.ModelProto) -> IncrementalEngine:
 
 
 def first_lane(engine: IncrementalEngine) -> PackedLane:
-    lane = next(engine.candidates(PATH))
+    lane = next(engine.candidates.lanes(PATH))
     assert isinstance(lane, PackedLane)
     return lane
 
@@ -80,7 +78,7 @@ def first_lane(engine: IncrementalEngine) -> PackedLane:
 def accepts(engine: IncrementalEngine) -> bool:
     """Whether the probe takes the fastest lane."""
     lane = first_lane(engine)
-    return engine.is_exact(lane) and engine.bears_plants(lane, PATH)
+    return engine.probe.accepts(lane, PATH)
 
 
 def wrong_channel(patch: Patch) -> None:
@@ -185,20 +183,6 @@ def stale_block(patch: Patch) -> None:
     patch.setattr(GoldenValues, "_block_of", remembered)
 
 
-def every_cut_accepted(patch: Patch) -> None:
-    """The probe looks away."""
-    patch.setattr(IncrementalEngine, "is_exact", lambda self, lane: True)
-    patch.setattr(IncrementalEngine, "bears_plants", lambda self, lane, path: True)
-
-
-def both(*mutants: Mutant) -> Mutant:
-    def plant(patch: Patch) -> None:
-        for mutant in mutants:
-            mutant(patch)
-
-    return plant
-
-
 def test_without_a_bug_the_probe_takes_the_packed_lane() -> None:
     engine = engine_of(cnn())
     assert accepts(engine)
@@ -219,12 +203,12 @@ def test_the_probe_sees(mutant: Mutant, monkeypatch: Patch) -> None:
 
 
 def test_no_lane_that_moves_rows_is_offered_where_inputs_mix() -> None:
-    assert not any(isinstance(lane, PackedLane) for lane in engine_of(mixing()).candidates(PATH))
+    assert not any(isinstance(lane, PackedLane) for lane in engine_of(mixing()).candidates.lanes(PATH))
 
 
 @pytest.mark.parametrize(
     "mutant",
-    [stale_values, both(every_cut_accepted, one_bit_off), both(every_cut_accepted, swapped)],
+    [stale_values, both(probe_looks_away, one_bit_off), both(probe_looks_away, swapped)],
     ids=["stale values", "one bit off, accepted", "swapped, accepted"],
 )
 def test_the_null_control_sees(mutant: Mutant, monkeypatch: Patch, tmp_path: Path) -> None:
@@ -250,7 +234,7 @@ def test_the_null_control_sees(mutant: Mutant, monkeypatch: Patch, tmp_path: Pat
 )
 def test_the_audit_sees(mutant: Mutant, monkeypatch: Patch, tmp_path: Path) -> None:
     """What the null control lets pass, even where the probe looks away."""
-    both(every_cut_accepted, mutant)(monkeypatch)
+    both(probe_looks_away, mutant)(monkeypatch)
     with pytest.raises(ControlFailedError, match=r"the audit failed: .* start again with another --out and --engine"):
         run(cnn(), tmp_path)
     assert_invalid(tmp_path)
@@ -258,7 +242,7 @@ def test_the_audit_sees(mutant: Mutant, monkeypatch: Patch, tmp_path: Path) -> N
 
 def test_a_lost_batch_is_loud(monkeypatch: Patch) -> None:
     """Scores that are missing raise where they are put back, in the control too."""
-    both(every_cut_accepted, last_batch_dropped)(monkeypatch)
+    both(probe_looks_away, last_batch_dropped)(monkeypatch)
     engine = engine_of(cnn())
     with pytest.raises((IndexError, ValueError)):
         engine.control(PATH, 0, INPUTS)

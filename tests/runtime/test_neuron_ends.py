@@ -3,10 +3,10 @@
 import onnx
 import pytest
 
-from bitswap_onnx.graph.receipts import InjectionEdits
+from bitswap_onnx.graph.edits import InjectionEdits, NeuronEdit
 from tests.builders import build, normal
-from tests.runtime.test_incremental import all_scores
-from tests.runtime.test_neuron_lane import Path, bits_of, engines, injections
+from tests.runtime.engines import all_scores
+from tests.runtime.neuron_engines import Path, bits_of, engines, injections
 
 TWO_ENDS = """net (float[N, 6] x) => (float[N, 3] y, float[N, 4] aux) {
     a = MatMul (x, "a.weight")
@@ -22,7 +22,7 @@ def two_ends() -> onnx.ModelProto:
 @pytest.mark.parametrize("path", [("@output:aux",), ("@input:aux",), ("@output:a", "@output:aux")])
 def test_sites_that_do_not_reach_the_scores(path: Path) -> None:
     reference, engine = engines(two_ends(), paths={path: 100})
-    edits: list[InjectionEdits] = [{key: [(1, 2, 0xFFFFFFFF, 1 << 30)] for key in path}]
+    edits = [InjectionEdits(neurons={key: [NeuronEdit(1, 2, 0xFFFFFFFF, 1 << 30)] for key in path})]
     found, expected = (all_scores(way, path, edits) for way in (engine, reference))
     assert bits_of(found) == bits_of(expected)
 

@@ -1,6 +1,5 @@
 """Neuron faults on every lane: the scores of the whole model with flip nodes, and those of a model cut by hand."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,94 +9,18 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from bitswap_onnx.faults.bits import to_bits
-from bitswap_onnx.faults.fault import Kind
+from bitswap_onnx.graph.edits import InjectionEdits, NeuronEdit, WeightEdit
 from bitswap_onnx.graph.model import Model, from_proto
-from bitswap_onnx.graph.neurons import ALL_INPUTS, operation
-from bitswap_onnx.graph.receipts import InjectionEdits
-from bitswap_onnx.graph.sites import NeuronSite, find_sites
-from bitswap_onnx.graph.slices import Slicer
+from bitswap_onnx.graph.sites import NeuronSite
 from bitswap_onnx.graph.targets import find_targets
 from bitswap_onnx.runtime.incremental import IncrementalEngine
-from bitswap_onnx.runtime.lanes import ConeLane, Lane
+from bitswap_onnx.runtime.model_lanes import ConeLane
 from bitswap_onnx.runtime.neuron_lane import NeuronLane
-from bitswap_onnx.runtime.reference import ReferenceEngine
-from bitswap_onnx.runtime.session import Numerics, load, open_session
+from bitswap_onnx.runtime.session import Numerics, load
 from tests.builders import build, cnn, normal
-from tests.runtime.test_incremental import MODELS, all_scores, dags
-
-COUNT = 11
-Path = tuple[str, ...]
-Pair = tuple[ReferenceEngine, IncrementalEngine]
-
-
-def engines(proto: onnx.ModelProto, batch: int = 4, count: int = COUNT, **options: Any) -> Pair:
-    """Both engines, with every site of the model."""
-    model, output = from_proto(proto), proto.graph.output[0].name
-    shape = tuple(dim.dim_value for dim in proto.graph.input[0].type.tensor_type.shape.dim[1:])
-    sites = {site.key: site for site in find_sites(Slicer(model, output, batch, shape))}
-    x, numerics = normal(count, *shape, seed=9), Numerics(batch_size=batch)
-    scores = open_session(model, numerics, output).run(x)
-    chosen: dict[str, Any] = {"paths": dict.fromkeys(((key,) for key in sites), 100), "worth": 0} | options
-    return (
-        ReferenceEngine(model, numerics, output, x, scores, sites),
-        IncrementalEngine(model, numerics, output, x, scores, sites=sites, **chosen),
-    )
-
-
-def injections(engine: ReferenceEngine, path: Path, seed: int = 0) -> list[InjectionEdits]:
-    """Of one input, of all, one each for every input, several at once; the top exponent bit among the bits."""
-    draw = np.random.default_rng(seed)
-    found: list[InjectionEdits] = []
-    count = len(engine.inputs)
-    for inputs in ([0], [count - 1], [ALL_INPUTS], [*range(count)], [1, 1, ALL_INPUTS], [2, 5]):
-        edits: dict[str, list[tuple[int, ...]]] = {}
-        for key in path:
-            if key not in engine.sites:
-                array = engine.model.tensor(key)
-                edits[key] = [(int(draw.integers(array.size)), 1 << int(draw.integers(20, 31)))]
-                continue
-            site = engine.sites[key]
-            top = site.format.width - 1
-            for number in inputs:
-                kind = draw.choice(np.array([Kind.FLIP, Kind.STUCK_AT_0, Kind.STUCK_AT_1, Kind.SET], object))
-                operand = 0x7FC00001 if kind is Kind.SET else int(draw.choice([top, top - 1, int(draw.integers(top))]))
-                change = number, int(draw.integers(site.elements)), *operation(kind, operand, site.format)
-                edits.setdefault(key, []).append(change)
-        found.append(edits)
-    return found
-
-
-def bits_of(scores: NDArray[Any]) -> bytes:
-    """The bits of scores, those of every NaN and zero alike: which payload or sign a kernel leaves is its own affair."""
-    clean = scores.copy()
-    clean[clean == 0] = 0
-    clean[np.isnan(clean)] = np.nan
-    return to_bits(clean).tobytes()
-
-
-def lane_scores(lane: Lane, engine: IncrementalEngine, edits: Sequence[InjectionEdits], first: int, stop: int) -> Any:
-    """The scores of injections over some inputs by one lane, in whatever blocks."""
-    scores = np.stack([engine.scores[first:stop]] * len(edits))
-    for start, block in engine._blocks(lane, first, stop):
-        for faulty in lane.run(edits, block):
-            for number, part in zip(faulty.numbers, faulty.parts, strict=True):
-                scores[number, start - first + faulty.rows[part]] = faulty.scores[part]
-    return scores
-
-
-def assert_equal(pair: Pair, path: Path, seed: int = 0) -> set[str]:
-    """Every exact lane of a path gives the reference engine's scores; return what the path's lanes are."""
-    reference, engine = pair
-    edits = injections(reference, path, seed)
-    expected = bits_of(all_scores(reference, path, edits))
-    assert bits_of(all_scores(engine, path, edits)) == expected, (path, engine.kind(path))
-    assert engine.control(path, 0, len(engine.inputs)) == len(engine.inputs)
-    held = [lane for lane in engine.candidates(path) if engine.holds(lane, path)]
-    for lane in held:
-        found = lane_scores(lane, engine, edits, 0, len(engine.inputs))
-        assert bits_of(found) == expected, (path, type(lane).__name__)
-    return {type(lane).__name__ for lane in held}
+from tests.networks import MODELS, dags
+from tests.runtime.engines import all_scores
+from tests.runtime.neuron_engines import Path, assert_equal, bits_of, engines, injections, lane_scores
 
 
 @pytest.mark.parametrize("name", [name for name in MODELS if name != "half"])
@@ -143,7 +66,7 @@ def parallel() -> onnx.ModelProto:
 def test_sites_beside_each_other_need_no_flip_node(path: Path) -> None:
     pair = engines(parallel(), paths={path: 100})
     assert assert_equal(pair, path) == {"NeuronLane", "ConeLane"}
-    assert pair[1].kind(path) == "neuron"
+    assert pair[1].lane_kind(path) == "neuron"
 
 
 def cut_by_hand(model: Model, numerics: Numerics, site: NeuronSite, x: NDArray[Any], edit: Any) -> NDArray[Any]:
@@ -182,7 +105,7 @@ def test_models_cut_by_hand(name: str) -> None:
             bits[2, element] ^= mask
 
         expected = cut_by_hand(reference.model, reference.numerics, site, reference.inputs, edit)
-        edits = [{key: [(2, element, 0xFFFFFFFF, int(mask))]}]
+        edits = [InjectionEdits(neurons={key: [NeuronEdit(2, element, 0xFFFFFFFF, int(mask))]})]
         for way in (reference, engine):
             (found,) = all_scores(way, (key,), edits)
             assert np.array_equal(found, expected.reshape(4, -1), equal_nan=True), (key, type(way).__name__)
@@ -219,8 +142,8 @@ def test_random_networks(proto: onnx.ModelProto, batch: int, random: Any) -> Non
 def test_paths_of_weights_beside_neurons_keep_their_lane() -> None:
     """Taps at the inputs of nodes are in the way of no packed stretch."""
     reference, engine = engines(MODELS["residual"], paths={("d.weight",): 100, ("@input:d",): 100})
-    assert engine.kind(("d.weight",)) == "packed"
-    edits: list[InjectionEdits] = [{"d.weight": [(i * 7, 1 << 30)]} for i in range(20)]
+    assert engine.lane_kind(("d.weight",)) == "packed"
+    edits = [InjectionEdits({"d.weight": [WeightEdit(i * 7, 1 << 30)]}) for i in range(20)]
     found, expected = (all_scores(way, ("d.weight",), edits) for way in (engine, reference))
     assert bits_of(found) == bits_of(expected)
 
@@ -242,7 +165,7 @@ def test_blocks_and_chunks_count_the_dataset_s_inputs(path: Path, memory: int) -
     for first, stop in ((0, 11), (4, 8), (8, 11)):
         for way in (engine, reference):
             assert bits_of(all_scores(way, path, edits, first, stop)) == bits_of(expected[:, first:stop])
-        for lane in engine.candidates(path):
+        for lane in engine.candidates.lanes(path):
             assert bits_of(lane_scores(lane, engine, edits, first, stop)) == bits_of(expected[:, first:stop])
 
 
@@ -250,10 +173,10 @@ def test_blocks_and_chunks_count_the_dataset_s_inputs(path: Path, memory: int) -
 def test_batches_and_what_is_left_of_them(batch: int, count: int) -> None:
     path = ("@output:c",)
     reference, engine = engines(MODELS["residual"], batch, count, paths={path: 100})
-    edits: list[InjectionEdits] = [{path[0]: [(i, 3, 0xFFFFFFFF, 1 << 30)]} for i in range(count)]
+    edits = [InjectionEdits(neurons={path[0]: [NeuronEdit(i, 3, 0xFFFFFFFF, 1 << 30)]}) for i in range(count)]
     found, expected = (all_scores(way, path, edits) for way in (engine, reference))
     assert bits_of(found) == bits_of(expected)
-    assert engine.kind(path) == "neuron"
+    assert engine.lane_kind(path) == "neuron"
     changed = (expected != engine.scores).any(axis=2)
     assert not changed[~np.eye(count, dtype=bool)].any()
 
@@ -275,6 +198,6 @@ def test_the_lanes_that_are_meant_really_run() -> None:
     """Without this, an engine that always ran whole models would pass everything above."""
     paths: list[Path] = [("@output:x",), ("@input:scores",), ("@output:scores",), ("@output:a", "@output:b")]
     _, engine = engines(cnn(), paths=dict.fromkeys(paths, 100))
-    assert [engine.kind(path) for path in paths] == ["neuron", "neuron", "neuron", "cone"]
+    assert [engine.lane_kind(path) for path in paths] == ["neuron", "neuron", "neuron", "cone"]
     assert isinstance(engine.lane(paths[0]), NeuronLane)
     assert isinstance(engine.lane(paths[3]), ConeLane)

@@ -1,4 +1,4 @@
-"""Bugs planted in the lane that neuron faults run on, one by one: a control, the audit or the probe sees each of them.
+"""Bugs planted one by one in the lane of neuron faults, and the control that sees each of them.
 
 ===================================================  =============================================================
 planted bug                                          seen by
@@ -7,11 +7,11 @@ nothing is flipped                                   the probe; the audit if tha
 a fault hits the row beside its own                  the audit: planted faults hit every row
 inputs are counted from the block's first one        the audit: planted faults name no input
 an injection runs over other inputs than it names    the audit, for the same reason
-what a node takes in stays golden                    the probe
+a fault at the input of a node is lost               the probe
 ===================================================  =============================================================
 
-What both engines share (how a list becomes elements, keeps and toggles) no control can see: tests against numpy, plain
-ONNX Runtime and PyTorch do.
+No control can see bugs in the code that both engines share, which turns a list into elements, keeps and toggles. Tests
+against numpy, plain ONNX Runtime and PyTorch see these.
 """
 
 from collections.abc import Callable
@@ -22,24 +22,22 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from bitswap_onnx.campaign import schedule as plan
 from bitswap_onnx.campaign.audit import Audit
 from bitswap_onnx.campaign.options import RunOptions
 from bitswap_onnx.campaign.run import Campaign, run_campaign
 from bitswap_onnx.campaign.settings import Settings
 from bitswap_onnx.campaign.setup import prepare
+from bitswap_onnx.data import chunks
 from bitswap_onnx.errors import ControlFailedError
 from bitswap_onnx.faults.fault import Fault, Injection, Site
 from bitswap_onnx.graph.neurons import Flips, flips
 from bitswap_onnx.graph.sites import NeuronSite
 from bitswap_onnx.runtime import neuron_lane
-from bitswap_onnx.runtime.incremental import IncrementalEngine
 from bitswap_onnx.runtime.lanes import affected
 from tests.builders import cnn, normal, save
+from tests.runtime.planted_bugs import Patch, probe_looks_away
 
 INPUTS, BATCH = 22, 4
-
-Patch = pytest.MonkeyPatch
 
 
 @pytest.fixture
@@ -97,20 +95,15 @@ def wrong_inputs(patch: Patch) -> None:
     patch.setattr(neuron_lane, "affected", lambda e, b: (affected(e, b) + 1) % b.count)
 
 
-def unchecked(patch: Patch) -> None:
-    patch.setattr(IncrementalEngine, "is_exact", lambda self, lane: True)
-    patch.setattr(IncrementalEngine, "bears_plants", lambda self, lane, path: True)
-
-
 @pytest.mark.parametrize("mutant", [lost_toggle, next_row, first_ignored, wrong_inputs])
 def test_the_audit_or_a_control_sees(mutant: Callable[[Patch], None], model: Path, tmp_path: Path) -> None:
     """Even where the probe looks away; with its eyes open, the lane is declined or the audit sees it."""
     every = [Injection(f"f{i}", (exponent(i, i % INPUTS), exponent(i + 1, (i + 5) % INPUTS))) for i in range(44)]
     for blind in (True, False):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(plan, "BATCHES_PER_CHUNK", 2)
+            patch.setattr(chunks, "BATCHES_PER_CHUNK", 2)
             if blind:
-                unchecked(patch)
+                probe_looks_away(patch)
             mutant(patch)
             folder = tmp_path / f"run{blind}"
             try:

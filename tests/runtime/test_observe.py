@@ -114,5 +114,5 @@ def test_other_scores_are_refused() -> None:
     observer.want(neurons(model))
     scores = open_session(model, Numerics(batch_size=BATCH), "y").run(x)
     scores[9, 0] += 1
-    with pytest.raises(ControlFailedError, match="has other scores when its neurons are looked at"):
+    with pytest.raises(ControlFailedError, match="has other scores when its neurons are read"):
         list(observer.bits(pieces_of(x, BATCH), scores))

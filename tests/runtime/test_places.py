@@ -156,7 +156,7 @@ def test_approximations_at_double_precision_mind_their_neighbours() -> None:
         x = normal(32, 8, dtype=dtype)
         scores = open_session(model, numerics, "scores").run(x)
         engine = IncrementalEngine(model, numerics, "scores", x, scores, {("fc1.weight",): 100}, worth=0)
-        assert any(isinstance(lane, PackedLane) for lane in engine.candidates(("fc1.weight",))) is packs
+        assert any(isinstance(lane, PackedLane) for lane in engine.candidates.lanes(("fc1.weight",))) is packs
 
 
 @pytest.mark.parametrize("batch", [1, 3])

@@ -124,7 +124,7 @@ def test_a_provider_that_did_not_load_is_said() -> None:
     assert choose_provider("cpu") == "cpu"
     if choose_provider("auto") == "cuda":
         pytest.skip("a GPU answers here")
-    with pytest.raises(ModelError, match="--provider cuda: ONNX Runtime could not load CUDAExecutionProvider"):
+    with pytest.raises(ModelError, match="`provider` cuda: ONNX Runtime could not load CUDAExecutionProvider"):
         choose_provider("cuda")
 
 

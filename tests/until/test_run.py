@@ -21,7 +21,7 @@ from bitswap_onnx.campaign.setup import prepare
 from bitswap_onnx.errors import BitswapError, InterruptedRunError, RunError
 from bitswap_onnx.estimates.rates import Question, estimate_rates
 from bitswap_onnx.graph.model import load_model
-from bitswap_onnx.runtime.messages import Message
+from bitswap_onnx.runtime.messages import Message, Result, Unit
 from bitswap_onnx.runtime.pool import Pool
 from bitswap_onnx.sampling.design import SamplingRequest, generate_faults
 from bitswap_onnx.until.drawn_list import Until
@@ -88,12 +88,12 @@ def test_one_set_of_workers_runs_all_rounds(model: Path, tmp_path: Path, monkeyp
     begun: dict[int, list[int]] = {}
     ask = Pool._ask
 
-    def note(pool: Pool, worker: int, request: Message, label: str) -> tuple[Message, dict[str, bytes]]:
-        paths = request.get("expect") or request.get("paths")
+    def note(pool: Pool, worker: int, message: Message, label: str) -> tuple[Message, dict[str, bytes]]:
+        paths = message.get("expect") or message.get("paths")
         if paths is not None:
-            assert ("model" in request) == (worker not in begun)
+            assert ("model" in message) == (worker not in begun)
             begun.setdefault(worker, []).append(sum(number for _, number in paths))
-        return ask(pool, worker, request, label)
+        return ask(pool, worker, message, label)
 
     monkeypatch.setattr(Pool, "_ask", note)
     found = run(model, tmp_path / "run", Goal("critical", 0.025, 0.9), workers=2)
@@ -112,14 +112,14 @@ def test_a_path_that_was_not_worth_a_lane_gets_one_when_more_faults_come(
 ) -> None:
     """The pilot has two batches for each layer. Whatever runs comes behind one null control of its block on its lane."""
     np.savez(tmp_path / "many.npz", x=normal(80, 1, 6, 6, seed=3), y=np.arange(80) % 4)
-    units: list[tuple[Message, Message]] = []
-    ask = Pool._ask
+    units: list[tuple[Unit, Result]] = []
+    run_unit = Pool._run
 
-    def note(pool: Pool, worker: int, request: Message, label: str) -> tuple[Message, dict[str, bytes]]:
-        reply, blobs = ask(pool, worker, request, label)
-        if request.get("engine") == "incremental":
-            units.append((request, reply))
-        return reply, blobs
+    def note(pool: Pool, worker: int, unit: Unit) -> Result:
+        result = run_unit(pool, worker, unit)
+        if unit.engine == "incremental":
+            units.append((unit, result))
+        return result
 
     def interrupt(found: InterimEstimate) -> None:
         if found.round == stop:
@@ -130,7 +130,7 @@ def test_a_path_that_was_not_worth_a_lane_gets_one_when_more_faults_come(
         options |= {"settings": settings, "inputs_per_injection": BATCH, "resume": resume}
         return run(model, tmp_path / "run", Goal("critical", 0.03, 0.9), {"bits": "30"}, **options)
 
-    monkeypatch.setattr(Pool, "_ask", note)
+    monkeypatch.setattr(Pool, "_run", note)
     if stop is not None:
         with pytest.raises(InterruptedRunError):
             go(on_interim_estimate=interrupt)
@@ -138,12 +138,12 @@ def test_a_path_that_was_not_worth_a_lane_gets_one_when_more_faults_come(
     assert found.interim_estimates[0].inferences == 2 * 2 * BATCH
     with reading(tmp_path / "run") as store:
         assert store.lanes == {"conv.weight": "packed", "fc.weight": "packed"}
-    held: set[tuple[str, int, str]] = set()
-    for unit, reply in units:
-        key = unit["path"][0], unit["first"], reply["kind"]
-        assert (reply["control"] is None) == (key in held)
-        held.add(key)
-    assert {kind for *_, kind in held} == {"whole", "packed"}
+    controlled: set[tuple[str, int, str]] = set()
+    for unit, result in units:
+        key = unit.path[0], unit.work.chunk.first, result.lane_kind
+        assert (result.control is None) == (key in controlled)
+        controlled.add(key)
+    assert {kind for *_, kind in controlled} == {"whole", "packed"}
 
 
 def test_the_truth_of_an_exhaustive_list_lies_within_and_all_faults_give_it(model: Path, tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ def find_divergence(
     ``scores``: the scores of ONNX Runtime and of the native run for that input, (classes,) each.
     """
     row = setup.dataset.batch(number, number + 1)
-    run = _Run(replace(setup.slicer, model=rewrite(setup.model, injection.edits)), setup.numerics, row)
+    run = _Run(replace(setup.slicer, model=rewrite(setup.model, injection.edits.weights)), setup.numerics, row)
     layers = _layers(setup, injection, native, row, scores[1])
     gap = _gap(run, run.inputs, {setup.output: scores[1]} | {name: layer.left for name, layer in layers.items()})
     if gap is None or differing_elements(run.scores, scores[0]).any():
