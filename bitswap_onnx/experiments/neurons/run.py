@@ -20,7 +20,7 @@ from bitswap_onnx.campaign.run_directory import reading
 from bitswap_onnx.campaign.setup import Settings, Setup, for_neurons, prepare
 from bitswap_onnx.campaign.store import Store
 from bitswap_onnx.errors import BitswapError, ControlFailedError, DataError, ModelError, RunError
-from bitswap_onnx.experiments.neurons.report import write_detail, write_report
+from bitswap_onnx.experiments.neurons.report import write_misclassifications, write_neuron_report
 from bitswap_onnx.experiments.neurons.results import LayerShares, NeuronCampaign, TargetLayer, neuron_files
 from bitswap_onnx.experiments.sweep.bit_errors import MAX_FAULTS, BitRegion
 from bitswap_onnx.faults.fault import Injection, Site
@@ -212,10 +212,10 @@ def _report(setup: Setup, plan: NeuronPlan, run: Path, detailed: bool) -> Neuron
             is_classifier=golden.criterion.tolerance is None,
             detailed=detailed,
         )
-        write_report(campaign)
+        write_neuron_report(campaign)
         if detailed:
             wrong = critical if correct is None else critical & correct
-            write_detail(campaign, store, golden, wrong, setup.numerics.batch_size)
+            write_misclassifications(campaign, store, golden, wrong, setup.numerics.batch_size)
     return campaign
 
 

@@ -36,7 +36,7 @@ class LayerOutcomes:
     nonfinite: Values
 
 
-def draw_injections(
+def draw_layer_faults(
     setup: Setup, sites: Sequence[NeuronSite], where: RankingSite, trials: int, seed: int
 ) -> list[Injection]:
     """Return ``trials`` injections per layer, each of which flips one random bit of one random element.
@@ -65,7 +65,7 @@ def _injections(
             elements, bits = rng.integers([math.prod(shape), width], size=(count, 2)).T.tolist()
             indices = [tuple(map(int, np.unravel_index(element, shape))) if shape else () for element in elements]
             yield Injection(
-                injection_id(number, trial),
+                layer_injection_id(number, trial),
                 tuple(
                     Fault(site.layer, index, bit, site=Site.INPUT, input=place)
                     if kernel is None
@@ -75,13 +75,15 @@ def _injections(
             )
 
 
-def injection_id(layer: int, trial: int) -> str:
+def layer_injection_id(layer: int, trial: int) -> str:
     """Return the id of a layer's injection in a trial."""
     return f"L{layer}_t{trial}"
 
 
-def read_outcomes(run: Path, layers: int, trials: Sequence[int], where: RankingSite, labelled: bool) -> LayerOutcomes:
-    """Return the outcomes of some ``trials`` of a finished run of `draw_injections`, which has the record ``per_input``."""
+def read_layer_outcomes(
+    run: Path, layers: int, trials: Sequence[int], where: RankingSite, labelled: bool
+) -> LayerOutcomes:
+    """Return the outcomes of some ``trials`` of a finished `draw_layer_faults` run, which has the record ``per_input``."""
 
     def inferences(encoded: bytes) -> NDArray[np.bool_]:
         """Return which inferences are correct, critical and nonfinite, (3, inputs)."""
@@ -92,7 +94,7 @@ def read_outcomes(run: Path, layers: int, trials: Sequence[int], where: RankingS
     with reading(run) as store:
         outcomes = np.array(  # (layers, trials, 3, inputs)
             [
-                [inferences(store.outcomes_per_input(injection_id(layer, trial))) for trial in trials]
+                [inferences(store.outcomes_per_input(layer_injection_id(layer, trial))) for trial in trials]
                 for layer in range(layers)
             ]
         )

@@ -13,7 +13,12 @@ from bitswap_onnx.campaign.reach import without_shut
 from bitswap_onnx.campaign.run import as_begun, default_run, run_campaign
 from bitswap_onnx.campaign.setup import Settings, Setup, for_neurons, prepare
 from bitswap_onnx.errors import BitswapError, ControlFailedError, ModelError, RunError, nearest
-from bitswap_onnx.experiments.ranking.layer_faults import LayerOutcomes, RankingSite, draw_injections, read_outcomes
+from bitswap_onnx.experiments.ranking.layer_faults import (
+    LayerOutcomes,
+    RankingSite,
+    draw_layer_faults,
+    read_layer_outcomes,
+)
 from bitswap_onnx.experiments.ranking.ranking_file import GivenRanking, RankingForm, read_ranking
 from bitswap_onnx.experiments.ranking.residual_risk import residual_risk
 from bitswap_onnx.experiments.ranking.results import (
@@ -127,13 +132,13 @@ def _measure(
     """Run one campaign of all trials; return the outcomes of each part of the trials."""
     run, trials = Path(running["run"] or ""), max(part.stop for part in parts.values())
     try:
-        run_campaign(setup, draw_injections(setup, sites, where, trials, seed), records=["per_input"], **running)
+        run_campaign(setup, draw_layer_faults(setup, sites, where, trials, seed), records=["per_input"], **running)
     except ControlFailedError:  # files from before this resume are wrong too
         for path in ranking_files(run, setup.model.name).values():
             path.unlink(missing_ok=True)
         raise
     labelled = setup.clean_run().golden.labels is not None
-    return {name: read_outcomes(run, len(sites), part, where, labelled) for name, part in parts.items()}
+    return {name: read_layer_outcomes(run, len(sites), part, where, labelled) for name, part in parts.items()}
 
 
 def _check(builtin: Sequence[str], where: RankingSite, trials: int, running: Running) -> None:
