@@ -129,8 +129,8 @@ def write_misclassifications(
 ) -> None:
     """Write one line for each true element of ``wrong`` (layers, trials, inputs), a misclassification.
 
-    Without labels, ``wrong`` holds changed predictions. ``batch`` is the batch size. Bits are grouped into sign, exponent
-    and mantissa; classes are numbers from 0.
+    Without labels, ``wrong`` holds changed predictions. ``batch`` is the batch size. Bits are grouped into sign,
+    exponent and mantissa; classes are numbers from 0.
     """
     with replacing(campaign.files[2]) as file:
         for layer, trials in zip(campaign.layers, wrong, strict=True):

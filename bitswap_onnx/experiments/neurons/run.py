@@ -75,10 +75,10 @@ def run_neurons(
     """Flip a random bit (or ``bit``, 0 the least significant) of a random neuron per layer and input; count the outcomes.
 
     ``layers``, ``kinds``, ``numbers`` and ``exclude`` choose layers as in `choose_layers`. Each layer and input has
-    ``trials`` draws. ``drop_last`` leaves out the inputs of the last batch if it is not full. ``settings.seed`` seeds the
-    draws; with `FROM_CLOCK` the seed itself is drawn, and `NeuronCampaign.seed` holds it. ``detailed_log`` writes a file
-    with every misclassification. ``on_layers`` is called before the campaign starts. ``running`` is as in `run_campaign`;
-    the files of `NeuronCampaign.files` go into its run directory.
+    ``trials`` draws. ``drop_last`` leaves out the inputs of the last batch if it is not full. ``settings.seed`` seeds
+    the draws; with `FROM_CLOCK` the seed itself is drawn, and `NeuronCampaign.seed` holds it. ``detailed_log`` writes a
+    file with every misclassification. ``on_layers`` is called before the campaign starts. ``running`` is as in
+    `run_campaign`; the files of `NeuronCampaign.files` go into its run directory.
 
     Raises BitswapError as `choose_layers`, `plan_neurons` and `run_campaign` do.
     """
@@ -112,9 +112,10 @@ def choose_layers(
 ) -> tuple[Setup, tuple[TargetLayer, ...]]:
     """Return the layers whose output is hit: `select_sites` chooses by name and type, then ``numbers`` among these.
 
-    Numbers start from 0, in the order of the chosen layers; without names and types, number 0 is the model's input. Layers
-    that faults cannot reach are left out, and a note of the returned setup names them (`bitswap_onnx.campaign.reach`).
-    Raises ModelError as `select_sites` and `without_shut` do, and for a number without a layer.
+    Numbers start from 0, in the order of the chosen layers; without names and types, number 0 is the model's input.
+    Layers that faults cannot reach are left out, and a note of the returned setup names them
+    (`bitswap_onnx.campaign.reach`). Raises ModelError as `select_sites` and `without_shut` do, and for a number without
+    a layer.
     """
     every = [site for site in find_sites(setup.slicer) if site.site is Site.OUTPUT]
     candidates = select_sites(every, layers, kinds, exclude=exclude)
@@ -178,9 +179,9 @@ def plan_neurons(
 def draw_neuron_faults(layer: TargetLayer, trial: int, plan: NeuronPlan) -> Injection:
     """Draw one fault per input: a uniform neuron of the layer's output, and a uniform bit of its format or ``plan.bit``.
 
-    Both are drawn, input by input, from ``SeedSequence(seed, spawn_key=(trial, number))``, where the layer's name decides
-    the number (`NeuronSite.number`). So a draw does not change with other layers, more trials, more inputs behind it or a
-    fixed bit.
+    Both are drawn, input by input, from ``SeedSequence(seed, spawn_key=(trial, number))``, where the layer's name
+    decides the number (`NeuronSite.number`). So a draw does not change with other layers, more trials, more inputs
+    behind it or a fixed bit.
     """
     site = layer.site
     rng = np.random.default_rng(np.random.SeedSequence(plan.seed, spawn_key=(trial, layer.site.number)))

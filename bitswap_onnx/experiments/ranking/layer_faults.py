@@ -41,10 +41,10 @@ def draw_layer_faults(
 ) -> list[Injection]:
     """Return ``trials`` injections per layer, each of which flips one random bit of one random element.
 
-    Neurons: an element of the layer's input tensor, drawn anew for each input. Weights: an element of its kernel, for all
-    inputs. Trial t of a layer draws, input by input, from ``SeedSequence(seed, spawn_key=(t, number))``, where the layer's
-    name decides the number. So a draw does not change with other layers, more trials or more inputs. Raises ModelError for
-    a layer without a stored kernel where weights are hit.
+    Neurons: an element of the layer's input tensor, drawn anew for each input. Weights: an element of its kernel, for
+    all inputs. Trial t of a layer draws, input by input, from ``SeedSequence(seed, spawn_key=(t, number))``, where the
+    layer's name decides the number. So a draw does not change with other layers, more trials or more inputs. Raises
+    ModelError for a layer without a stored kernel where weights are hit.
     """
     targets = find_targets(setup.model)
     kernels = [kernel_of(site, targets) for site in sites] if where == "weights" else [None] * len(sites)

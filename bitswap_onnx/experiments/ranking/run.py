@@ -45,9 +45,9 @@ from bitswap_onnx.stats.rankings import (
     score_ranking,
 )
 
-#: The rankings that need no file. In order, they put first: the earliest layers; the latest; random ones; those with the
-#: most parameters; the most multiply-accumulates; the largest weights (norm, mean exponent); the widest range of
-#: activations; the most sensitive to other faults on the same inputs; the most sensitive to the very faults that score it.
+#: The rankings that need no file. In order, they put first: the earliest layers; the latest; random ones; those with
+#: the most parameters; the most multiply-accumulates; the largest weights (norm, mean exponent); the widest range of
+#: activations; the most sensitive to other faults on the same inputs; the most sensitive to the faults that score it.
 BUILTIN_RANKINGS = (
     *("index", "reverse", "random", "parameters", "macs", "weight-norm", "weight-exponent", "activation-range"),
     *("sensitivity", "oracle"),
@@ -78,12 +78,13 @@ def evaluate_robustness(
 ) -> Robustness:
     """Measure every layer of ``model`` under faults, and score ``rankings`` of the layers and the ``builtin`` rankings.
 
-    A ranking is a file (`read_ranking`, with its ``form``) or layer names, the most critical first. A fault flips one random
-    bit of one random element: with ``where`` neurons of the layer's input tensor, drawn anew for each input and trial; with
-    weights of its kernel. ``evaluation_steps``: the number of batches of inputs to use (default: all). ``layers``,
-    ``kinds`` and ``exclude`` choose layers as `select_sites` does; by default layers with kernels. Layers that faults cannot
-    reach are left out, and a note says so. ``top``: the number of first layers whose overlap is compared (default: a
-    quarter). ``settings.seed`` seeds the faults, the random ranking and the bootstraps. ``running`` is as in `run_campaign`.
+    A ranking is a file (`read_ranking`, with its ``form``) or layer names, the most critical first. A fault flips one
+    random bit of one random element: with ``where`` neurons of the layer's input tensor, drawn anew for each input and
+    trial; with weights of its kernel. ``evaluation_steps``: the number of batches of inputs to use (default: all).
+    ``layers``, ``kinds`` and ``exclude`` choose layers as `select_sites` does; by default layers with kernels. Layers
+    that faults cannot reach are left out, and a note says so. ``top``: the number of first layers whose overlap is
+    compared (default: a quarter). ``settings.seed`` seeds the faults, the random ranking and the bootstraps.
+    ``running`` is as in `run_campaign`.
 
     Raises BitswapError as `run_campaign`, `select_sites` and `read_ranking` do, and for fewer than two layers.
     """

@@ -1,7 +1,7 @@
 """Accuracy against bit error rate: random bit errors at several rates, several times each, in one campaign.
 
-At each rate every bit of the chosen weights and neurons flips independently (`bit_errors`). An error in a weight stays for
-all inputs; neurons have errors of their own for every input.
+At each rate every bit of the chosen weights and neurons flips independently (`bit_errors`). An error in a weight stays
+for all inputs; neurons have errors of their own for every input.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -47,11 +47,11 @@ def sweep_errors(
 ) -> Sweep:
     """Flip bits of ``model`` at random at each of ``rates``, ``repeats`` times, and measure accuracy and outcomes.
 
-    ``layers`` has comma-separated globs or parts of names: for ``site`` weights of layers and parameters, for neurons of
-    layers with kernels, whose outputs are hit; for both, each pattern must match at least one of either. ``exclude`` leaves
-    out layers in the same way. Neurons that faults cannot reach are left out, and a note says so. ``settings.seed`` seeds
-    the draws; `plan_sweep` says what changes with another seed, repeat or rate. ``running`` is as in `run_campaign`, which
-    runs every point that has flips; the files of `Sweep.files` go into its run directory.
+    ``layers`` has comma-separated globs or parts of names: for ``site`` weights of layers and parameters, for neurons
+    of layers with kernels, whose outputs are hit; for both, each pattern must match at least one of either. ``exclude``
+    leaves out layers in the same way. Neurons that faults cannot reach are left out, and a note says so.
+    ``settings.seed`` seeds the draws; `plan_sweep` says what changes with another seed, repeat or rate. ``running`` is
+    as in `run_campaign`, which runs every point that has flips; the files of `Sweep.files` go into its run directory.
 
     Raises BitswapError as `check_rates`, `plan_sweep`, `select_targets`, `select_sites` and `run_campaign` do.
     """
