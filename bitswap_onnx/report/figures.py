@@ -1,7 +1,8 @@
 """Plots for papers: curves with interval bands and dots with whiskers, as SVG and PNG, distinguishable without colour.
 
-A figure does not depend on the user's matplotlib settings, needs no display and changes no global state. The same panels
-give the same SVG, byte for byte, under the same matplotlib. Text in an SVG is text; names are not read as mathematics.
+A figure does not depend on the user's matplotlib settings, needs no display and changes no global state. The same
+panels give the same SVG, byte for byte, under the same matplotlib. Text in an SVG is text; names are not read as
+mathematics.
 """
 
 import math

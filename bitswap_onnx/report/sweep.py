@@ -11,8 +11,8 @@ from bitswap_onnx.report.figures import Curve, Panel, save_figure
 def plot_sweep(sweep: Sweep) -> tuple[Path, Path]:
     """Draw accuracy and outcomes against the rate into ``<model>.svg`` and ``<model>.png``; bands show intervals.
 
-    Without labels, accuracy is agreement with the golden prediction. Returns both paths. Raises MissingExtraError without
-    matplotlib.
+    Without labels, accuracy is agreement with the golden prediction. Returns both paths. Raises MissingExtraError
+    without matplotlib.
     """
     correct = sweep.golden["top_1_correct"] is not None
     accuracy = {"top_1_correct": "top-1", "top_5_correct": "top-5"} if correct else {"top_1_robust": "top-1 as golden"}

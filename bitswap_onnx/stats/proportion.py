@@ -27,10 +27,11 @@ class Proportion:
 def proportion(hits: NDArray[np.bool_], level: float = CONFIDENCE_LEVEL) -> Proportion:
     """Return the share of true ``hits`` (inputs, inferences of each input) with Wilson's interval at ``level``.
 
-    The inferences of one input are not independent. Therefore Wilson's n is their effective number, p (1 - p) / v, where v
-    is the variance of the mean, taken between inputs (Franco et al., J. Survey Stat. Methodol. 2019, PMC6690503). The
-    effective number lies between the number of inputs and the number of inferences; with one inference for each input it
-    is the number of inputs. Where no inference or every inference is a hit, n is the number of inputs.
+    The inferences of one input are not independent. Therefore Wilson's n is their effective number, p (1 - p) / v,
+    where v is the variance of the mean, taken between inputs (Franco et al., J. Survey Stat. Methodol. 2019,
+    PMC6690503). The effective number lies between the number of inputs and the number of inferences; with one inference
+    for each input it is the number of inputs. Where no inference or every inference is a hit, n is the number of
+    inputs.
     """
     if not hits.size:
         return Proportion(0, 0, np.nan, np.nan)

@@ -1,15 +1,17 @@
 """The quality of a ranking of layers for selective monitoring: its score, references for the score, and intervals.
 
-The score is BitSwapDetection's. With a_l the accuracy under faults in layer l alone and r an order of m layers, the most
-critical first, S_k = 100/k * sum_{i<=k} a_{r_i} and score = mean of S_1 ... S_m, in percent; lower is better. A partial
-order is scored over its own m layers alone, and so are the orders that it is compared with.
+The score is BitSwapDetection's. With a_l the accuracy under faults in layer l alone and r an order of m layers, the
+most critical first, S_k = 100/k * sum_{i<=k} a_{r_i} and score = mean of S_1 ... S_m, in percent; lower is better. A
+partial order is scored over its own m layers alone, and so are the orders that it is compared with.
 
-The sampling unit is the input; its trials are a cluster. So values come as ``per_input``: (layers, inputs), the mean over
-an input's trials, and a bootstrap draws whole inputs, the same for all layers. Everything is conditional on the layers.
+The sampling unit is the input; its trials are a cluster. So values come as ``per_input``: (layers, inputs), the mean
+over an input's trials, and a bootstrap draws whole inputs, the same for all layers. Everything is conditional on the
+layers.
 
-There are two oracles. The in-sample oracle sorts the accuracies that also score it: no order scores lower on these inputs,
-but the order is fitted to their noise. The cross-fitted oracle is ordered on one half of the inputs and scored on the other
-half; the noise of the first half raises its score. In expectation the best order's score lies between the two.
+There are two oracles. The in-sample oracle sorts the accuracies that also score it: no order scores lower on these
+inputs, but the order is fitted to their noise. The cross-fitted oracle is ordered on one half of the inputs and scored
+on the other half; the noise of the first half raises its score. In expectation the best order's score lies between the
+two.
 """
 
 import math
@@ -62,9 +64,9 @@ class ScoreBounds:
 class RankingScore:
     """The score of a ranking of ``layers`` of ``all_layers``, and its references; scores in percent.
 
-    ``normalised``: (random - score) / (random - oracle) with the cross-fitted oracle; ``normalised_in_sample``: the same
-    with the oracle of ``in_sample``. 1 is the oracle, 0 a random order, a negative value is worse than random; NaN where
-    the oracle is no better than random.
+    ``normalised``: (random - score) / (random - oracle) with the cross-fitted oracle; ``normalised_in_sample``: the
+    same with the oracle of ``in_sample``. 1 is the oracle, 0 a random order, a negative value is worse than random; NaN
+    where the oracle is no better than random.
     """
 
     layers: int
@@ -120,7 +122,7 @@ def score_weights(m: int) -> Values:
 
 
 def ranking_score(accuracies: Values) -> float:
-    """Return 100 * sum w_i a_i, the mean of `s_curve`, in percent. The sum is exact, so it does not depend on its order."""
+    """Return 100 * sum w_i a_i, the mean of `s_curve`, in percent. The exact sum does not depend on its order."""
     return 100 * math.fsum(score_weights(len(accuracies)) * accuracies)
 
 
@@ -143,12 +145,12 @@ def score_bounds(accuracies: Values) -> ScoreBounds:
 def score_ranking(order: LayerOrder, per_input: Values, rng: np.random.Generator, draws: int = DRAWS) -> RankingScore:
     """Score ``order`` on ``per_input`` (layers, inputs), the correct shares of an input's trials.
 
-    The score has the percentile bootstrap's interval over inputs. The normalised score t has the basic bootstrap interval,
-    2 t - quantiles (Davison and Hinkley, 1997, sec. 5.2), with the cross-fitted oracle ordered anew in each draw. A draw
-    adds its own noise to the noise in the oracle's order. So its quantiles are shifted about as far from t as t is from the
-    truth, and percentile intervals miss the truth on that side. Simulated with 20 layers x 1,000 inputs, percentile
-    intervals cover 65 % of the time with the in-sample oracle and 73 % with the cross-fitted one, basic intervals 97 %. A
-    draw whose oracle is no better than random counts as the most extreme value on both sides.
+    The score has the percentile bootstrap's interval over inputs. The normalised score t has the basic bootstrap
+    interval, 2 t - quantiles (Davison and Hinkley, 1997, sec. 5.2), with the cross-fitted oracle ordered anew in each
+    draw. A draw adds its own noise to the noise in the oracle's order. So its quantiles are shifted about as far from t
+    as t is from the truth, and percentile intervals miss the truth on that side. Simulated with 20 layers x 1,000
+    inputs, percentile intervals cover 65 % of the time with the in-sample oracle and 73 % with the cross-fitted one,
+    basic intervals 97 %. A draw whose oracle is no better than random counts as the most extreme value on both sides.
     """
     layers = np.sort(order)  # not in the ranking's order: the oracle must not break ties by it
     places = np.searchsorted(layers, order)
@@ -177,9 +179,9 @@ def score_difference(
 ) -> ScoreDifference:
     """Compare the scores of two rankings on the same inputs, ``per_input`` (layers, inputs) of correct answers.
 
-    Both are scored over their common layers, each in its own order. The interval is the paired percentile bootstrap's over
-    inputs. The rankings must not be computed from these inputs, whose noise they would be fitted to. Raises BitswapError
-    for fewer than two common layers.
+    Both are scored over their common layers, each in its own order. The interval is the paired percentile bootstrap's
+    over inputs. The rankings must not be computed from these inputs, whose noise they would be fitted to. Raises
+    BitswapError for fewer than two common layers.
     """
     first, second = a[np.isin(a, b)], b[np.isin(b, a)]
     _check_common(len(first))
@@ -196,8 +198,8 @@ def rank_agreement(a: Ranking, b: Ranking, top: int, rng: np.random.Generator, d
     """Return Kendall's tau-b of the places of the common layers and |A_k ∩ B_k| / k for k = ``top``.
 
     A ranking from data is computed anew in each draw of inputs; two such rankings must have the same inputs. The draw's
-    noise adds to the noise in the ranking, so the percentile interval leans towards disagreement. Two fixed orders do not
-    depend on inputs: their interval is the percentile bootstrap's over layers, as if the layers were a sample.
+    noise adds to the noise in the ranking, so the percentile interval leans towards disagreement. Two fixed orders do
+    not depend on inputs: their interval is the percentile bootstrap's over layers, as if the layers were a sample.
     Raises BitswapError for fewer than two common layers, or a ``top`` outside 1 to the length of the shorter ranking.
     """
     inputs = {ranking.per_input.shape[1] for ranking in (a, b) if isinstance(ranking, RankingFromInputs)}
@@ -239,9 +241,9 @@ def _resampled(n: int, rng: np.random.Generator, draws: int) -> Iterator[Values]
 def _score_random_oracle(values: Values, places: LayerOrder, counts: Values) -> Values:
     """Return the ranking's score, the random expectation and the cross-fitted oracle of each draw, (3, draws).
 
-    ``values`` (layers, inputs) have the inputs in random order. For each balanced half of the groups (McCarthy 1969), one
-    half orders and the other scores, then the other way round. All copies of an input are in one group. NaN where a half
-    is empty.
+    ``values`` (layers, inputs) have the inputs in random order. For each balanced half of the groups (McCarthy 1969),
+    one half orders and the other scores, then the other way round. All copies of an input are in one group. NaN where a
+    half is empty.
     """
     weights, groups = 100 * score_weights(len(values)), np.array_split(np.arange(values.shape[1]), INPUT_GROUPS)
     sums = np.stack([values[:, group] @ counts[group] for group in groups])  # (groups, layers, draws)
@@ -263,7 +265,7 @@ def _normalised(score: Values, random: Values, oracle: Values) -> Values:
 
 
 def _quantiles(values: Values) -> tuple[float, float]:
-    """Return the ends of the central `CONFIDENCE_LEVEL` of values; NaN counts as lowest and as highest, at either end."""
+    """Return the ends of the central `CONFIDENCE_LEVEL` of values. NaN is the lowest at the low end, else the highest."""
     low = np.percentile(np.nan_to_num(values, nan=-np.inf), 50 * (1 - CONFIDENCE_LEVEL), method="lower")
     return float(low), float(
         np.percentile(np.nan_to_num(values, nan=np.inf), 50 * (1 + CONFIDENCE_LEVEL), method="higher")
@@ -271,7 +273,7 @@ def _quantiles(values: Values) -> tuple[float, float]:
 
 
 def _places(rankings: tuple[Ranking, Ranking], layers: int, counts: Values) -> LayerOrder:
-    """Return the places of all layers in both rankings, (draws, 2, layers); an unranked layer has the place ``layers``."""
+    """Return the places of all layers in both rankings, (draws, 2, layers); ``layers`` is the place of an unranked layer."""
     places = np.full((counts.shape[1], 2, layers), layers)
     for i, ranking in enumerate(rankings):
         if isinstance(ranking, RankingFromInputs):

@@ -74,10 +74,10 @@ def test_seed_from_the_clock(run: Run) -> None:
         (("--layers", "cov"), "error: no layer matches 'cov'; the nearest are conv"),
         (
             ("--bit", "40"),
-            "error: --bit 40 is outside float32 (0-31), which x puts out; choose another bit or other --layers",
+            "error: --bit 40 is outside float32 (0-31), the output format of x; choose another bit or other --layers",
         ),
         (("--drop-last", "--batch-size", "32"), "error: --drop-last: 20 inputs are fewer than one batch of 32"),
-        (("--resume",), "error: --resume needs --out RUN: the run directory to continue"),
+        (("--resume",), "error: --resume needs --out: the run directory to continue"),
         (("--memory", "much"), "error: --memory: expected a size like 500M or 4G, found 'much'"),
     ],
 )

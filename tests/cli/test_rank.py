@@ -216,7 +216,7 @@ def test_default_run_directory_and_steps(run: Run) -> None:
             ("--layout", "blocked"),
             "--layout blocked: neuron faults need --layout plain and --fusion framework; leave it out",
         ),
-        (("--resume",), "--resume needs --out RUN: the run directory to continue"),
+        (("--resume",), "--resume needs --out: the run directory to continue"),
         (("--memory", "much"), "--memory: expected a size like 500M or 4G, found 'much'"),
         (("--audit", "some"), "--audit: expected a number of injections (10), a share (5%) or 0, found 'some'"),
     ],

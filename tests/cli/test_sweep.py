@@ -77,7 +77,7 @@ def test_default_run_directory(run: Run) -> None:
             ("--rates", "0.1", "--layers", "cov"),
             "error: cnn: no layer or parameter matches 'cov'; the nearest are conv, fc",
         ),
-        (("--rates", "0.1", "--resume"), "error: --resume needs --out RUN: the run directory to continue"),
+        (("--rates", "0.1", "--resume"), "error: --resume needs --out: the run directory to continue"),
         (("--rates", "0.1", "--memory", "much"), "error: --memory: expected a size like 500M or 4G, found 'much'"),
     ],
 )

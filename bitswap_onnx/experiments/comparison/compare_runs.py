@@ -1,8 +1,8 @@
 """Compare two runs of the same faults: the difference of two graphs in one runtime, per network, layer and bit class.
 
-There are three quantities: ``critical``, the share of critical inputs; ``critical_finite``, the same without inputs whose
-scores are NaN or Inf, which a user can detect; ``masked``, kept separate because rounding alone changes it. Every layer and
-bit class has a verdict of its own; verdicts are not corrected for multiple comparisons.
+There are three quantities: ``critical``, the share of critical inputs; ``critical_finite``, the same without inputs
+whose scores are NaN or Inf, which a user can detect; ``masked``, kept separate because rounding alone changes it. Every
+layer and bit class has a verdict of its own; verdicts are not corrected for multiple comparisons.
 """
 
 import csv
@@ -37,8 +37,8 @@ class Judgement:
     """The criteria of a comparison; choose them before looking at results.
 
     ``delta``: two models count as equivalent within this many percentage points of critical share. ``theta``: McNemar's
-    test counts the faults whose critical share exceeds it. ``seed`` is the bootstrap's. Raises BitswapError for a ``delta``
-    outside (0, 100] or a ``theta`` outside [0, 1).
+    test counts the faults whose critical share exceeds it. ``seed`` is the bootstrap's. Raises BitswapError for a
+    ``delta`` outside (0, 100] or a ``theta`` outside [0, 1).
     """
 
     delta: float = 0.1

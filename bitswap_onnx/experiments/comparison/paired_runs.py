@@ -1,8 +1,8 @@
 """Two finished runs of the same faults on the same inputs, checked and read as pairs of injections.
 
-Injections are partners if they have the same id, and the elements that they change have the same clean and faulty bits. A
-data hash covers the inputs in the model's layout, so it differs between NCHW and NHWC; then dataset, source and labels must
-agree.
+Injections are partners if they have the same id, and the elements that they change have the same clean and faulty bits.
+A data hash covers the inputs in the model's layout, so it differs between NCHW and NHWC; then dataset, source and
+labels must agree.
 """
 
 from collections.abc import Iterable, Iterator
@@ -35,9 +35,9 @@ _NAMED = 12
 class RunPair:
     """The injections that both runs have, in A's order.
 
-    ``counts_a`` and ``counts_b``: (injections, `READ_COUNTS`). ``tables``: (injections, 3, 3), the count of each pair of
-    outcomes (rows A, columns B). With ``per_input`` every input is one count; otherwise the injection is one count, of the
-    outcomes that most inputs have. ``finite_tables``: the same without inputs that are nonfinite in either run.
+    ``counts_a`` and ``counts_b``: (injections, `READ_COUNTS`). ``tables``: (injections, 3, 3), the count of each pair
+    of outcomes (rows A, columns B). With ``per_input`` every input is one count; otherwise the injection is one count,
+    of the outcomes that most inputs have. ``finite_tables``: the same without inputs that are nonfinite in either run.
     ``golden_a`` and ``golden_b`` are the content of golden.json.
     """
 
@@ -70,8 +70,8 @@ class _Injection:
 def read_pair(run_a: Path, run_b: Path, allow_unpaired: bool = False) -> RunPair:
     """Read two finished runs.
 
-    Raises RunError for an unfinished run, for a run with neuron faults, for runs over different inputs, labels, classes or
-    criteria, for injections without a partner unless ``allow_unpaired``, and for runs that share no injection.
+    Raises RunError for an unfinished run, for a run with neuron faults, for runs over different inputs, labels, classes
+    or criteria, for injections without a partner unless ``allow_unpaired``, and for runs that share no injection.
     """
     with reading(run_a) as store_a, reading(run_b) as store_b:
         for store in (store_a, store_b):

@@ -32,9 +32,9 @@ def compare_models(
 ) -> Comparison:
     """Run ``faults``, a list for ``model_a``, on both models into ``folder``/a and ``folder``/b, and compare them.
 
-    Where the list does not hit the same bits in ``model_b``, it is converted by content into ``folder``/faults_b.csv. Both
-    runs have the same data: if the settings name none, the data beside ``model_a``. Raises BitswapError as `run_campaign`,
-    `convert_faults` and `compare_runs` do, and for a folder that holds runs, without ``resume``.
+    Where the list does not hit the same bits in ``model_b``, it is converted by content into ``folder``/faults_b.csv.
+    Both runs have the same data: if the settings name none, the data beside ``model_a``. Raises BitswapError as
+    `run_campaign`, `convert_faults` and `compare_runs` do, and for a folder that holds runs, without ``resume``.
     """
     if not options.resume and any(has_store(folder / name) for name in (RUN_A, RUN_B)):
         raise RunError(f"{folder}: holds runs already; continue them with `resume` or choose another `run`")

@@ -12,10 +12,10 @@ class Agreement:
     """Agreement of a run of ONNX Runtime with a native run over all inputs; ``id``: an injection's, or ``clean``.
 
     ``difference``: the largest score difference where both sides are finite; ``relative``: the same, with each input's
-    difference divided by its largest score. ``differing``: the number of different predictions where both sides are finite,
-    of which ``near_ties`` are ties within rounding. ``nonfinite``: inferences with NaN or Inf on either side, of which
-    ``nonfinite_differing`` have different predictions. ``example``: the first input with different predictions that is
-    nonfinite or no near tie. ``runtime`` and ``native``: the outcome counts of each side.
+    difference divided by its largest score. ``differing``: the number of different predictions where both sides are
+    finite, of which ``near_ties`` are ties within rounding. ``nonfinite``: inferences with NaN or Inf on either side,
+    of which ``nonfinite_differing`` have different predictions. ``example``: the first input with different predictions
+    that is nonfinite or no near tie. ``runtime`` and ``native``: the outcome counts of each side.
     """
 
     id: str
@@ -34,8 +34,8 @@ class Agreement:
 def measure_agreement(identifier: str, runtime: tuple[Scores, Scores], native: tuple[Scores, Scores]) -> Agreement:
     """Compare two (golden, faulty) pairs of scores, each (inputs, classes); for the clean run both are golden.
 
-    A near tie is a differing prediction whose margin, on both sides, is at most twice the clean score difference, scaled up
-    if the input's faulty scores are larger than the clean scores.
+    A near tie is a differing prediction whose margin, on both sides, is at most twice the clean score difference,
+    scaled up if the input's faulty scores are larger than the clean scores.
     """
     (clean, ours), (native_clean, theirs) = runtime, native
     finite = np.isfinite(ours).all(axis=1) & np.isfinite(theirs).all(axis=1)

@@ -1,8 +1,9 @@
 """Where ONNX Runtime and a native run of a faulty model diverge: the first node whose values differ beyond rounding.
 
-Values are compared at the layers that a converter recorded, in execution order. Between the last values that agree and the
-first that differ, the ONNX reference (`onnx.reference`: node by node, nothing fused) replaces the native run, if both give
-the same final value. A value lies inside a fused group if reading it changes ONNX Runtime's scores; it is left out.
+Values are compared at the layers that a converter recorded, in execution order. Between the last values that agree and
+the first that differ, the ONNX reference (`onnx.reference`: node by node, nothing fused) replaces the native run, if
+both give the same final value. A value lies inside a fused group if reading it changes ONNX Runtime's scores; it is
+left out.
 """
 
 import warnings
@@ -40,8 +41,8 @@ class Divergence:
     """The first place, in execution order, where two runs of an injection diverge on one input.
 
     ``nodes``, as (operator, label), lie between the last values that agree and the first that differ; none if no such
-    place is found. ``layer``: the framework's layer at whose output the values differ, empty if there is none. ``sides``:
-    the value of each run in the first differing element. ``note``: remarks.
+    place is found. ``layer``: the framework's layer at whose output the values differ, empty if there is none.
+    ``sides``: the value of each run in the first differing element. ``note``: remarks.
     """
 
     injection: str
@@ -71,7 +72,7 @@ class Divergence:
 
 
 def differing_elements(ours: ValueArray, theirs: ValueArray) -> NDArray[np.bool_]:
-    """Return which elements of two arrays of equal size differ beyond rounding, (elements,). NaN equals NaN, Inf Inf."""
+    """Return which elements of two equally large arrays differ beyond rounding, (elements,); NaN equals NaN, Inf Inf."""
     a, b = (np.asarray(values, np.float64).reshape(-1) for values in (ours, theirs))
     finite = np.isfinite(a) & np.isfinite(b)
     scale = np.abs(np.concatenate([a[finite], b[finite]])).max(initial=0.0)
@@ -208,7 +209,7 @@ class _Run:
         return dims is None or (dims != () and not np.issubdtype(self.slicer.dtype(name), np.integer))
 
     def reference(self, gap: _Gap) -> dict[str, ValueArray]:
-        """Return the ONNX reference's values within a gap, computed from values that agree; none if it lacks an operator."""
+        """Return the ONNX reference's values within a gap, from values that agree; empty if it lacks an operator."""
         feeds, names = self.between(gap)[1], self.made(gap)
         (value,) = (v for v in self.slicer.model.proto.graph.input if v.name == self.slicer.inputs[0])
         count = value.type.tensor_type.shape.dim[0].dim_value or 1
@@ -223,7 +224,7 @@ class _Run:
 
 
 def _gap(run: _Run, agreed: Mapping[str, ValueArray], theirs: Mapping[str, ValueArray]) -> _Gap | None:
-    """Compare ONNX Runtime with ``theirs`` in execution order; return the first gap behind ``agreed``, None without one."""
+    """Compare ONNX Runtime with ``theirs`` in execution order; return the first gap behind ``agreed``, or None."""
     ours = run.values(theirs)
     agreed = dict(agreed)
     for name, values in ours.items():

@@ -1,8 +1,9 @@
 """ONNX Runtime against a framework's own run, clean and faulty, injection by injection.
 
-A crosscheck measures the *kernel effect*: the same graph and the same bits, computed by different kernels. Rounding makes
-scores and masked counts differ; predictions must be equal, except near ties. Runtimes handle NaN and Inf differently (ONNX
-Runtime's CPU MaxPool keeps a NaN only if it is the window's last element), so nonfinite inferences are counted separately.
+A crosscheck measures the *kernel effect*: the same graph and the same bits, computed by different kernels. Rounding
+makes scores and masked counts differ; predictions must be equal, except near ties. Runtimes handle NaN and Inf
+differently (ONNX Runtime's CPU MaxPool keeps a NaN only if it is the window's last element), so nonfinite inferences
+are counted separately.
 """
 
 import random
@@ -68,8 +69,9 @@ class Verdict:
     def check(self) -> None:
         """Raise ControlFailedError if ONNX Runtime and the native run disagree.
 
-        They disagree if clean scores differ by more than rounding (then near ties would mean nothing), if predictions differ
-        with finite scores and no near tie, or if more than `max_nonfinite` of the inferences differ with NaN or Inf.
+        They disagree if clean scores differ by more than rounding (then near ties would mean nothing), if predictions
+        differ with finite scores and no near tie, or if more than `max_nonfinite` of the inferences differ with NaN or
+        Inf.
         """
         if self.clean.relative > MAX_CLEAN_DIFFERENCE:
             raise ControlFailedError(
@@ -103,8 +105,8 @@ def crosscheck(
 ) -> list[Verdict]:
     """Run injections of ``faults`` as a campaign in ``run``, then natively, and return one verdict for each native run.
 
-    Each of ``natives`` makes a `Native` from the loaded model. ``injections``: the size of a random sample, drawn with the
-    settings' seed and kept in the list's order; None takes all. Raises BitswapError as `run_campaign` does, and
+    Each of ``natives`` makes a `Native` from the loaded model. ``injections``: the size of a random sample, drawn with
+    the settings' seed and kept in the list's order; None takes all. Raises BitswapError as `run_campaign` does, and
     FaultListError where a native model does not fit the file. `Verdict.check` raises where the runs disagree.
     """
     setup = prepare(model, settings)

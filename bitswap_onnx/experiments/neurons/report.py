@@ -97,7 +97,7 @@ def _shape(shape: tuple[int, ...] | None) -> str:
     return "x".join(map(str, shape or ()))
 
 
-def write_report(campaign: NeuronCampaign) -> None:
+def write_neuron_report(campaign: NeuronCampaign) -> None:
     """Write both tables as text, and the numbers per layer as CSV; the last row is all layers together."""
     text, numbers, *_ = campaign.files
     with replacing(text) as file:
@@ -124,11 +124,13 @@ def _fields(measured: Proportion) -> tuple[float | None, ...]:
     return tuple(None if np.isnan(value) else value for value in values)
 
 
-def write_detail(campaign: NeuronCampaign, store: Store, golden: Golden, wrong: NDArray[np.bool_], batch: int) -> None:
+def write_misclassifications(
+    campaign: NeuronCampaign, store: Store, golden: Golden, wrong: NDArray[np.bool_], batch: int
+) -> None:
     """Write one line for each true element of ``wrong`` (layers, trials, inputs), a misclassification.
 
-    Without labels, ``wrong`` holds changed predictions. ``batch`` is the batch size. Bits are grouped into sign, exponent
-    and mantissa; classes are numbers from 0.
+    Without labels, ``wrong`` holds changed predictions. ``batch`` is the batch size. Bits are grouped into sign,
+    exponent and mantissa; classes are numbers from 0.
     """
     with replacing(campaign.files[2]) as file:
         for layer, trials in zip(campaign.layers, wrong, strict=True):

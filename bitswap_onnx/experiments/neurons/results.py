@@ -1,7 +1,8 @@
 """Results of a neuron campaign: shares of misclassified, critical and nonfinite inferences per layer.
 
-Shares are of inferences: each input of the dataset once per trial. The input is the sampling unit; its trials, and for the
-total its layers, are a cluster. Everything is conditional on the layers. `bitswap_onnx.stats.proportion` gives intervals.
+Shares are of inferences: each input of the dataset once per trial. The input is the sampling unit; its trials, and for
+the total its layers, are a cluster. Everything is conditional on the layers. `bitswap_onnx.stats.proportion` gives
+intervals.
 """
 
 from dataclasses import dataclass

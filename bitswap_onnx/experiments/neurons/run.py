@@ -20,7 +20,10 @@ from bitswap_onnx.campaign.settings import Settings, for_neurons
 from bitswap_onnx.campaign.setup import Setup
 from bitswap_onnx.campaign.store import Store
 from bitswap_onnx.errors import BitswapError, ControlFailedError, DataError, ModelError
-from bitswap_onnx.experiments.neurons.report import write_detail, write_report
+from bitswap_onnx.experiments.neurons.report import (
+    write_misclassifications,
+    write_neuron_report,
+)
 from bitswap_onnx.experiments.neurons.results import LayerShares, NeuronCampaign, TargetLayer, neuron_files
 from bitswap_onnx.experiments.sweep.bit_errors import MAX_FAULTS, BitRegion
 from bitswap_onnx.faults.fault import Injection, Site
@@ -109,9 +112,10 @@ def choose_layers(
 ) -> tuple[Setup, tuple[TargetLayer, ...]]:
     """Return the layers whose output is hit: `select_sites` chooses by name and type, then ``numbers`` among these.
 
-    Numbers start from 0, in the order of the chosen layers; without names and types, number 0 is the model's input. Layers
-    that faults cannot reach are left out, and a note of the returned setup names them (`bitswap_onnx.campaign.reach`).
-    Raises ModelError as `select_sites` and `without_shut` do, and for a number without a layer.
+    Numbers start from 0, in the order of the chosen layers; without names and types, number 0 is the model's input.
+    Layers that faults cannot reach are left out, and a note of the returned setup names them
+    (`bitswap_onnx.campaign.reach`). Raises ModelError as `select_sites` and `without_shut` do, and for a number without
+    a layer.
     """
     every = [site for site in find_sites(setup.slicer) if site.site is Site.OUTPUT]
     candidates = select_sites(every, layers, layer_type, exclude=exclude)
@@ -175,9 +179,9 @@ def plan_neurons(
 def draw_neuron_faults(layer: TargetLayer, trial: int, plan: NeuronPlan) -> Injection:
     """Draw one fault per input: a uniform neuron of the layer's output, and a uniform bit of its format or ``plan.bit``.
 
-    Both are drawn, input by input, from ``SeedSequence(seed, spawn_key=(trial, number))``, where the layer's name decides
-    the number (`NeuronSite.number`). So a draw does not change with other layers, more trials, more inputs behind it or a
-    fixed bit.
+    Both are drawn, input by input, from ``SeedSequence(seed, spawn_key=(trial, number))``, where the layer's name
+    decides the number (`NeuronSite.number`). So a draw does not change with other layers, more trials, more inputs
+    behind it or a fixed bit.
     """
     site = layer.site
     rng = np.random.default_rng(np.random.SeedSequence(plan.seed, spawn_key=(trial, layer.site.number)))
@@ -209,10 +213,10 @@ def _report(setup: Setup, plan: NeuronPlan, run: Path, detailed: bool) -> Neuron
             is_classifier=golden.criterion.needs_classes,
             detailed=detailed,
         )
-        write_report(campaign)
+        write_neuron_report(campaign)
         if detailed:
             wrong = critical if correct is None else critical & correct
-            write_detail(campaign, store, golden, wrong, setup.numerics.batch_size)
+            write_misclassifications(campaign, store, golden, wrong, setup.numerics.batch_size)
     return campaign
 
 

@@ -36,15 +36,15 @@ class LayerOutcomes:
     nonfinite: Values
 
 
-def draw_injections(
+def draw_layer_faults(
     setup: Setup, sites: Sequence[NeuronSite], where: RankingSite, trials: int, seed: int
 ) -> list[Injection]:
     """Return ``trials`` injections per layer, each of which flips one random bit of one random element.
 
-    Neurons: an element of the layer's input tensor, drawn anew for each input. Weights: an element of its kernel, for all
-    inputs. Trial t of a layer draws, input by input, from ``SeedSequence(seed, spawn_key=(t, number))``, where the layer's
-    name decides the number. So a draw does not change with other layers, more trials or more inputs. Raises ModelError for
-    a layer without a stored kernel where weights are hit.
+    Neurons: an element of the layer's input tensor, drawn anew for each input. Weights: an element of its kernel, for
+    all inputs. Trial t of a layer draws, input by input, from ``SeedSequence(seed, spawn_key=(t, number))``, where the
+    layer's name decides the number. So a draw does not change with other layers, more trials or more inputs. Raises
+    ModelError for a layer without a stored kernel where weights are hit.
     """
     targets = find_targets(setup.model)
     kernels = [kernel_of(site, targets) for site in sites] if where == "weights" else [None] * len(sites)
@@ -65,7 +65,7 @@ def _injections(
             elements, bits = rng.integers([math.prod(shape), width], size=(count, 2)).T.tolist()
             indices = [tuple(map(int, np.unravel_index(element, shape))) if shape else () for element in elements]
             yield Injection(
-                injection_id(number, trial),
+                layer_injection_id(number, trial),
                 tuple(
                     Fault(site.layer, index, bit, site=Site.INPUT, input=place)
                     if kernel is None
@@ -75,13 +75,15 @@ def _injections(
             )
 
 
-def injection_id(layer: int, trial: int) -> str:
+def layer_injection_id(layer: int, trial: int) -> str:
     """Return the id of a layer's injection in a trial."""
     return f"L{layer}_t{trial}"
 
 
-def read_outcomes(run: Path, layers: int, trials: Sequence[int], where: RankingSite, labelled: bool) -> LayerOutcomes:
-    """Return the outcomes of some ``trials`` of a finished run of `draw_injections`, which has the record ``per_input``."""
+def read_layer_outcomes(
+    run: Path, layers: int, trials: Sequence[int], where: RankingSite, labelled: bool
+) -> LayerOutcomes:
+    """Return the outcomes of some ``trials`` of a finished `draw_layer_faults` run, which has the record ``per_input``."""
 
     def inferences(encoded: bytes) -> NDArray[np.bool_]:
         """Return which inferences are correct, critical and nonfinite, (3, inputs)."""
@@ -92,7 +94,7 @@ def read_outcomes(run: Path, layers: int, trials: Sequence[int], where: RankingS
     with reading(run) as store:
         outcomes = np.array(  # (layers, trials, 3, inputs)
             [
-                [inferences(store.outcomes_per_input(injection_id(layer, trial))) for trial in trials]
+                [inferences(store.outcomes_per_input(layer_injection_id(layer, trial))) for trial in trials]
                 for layer in range(layers)
             ]
         )

@@ -54,8 +54,8 @@ _Ranks = list[tuple[str, tuple[str, Any]]]
 def read_ranking(path: str | Path, layers: Sequence[str], form: RankingForm | None = None) -> GivenRanking:
     """Read a ranking of ``layers``, in the model's order, from a .json or .csv file; the module describes both forms.
 
-    Raises BitswapError for a file that cannot be read, another form than ``form``, a list of numbers without a ``form``,
-    unknown or repeated layers, a wrong index or rank, and an empty ranking.
+    Raises BitswapError for a file that cannot be read, another form than ``form``, a list of numbers without a
+    ``form``, unknown or repeated layers, a wrong index or rank, and an empty ranking.
     """
     path = Path(path)
     readers = {".json": _read_json, ".csv": _read_csv}

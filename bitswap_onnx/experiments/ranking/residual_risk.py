@@ -22,10 +22,10 @@ def residual_risk(
 ) -> ResidualRisk:
     """Return the residual risk and the cost of monitoring the first k layers of ``order`` (m,), for k = 0 ... m.
 
-    ``critical``, ``macs``, ``bits`` and ``exposure`` are (layers,). With x_l the ``exposure``, how often faults hit layer l
-    (default: its bits), and c_l its ``critical`` share: unmonitored_k = sum of x_l c_l over the layers not among the first
-    k / sum over all layers; MACs and bits: sum over the first k / sum over all layers. All of the model's layers count,
-    ranked or not. NaN where the sum over all layers is 0.
+    ``critical``, ``macs``, ``bits`` and ``exposure`` are (layers,). With x_l the ``exposure``, how often faults hit
+    layer l (default: its bits), and c_l its ``critical`` share: unmonitored_k = sum of x_l c_l over the layers not
+    among the first k / sum over all layers; MACs and bits: sum over the first k / sum over all layers. All of the
+    model's layers count, ranked or not. NaN where the sum over all layers is 0.
     """
     risk = critical * (bits if exposure is None else exposure)
     unranked = np.delete(risk, order).sum()

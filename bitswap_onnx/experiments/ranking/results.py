@@ -14,7 +14,8 @@ from bitswap_onnx.stats.rankings import LayerOrder, RankAgreement, RankingScore,
 class LayerRobustness:
     """A layer under faults: its shares of correct, critical and nonfinite inferences, and its size.
 
-    ``bits``: the number of bits that faults can hit there. ``largest``: the largest finite magnitude in the layer's input.
+    ``bits``: the number of bits that faults can hit there. ``largest``: the largest finite magnitude in the layer's
+    input.
     """
 
     number: int

@@ -16,8 +16,8 @@ from bitswap_onnx.errors import BitswapError, ControlFailedError, ModelError, ne
 from bitswap_onnx.experiments.ranking.layer_faults import (
     LayerOutcomes,
     RankingSite,
-    draw_injections,
-    read_outcomes,
+    draw_layer_faults,
+    read_layer_outcomes,
 )
 from bitswap_onnx.experiments.ranking.ranking_file import GivenRanking, RankingForm, read_ranking
 from bitswap_onnx.experiments.ranking.residual_risk import residual_risk
@@ -45,9 +45,9 @@ from bitswap_onnx.stats.rankings import (
     score_ranking,
 )
 
-#: The rankings that need no file. In order, they put first: the earliest layers; the latest; random ones; those with the
-#: most parameters; the most multiply-accumulates; the largest weights (norm, mean exponent); the widest range of
-#: activations; the most sensitive to other faults on the same inputs; the most sensitive to the very faults that score it.
+#: The rankings that need no file. In order, they put first: the earliest layers; the latest; random ones; those with
+#: the most parameters; the most multiply-accumulates; the largest weights (norm, mean exponent); the widest range of
+#: activations; the most sensitive to other faults on the same inputs; the most sensitive to the faults that score it.
 BUILTIN_RANKINGS = (
     *("index", "reverse", "random", "parameters", "macs", "weight-norm", "weight-exponent", "activation-range"),
     *("sensitivity", "oracle"),
@@ -128,14 +128,14 @@ def _measure(
     run, trials = options.folder or Path(), max(part.stop for part in parts.values())
     records: tuple[Record, ...] = ("per_input",)
     try:
-        injections = draw_injections(setup, sites, where, trials, setup.seed)
+        injections = draw_layer_faults(setup, sites, where, trials, setup.seed)
         run_campaign(setup, injections, replace(options, records=records))
     except ControlFailedError:  # files from before this resume are wrong too
         for path in ranking_files(run, setup.model.name).values():
             path.unlink(missing_ok=True)
         raise
     labelled = setup.clean_run().golden.labels is not None
-    return {name: read_outcomes(run, len(sites), part, where, labelled) for name, part in parts.items()}
+    return {name: read_layer_outcomes(run, len(sites), part, where, labelled) for name, part in parts.items()}
 
 
 def _check(builtin: Sequence[str], where: RankingSite, trials: int) -> None:

@@ -1,9 +1,10 @@
 """Random bit errors: which bits flip, independently of each other, at each of several rates, in each of several repeats.
 
 In one repeat every bit of the population has one threshold, uniform on (0, 1), and flips at every rate above it. So the
-flips at one rate include the flips at every lower rate, which makes rates comparable, and the number of flips among B bits
-at rate r is Binomial(B, r). Only the flips at the highest rate are drawn: their number, their positions (distinct, chosen
-uniformly) and their thresholds as fractions of that rate. Time and memory grow with the flips, not with the bits.
+flips at one rate include the flips at every lower rate, which makes rates comparable, and the number of flips among B
+bits at rate r is Binomial(B, r). Only the flips at the highest rate are drawn: their number, their positions (distinct,
+chosen uniformly) and their thresholds as fractions of that rate. Time and memory grow with the flips, not with the
+bits.
 """
 
 import math
@@ -37,9 +38,9 @@ SweepSite = Literal["weights", "neurons", "both"]
 class BitRegion:
     """Bits that errors can hit: elements of ``width`` bits in ``shape``, of a stored parameter or of a layer's neurons.
 
-    ``site`` None: the stored ``parameter`` of ``layer``. Otherwise the neurons at that site, whose bits count once for each
-    of ``inputs`` inputs of the dataset. Bits are numbered by input, then element (row-major), then bit (least significant
-    first).
+    ``site`` None: the stored ``parameter`` of ``layer``. Otherwise the neurons at that site, whose bits count once for
+    each of ``inputs`` inputs of the dataset. Bits are numbered by input, then element (row-major), then bit (least
+    significant first).
     """
 
     layer: str
@@ -194,12 +195,12 @@ def faults_at(regions: Sequence[BitRegion], positions: NDArray[np.int64]) -> lis
 def plan_sweep(regions: Sequence[BitRegion], rates: Iterable[float], repeats: int, seed: int) -> SweepPlan:
     """Draw every repeat at every rate.
 
-    Repeat k draws from ``SeedSequence(seed, spawn_key=(k,))`` alone. So more repeats leave the earlier repeats unchanged.
-    Other rates below the same highest rate leave the flips of the remaining rates unchanged. Another highest rate, seed or
-    population (model, layers, site, for neurons the number of inputs) changes all draws.
+    Repeat k draws from ``SeedSequence(seed, spawn_key=(k,))`` alone. So more repeats leave the earlier repeats
+    unchanged. Other rates below the same highest rate leave the flips of the remaining rates unchanged. Another highest
+    rate, seed or population (model, layers, site, for neurons the number of inputs) changes all draws.
 
-    Raises BitswapError as `check_rates` does, and for fewer than one repeat, regions without bits, and more expected flips
-    than `MAX_FAULTS`.
+    Raises BitswapError as `check_rates` does, and for fewer than one repeat, regions without bits, and more expected
+    flips than `MAX_FAULTS`.
     """
     rates = check_rates(rates)
     if repeats < 1:

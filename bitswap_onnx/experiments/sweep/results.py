@@ -1,7 +1,7 @@
 """Results of a sweep: shares of the inputs at every rate and repeat, and means over repeats with intervals.
 
-The repeat is the sampling unit and its inputs are a cluster. So an interval is Student's over the repeats, cut to the range
-of a share (0 to 1) and conditional on the inputs. `repeat_interval` says what holds where all repeats are equal.
+The repeat is the sampling unit and its inputs are a cluster. So an interval is Student's over the repeats, cut to the
+range of a share (0 to 1) and conditional on the inputs. `repeat_interval` says what holds where all repeats are equal.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from bitswap_onnx.stats.intervals import CONFIDENCE_LEVEL
 #: Measures of every point: counts of `bitswap_onnx.outcome.COUNTS`, as shares of all inputs.
 SWEEP_MEASURES = ("top_1_correct", "top_5_correct", "top_1_robust", "critical", "nonfinite")
 
-#: Share of the inputs, 0 to 1, per name of `SWEEP_MEASURES`; None where a measure does not apply (correct, without labels).
+#: Share of the inputs, 0 to 1, per name of `SWEEP_MEASURES`; None where it does not apply (correctness without labels).
 Shares = dict[str, float | None]
 
 
@@ -58,8 +58,9 @@ class Sweep:
 def repeat_interval(mean: Mean) -> tuple[float, float] | None:
     """Return the interval of a mean share at `CONFIDENCE_LEVEL`; None for one repeat, which has no spread.
 
-    Where all repeats are equal, Student's interval has no width. Then a repeat has another share with a probability of at
-    most p, Clopper and Pearson's upper bound for none seen. That share can be anything, so the mean moves by at most p.
+    Where all repeats are equal, Student's interval has no width. Then a repeat has another share with a probability of
+    at most p, Clopper and Pearson's upper bound for none seen. That share can be anything, so the mean moves by at most
+    p.
     """
     if mean.n < 2:
         return None

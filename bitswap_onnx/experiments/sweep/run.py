@@ -1,7 +1,7 @@
 """Accuracy against bit error rate: random bit errors at several rates, several times each, in one campaign.
 
-At each rate every bit of the chosen weights and neurons flips independently (`bit_errors`). An error in a weight stays for
-all inputs; neurons have errors of their own for every input.
+At each rate every bit of the chosen weights and neurons flips independently (`bit_errors`). An error in a weight stays
+for all inputs; neurons have errors of their own for every input.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -17,7 +17,12 @@ from bitswap_onnx.campaign.run import run_campaign
 from bitswap_onnx.campaign.settings import Settings, for_neurons
 from bitswap_onnx.campaign.setup import Setup, prepare
 from bitswap_onnx.errors import ModelError
-from bitswap_onnx.experiments.ranking.layer_faults import RankingSite, draw_injections, injection_id, read_outcomes
+from bitswap_onnx.experiments.ranking.layer_faults import (
+    RankingSite,
+    draw_layer_faults,
+    layer_injection_id,
+    read_layer_outcomes,
+)
 from bitswap_onnx.faults.fault import Injection, Kind, Site
 from bitswap_onnx.graph.sites import NeuronSite, find_sites
 from tests.builders import build, cnn, normal, save
@@ -40,7 +45,7 @@ def kernels(setup: Setup) -> list[NeuronSite]:
 
 
 def draw(setup: Setup, where: RankingSite, trials: int, seed: int = 0) -> dict[str, Injection]:
-    return {injection.id: injection for injection in draw_injections(setup, kernels(setup), where, trials, seed)}
+    return {injection.id: injection for injection in draw_layer_faults(setup, kernels(setup), where, trials, seed)}
 
 
 @pytest.mark.parametrize("where", ["neurons", "weights"])
@@ -48,7 +53,7 @@ def test_each_injection_stays_in_one_layer(tmp_path: Path, where: RankingSite) -
     """Neurons: one fault for each input of the dataset. Weights: one fault for all."""
     found = draw(setup_of(tmp_path), where, 3)
     places = list(product(enumerate(SHAPES[where].items()), range(3)))
-    assert list(found) == [injection_id(number, trial) for (number, _), trial in places]
+    assert list(found) == [layer_injection_id(number, trial) for (number, _), trial in places]
     for ((_, (layer, shape)), _), injection in zip(places, found.values(), strict=True):
         neurons = where == "neurons"
         assert [fault.input for fault in injection.faults] == (list(range(INPUTS)) if neurons else [None])
@@ -82,8 +87,8 @@ def test_a_draw_stays_as_it_was(tmp_path: Path, where: RankingSite) -> None:
     few, many, reseeded = draw(setup, where, 2, 7), draw(setup, where, 40, 7), draw(setup, where, 40, 8)
     assert few.items() <= many.items()
     assert many == draw(setup, where, 40, 7)
-    alone = list(draw_injections(setup, kernels(setup)[1:], where, 40, 7))
-    assert [entry.faults for entry in alone] == [many[injection_id(1, trial)].faults for trial in range(40)]
+    alone = list(draw_layer_faults(setup, kernels(setup)[1:], where, 40, 7))
+    assert [entry.faults for entry in alone] == [many[layer_injection_id(1, trial)].faults for trial in range(40)]
     longer = draw(setup_of(tmp_path, x=normal(INPUTS + 7, 1, 6, 6)), where, 40, 7)
     assert all(longer[name].faults[:INPUTS] == entry.faults for name, entry in many.items())
     same = sum(many[name].faults == reseeded[name].faults for name in many)
@@ -113,11 +118,11 @@ def test_keras_layout(tmp_path: Path) -> None:
 def test_layers_without_a_stored_kernel(tmp_path: Path) -> None:
     setup = setup_of(tmp_path)
     sites = [site for site in find_sites(setup.slicer) if site.site is Site.INPUT and site.role != "node"]
-    assert [entry.id for entry in draw_injections(setup, sites, "neurons", 1, 0)] == ["L0_t0", "L1_t0", "L2_t0"]
+    assert [entry.id for entry in draw_layer_faults(setup, sites, "neurons", 1, 0)] == ["L0_t0", "L1_t0", "L2_t0"]
     with pytest.raises(
         ModelError, match=r"^`where` weights: layer 'x' has no stored kernel; choose others with `layers`$"
     ):
-        draw_injections(setup, sites, "weights", 1, 0)
+        draw_layer_faults(setup, sites, "weights", 1, 0)
 
 
 @pytest.mark.parametrize("where", ["neurons", "weights"])
@@ -132,14 +137,14 @@ def test_outcomes_are_read_by_unit(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     trials, part = (30, range(10, 30)) if where == "neurons" else (150, range(50, 150))
     injections = list(draw(setup, where, trials).values())
     run = run_campaign(setup, injections, RunOptions(run=tmp_path / "run", records=["per_input"], workers=1)).run
-    found = read_outcomes(run, 2, part, where, labelled=True)
-    unlabelled = read_outcomes(run, 2, part, where, labelled=False)
+    found = read_layer_outcomes(run, 2, part, where, labelled=True)
+    unlabelled = read_layer_outcomes(run, 2, part, where, labelled=False)
     units = INPUTS if where == "neurons" else len(part)
     assert {values.shape for values in (found.correct, found.critical, found.nonfinite)} == {(2, units)}
     assert unlabelled.correct == pytest.approx(1 - found.critical)
     counts = counted(run)
     for layer in range(2):
-        shares = np.array([counts[injection_id(layer, trial)] for trial in part]) / INPUTS
+        shares = np.array([counts[layer_injection_id(layer, trial)] for trial in part]) / INPUTS
         for column, values in enumerate((found.correct, found.critical, found.nonfinite)):
             assert values[layer].mean() == pytest.approx(shares[:, column].mean())
             if where == "weights":

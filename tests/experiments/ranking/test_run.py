@@ -18,7 +18,7 @@ from bitswap_onnx.campaign.settings import Settings, for_neurons
 from bitswap_onnx.campaign.setup import Setup, prepare
 from bitswap_onnx.errors import BitswapError
 from bitswap_onnx.experiments.ranking import run as rank_module
-from bitswap_onnx.experiments.ranking.layer_faults import RankingSite, draw_injections
+from bitswap_onnx.experiments.ranking.layer_faults import RankingSite, draw_layer_faults
 from bitswap_onnx.experiments.ranking.results import Robustness, ScoredRanking
 from bitswap_onnx.experiments.ranking.run import BUILTIN_RANKINGS, evaluate_robustness
 from bitswap_onnx.faults.fault import Injection, Site
@@ -126,7 +126,7 @@ def by_hand(model: Path, where: RankingSite, trials: int) -> NDArray[np.float64]
     labels = data.get("y", golden)
     found = []
     sites = [site for site in find_sites(setup.slicer) if site.role == "kernel" and site.site is Site.INPUT]
-    for injection in draw_injections(setup, sites, where, trials, SETTINGS.seed):
+    for injection in draw_layer_faults(setup, sites, where, trials, SETTINGS.seed):
         classes = (scores := scores_of(model, injection)).argmax(axis=1)
         found.append([classes == labels, classes != golden, ~np.isfinite(scores).all(axis=1)])
     return np.moveaxis(np.array(found, np.float64).reshape(len(LAYERS), trials, 3, INPUTS), 2, 0)
