@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bitswap_onnx.campaign.adaptive_list import GROWTH_NAME, AdaptiveList
-from bitswap_onnx.campaign.executor import SCRATCH, Executor
+from bitswap_onnx.campaign.executor import Executor
 from bitswap_onnx.campaign.identity import (
     as_begun,
     check_folder,
@@ -36,6 +36,7 @@ from bitswap_onnx.campaign.run_directory import writing
 from bitswap_onnx.campaign.settings import Settings
 from bitswap_onnx.campaign.setup import Setup, prepare
 from bitswap_onnx.campaign.store import Store
+from bitswap_onnx.campaign.workers import SCRATCH
 from bitswap_onnx.data.chunks import chunk_length
 from bitswap_onnx.errors import ControlFailedError, RunError
 from bitswap_onnx.faults.fault import Injection

@@ -1,4 +1,4 @@
-"""Work units: which injections run over which inputs in one go, and which worker takes them."""
+"""Units of work: the injections that run over the same inputs in one go, and the worker that takes them."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -10,25 +10,26 @@ from numpy.typing import NDArray
 from bitswap_onnx.data.chunks import Chunk
 from bitswap_onnx.runtime.messages import Work
 
-#: A unit may take about this long: a campaign that is stopped waits for the units at hand.
+#: Seconds that a unit may take, about: a campaign that is stopped waits for the units at hand.
 UNIT_SECONDS = 3.0
 
-#: Faulty paths of several tensors or sites that a campaign keeps apart, at most.
+#: Number of faulty paths with several tensors or sites up to which a campaign keeps them apart.
 _WIDE_PATHS = 8
 
-#: Injections in a unit: whole multiples of what runs together, as far as the time allows.
+#: Injections of the first unit of a path, and of the largest. Between them, units are multiples of the first.
 FIRST_UNIT, LARGEST_UNIT = 32, 1024
 
-#: First input of a block → faulty path → positions of the injections that run over that block. None, then the only key: over
-#: all inputs.
+#: First input of a block → faulty path → positions of the injections that run over that block. None is the only key where
+#: injections run over all inputs.
 Queue = dict[int | None, dict[int, NDArray[np.int64]]]
 
 
 @dataclass(eq=False)
 class Lot:
-    """What is left to do for one faulty path over one chunk: injections by position, and first of all its null control.
+    """The remaining work of one faulty path over one chunk: injections by position, and before them the null control.
 
-    ``controlled_lane``: the lane whose null control has already passed; a new lane needs its own.
+    ``control``: whether the null control is still to run. ``controlled_lane``: the lane whose null control has already
+    passed; a new lane needs its own.
     """
 
     chunk: Chunk
@@ -39,18 +40,18 @@ class Lot:
 
     @property
     def is_done(self) -> bool:
-        """Whether everything has been handed out."""
+        """Whether workers have all of it."""
         return not len(self.positions) and not self.control
 
 
 @dataclass
 class Schedule:
-    """Hands out the work of a campaign, so that a worker stays with its chunk of inputs, whose golden values it holds.
+    """Divides the ``lots`` of a campaign among workers.
 
-    Units take about ``unit_seconds`` and have at most ``largest`` injections.
-
-    Workers walk through the paths of their chunks, every other chunk backwards: what one finds out about a path, the
-    others know when they come to it. Who has no chunk left helps the one that has most left.
+    A worker stays with its chunk of inputs, since it holds the golden values of that chunk. Workers go through the faulty
+    paths of their chunks, every second one backwards, so that each finds the lanes of about half of the paths for the
+    others. A worker without a chunk helps with the chunk that has most lots left. Units take about ``unit_seconds`` and
+    have at most ``largest`` injections.
     """
 
     lots: Iterable[Lot]
@@ -58,7 +59,7 @@ class Schedule:
     largest: int = LARGEST_UNIT
     _queues: dict[Chunk, deque[Lot]] = field(default_factory=dict)
     _begun: list[Lot] = field(default_factory=list)
-    _of: dict[int, Lot] = field(default_factory=dict)
+    _current: dict[int, Lot] = field(default_factory=dict)
     _seconds: dict[int, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -70,33 +71,33 @@ class Schedule:
 
     def take(self, worker: int) -> Work | None:
         """Return the next work for a worker, or None if nothing is left."""
-        lot = self._of.get(worker)
+        lot = self._current.get(worker)
         if lot is None or lot.is_done:
-            lot = self._next(lot.chunk if lot else None, {other.chunk for other in self._of.values()})
+            lot = self._next(lot.chunk if lot else None, {other.chunk for other in self._current.values()})
             if lot is None:
                 return None
-            self._of[worker] = lot
+            self._current[worker] = lot
         size = self._size(lot)
         positions, lot.positions = lot.positions[:size], lot.positions[size:]
         control, lot.control = lot.control, False
         return Work(lot.chunk, lot.path, tuple(positions.tolist()), control, lot.controlled_lane)
 
-    def again(self, path: int, lots: Iterable[Lot]) -> None:
-        """Hand out ``lots`` in place of what is left of a path."""
-        for lot in (*self._begun, *self._of.values()):
+    def replace(self, path: int, lots: Iterable[Lot]) -> None:
+        """Put ``lots`` in place of the remaining work of a path."""
+        for lot in (*self._begun, *self._current.values()):
             if lot.path == path:
                 lot.positions, lot.control = lot.positions[:0], False
         for queue in self._queues.values():
-            kept = [lot for lot in queue if lot.path != path]
+            others = [lot for lot in queue if lot.path != path]
             queue.clear()
-            queue.extend(kept)
+            queue.extend(others)
         for lot in lots:
             if not lot.is_done:
                 self._queues.setdefault(lot.chunk, deque()).append(lot)
         self._seconds.pop(path, None)
 
     def learn(self, work: Work, seconds: float) -> None:
-        """Take in how long some work took: the next units of its path are cut by it."""
+        """Note the seconds that some work took; the size of the next units of its path follows from them."""
         if work.positions:
             self._seconds[work.path] = seconds / (len(work.positions) * len(work.chunk))
 
@@ -108,11 +109,12 @@ class Schedule:
         size = size if size < FIRST_UNIT else size // FIRST_UNIT * FIRST_UNIT
         return min(max(size, 1), self.largest)
 
-    def _next(self, own: Chunk | None, taken: set[Chunk]) -> Lot | None:
+    def _next(self, current: Chunk | None, taken: set[Chunk]) -> Lot | None:
+        """Return a lot of the ``current`` chunk, else of one that no worker has taken, else of the fullest one."""
         queues = {chunk: queue for chunk, queue in self._queues.items() if queue}
         free = [chunk for chunk in queues if chunk not in taken]
-        if own in queues:
-            lot = queues[own].popleft()
+        if current in queues:
+            lot = queues[current].popleft()
         elif free:
             lot = queues[free[0]].popleft()
         elif queues:
@@ -125,9 +127,9 @@ class Schedule:
 
 
 def join_paths(paths: Iterable[tuple[str, ...]]) -> dict[tuple[str, ...], tuple[str, ...]]:
-    """Return the faulty paths that run as one: those of several tensors or sites, where they are many.
+    """Return, for each faulty path of several tensors or sites, the union of all such paths; nothing where they are few.
 
-    Each distinct path costs a null control and a search for its lane. What touches all of them has both once.
+    Each distinct path costs a null control and a search for its lane; the union costs both once.
     """
     wide = sorted({path for path in paths if len(path) > 1})
     if len(wide) <= _WIDE_PATHS:
@@ -137,19 +139,20 @@ def join_paths(paths: Iterable[tuple[str, ...]]) -> dict[tuple[str, ...], tuple[
 
 
 def make_lots(
-    parts: Sequence[Chunk],
+    chunks: Sequence[Chunk],
     queue: Queue,
     finished: Callable[[Chunk], NDArray[np.int64]],
     controlled: Callable[[Chunk], Mapping[int, str]],
 ) -> list[Lot]:
-    """Return what is left of a campaign: per chunk and path what is in the ``queue`` and not ``finished``.
+    """Return the remaining work, per chunk and path: everything in the ``queue`` that is not ``finished``.
 
-    ``controlled``: the lane of each path whose null control has run over a chunk.
+    ``finished``: positions of the injections that have run over a chunk. ``controlled``: the lane of each path whose null
+    control has run over it.
     """
     lots = []
-    for chunk in parts:
+    for chunk in chunks:
         done, controlled_lanes = finished(chunk), controlled(chunk)
         for path, positions in (queue.get(None) or queue.get(chunk.first, {})).items():
-            left = positions if not len(done) else positions[~np.isin(positions, done)]
-            lots.append(Lot(chunk, path, left, len(left) > 0, controlled_lanes.get(path)))
+            remaining = positions if not len(done) else positions[~np.isin(positions, done)]
+            lots.append(Lot(chunk, path, remaining, len(remaining) > 0, controlled_lanes.get(path)))
     return lots
