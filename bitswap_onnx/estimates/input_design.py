@@ -1,4 +1,4 @@
-"""Which inputs a rate is about, and whether its interval allows for their having been drawn."""
+"""The inputs that rates are about, and whether their intervals cover that the inputs are a sample."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ CONDITIONAL = "Estimates are conditional on the inputs run"
 
 @dataclass(frozen=True, slots=True)
 class InputDesign:
-    """The ``name`` that stands in every result, one sentence that says what the rates are ``about``, and notes."""
+    """The ``name`` that stands in every result, one sentence on what the rates are ``about``, and notes."""
 
     name: str
     about: str
@@ -17,11 +17,11 @@ class InputDesign:
 
 
 def input_design(recorded: Recorded, over_inputs: bool) -> InputDesign:
-    """Return the design of a source, whose inputs count as a sample if ``over_inputs``."""
+    """Return the input design of a source; with ``over_inputs`` its inputs count as a sample."""
     if over_inputs:
         return InputDesign(
             "two-way: faults and inputs sampled",
-            "Estimates are over all inputs that those run were drawn from, as if at random",
+            "Estimates are over all inputs from which those run are taken as a random sample",
             (
                 "inputs are a sample: the shares of faults by their critical share, and sdc_5, sdc_10 and sdc_20, which are "
                 "not recorded per input, are left out",

@@ -17,7 +17,9 @@ from bitswap_onnx.estimates.groups import SCOPES, held_by_strata
 from bitswap_onnx.estimates.rates import HARMFUL, Question, Rates, estimate_rates
 from bitswap_onnx.faults.fault import Kind
 from bitswap_onnx.graph.model import load_model
-from bitswap_onnx.sampling.design import SamplingRequest, SamplingScheme, generate_faults, read_design
+from bitswap_onnx.sampling.design import read_design
+from bitswap_onnx.sampling.generate import generate_faults
+from bitswap_onnx.sampling.request import SamplingRequest, SamplingScheme
 from bitswap_onnx.sampling.strata import StratumPart, parts_of
 from bitswap_onnx.stats.stratified import Bounded, Strata, estimate_mean, frame_of, weigh
 from bitswap_onnx.until.drawn_list import Until

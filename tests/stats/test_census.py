@@ -10,7 +10,8 @@ from bitswap_onnx.campaign.setup import Settings
 from bitswap_onnx.estimates.groups import ALL, SCOPES, Scope, groups, held_by_strata
 from bitswap_onnx.estimates.rates import HARMFUL, Question, estimate_rates
 from bitswap_onnx.estimates.read import FaultLabels
-from bitswap_onnx.sampling.design import SamplingRequest, generate_faults
+from bitswap_onnx.sampling.generate import generate_faults
+from bitswap_onnx.sampling.request import SamplingRequest
 from bitswap_onnx.stats.stratified import Bounded, estimate_mean
 from tests.benchmarks.census import measure
 from tests.census import Census, plan_lists, take_census

@@ -25,7 +25,8 @@ from bitswap_onnx.estimates.rates_files import as_record, write_csv
 from bitswap_onnx.faults.fault import Fault, Injection, Site
 from bitswap_onnx.faults.fault_list import read_fault_list
 from bitswap_onnx.graph.model import load_model
-from bitswap_onnx.sampling.design import SamplingRequest, generate_faults
+from bitswap_onnx.sampling.generate import generate_faults
+from bitswap_onnx.sampling.request import SamplingRequest
 from bitswap_onnx.stats.stratified import Bounded, Estimate, Strata, Weights, estimate_mean, frame_of, weigh
 from bitswap_onnx.stats.two_way import InputPart, Margins, add_stratum, over_inputs, residual_variance
 from tests.builders import cnn, normal, save

@@ -22,7 +22,8 @@ from bitswap_onnx.estimates.rates import Question, estimate_rates
 from bitswap_onnx.graph.model import load_model
 from bitswap_onnx.runtime.messages import Message
 from bitswap_onnx.runtime.pool import Pool
-from bitswap_onnx.sampling.design import SamplingRequest, generate_faults
+from bitswap_onnx.sampling.generate import generate_faults
+from bitswap_onnx.sampling.request import SamplingRequest
 from bitswap_onnx.until.drawn_list import Until
 from bitswap_onnx.until.goal import Goal, parse_goal
 from bitswap_onnx.until.run import Reached, run_until
