@@ -30,7 +30,7 @@ class GrowingList(Protocol):
 
     @property
     def identity(self) -> str:
-        """The hash that a run stores in place of that of a list; it covers everything that decides which faults come."""
+        """The hash that a run stores for the list; it covers everything that decides which faults come."""
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -43,10 +43,10 @@ def held_by_strata(parts: Sequence[StratumPart], scope: Scope) -> Held:
 
 
 def groups(recorded: Recorded, scope: Scope, frame: Frame) -> Iterator[Group]:
-    """Yield the groups of a scope: layers as the list has them, bits from the highest on.
+    """Yield the groups of a scope: layers in the order of the list, bits from the highest to the lowest.
 
-    Sizes count as not known where any injection's label is none that its stratum holds: a file may not tell the class
-    of a bit, and a run may read a list's bits in the other order.
+    The sizes of groups count as not known if the label of some injection does not occur in its stratum: a results file
+    may not tell the class of a bit, and a run may have read a list with the other bit order.
     """
     split = list(_groups(recorded, scope))
     held = None if frame.parts is None or scope == "network" else held_by_strata(frame.parts, scope)

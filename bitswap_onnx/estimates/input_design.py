@@ -21,7 +21,7 @@ def input_design(recorded: Recorded, over_inputs: bool) -> InputDesign:
     if over_inputs:
         return InputDesign(
             "two-way: faults and inputs sampled",
-            "Estimates are over all inputs from which those run are taken as a random sample",
+            "Estimates are over all inputs that those run were drawn from, taken as a random sample",
             (
                 "inputs are a sample: the shares of faults by their critical share, and sdc_5, sdc_10 and sdc_20, which are "
                 "not recorded per input, are left out",

@@ -15,8 +15,8 @@ _METHOD = (
     "not drawn: Clopper and Pearson's for n faults with n times the mean share of hits (strata: Fay and Feuer's)"
 )
 _TWO_WAY = (
-    "; inputs are a sample too: SE: two-way random effects of faults and inputs; intervals also contain Student's interval of "
-    "the inputs' means, whose distances add as squares"
+    "; inputs are a sample too: SE: two-way random effects of faults and inputs; intervals also cover Student's interval "
+    "of the inputs' means, whose distances add as squares"
 )
 
 

@@ -104,7 +104,7 @@ def bit_group(element_format: str, bit: int) -> str:
 
 
 class StratumPart(NamedTuple):
-    """The faults of a ``stratum`` (its number) in a ``layer``, as lists name it: ``each`` faults on each of ``bits``."""
+    """The faults of a ``stratum`` (its number) in a ``layer``, as lists name it: ``each`` faults on every bit."""
 
     stratum: int
     layer: str
