@@ -1,4 +1,4 @@
-"""Fault lists that grow in rounds: the next faults depend on the outcomes so far."""
+"""Fault lists that are drawn in rounds: what comes next depends on the outcomes so far."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,14 +7,14 @@ from typing import Any, NamedTuple, Protocol
 from bitswap_onnx.campaign.store import Store
 from bitswap_onnx.faults.fault import Injection
 
-#: The file of a run directory with the interim estimate after each round.
+#: The file of a run directory that says how such a list came about.
 GROWTH_NAME = "until.csv"
 
 
 class Addition(NamedTuple):
-    """The injections of one round, and settings of the store; both are committed together.
+    """A round's injections, and the settings that a store has from then on; both are committed together.
 
-    While the setting ``growing`` is true, more rounds may follow, so the store is not complete.
+    A store whose setting ``growing`` is true is not complete: nobody knows yet whether that was all.
     """
 
     injections: Sequence[Injection]
@@ -22,26 +22,25 @@ class Addition(NamedTuple):
 
 
 class GrowingList(Protocol):
-    """A fault list that continues after its first round. Its progress is in the store alone."""
+    """What decides how a list goes on behind its first round; a store alone says how far it has come."""
 
     @property
     def name(self) -> str:
-        """The name that a run shows in place of the file name of a list."""
+        """What stands for the list's file name."""
 
     @property
     def identity(self) -> str:
-        """The hash that a run stores for the list; it covers everything that decides which faults come."""
+        """What stands for the hash of the list: equal where everything that decides about it is."""
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The settings that are stored with the first round."""
+        """The settings that a store has beside the first round."""
 
     def more(self, store: Store) -> Addition | None:
-        """Return the next round, or None if the list is complete. All injections in ``store`` have run.
+        """Return the next round, now that all injections in ``store`` have run, or None where that was all.
 
-        The settings of a round are committed with its injections. At the end, this method itself stores the last
-        settings.
+        The settings of a round are committed with it; what the end settles, this puts into the store itself.
         """
 
     def write(self, store: Store, path: Path) -> None:
-        """Write the interim estimate after each round to ``path``."""
+        """Write how the list came about."""
