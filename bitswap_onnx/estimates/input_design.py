@@ -23,22 +23,19 @@ def input_design(recorded: Recorded, over_inputs: bool) -> InputDesign:
             "two-way: faults and inputs sampled",
             "Estimates are over all inputs that those run were drawn from, taken as a random sample",
             (
-                "inputs are a sample: the shares of faults by their critical share, and sdc_5, sdc_10 and sdc_20, which are "
-                "not recorded per input, are left out",
-                "the inputs' part of an interval is Student's t of their means: where few inputs decide a rate, as where "
-                "low bits flip, it falls short unless many inputs ran",
+                "inputs are a sample: shares of harmful faults are left out, and so are sdc_5, sdc_10 and sdc_20, which are "
+                "not recorded per input",
+                "the inputs' part of an interval is Student's interval of their means: where few inputs decide a rate, as with "
+                "flips of low bits, it is too narrow unless many inputs ran",
             ),
         )
     if recorded.own_inputs is not None:
         number = f"{recorded.own_inputs:,}"
         shares = (
-            f"a fault's share is that of the {number} inputs drawn for it: means over faults and their intervals cover that "
-            "draw, so there is no population correction; harmful faults, and faults by critical share, are about so many "
-            "inputs, not about all"
+            f"a fault's share is that of the {number} inputs drawn for it: the intervals of means over faults cover that draw, "
+            "so there is no population correction; shares of harmful faults are about these inputs, not about all"
         )
-        lost = (
-            "the accuracy lost is against the golden run over all inputs, of which a fault's own are an unbiased sample"
-        )
+        lost = "accuracy lost compares with the golden run over all inputs; the inputs drawn for a fault are an unbiased sample"
         return InputDesign(
             f"nested: {number} inputs of its own per fault",
             "Estimates are over all inputs of the golden run, of which each fault's own were drawn at random",

@@ -95,7 +95,7 @@ def parse_design(text: str, where: str) -> ListDesign:
     except (ValueError, RecursionError):
         record = None
     if not isinstance(record, dict) or record.pop("format", None) != _FORMAT:
-        raise FaultListError(f"{where}: not the design of a fault list; expected what faults generate wrote")
+        raise FaultListError(f"{where}: not the design of a fault list; expected a file that faults generate wrote")
     version = record.pop("version", None)
     if version != _VERSION:
         raise FaultListError(

@@ -88,7 +88,7 @@ def kappa(table: _Counts) -> float:
 def positive_agreement(table: _Counts) -> float:
     """Return 2a / (2a + b + c) of the last class: a in both, b and c in one alone; NaN where it never occurs.
 
-    Cicchetti and Feinstein, doi 10.1016/0895-4356(90)90159-M: what kappa hides when a class is rare.
+    Cicchetti and Feinstein, doi 10.1016/0895-4356(90)90159-M: it shows disagreement that kappa hides for a rare class.
     """
     either = int(table[-1].sum() + table[:, -1].sum())
     return 2 * int(table[-1, -1]) / either if either else np.nan

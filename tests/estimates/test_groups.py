@@ -1,4 +1,4 @@
-"""Groups that cut through strata: sizes that a design tells, hand calculations, simulations, what is not known."""
+"""Groups that cut through strata: sizes from a design, hand calculations, simulations, unknown sizes."""
 
 import csv
 import math
@@ -205,7 +205,7 @@ def weighted(
 
 
 def test_a_list_by_layer_tells_of_bits(model: Path, tmp_path: Path) -> None:
-    """The sizes are those of the design beside the file, whatever the list has of each bit."""
+    """The sizes are those of the design beside the file, not the numbers of each bit in the list."""
     request = SamplingRequest("layer", margin=0.1, bits="30,31")
     generate_faults(load_model(model), request, tmp_path / "r.csv")
     with (tmp_path / "r.csv").open() as file:
@@ -225,7 +225,7 @@ def test_a_list_by_layer_tells_of_bits(model: Path, tmp_path: Path) -> None:
 
 
 def test_sizes_that_are_not_known_are_said_to_be(tmp_path: Path) -> None:
-    """No parts; parts that do not have what the list has; and parts that do."""
+    """Without parts, with parts that lack a bit of the list, and with complete parts."""
     faults = [(layer, bit, 10 * (bit == 30 and i % 2)) for layer in ("a", "b") for bit in (30, 31) for i in range(20)]
     path = results(tmp_path, faults)
     part = StratumPart(0, "a", "float32", (30, 31), 300), StratumPart(1, "b", "float32", (30, 31), 900)

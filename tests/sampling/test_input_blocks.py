@@ -1,4 +1,4 @@
-"""Which inputs an injection runs over: whole batches, drawn evenly, by its id."""
+"""The inputs that an injection runs over: whole batches, drawn evenly, by its id."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What faults are drawn from: filters, bits and neighbours; what flips do to weights, worked out by hand."""
+"""Populations of faults: filters, bits and neighbours; distances that flips move weights, worked out by hand."""
 
 from pathlib import Path
 from typing import Any

@@ -40,7 +40,7 @@ def margins(matrix: Matrix) -> Margins:
 
 
 def crossed(matrix: Matrix, strata: Strata | None, level: float = 0.95) -> tuple[Estimate, Estimate, InputPart]:
-    """The conditional and the two-way estimate of a matrix of zeros and ones, and what its inputs say."""
+    """The conditional and the two-way estimate of a matrix of zeros and ones, and the part of its inputs."""
     frame, member = frame_of("", len(matrix), strata), np.arange(len(matrix))
     part = inputs_of(matrix, weigh(frame, member))
     found = estimate_mean(frame, member, Bounded(matrix.mean(axis=1)), level)
@@ -56,7 +56,7 @@ def inputs_of(matrix: Matrix, weights: Weights) -> InputPart:
 
 
 def residuals(matrix: Matrix) -> float:
-    """The residual mean square, by taking means of rows and columns away."""
+    """The residual mean square, by subtracting the means of rows and columns."""
     n, m = matrix.shape
     rest = matrix - matrix.mean(axis=1, keepdims=True) - matrix.mean(axis=0) + matrix.mean()
     return float((rest**2).sum() / ((n - 1) * (m - 1)))
@@ -299,7 +299,7 @@ def test_few_inputs_are_marked(folder: Path) -> None:
 
 
 def test_golden_classes_that_are_not_recorded(folder: Path) -> None:
-    """A fault that is critical on some inputs alone says nothing of what the clean model makes of these."""
+    """Where every fault is critical on some input, the golden class of that input is not recorded."""
     harmful = [Injection(f"i{i}", (Fault("fc", (i, 3), 30),)) for i in range(4)]
     path = run(folder, "harmful", harmful[:1], records=["per_input"])
     assert (recorded(path)[0] & 3 == 2).any()
