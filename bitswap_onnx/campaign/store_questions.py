@@ -1,4 +1,4 @@
-"""Questions of estimates to a run's store: places of its faults, counts, outcomes per input."""
+"""What estimates ask a run's store: the places of its faults, its counts, its outcomes per input."""
 
 from collections.abc import Iterator
 

@@ -40,7 +40,7 @@ def find_strata(source: Source, design: str | Path | Strata | None) -> Strata | 
 
 
 def drawing_notes(source: Source) -> tuple[str, ...]:
-    """Return a note for the reader of the rates if the campaign drew its own faults."""
+    """Return what a reader of the rates has to know where the campaign drew its own faults."""
     record = None if source.store is None else _record(source.store)
     if record is None:
         return ()

@@ -25,17 +25,19 @@ def input_design(recorded: Recorded, over_inputs: bool) -> InputDesign:
             (
                 "inputs are a sample: shares of harmful faults are left out, and so are sdc_5, sdc_10 and sdc_20, which are "
                 "not recorded per input",
-                "the inputs' part of an interval is Student's interval of their means: where few inputs decide a rate, as with "
-                "flips of low bits, it is too narrow unless many inputs ran",
+                "the inputs' part of an interval is Student's interval of their means: where few inputs decide a rate, as "
+                "with flips of low bits, it is too narrow unless many inputs ran",
             ),
         )
     if recorded.own_inputs is not None:
         number = f"{recorded.own_inputs:,}"
         shares = (
-            f"a fault's share is that of the {number} inputs drawn for it: the intervals of means over faults cover that draw, "
-            "so there is no population correction; shares of harmful faults are about these inputs, not about all"
+            f"a fault's share is that of the {number} inputs drawn for it: means over faults and their intervals cover that "
+            "draw, so there is no population correction; shares of harmful faults are about these inputs, not about all"
         )
-        lost = "accuracy lost compares with the golden run over all inputs; the inputs drawn for a fault are an unbiased sample"
+        lost = (
+            "accuracy lost compares with the golden run over all inputs; those drawn for a fault are an unbiased sample"
+        )
         return InputDesign(
             f"nested: {number} inputs of its own per fault",
             "Estimates are over all inputs of the golden run, of which each fault's own were drawn at random",

@@ -364,4 +364,4 @@ def test_nested_runs_have_no_population_correction(nested: Path) -> None:
     assert rates.find("network", ALL, "accuracy_drop").mean == pytest.approx(np.mean(golden - correct))
     assert rates.inputs.name == "nested: 16 inputs of its own per fault"
     assert rates.find("network", ALL, HARMFUL, 0.0).mean == pytest.approx(np.mean(shares > 0))
-    assert any("are about so many inputs, not about all" in note for note in rates.notes)
+    assert any("are about these inputs, not about all" in note for note in rates.notes)
