@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from bitswap_onnx.graph.resolve import apply, resolve
     from bitswap_onnx.graph.targets import Target, find_targets
     from bitswap_onnx.graph.weights import rewrite
-    from bitswap_onnx.sampling.design import generate_faults, read_design
+    from bitswap_onnx.sampling.design import read_design
+    from bitswap_onnx.sampling.generate import generate_faults
     from bitswap_onnx.until.drawn_list import Until
     from bitswap_onnx.until.goal import Goal, parse_goal
     from bitswap_onnx.until.run import run_until
@@ -51,7 +52,8 @@ _HOMES = {
     "graph.resolve": ("apply", "resolve"),
     "graph.targets": ("Target", "find_targets"),
     "graph.weights": ("rewrite",),
-    "sampling.design": ("generate_faults", "read_design"),
+    "sampling.design": ("read_design",),
+    "sampling.generate": ("generate_faults",),
     "until.drawn_list": ("Until",),
     "until.goal": ("Goal", "parse_goal"),
     "until.run": ("run_until",),

@@ -16,8 +16,9 @@ from bitswap_onnx.campaign.setup import prepare
 from bitswap_onnx.estimates.read import FaultLabels
 from bitswap_onnx.faults.fault import Fault
 from bitswap_onnx.graph.model import Model, load_model
-from bitswap_onnx.sampling.design import SamplingRequest, generate_faults, plan_sample
 from bitswap_onnx.sampling.draws import Sample, draw, permute
+from bitswap_onnx.sampling.generate import generate_faults, plan_sample
+from bitswap_onnx.sampling.request import SamplingRequest
 from bitswap_onnx.sampling.rounds import Members
 from bitswap_onnx.sampling.strata import parts_of
 from bitswap_onnx.stats.intervals import Values

@@ -10,14 +10,9 @@ from bitswap_onnx.cli.options import BitsOption, Exclude, Kinds, Layers, ModelPa
 from bitswap_onnx.errors import BitswapError
 from bitswap_onnx.files import check_output
 from bitswap_onnx.graph.model import load_model
-from bitswap_onnx.sampling.design import (
-    ListDesign,
-    Population,
-    SamplingRequest,
-    SamplingScheme,
-    design_path,
-    generate_faults,
-)
+from bitswap_onnx.sampling.design import ListDesign, design_path
+from bitswap_onnx.sampling.generate import generate_faults
+from bitswap_onnx.sampling.request import Population, SamplingRequest, SamplingScheme
 from bitswap_onnx.sampling.sizes import Rounding
 
 #: Number of strata that are shown one by one; of more, only the range of sizes.

@@ -1,1 +1,1 @@
-"""What runs and published files say: rates with intervals, per network, layer and bit."""
+"""Rates with intervals from runs and published results files, per network, layer and bit."""

@@ -83,8 +83,8 @@ def _list_hashes(source: Source) -> tuple[str, ...]:
     if source.store is not None:
         return (source.store.identity.faults,)
     injections = read_fault_list(source.path)
-    unnamed = (Injection(one.id, tuple(map(_without_default_role, one.faults))) for one in injections)
-    return tuple([digest for _, digest in list_fingerprint(listed)][-1] for listed in (injections, unnamed))
+    unnamed = (Injection(listed.id, tuple(map(_without_default_role, listed.faults))) for listed in injections)
+    return tuple([digest for _, digest in list_fingerprint(faults)][-1] for faults in (injections, unnamed))
 
 
 def _without_default_role(fault: Fault) -> Fault:

@@ -1,4 +1,4 @@
-"""The groups of injections that are asked about: parts of a network by layer, bit, class of bits, or layer and bit."""
+"""Groups of injections that have rates: the network, and its parts by layer, bit, class of bits, or layer and bit."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, NamedTuple
@@ -13,16 +13,19 @@ from bitswap_onnx.stats.intervals import Values
 from bitswap_onnx.stats.stratified import Frame
 
 Scope = Literal["network", "layer", "bit", "bit-class", "layer-bit"]
-#: Of each group, the strata that hold faults of it, and how many.
+#: Of each group, the number of its faults in each stratum that has some.
 Held = dict[str, dict[int, int]]
 
 SCOPES: tuple[Scope, ...] = ("network", "layer", "bit", "bit-class", "layer-bit")
-#: The one group that is not a part.
+#: The group of all injections.
 ALL = "all"
 
 
 class Group(NamedTuple):
-    """The injections of a group, and how many faults of it each stratum holds (strata,); None: not known, or all it has."""
+    """The injections of a group (``member``), and the number of its faults in each stratum (``held``, (strata,)).
+
+    ``held`` is None where it is not known, and for the whole network.
+    """
 
     name: str
     member: Members
@@ -30,20 +33,20 @@ class Group(NamedTuple):
 
 
 def held_by_strata(parts: Sequence[StratumPart], scope: Scope) -> Held:
-    """Return the sizes of a scope's groups."""
+    """Return the number of faults of a scope's groups in each stratum."""
     held: Held = {}
     for part in parts:
         for bit in part.bits:
-            own = held.setdefault(_NAMES[scope](part, bit), {})
-            own[part.stratum] = own.get(part.stratum, 0) + part.each
+            by_stratum = held.setdefault(_NAMES[scope](part, bit), {})
+            by_stratum[part.stratum] = by_stratum.get(part.stratum, 0) + part.each
     return held
 
 
 def groups(recorded: Recorded, scope: Scope, frame: Frame) -> Iterator[Group]:
-    """Yield the groups of a scope: layers as the list has them, bits from the highest on.
+    """Yield the groups of a scope: layers in the order of the list, bits from the highest to the lowest.
 
-    Sizes count as not known where any injection's label is none that its stratum holds: a file may not tell the class
-    of a bit, and a run may read a list's bits in the other order.
+    The sizes of groups count as not known if the label of some injection does not occur in its stratum: a results file
+    may not tell the class of a bit, and a run may have read a list with the other bit order.
     """
     split = list(_groups(recorded, scope))
     held = None if frame.parts is None or scope == "network" else held_by_strata(frame.parts, scope)
@@ -75,20 +78,20 @@ def _groups(recorded: Recorded, scope: Scope) -> Iterator[Group]:
 def _fits(held: dict[int, int], group: Group, frame: Frame) -> bool:
     strata, drawn = np.unique(frame.stratum[group.member], return_counts=True)
     most = [held.get(stratum, 0) for stratum in strata.tolist()]
-    if frame.inputs_drawn:  # the same fault may come again, over other inputs
+    if frame.inputs_drawn:  # a fault may be drawn several times, each time with other inputs
         return all(most)
     return all(number <= size for number, size in zip(drawn.tolist(), most, strict=True))
 
 
 def _vector(held: Held, name: str, frame: Frame) -> Values:
     sizes = np.zeros(len(frame.sizes))
-    own = held[name]
-    sizes[list(own)] = list(own.values())
+    by_stratum = held[name]
+    sizes[list(by_stratum)] = list(by_stratum.values())
     return sizes
 
 
 def _split(labels: FaultLabels) -> list[Group]:
-    """Return each label, in the order of first appearance, with the injections that have it."""
+    """Return the groups of injections with the same label, in the order of first appearance."""
     names, first, number = np.unique(labels, return_index=True, return_inverse=True)
     parts = np.split(np.argsort(number, kind="stable"), np.cumsum(np.bincount(number))[:-1])
     return [Group(str(names[i]), parts[i]) for i in np.argsort(first)]

@@ -1,4 +1,4 @@
-"""Which inputs a rate is about, and whether its interval allows for their having been drawn."""
+"""The inputs that rates are about, and whether their intervals cover that the inputs are a sample."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ CONDITIONAL = "Estimates are conditional on the inputs run"
 
 @dataclass(frozen=True, slots=True)
 class InputDesign:
-    """The ``name`` that stands in every result, one sentence that says what the rates are ``about``, and notes."""
+    """The ``name`` that stands in every result, one sentence on what the rates are ``about``, and notes."""
 
     name: str
     about: str
@@ -17,27 +17,26 @@ class InputDesign:
 
 
 def input_design(recorded: Recorded, over_inputs: bool) -> InputDesign:
-    """Return the design of a source, whose inputs count as a sample if ``over_inputs``."""
+    """Return the input design of a source; with ``over_inputs`` its inputs count as a sample."""
     if over_inputs:
         return InputDesign(
             "two-way: faults and inputs sampled",
-            "Estimates are over all inputs that those run were drawn from, as if at random",
+            "Estimates are over all inputs that those run were drawn from, taken as a random sample",
             (
-                "inputs are a sample: the shares of faults by their critical share, and sdc_5, sdc_10 and sdc_20, which are "
-                "not recorded per input, are left out",
-                "the inputs' part of an interval is Student's t of their means: where few inputs decide a rate, as where "
-                "low bits flip, it falls short unless many inputs ran",
+                "inputs are a sample: shares of harmful faults are left out, and so are sdc_5, sdc_10 and sdc_20, which are "
+                "not recorded per input",
+                "the inputs' part of an interval is Student's interval of their means: where few inputs decide a rate, as "
+                "with flips of low bits, it is too narrow unless many inputs ran",
             ),
         )
     if recorded.own_inputs is not None:
         number = f"{recorded.own_inputs:,}"
         shares = (
             f"a fault's share is that of the {number} inputs drawn for it: means over faults and their intervals cover that "
-            "draw, so there is no population correction; harmful faults, and faults by critical share, are about so many "
-            "inputs, not about all"
+            "draw, so there is no population correction; shares of harmful faults are about these inputs, not about all"
         )
         lost = (
-            "the accuracy lost is against the golden run over all inputs, of which a fault's own are an unbiased sample"
+            "accuracy lost compares with the golden run over all inputs; those drawn for a fault are an unbiased sample"
         )
         return InputDesign(
             f"nested: {number} inputs of its own per fault",

@@ -35,7 +35,7 @@ class OutcomeMatrix:
         return (*(name for name in self._flags(np.arange(1)) if name != _CORRECT), *drop)
 
     def input_parts(self, weights: Weights) -> dict[str, InputPart]:
-        """Return, by quantity, the column means of a group and the part of their variance that comes from its faults."""
+        """Return, by quantity, the column means of a group and the variance that these have from its faults."""
         parts: dict[str, InputPart] = {}
         for number, (share, unseen) in enumerate(zip(weights.shares, weights.unseen, strict=True)):
             for name, margins in self._margins(weights.member[weights.place == number]).items():

@@ -11,22 +11,22 @@ from bitswap_onnx.files import check_output, replacing
 from bitswap_onnx.sampling.design import design_path
 
 _METHOD = (
-    "the fault is the sampling unit; SE: spread between the faults seen; intervals allow for rare harmful faults that were "
-    "not among them: Clopper and Pearson's for n faults of which n times the mean share were hit (strata: Fay and Feuer's)"
+    "the fault is the sampling unit; SE: spread between the faults drawn; intervals allow for rare harmful faults that were "
+    "not drawn: Clopper and Pearson's for n faults with n times the mean share of hits (strata: Fay and Feuer's)"
 )
 _TWO_WAY = (
-    "; inputs are a sample too: SE: two-way random effects of faults and inputs; to the intervals, Student's of the inputs' "
-    "means is joined by adding distances as squares"
+    "; inputs are a sample too: SE: two-way random effects of faults and inputs; intervals also cover Student's interval "
+    "of the inputs' means, whose distances add as squares"
 )
 
 
 def method(rates: Rates) -> str:
-    """Return how it was estimated."""
+    """Return one sentence on the method of the estimates."""
     return _METHOD + _TWO_WAY * rates.question.over_inputs
 
 
 def as_record(rates: Rates, fit: Fit | None = None) -> dict[str, Any]:
-    """Return everything as what JSON can hold: numbers are fractions, None where nothing can be said."""
+    """Return rates and question as JSON can hold them: numbers are fractions, None where there is no estimate."""
     recorded, question, strata = rates.recorded, rates.question, rates.strata
     design = None
     if strata is not None:

@@ -39,7 +39,7 @@ class Recorded:
     ``inputs``: inferences of each injection. ``counts``: how many of these had an outcome, by those names of `COUNTS`
     that were recorded. ``layers``, ``bits``, ``bit_classes``: common to all its faults, or `SEVERAL`. ``single_flips``:
     every injection flips one bit of one stored parameter. ``accuracy``: top-1 of the golden run; None where it is not
-    known, or not for the inputs that ran. ``notes``: what a reader of the rates has to know. ``own_inputs``: the number
+    known, or not for the inputs that ran. ``notes``: for the reader of the rates. ``own_inputs``: the number
     of inputs drawn for each injection (the last block of the data may be shorter), None if all ran over the same.
     ``named_inputs``: faults name their inputs. ``from_file``: read from a results file, which does not say which inputs
     ran.

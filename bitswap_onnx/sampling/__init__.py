@@ -1,1 +1,1 @@
-"""Statistical fault lists: what they are drawn from, how many faults, which ones."""
+"""Statistical fault lists: the population that faults are drawn from, their number, the draws, designs and files."""

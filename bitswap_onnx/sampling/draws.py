@@ -1,9 +1,9 @@
-"""Statistical fault lists: which faults of a stratum they hold, drawn without replacement.
+"""Draws of faults from a stratum, by default without replacement.
 
-A stratum is a set of numbered faults. Which of them a sample holds is decided by a keyed permutation of the numbers: its
-first n images are a simple random sample, in random order, distinct by construction, in memory that does not grow with
-the stratum; a larger sample begins with the smaller one. Nothing depends on a random generator of Python or numpy, only
-on SHA-256 and on 64-bit integer arithmetic: one seed gives one list, on every machine and version.
+A stratum is a set of numbered faults. A keyed permutation of the numbers decides which of them a sample holds: its
+first n images are a simple random sample, in random order and distinct by construction. Memory does not grow with the
+stratum, and a larger sample begins with the smaller one. Draws depend only on SHA-256 and on 64-bit integer arithmetic,
+not on a random generator of Python or numpy: one seed gives one list, on every machine and version.
 """
 
 import hashlib
@@ -22,18 +22,18 @@ from bitswap_onnx.sampling.strata import Pattern, Stratum
 DrawOrder = Literal["listed", "drawn", "with_replacement"]
 Numbers = NDArray[np.uint64]
 
-#: Rounds of the permutation. A domain of many bits needs few; small ones need more to look random.
+#: Rounds of the permutation. A large domain needs few; small ones need more to look random.
 _ROUNDS = 24
-#: Faults that are made at a time.
+#: Faults that are computed together.
 _PIECE = 1 << 16
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A fault list as it is drawn: ``sizes`` injections of each of ``strata``, one stratum after the other.
+    """A fault list that is drawn when it is iterated: ``sizes`` injections of each of ``strata``, one after the other.
 
-    Iterating draws it anew. Injections are numbered through from 0, in random order within their stratum; a stratum that
-    is taken whole comes in the order of its regions, elements (row-major), bits and kinds, unless faults are scattered.
+    Every iteration draws the same list. Ids are numbers from 0. Within a stratum the order is random. A stratum that is
+    drawn completely is in the order of its regions, elements (row-major), bits and kinds, unless faults are scattered.
     """
 
     strata: tuple[Stratum, ...]
@@ -43,7 +43,7 @@ class Sample:
 
     @property
     def examples(self) -> list[Fault]:
-        """Faults of every region and kind, one each."""
+        """One fault of every region and kind."""
         regions = (region for stratum in self.strata for region in stratum.regions)
         return [
             Fault(region.address[0], (0,) * len(region.shape), region.bits[0], kind, parameter=region.address[1])
@@ -64,10 +64,11 @@ def draw(
 ) -> Iterator[tuple[Fault, ...]]:
     """Yield the faults of injections ``start`` to ``stop`` - 1 of the sample that ``seed`` draws from ``stratum``.
 
-    A larger ``stop`` leaves those before it as they are, except that all there are come in order if they are ``listed``.
-    Any two injections differ, unless they are drawn ``again`` and again from all, for which they must be of one place each.
-    Scattered faults take the drawn places K at a time; memory grows by some 100 bytes per injection there.
-    Raises BitswapError where the stratum has no ``stop`` injections.
+    A larger ``stop`` leaves the injections before it as they are; one exception: with the order ``listed``, a complete
+    stratum is in its own order. Any two injections differ, except in the order ``with_replacement``, where each is
+    drawn from all; its injections have one place each. Scattered faults take the drawn places K at a time, and memory
+    grows by some 100 bytes per injection there. Raises BitswapError where the stratum has fewer than ``stop``
+    injections.
     """
     population = pattern.population(stratum.slots)
     if stop > population and order != "with_replacement":
@@ -75,7 +76,7 @@ def draw(
             f"{stratum.name}: expected at most {population:,} injections, as many as it has, found {stop:,}"
         )
     key, width = f"{seed}/{stratum.name}", pattern.scattered
-    assert width == 1 or order != "with_replacement", "sets are drawn once"
+    assert width == 1 or order != "with_replacement", "sets are drawn without replacement"
     if (start, stop) != (0, population) and order == "listed":
         order = "drawn"
     drawn = _singles(population, key, start, stop, order) if width == 1 else _sets(stratum.slots, pattern, key, stop)
@@ -86,12 +87,13 @@ def draw(
 
 
 def permute(numbers: Numbers, size: int, key: str) -> Numbers:
-    """Return the images of ``numbers`` (n,), each below ``size`` (at most 2^63), under the permutation that ``key`` chooses.
+    """Return the images of ``numbers`` (n,), each below ``size`` (at most 2^63), under the permutation of ``key``.
 
-    A Feistel network on the fewest bits that hold ``size`` - 1, in two halves of which each round changes one by a keyed
-    mix of the other (splitmix64's finaliser, doi 10.1145/2714064.2660195; keys from SHA-256). Images beyond ``size`` are
-    permuted again until they are within (cycle walking, Black and Rogaway 2002, doi 10.1007/3-540-45760-7_9): fewer than
-    two passes on average. Not for secrets; tests hold that places and pairs are drawn equally often.
+    A Feistel network on the fewest bits that hold ``size`` - 1. Each round changes one half of the bits by a keyed mix
+    of the other half (splitmix64's finaliser, doi 10.1145/2714064.2660195; keys from SHA-256). Images outside ``size``
+    are permuted again until they are inside (cycle walking, Black and Rogaway 2002, doi 10.1007/3-540-45760-7_9), which
+    takes fewer than two passes on average. It is not for secrets; tests show that places and pairs are drawn equally
+    often.
     """
     bits = (size - 1).bit_length()
     keys = [np.frombuffer(hashlib.sha256(f"{key}/{r}".encode()).digest()[:8], "<u8") for r in range(_ROUNDS)]
@@ -114,16 +116,16 @@ def _feistel(values: Numbers, bits: int, keys: Sequence[Numbers]) -> Numbers:
 
 
 def _mix(values: Numbers) -> Numbers:
-    """Return 64 bits for each value, in which every bit depends on all of its bits."""
+    """Return 64 bits for each value; every one of them depends on all bits of the value."""
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return values ^ (values >> np.uint64(31))
 
 
 def _singles(population: int, key: str, start: int, stop: int, order: DrawOrder) -> Iterator[Numbers]:
-    """Yield places ``start`` to ``stop`` - 1 of all faults, in their own order or a drawn one: pieces (n,).
+    """Yield the numbers of faults ``start`` to ``stop`` - 1, in the order of the stratum or a drawn one: pieces (n,).
 
-    Drawn ``again``, a place is the remainder of a number below 2^63: the bias is below population / 2^63.
+    With replacement, a fault is the remainder of a number below 2^63; the bias is below population / 2^63.
     """
     for first in range(start, stop, _PIECE):
         numbers = np.arange(first, min(first + _PIECE, stop), dtype=np.uint64)
@@ -137,10 +139,10 @@ def _singles(population: int, key: str, start: int, stop: int, order: DrawOrder)
 
 
 def _sets(slots: int, pattern: Pattern, key: str, n: int) -> Iterator[Numbers]:
-    """Yield ``n`` different sets of faults on distinct places, all sets being equally likely: pieces (sets * size,).
+    """Yield ``n`` different sets of faults on distinct places: pieces (sets * size,). All sets are equally likely.
 
-    Each pass permutes all places anew and cuts them into sets; kinds are drawn beside them. Sets that came before are
-    left out, which favours none of the others.
+    Each pass makes a new permutation of all places and cuts it into sets; their kinds are drawn too. A set that was
+    drawn before is left out, which leaves the others equally likely.
     """
     size, kinds = pattern.multiplicity, len(pattern.kinds)
     per_pass, piece = slots // size, min(n, max(1, _PIECE // size))
@@ -160,7 +162,7 @@ def _sets(slots: int, pattern: Pattern, key: str, n: int) -> Iterator[Numbers]:
 
 
 def _faults(stratum: Stratum, pattern: Pattern, numbers: Numbers) -> list[Fault]:
-    """Return the single faults of ``numbers`` (n,): counted by region, element, bit and kind, the last one fastest."""
+    """Return the single faults of ``numbers`` (n,), which count regions, elements, bits and kinds, kinds fastest."""
     kinds = len(pattern.kinds)
     starts = np.array([0, *accumulate(region.slots * kinds for region in stratum.regions)], np.uint64)
     places = np.searchsorted(starts, numbers, side="right") - 1
@@ -178,10 +180,10 @@ def _faults(stratum: Stratum, pattern: Pattern, numbers: Numbers) -> list[Fault]
 
 
 def _burst(fault: Fault, pattern: Pattern) -> tuple[Fault, ...]:
-    """Return the faults of a burst that begins with ``fault``."""
+    """Return the faults of a burst whose lowest bit is that of ``fault``."""
     assert fault.bit is not None
-    more = range(fault.bit + 1, fault.bit + pattern.multiplicity)
+    higher_bits = range(fault.bit + 1, fault.bit + pattern.multiplicity)
     return (
         fault,
-        *(Fault(fault.layer, fault.index, bit, fault.kind, parameter=fault.parameter) for bit in more),
+        *(Fault(fault.layer, fault.index, bit, fault.kind, parameter=fault.parameter) for bit in higher_bits),
     )

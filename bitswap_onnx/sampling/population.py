@@ -1,4 +1,4 @@
-"""The bits of a model that faults are drawn from, as regions, and what flipping each bit does to its weights."""
+"""The bits of a model that faults are drawn from, as regions, and how far a flip of each bit moves its weights."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -13,7 +13,7 @@ from bitswap_onnx.graph.resolve import Resolver
 from bitswap_onnx.graph.targets import Target, select_targets
 from bitswap_onnx.sampling.strata import Region
 
-#: Elements of a tensor that are looked at in one go.
+#: Elements of a tensor that are read together.
 _PIECE = 1 << 18
 _BITS = re.compile(r"([0-9]{1,3})(?:-([0-9]{1,3}))?")
 
@@ -26,12 +26,12 @@ def find_population(
     bits: str | None = None,
     span: int = 1,
 ) -> tuple[Region, ...]:
-    """Return the regions of the stored parameters that the filters leave, in graph order.
+    """Return the regions of the stored parameters that pass the filters, in graph order.
 
-    ``layers`` and ``exclude`` are patterns as `select_targets` takes them; ``parameters`` are roles, or names of parameters
-    where the model has no such role; ``bits`` are numbers, ranges and classes (``0-7,30,sign``), None for all. ``span``: a
-    fault covers so many neighbouring bits, all of them selected, and its region holds the lowest. Raises BitswapError
-    where a filter matches nothing, or where no bit is left.
+    ``layers`` and ``exclude``: patterns of `select_targets`. ``parameters``: roles, or names of parameters where the
+    model has no such role. ``bits``: numbers, ranges and classes (``0-7,30,sign``), None for all. ``span``: the number
+    of neighbouring bits of a fault, all of which must be selected; the region holds the lowest of them. Raises
+    BitswapError where a filter matches nothing, or where no bit is left.
     """
     resolver = Resolver(model)
     chosen = {target.tensor for target in select_targets(model, layers)}
@@ -42,8 +42,8 @@ def find_population(
     selected = _select_bits(bits, {target.dtype for target in targets})
     regions = []
     for target in targets:
-        own = set(selected[target.dtype])
-        starts = tuple(bit for bit in sorted(own) if own.issuperset(range(bit, bit + span)))
+        allowed = selected[target.dtype]
+        starts = tuple(bit for bit in sorted(allowed) if allowed.issuperset(range(bit, bit + span)))
         if starts:
             layer, parameter = resolver.address(target)
             address = layer, None if parameter == target.role == "weight" else parameter
@@ -51,16 +51,17 @@ def find_population(
     if not regions:
         what = f"{span} neighbouring bits" if span > 1 else "a bit"
         raise BitswapError(
-            f"{model.name}: expected {what} to draw faults from, found none; choose other --layers, --parameters or --bits"
+            f"{model.name}: expected {what} to draw faults from, found none; change `layers`, `parameters` or `bits`"
         )
     return tuple(regions)
 
 
 def bit_distances(model: Model, regions: Iterable[Region]) -> dict[str, NDArray[np.float64]]:
-    """Return, by format, the mean over all weights of ``regions`` of |w - w with bit b flipped|, (width,).
+    """Return, by format, how far a flip of each bit moves the weights of ``regions`` on average, (width,).
 
-    That is the mean over flips 0 → 1 and 1 → 0, weighted by how many weights have the bit at 0 and at 1. A flip to NaN or
-    infinity counts as the format's largest number. Tensors are read in pieces; arithmetic is in float64.
+    The mean of |w - w with that bit flipped| over all weights w is the mean over flips 0 → 1 and 1 → 0, weighted by the
+    number of weights with the bit at 0 and at 1. A flip to NaN or infinity counts as the format's largest number.
+    Tensors are read in pieces; arithmetic is in float64.
     """
     totals: dict[str, NDArray[np.float64]] = {}
     counts: dict[str, int] = {}
@@ -76,10 +77,10 @@ def bit_distances(model: Model, regions: Iterable[Region]) -> dict[str, NDArray[
 
 
 def _distances(bits: Bits, fmt: BitFormat) -> NDArray[np.float64]:
-    """Return the sum of the distances of every bit's flips, (width,).
+    """Return the sum, over all numbers, of the distance that a flip of each bit moves them, (width,).
 
-    Among floats with one exponent, a distance grows evenly with the mantissa, if at all: what two of them show, and the sum
-    of all mantissas, tell the sum.
+    Among floats with the same exponent, the distance is constant or linear in the mantissa. So the distances at two
+    mantissas and the sum of all mantissas give the sum.
     """
     every = range(fmt.width)
     if not fmt.is_float:
@@ -87,12 +88,12 @@ def _distances(bits: Bits, fmt: BitFormat) -> NDArray[np.float64]:
     kind, start = bits.dtype.type, fmt.exponent.start
     exponents = np.arange(1 << len(fmt.exponent), dtype=bits.dtype)
     half, least = kind(1 << start - 1), exponents << kind(start)
-    own = ((bits >> kind(start)) & exponents[-1]).astype(np.intp)
-    counts = np.bincount(own, minlength=len(exponents))
-    halves = np.bincount(own, (bits & kind((1 << start) - 1)) / half, len(exponents))
-    at_least, at_half = ([_distance(ones, bit, fmt) for bit in every] for ones in (least, least | half))
+    of_each = ((bits >> kind(start)) & exponents[-1]).astype(np.intp)
+    counts = np.bincount(of_each, minlength=len(exponents))
+    halves = np.bincount(of_each, (bits & kind((1 << start) - 1)) / half, len(exponents))
+    at_zero, at_middle = ([_distance(ones, bit, fmt) for bit in every] for ones in (least, least | half))
     return np.array(
-        [(counts * one + halves * (other - one)).sum() for one, other in zip(at_least, at_half, strict=True)]
+        [(counts * zero + halves * (middle - zero)).sum() for zero, middle in zip(at_zero, at_middle, strict=True)]
     )
 
 
@@ -114,16 +115,16 @@ def _largest(fmt: BitFormat) -> float:
 def _with_parameters(model: Model, targets: Sequence[Target], text: str) -> list[Target]:
     chosen: set[str] = set()
     for name in filter(None, (part.strip() for part in text.split(","))):
-        found = {t.tensor for t in targets if t.role == name} or {t.tensor for t in targets if t.parameter == name}
-        if not found:
+        named = {t.tensor for t in targets if t.role == name} or {t.tensor for t in targets if t.parameter == name}
+        if not named:
             has = ", ".join(sorted({target.role for target in targets}))
             raise ModelError(f"{model.name}: no parameter has the role or the name {name!r}; there are the roles {has}")
-        chosen |= found
+        chosen |= named
     return [target for target in targets if target.tensor in chosen]
 
 
 def _select_bits(text: str | None, formats: Iterable[str]) -> dict[str, set[int]]:
-    """Return the selected bits of every format; raises BitswapError for a bit or class that none of them has."""
+    """Return the selected bits of every format; raises BitswapError for a bit or class that no format has."""
     known = {name: set(range(FORMATS[name].width)) for name in formats}
     if text is None:
         return known
@@ -133,19 +134,19 @@ def _select_bits(text: str | None, formats: Iterable[str]) -> dict[str, set[int]
         missing = set().union(*wanted.values()) - set().union(*known.values())
         if known and (missing or not any(wanted.values())):
             has = ", ".join(f"0-{FORMATS[name].width - 1} of {name}" for name in sorted(known))
-            raise BitswapError(f"--bits: expected bits that the parameters have ({has}), found {part!r}")
+            raise BitswapError(f"`bits`: expected bits that the parameters have ({has}), found {part!r}")
         for name, bits in wanted.items():
             chosen[name] |= bits & known[name]
     return chosen
 
 
 def _bits_of(part: str, fmt: BitFormat) -> set[int]:
-    """Return the bits that one number, range or class of ``--bits`` stands for in ``fmt``; they may lie outside."""
+    """Return the bits of one number, range or class in ``fmt``; numbers may exceed its width."""
     if part in BIT_CLASSES:
         return {bit for bit in range(fmt.width) if fmt.bit_class(bit) == part}
     match = _BITS.fullmatch(part)
     if match is None or int(match[2] or match[1]) < int(match[1]):
         raise BitswapError(
-            f"--bits: expected numbers, ranges and {', '.join(BIT_CLASSES)}, like 0-7,30, found {part!r}"
+            f"`bits`: expected numbers, ranges and {', '.join(BIT_CLASSES)}, like 0-7,30, found {part!r}"
         )
     return set(range(int(match[1]), int(match[2] or match[1]) + 1))

@@ -1,4 +1,4 @@
-"""How many faults of a stratum a statistical fault list needs."""
+"""The number of faults that a statistical fault list needs of a stratum."""
 
 import math
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ import numpy as np
 
 Rounding = Literal["nearest", "ceil"]
 
-#: Injections that every stratum gets at least, if it has as many: what an estimate of its variance needs.
+#: The least number of injections of a stratum, if it has as many: an estimate of its variance needs two.
 FLOOR = 2
 
 
@@ -21,8 +21,8 @@ def normal_quantile(confidence: float) -> float:
 def sample_size(population: int, margin: float, t: float, p: float, rounding: Rounding = "nearest") -> int:
     """Return n = N / (1 + e² (N - 1) / (t² p (1 - p))), rounded, at least `FLOOR` and at most N.
 
-    How many of N = ``population`` faults estimate a share of about ``p`` within e = ``margin`` (both as fractions): Leveugle
-    et al., DATE 2009, doi 10.1109/DATE.2009.5090716. A share of 0 or 1 leaves the floor.
+    So many of N = ``population`` faults estimate a share of about ``p`` within e = ``margin`` (both fractions):
+    Leveugle et al., DATE 2009, doi 10.1109/DATE.2009.5090716. For a share of 0 or 1, n is `FLOOR`.
     """
     share = 1 / population
     spread = t * t * p * (1 - p)
@@ -32,11 +32,11 @@ def sample_size(population: int, margin: float, t: float, p: float, rounding: Ro
 
 
 def proportions_of(distances: Sequence[float]) -> tuple[float, ...]:
-    """Return p per bit for data-aware sizes, from the mean distance between a weight and itself with that bit flipped.
+    """Return p of each bit for data-aware sizes, from the mean distance that a flip of that bit moves a weight.
 
     After Ruospo et al., DATE 2023, doi 10.23919/DATE56975.2023.10136998: distances are scaled from [least, largest] to
-    [0, 0.5]; outliers get 0.5 and take no part in the scaling. An outlier lies more than three standard deviations above
-    the mean of all bits (of float32 weights below 1: bit 30 alone), or is not finite.
+    [0, 0.5]; outliers get 0.5 and are left out of the scaling. An outlier lies more than three standard deviations
+    above the mean of all bits (of float32 weights below 1: bit 30 alone), or is not finite.
     """
     values = np.asarray(distances, np.float64)
     outside = ~np.isfinite(values)

@@ -1,4 +1,4 @@
-"""Strata of faults: which bits of which tensors they hold, and how many faults that makes, by layer and bit."""
+"""Strata of faults: the bits of the tensors that they hold, and the number of faults, by layer and bit."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -12,11 +12,11 @@ from bitswap_onnx.faults.fault import BIT_KINDS, Kind
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """The ``bits`` of every element of one stored tensor, as far as faults are drawn from them.
+    """The ``bits`` of one stored tensor that faults are drawn from; they are the same for every element.
 
-    ``layer`` groups regions; ``tensor`` is the model's key of what is stored. ``address`` is the (layer, parameter) under
-    which a fault list finds it, None for the role weight; ``format`` a name of `bitswap_onnx.faults.bits.FORMATS`,
-    ``shape`` the stored layout.
+    ``layer`` groups regions. ``tensor``: the model's key of the tensor. ``address``: the (layer, parameter) under which
+    a fault list finds the tensor, with None for the role weight. ``format``: a name of
+    `bitswap_onnx.faults.bits.FORMATS`. ``shape``: the stored layout.
     """
 
     layer: str
@@ -34,11 +34,11 @@ class Region:
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
-    """What one injection of a sample is: faults of one of ``kinds`` each, ``multiplicity`` of them.
+    """The form of one injection of a sample: ``multiplicity`` faults, each of one of ``kinds``.
 
-    ``burst``: neighbouring bits of one element, of one kind, the lowest of which is a bit of the region. Otherwise they
-    sit on any distinct bits of the stratum, and each has a kind of its own. Raises BitswapError for other kinds than
-    those of single bits, and for one that is given twice.
+    ``burst``: the faults are neighbouring bits of one element and have the same kind; the lowest bit is one of the
+    region. Otherwise the faults are on any distinct bits of the stratum, each with a kind drawn for it. Raises
+    BitswapError for kinds other than those of single bits, and for a kind given twice.
     """
 
     kinds: tuple[Kind, ...] = (Kind.FLIP,)
@@ -48,22 +48,25 @@ class Pattern:
     def __post_init__(self) -> None:
         if not self.kinds or len(set(self.kinds)) < len(self.kinds) or not BIT_KINDS.issuperset(self.kinds):
             expected = "expected some of flip, stuck_at_0, stuck_at_1, each once"
-            raise BitswapError(f"--kinds: {expected}, found {','.join(self.kinds) or 'none'}")
+            raise BitswapError(f"`kinds`: {expected}, found {','.join(self.kinds) or 'none'}")
 
     @property
     def scattered(self) -> int:
-        """How many places an injection takes: a burst counts once."""
+        """The number of places that an injection takes; a burst takes one."""
         return 1 if self.burst else self.multiplicity
 
     def population(self, slots: int, kinds: int | None = None) -> int:
-        """Return how many injections ``slots`` places have room for, with ``kinds`` kinds per place (default: its own)."""
+        """Return the number of different injections on ``slots`` places, with ``kinds`` kinds per place.
+
+        None: the number of the pattern's kinds.
+        """
         kinds = len(self.kinds) if kinds is None else kinds
         return math.comb(slots, self.scattered) * int(kinds**self.scattered)
 
 
 @dataclass(frozen=True, slots=True)
 class Stratum:
-    """Regions that one sample is drawn from; ``name`` is unique in a list and takes part in what is drawn."""
+    """Regions that one sample is drawn from. ``name`` is unique in a list; which faults are drawn depends on it."""
 
     name: str
     regions: tuple[Region, ...]
@@ -75,12 +78,12 @@ class Stratum:
 
     @property
     def bits(self) -> tuple[int, ...]:
-        """The bits that its regions have, ascending."""
+        """The bits of all regions, ascending."""
         return tuple(sorted({bit for region in self.regions for bit in region.bits}))
 
 
 def stratify(regions: Sequence[Region], name: Callable[[Region, int], str]) -> tuple[Stratum, ...]:
-    """Return strata of the bits of ``regions`` that get the same name, which ``name`` makes of a region and a bit."""
+    """Return the strata of ``regions``: all bits to which ``name`` gives the same name are one stratum."""
     strata: dict[str, list[Region]] = {}
     for region in regions:
         split: dict[str, list[int]] = {}
@@ -101,7 +104,7 @@ def bit_group(element_format: str, bit: int) -> str:
 
 
 class StratumPart(NamedTuple):
-    """Faults of one ``stratum`` (its number) in one ``layer``, as lists name it: ``each`` on every one of ``bits``."""
+    """The faults of a ``stratum`` (its number) in a ``layer``, as lists name it: ``each`` faults on every bit."""
 
     stratum: int
     layer: str
@@ -111,7 +114,7 @@ class StratumPart(NamedTuple):
 
 
 def parts_of(strata: Sequence[Stratum], pattern: Pattern) -> tuple[StratumPart, ...] | None:
-    """Return what ``strata`` hold, None where an injection has several faults: those may be of several layers and bits."""
+    """Return the parts of ``strata``; None for injections of several faults, which may mix layers and bits."""
     if pattern.multiplicity > 1:
         return None
     return tuple(

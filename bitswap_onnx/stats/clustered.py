@@ -1,8 +1,9 @@
-"""Means over faults and how sure they are. The fault is the sampling unit; its inputs are a cluster.
+"""Means over faults and their standard errors. The fault is the sampling unit; its inputs are a cluster.
 
-A fault's share is f = critical inputs / inputs. Inputs of one fault are anything but independent, so the standard error
-comes from the spread between faults alone, SE = s_f / sqrt(n) (Cochran, Sampling Techniques, 1977, sec. 9.3); treating
-n x inputs as independent would give one about 93 times too small for ResNet20. Everything is conditional on the inputs.
+A fault's share is f = critical inputs / inputs. Inputs of one fault are not independent, so the standard error comes
+from the spread between faults alone, SE = s_f / sqrt(n) (Cochran, Sampling Techniques, 1977, sec. 9.3). Treating all
+inferences as independent would give a standard error about 93 times too small for ResNet20. Everything is conditional
+on the inputs.
 """
 
 from dataclasses import dataclass
@@ -43,9 +44,9 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """Return the percentile interval of the mean of ``values`` (faults,) under a bootstrap stratified by ``strata``.
 
-    Whole faults are drawn, within their stratum and as many as it has (Efron and Tibshirani, An Introduction to the
-    Bootstrap, 1993, ch. 13; Davison and Hinkley, Bootstrap Methods and their Application, 1997, sec. 3.2). Strata of
-    one fault would never vary; they are drawn from together. NaN for fewer than two faults.
+    From each stratum as many whole faults are drawn as it has (Efron and Tibshirani, An Introduction to the Bootstrap,
+    1993, ch. 13; Davison and Hinkley, Bootstrap Methods and their Application, 1997, sec. 3.2). A stratum of one fault
+    would never vary, so all of these count as one stratum. NaN for fewer than two faults.
     """
     if len(values) < 2:
         return np.nan, np.nan
@@ -59,15 +60,15 @@ def bootstrap_interval(
 
 
 def upper_share(hits: int, n: int, level: float = 0.95) -> float:
-    """Return the exact one-sided upper bound of a share of which ``hits`` of ``n`` were seen; 1 for n = 0.
+    """Return the exact one-sided upper bound of a share, from ``hits`` among ``n`` faults; 1 for n = 0.
 
-    Clopper and Pearson 1934, doi 10.1093/biomet/26.4.404. Says something where nothing was seen: about 3 / n.
+    Clopper and Pearson 1934, doi 10.1093/biomet/26.4.404. Without a hit it is about 3 / n at 95 %.
     """
     return float(stats.beta.ppf(level, hits + 1, n - hits)) if hits < n else 1.0
 
 
 def _members(strata: NDArray[Any]) -> list[NDArray[np.bool_]]:
-    """Return which faults each stratum has; those that are alone share one."""
+    """Return the faults of each stratum, as masks; all strata of one fault are one."""
     _, number, counts = np.unique(strata, return_inverse=True, return_counts=True)
     alone = counts[number] == 1
     members = [number == i for i in np.flatnonzero(counts > 1)]

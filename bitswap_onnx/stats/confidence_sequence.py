@@ -164,16 +164,16 @@ class Ledger:
         return np.concatenate([[first], after[:-1]])
 
 
-def _boundary(capital: Callable[[float], float], goal: float, refuted: float, kept: float) -> float:
-    """Return where ``capital``, a logarithm that falls from ``refuted`` to ``kept``, comes down to ``goal``."""
+def _boundary(capital: Callable[[float], float], goal: float, refuted: float, possible: float) -> float:
+    """Return where ``capital``, a logarithm that falls from ``refuted`` to ``possible``, comes down to ``goal``."""
     if capital(refuted) < goal:
         return refuted
-    if capital(kept) >= goal:
-        return kept
+    if capital(possible) >= goal:
+        return possible
     for _ in range(_HALVINGS):
-        middle = (refuted + kept) / 2
+        middle = (refuted + possible) / 2
         if capital(middle) >= goal:
             refuted = middle
         else:
-            kept = middle
+            possible = middle
     return refuted

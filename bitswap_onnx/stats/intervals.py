@@ -1,17 +1,17 @@
-"""Intervals for mean shares over faults that hold where shares are tiny, where nothing or everything was seen, for n = 1.
+"""Intervals for mean shares over faults: valid for tiny shares, for no or only hits, and for one fault.
 
 A fault's share f lies in [0, 1], so its variance is at most p (1 - p), that of a yes/no with the same mean (Bhatia and
 Davis 2000, doi 10.1080/00029890.2000.12005203). Korn and Graubard 1998 (Survey Methodology 24, 193) put the effective
 size p (1 - p) / Var into Clopper and Pearson's interval (1934, doi 10.1093/biomet/26.4.404); for whole faults that size
-is never below n - 1. Here it is bounded by n: what spread the faults did not happen to show counts as possible. The
-interval is then Clopper and Pearson's for n faults of which n p were hit, exact for yes/no, conservative otherwise.
-Unbounded, a sample that missed the rare fault that does harm gives an interval of next to no width: about 63 % coverage
-for 99 % over 70 faults of a layer (``python -m tests.benchmarks.estimate_coverage``).
+is never below n - 1. Here it is at most n: a larger spread than the drawn faults show counts as possible. The interval
+is then Clopper and Pearson's for n faults of which n p were hit, exact for yes/no, conservative otherwise. Without that
+bound, a sample that misses the rare harmful faults gives an interval of nearly no width: 99 % intervals over 70 faults
+of a layer then cover about 63 % (``python -m tests.benchmarks.estimate_coverage``).
 
-Strata are joined as Fay and Feuer 1997 join weighted counts (Statistics in Medicine 16, 791): hits of unlike weight w,
-each moving the sum by w, are y^2 / v hits of weight v / y, with y = sum w and v = sum w^2; for the upper limit there is
-one hit more, of the largest weight. Here with beta in place of gamma distributions, which for one stratum is the
-interval above.
+Strata are combined as Fay and Feuer 1997 combine weighted counts (Statistics in Medicine 16, 791): hits of different
+weights w, each of which adds w to the sum, count as y^2 / v hits of weight v / y, with y = sum w and v = sum w^2; the
+upper limit has one more hit, of the largest weight. Beta distributions take the place of their gamma distributions,
+which for one stratum gives the interval above.
 """
 
 import math
@@ -29,10 +29,10 @@ CONFIDENCE_LEVEL = 0.95
 def share_interval(
     means: ArrayLike, n: ArrayLike, level: float, weights: ArrayLike = 1.0, shrink: ArrayLike = 1.0
 ) -> tuple[Values, Values]:
-    """Return the two-sided interval (...,) of sum ``weights`` x share, from ``means`` (..., strata) over ``n`` faults each.
+    """Return the two-sided interval (...,) of sum ``weights`` x share, from ``means`` (..., strata).
 
-    ``weights`` add up to 1, every n is at least 1. ``shrink``: `finite_shrink` of each stratum. All broadcast. Shares
-    over one half count misses instead of hits.
+    ``n``: the faults of each mean, at least 1. ``weights`` add up to 1. ``shrink``: `finite_shrink` of each stratum.
+    All arguments broadcast. For a share over one half, misses are counted instead of hits.
     """
     p, size, weight, side = np.broadcast_arrays(*(np.asarray(a, np.float64) for a in (means, n, weights, shrink)))
     turned = (weight * p).sum(axis=-1) > 0.5
@@ -45,7 +45,7 @@ def share_interval(
 
 
 def _quantile(share: float, total: Values, squares: Values) -> Values:
-    """Return Beta(hits, 1 / w - hits + 1)'s quantile, for total / w hits of the weight w = squares / total."""
+    """Return the quantile of Beta(hits, 1 / w - hits + 1), for total / w hits of the weight w = squares / total."""
     certain = squares <= 0
     weight = np.where(certain, 1.0, squares / np.where(certain, 1.0, total))
     hits, misses = total / weight, (1 - total) / weight + 1
@@ -55,11 +55,11 @@ def _quantile(share: float, total: Values, squares: Values) -> Values:
 
 
 def finite_shrink(n: ArrayLike, population: ArrayLike) -> Values:
-    """Return by how much the sides of an interval shrink when ``n`` of ``population`` faults were drawn: f / -ln(1 - f).
+    """Return the factor of an interval's sides when ``n`` of ``population`` faults were drawn: f / -ln(1 - f).
 
-    f = n / N. This is the logarithmic mean of 1 and 1 - f: never below sqrt(1 - f), the correction of a standard error,
-    and what the exact (hypergeometric) upper limit does where no fault was hit: K hits stay unseen with (1 - f)^K.
-    1 for an infinite population, 0 for a census.
+    f = n / N. The factor is the logarithmic mean of 1 and 1 - f: never below sqrt(1 - f), the correction of a standard
+    error, and that of the exact (hypergeometric) upper limit without a hit: K hits stay unseen with probability (1 -
+    f)^K. 1 for an infinite population, 0 for a census.
     """
     drawn = np.asarray(n, np.float64) / np.asarray(population, np.float64)
     part = np.clip(drawn, 1e-12, 1 - 1e-12)
@@ -67,12 +67,12 @@ def finite_shrink(n: ArrayLike, population: ArrayLike) -> Values:
 
 
 def bonferroni(level: float, rows: int) -> float:
-    """Return the level at which ``rows`` intervals hold all together with at least ``level``."""
+    """Return the level of each of ``rows`` intervals at which all hold together with at least ``level``."""
     return 1 - (1 - level) / max(rows, 1)
 
 
 def fewest_faults(level: float) -> int:
-    """Return how many faults say anything: with fewer, an interval reaches past one half though all came out alike.
+    """Return the fewest faults that give an estimate; with fewer, even equal outcomes give an interval past one half.
 
     Solves 1 - (alpha / 2)^(1 / n) <= 1/2 for n: 6 at 95 %, 8 at 99 %.
     """

@@ -1,8 +1,8 @@
 """Paired statistics of two runs of the same faults on the same inputs: equivalence, McNemar, agreement.
 
-With d = f^B - f^A, one value per fault: the mean of d with its clustered standard error says how far two models are
-apart, the two one-sided tests whether that is little enough to call them equal, McNemar's test whether one of them has
-more faults that do harm, kappa and positive agreement whether single inferences end alike.
+With d = f^B - f^A, one value per fault, the mean of d and its clustered standard error give the distance of two models.
+Two one-sided tests tell whether that is small enough to call them equal, McNemar's test whether one model has more
+harmful faults, kappa and positive agreement whether single inferences have the same outcome.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ _Counts = NDArray[np.integer[Any]]
 
 EQUIVALENT, DIFFERENT, NOT_SHOWN = "equivalent", "different", "not shown"
 
-#: Below this many faults, nearly all of them without any difference, no normal approximation says anything.
+#: The fewest faults for a verdict: nearly all of them have no difference, so fewer do not fit a normal approximation.
 FEWEST = 30
 
 
@@ -35,7 +35,7 @@ class Equivalence:
 
 @dataclass(frozen=True, slots=True)
 class McNemar:
-    """How many faults are over the threshold in A alone and in B alone; p of these being equally likely."""
+    """The faults over the threshold in A only and in B only, and the p-value that both are equally likely."""
 
     a_only: int
     b_only: int
@@ -47,7 +47,7 @@ def equivalence(difference: Mean, delta: float, alpha: float = 0.05) -> Equivale
 
     Schuirmann 1987, doi 10.1007/BF01068419. ``equivalent``: the 1 - 2 alpha interval lies inside ±delta. ``different``:
     it does not, and the 1 - alpha interval excludes zero. ``not shown``: neither, or fewer than `FEWEST` faults. p is
-    the larger of the two one-sided tests'.
+    the larger p-value of the two one-sided tests.
     """
     low, high = difference.interval(1 - 2 * alpha)
     distance = abs(difference.mean) - delta
@@ -88,7 +88,7 @@ def kappa(table: _Counts) -> float:
 def positive_agreement(table: _Counts) -> float:
     """Return 2a / (2a + b + c) of the last class: a in both, b and c in one alone; NaN where it never occurs.
 
-    Cicchetti and Feinstein, doi 10.1016/0895-4356(90)90159-M: what kappa hides when a class is rare.
+    Cicchetti and Feinstein, doi 10.1016/0895-4356(90)90159-M: it shows disagreement that kappa hides for a rare class.
     """
     either = int(table[-1].sum() + table[:, -1].sum())
     return 2 * int(table[-1, -1]) / either if either else np.nan

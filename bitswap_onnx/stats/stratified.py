@@ -3,17 +3,16 @@
 Over strata h with n_h of N_h faults drawn and W_h = N_h / N: p = sum W_h mean(f_h) and
 Var = sum W_h^2 (1 - n_h / N_h) s_h^2 / n_h (Cochran, Sampling Techniques, 1977, sec. 5.3-5.4).
 
-A group that cuts through strata, like a bit of a list drawn by layer, has N_hg faults in stratum h, a number that the
-design tells. The d_h of them that were drawn, given how many they are, are a simple random sample of those N_hg: all of
-the above holds with N_hg and d_h (subpopulations: chapters 2 and 5A there). To take N_h d_h / n_h for N_hg instead
-makes weights that vary from list to list, most where strata are of unlike size, and tells of a mean less than the
-design does.
+A group may cut through strata, like one bit of a list drawn by layer. It has N_hg faults in stratum h, a number that
+the design gives, and d_h of these were drawn. For a given d_h they are a simple random sample of the N_hg, so the
+formulas above hold with N_hg and d_h (subpopulations: chapters 2 and 5A there). The estimate N_h d_h / n_h in place of
+N_hg would make the weights vary from list to list, most where strata differ in size, and the mean less precise.
 
-Where N_hg > 0 but d_h = 0, nothing is known of that part, of weight u: the mean is that of the others, and the interval
-goes from all values there at their least to all at their most. Where N_hg is not known, N_h d_h / n_h stands for it,
-and the mean is a ratio: its variance is, to first order, that of sum N_h z_h over the sum of the estimated sizes, z
-being the distance to the mean in the group and 0 outside. Its interval takes the weights for known. Intervals:
-`bitswap_onnx.stats.intervals`.
+Where N_hg > 0 but d_h = 0, nothing is known of that part of the group, of weight u: the mean is that of the other
+strata, and the interval covers every value from the lowest to the highest possible there. Where N_hg is not known, N_h
+d_h / n_h replaces it and the mean is a ratio. Its variance is, to first order, that of sum N_h z_h over the sum of the
+estimated sizes, where z is the distance to the mean in the group and 0 outside. Its interval treats the weights as
+known. Intervals: `bitswap_onnx.stats.intervals`.
 """
 
 import math
@@ -30,11 +29,11 @@ from bitswap_onnx.stats.intervals import Values, fewest_faults, finite_shrink, s
 
 @dataclass(frozen=True)
 class Strata:
-    """How a list was drawn: ``sizes`` (1 or more) of ``populations`` each.
+    """The strata of a list: ``sizes`` (1 or more) injections drawn from ``populations`` of them, in each stratum.
 
-    ``bits``: bits of memory that the whole population covers, None where its injections are not all single flips of
-    them. ``order``: the stratum of each injection; None: the list has stratum after stratum. ``parts``: what they hold,
-    if known.
+    ``bits``: the bits of memory that the population covers, None if its injections are not all single flips. ``order``:
+    the stratum of each injection; None: the list has one stratum after the other. ``parts``: the faults by layer and
+    bit, None if not known.
     """
 
     names: tuple[str, ...]
@@ -46,10 +45,10 @@ class Strata:
 
 
 class Frame(NamedTuple):
-    """The stratum of each injection (injections,), and of each stratum how many were drawn and how many there are.
+    """The ``stratum`` of each injection (injections,), and the injections drawn from each stratum and its population.
 
-    ``inputs_drawn``: every injection ran over inputs of its own, drawn anew, so that even all faults together are a
-    sample: no population correction. ``parts``: as in `Strata`.
+    ``inputs_drawn``: inputs were drawn for every injection, so even all faults together are a sample and there is no
+    population correction. ``parts``: as in `Strata`.
     """
 
     stratum: Members
@@ -60,12 +59,13 @@ class Frame(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """How the faults of a group count: its ``member`` (indices), the place among its strata of each one's (faults,).
+    """The weights of a group's faults in its mean.
 
-    Per stratum: faults ``drawn``, weight, and what was not drawn. ``shares`` add up to 1. ``unseen`` is 1 - d_h / N_hg,
-    ``shrink`` `finite_shrink`; both 1 without a correction. ``unknown``: u, the part of the group in strata without any
-    of it drawn. ``listed``: all faults of each stratum in the list, where ``shares`` are estimated from them; else
-    None.
+    Of each fault (faults,): its injection (``member``), and the number of its stratum among the strata of the group
+    (``place``). Of each of these strata (strata,): the faults of the group ``drawn`` from it, its weight (``shares``,
+    which add up to 1), ``unseen`` 1 - d_h / N_hg, and ``shrink`` `finite_shrink`; both are 1 without a population
+    correction. ``unknown``: u, the part of the group in strata from which none of it was drawn. ``listed``: the faults
+    of each stratum in the list, group or not, where ``shares`` are estimated from them, else None.
     """
 
     member: Members
@@ -83,7 +83,7 @@ class Weights(NamedTuple):
         return not self.unseen.any() and not self.unknown
 
     def too_few(self, level: float) -> bool:
-        """Return whether the interval of a share would reach past one half even if it were 0 in all of these faults."""
+        """Whether the interval of a share would reach past one half even if the share were 0 for all faults drawn."""
         if self.census or len(self.member) < fewest_faults(level):
             return not self.census
         _, high = share_interval(np.zeros(len(self.drawn)), self.drawn, level, self.shares, self.shrink)
@@ -99,7 +99,10 @@ class Bounded(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """A mean over ``n`` faults, its standard error (NaN where one fault has no spread) and its interval."""
+    """A mean over ``n`` faults, its standard error (NaN for one fault, which has no spread) and its interval.
+
+    ``census``: every fault of the group was drawn.
+    """
 
     n: int
     mean: float
@@ -110,7 +113,10 @@ class Estimate(NamedTuple):
 
 
 def frame_of(source: str, injections: int, strata: Strata | None, inputs_drawn: bool = False) -> Frame:
-    """Return the frame of ``injections``; without strata: a sample of an endless population. RunError if they do not fit."""
+    """Return the frame of a number of ``injections``; without strata they are a sample of an infinite population.
+
+    Raises RunError, which names ``source``, where the strata are those of another list.
+    """
     if strata is None:
         return Frame(np.zeros(injections, np.intp), np.array([float(injections)]), np.array([math.inf]), inputs_drawn)
     within = all(size <= population for size, population in zip(strata.sizes, strata.populations, strict=True))
@@ -120,17 +126,18 @@ def frame_of(source: str, injections: int, strata: Strata | None, inputs_drawn: 
             f"{source}: its {injections:,} injections are not the {sum(strata.sizes):,} of the design; "
             "give the design of this list"
         )
-    follow = np.repeat(np.arange(len(strata.sizes)), strata.sizes)
-    numbers = follow if strata.order is None else np.array(strata.order, np.intp)
+    in_turn = np.repeat(np.arange(len(strata.sizes)), strata.sizes)
+    numbers = in_turn if strata.order is None else np.array(strata.order, np.intp)
     sizes, populations = (np.array(column, np.float64) for column in (strata.sizes, strata.populations))
     return Frame(numbers, sizes, populations, inputs_drawn, strata.parts)
 
 
 def weigh(frame: Frame, member: Members, held: Values | None = None) -> Weights:
-    """Return how the faults of a group (indices, at least one) count; ``held``: its size in each stratum (strata,).
+    """Return the weights of a group, whose injections are ``member`` (indices, at least one).
 
-    None: that is not known, and taken to be the stratum's where all drawn faults are the group's, 0 where none is. A
-    group found in one stratum alone counts as all there is of it.
+    ``held``: the number of the group's faults in each stratum (strata,). None: it is not known; it is then the size of
+    the stratum where all drawn faults are the group's, 0 where none is, and estimated elsewhere. A group that was found
+    in one stratum alone counts as lying in it completely.
     """
     strata, place, drawn = np.unique(frame.stratum[member], return_inverse=True, return_counts=True)
     sizes, populations = frame.sizes[strata], frame.populations[strata]
@@ -155,7 +162,7 @@ def estimate_mean(
 def weighted_mean(weights: Weights, quantity: Bounded, level: float) -> Estimate:
     """Return the mean of ``quantity``, which has a value for every injection, over a group.
 
-    A stratum with one fault of the group has no spread of its own: the group's stands in for it.
+    A stratum with one fault of the group shows no spread; the spread of the whole group takes its place.
     """
     values = quantity.values[weights.member]
     place, drawn = weights.place, weights.drawn
@@ -175,28 +182,28 @@ def _standard_error(values: Values, means: Values, mean: float, weights: Weights
     pooled = np.var(values, ddof=1) if len(values) > 1 else math.nan
     if listed is None:
         variances = np.where(drawn > 1, squares / np.maximum(drawn - 1, 1), pooled) / drawn
-    else:  # the sum of (z - mean z)^2 over all drawn of the stratum: within the group, and between it and the rest
+    else:  # (z - mean z)^2, summed over the stratum: within the group, and between it and other faults
         spread = squares + drawn * (1 - drawn / listed) * (means - mean) ** 2
         variances = np.where(listed > 1, spread / np.maximum(listed - 1, 1), pooled) * listed / drawn**2
     return math.sqrt(np.where(weights.unseen > 0, weights.shares**2 * weights.unseen * variances, 0.0).sum())
 
 
-def _interval(own: Bounded, weights: Weights, level: float) -> tuple[float, float]:
-    """Return the interval of the weighted mean: that of a share, or of the difference of two.
+def _interval(quantity: Bounded, weights: Weights, level: float) -> tuple[float, float]:
+    """Return the interval of the weighted mean of a share, or of the difference of two shares.
 
-    A value of either sign is a gain less a loss, each a share of its own bound; the distances to their limits add as
-    squares (MOVER: Zou and Donner 2008, doi 10.1002/sim.3095).
+    A value of either sign is a gain minus a loss, each a share of one bound; the distances of their limits from their
+    means add as squares (MOVER: Zou and Donner 2008, doi 10.1002/sim.3095).
     """
 
-    def part(bound: float) -> tuple[float, float, float]:
+    def share_of(bound: float) -> tuple[float, float, float]:
         if not bound:
             return 0.0, 0.0, 0.0
-        means = np.bincount(weights.place, np.clip(own.values / bound, 0, 1)) / weights.drawn
+        means = np.bincount(weights.place, np.clip(quantity.values / bound, 0, 1)) / weights.drawn
         low, high = share_interval(means, weights.drawn, level, weights.shares, weights.shrink)
         return abs(bound) * float(weights.shares @ means), abs(bound) * float(low), abs(bound) * float(high)
 
-    gain, gain_low, gain_high = part(own.high)
-    loss, loss_low, loss_high = part(own.low)
+    gain, gain_low, gain_high = share_of(quantity.high)
+    loss, loss_low, loss_high = share_of(quantity.low)
     low = gain - loss - math.hypot(gain - gain_low, loss_high - loss)
     high = gain - loss + math.hypot(gain_high - gain, loss - loss_low)
-    return max(low, own.low), min(high, own.high)
+    return max(low, quantity.low), min(high, quantity.high)

@@ -1,17 +1,18 @@
-"""The mean over a crossed sample, every fault run on every input, where the inputs count as drawn at random too.
+"""The mean over faults and inputs, where every fault ran on every input and the inputs count as a sample too.
 
-The value of fault i on input j is Y_ij = mean + a_i + b_j + e_ij. The variance of the sample's mean is what the faults
-add on the inputs at hand, which `bitswap_onnx.stats.stratified` estimates, and what the inputs add to the mean over all
-faults. With the weight w_i = W_h / n_h of a fault of stratum h, the column means c_j = sum w_i Y_ij over n faults,
-their variance s_c^2 over m inputs, and the residual mean square s_eh^2 of stratum h, the latter is
+The value of fault i on input j is Y_ij = mean + a_i + b_j + e_ij. The variance of the sample's mean has two parts. The
+first comes from the faults, on the inputs that ran; `bitswap_onnx.stats.stratified` estimates it. The second comes from
+the inputs, for the mean over all faults. With the weight w_i = W_h / n_h of a fault of stratum h, the column means c_j
+= sum w_i Y_ij over n faults, their variance s_c^2 over m inputs, and the residual mean square s_eh^2 of stratum h, the
+second part is
 
     (s_c^2 - sum W_h^2 (1 - n_h / N_h) s_eh^2 / n_h) / m,
 
-without bias: what is subtracted is how far column means scatter because only some faults were drawn. For one stratum of
-an endless population the sum is s_rows^2 / n + s_cols^2 / m - s_e^2 / (n m), the two-way random effects model's (Owen
-2007, The pigeonhole bootstrap, doi 10.1214/07-AOAS122; rows plus columns less their overlap as in Cameron, Gelbach and
-Miller 2011, doi 10.1198/jbes.2010.07136). ``python -m tests.benchmarks.two_way_coverage`` counts how often the
-intervals hold.
+without bias: the sum that is subtracted is the scatter of column means that comes from drawing only some faults. For
+one stratum of an infinite population both parts add up to s_rows^2 / n + s_cols^2 / m - s_e^2 / (n m), as in the
+two-way random effects model (Owen 2007, The pigeonhole bootstrap, doi 10.1214/07-AOAS122; rows plus columns minus their
+overlap as in Cameron, Gelbach and Miller 2011, doi 10.1198/jbes.2010.07136). ``python -m
+tests.benchmarks.two_way_coverage`` measures the coverage of the intervals.
 """
 
 import math
@@ -32,7 +33,7 @@ class Margins(NamedTuple):
 
 
 class InputPart(NamedTuple):
-    """The weighted column means (inputs,) of a group's faults, and how much of their variance is the faults' alone."""
+    """The weighted column means (inputs,) of a group's faults; ``excess``: the variance they have from the faults."""
 
     columns: Values
     excess: float
@@ -41,7 +42,7 @@ class InputPart(NamedTuple):
 def add_stratum(part: InputPart | None, margins: Margins, share: float, unseen: float) -> InputPart:
     """Return the part of a group's inputs with one more stratum, of weight ``share``; ``unseen``: 1 - n_h / N_h.
 
-    A stratum of one fault has no residual of its own; nothing is subtracted for it, which errs on the safe side.
+    A stratum of one fault has no residual; nothing is subtracted for it, which is conservative.
     """
     n = len(margins.rows)
     columns, excess = share / n * margins.columns, share**2 * unseen * residual_variance(margins) / n
@@ -61,21 +62,21 @@ def residual_variance(margins: Margins) -> float:
     return max(squares, 0.0) / ((n - 1) * (m - 1))
 
 
-def over_inputs(found: Estimate, part: InputPart, level: float, low: float = 0.0, high: float = 1.0) -> Estimate:
-    """Return an estimate over all inputs from one that is conditional on the inputs run, limited to ``low`` .. ``high``.
+def over_inputs(estimate: Estimate, part: InputPart, level: float, low: float = 0.0, high: float = 1.0) -> Estimate:
+    """Return an estimate over all inputs from one conditional on the inputs run, limited to ``low`` .. ``high``.
 
-    The standard error takes the unbiased variance, but never less than nothing for the inputs. The interval's input
-    part is Student's of the column means, each a mean over many faults, with nothing subtracted; it joins the fault
-    part as squares of the distances to the limits (MOVER: Zou and Donner 2008, doi 10.1002/sim.3095). With fewer than
-    `fewest_faults` inputs the standard error is NaN, the interval everything.
+    The standard error adds the unbiased variance of the inputs' part, or 0 where that is negative. The inputs' part of
+    the interval is Student's interval of the column means, each a mean over many faults, with nothing subtracted. The
+    distances of both parts to their limits add as squares (MOVER: Zou and Donner 2008, doi 10.1002/sim.3095). With
+    fewer than `fewest_faults` inputs the standard error is NaN and the interval is ``low`` to ``high``.
     """
     m = len(part.columns)
     if m < fewest_faults(level):
-        return found._replace(se=math.nan, low=low, high=high)
+        return estimate._replace(se=math.nan, low=low, high=high)
     variance = float(np.var(part.columns, ddof=1))
     half = float(stats.t.ppf((1 + level) / 2, m - 1)) * math.sqrt(variance / m)
-    return found._replace(
-        se=math.sqrt(found.se**2 + max(variance - part.excess, 0.0) / m),
-        low=max(low, found.mean - math.hypot(found.mean - found.low, half)),
-        high=min(high, found.mean + math.hypot(found.high - found.mean, half)),
+    return estimate._replace(
+        se=math.sqrt(estimate.se**2 + max(variance - part.excess, 0.0) / m),
+        low=max(low, estimate.mean - math.hypot(estimate.mean - estimate.low, half)),
+        high=min(high, estimate.mean + math.hypot(estimate.high - estimate.mean, half)),
     )

@@ -38,7 +38,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from bitswap_onnx.sampling.design import SamplingRequest
+from bitswap_onnx.sampling.request import SamplingRequest
 from bitswap_onnx.stats.stratified import Bounded, Estimate, weigh, weighted_mean
 from tests.census import ALL, QUANTITIES, Census, Given, Lists, plan_lists, take_census
 

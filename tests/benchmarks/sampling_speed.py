@@ -14,7 +14,8 @@ from pathlib import Path
 import onnx
 
 from bitswap_onnx.graph.model import load_model
-from bitswap_onnx.sampling.design import SamplingRequest, generate_faults
+from bitswap_onnx.sampling.generate import generate_faults
+from bitswap_onnx.sampling.request import SamplingRequest
 
 WIDTH, LAYERS = 8192, 16
 FAULTS = 1_000_000

@@ -10,8 +10,10 @@ from bitswap_onnx.errors import BitswapError
 from bitswap_onnx.faults.fault import Injection, Kind
 from bitswap_onnx.faults.fault_list import list_fingerprint, read_fault_list
 from bitswap_onnx.graph.model import load_model
-from bitswap_onnx.sampling.design import ListDesign, SamplingRequest, design_path, generate_faults, read_design
+from bitswap_onnx.sampling.design import ListDesign, design_path, read_design
+from bitswap_onnx.sampling.generate import generate_faults
 from bitswap_onnx.sampling.population import bit_distances, find_population
+from bitswap_onnx.sampling.request import SamplingRequest
 from bitswap_onnx.sampling.sizes import proportions_of, sample_size
 from tests.builders import cnn, save
 from tests.command_line import Run, runner

@@ -64,7 +64,7 @@ def test_faults_are_drawn_until_a_share_is_known(draw: Run) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--until", "critical"], "--until: expected a share, how well it is to be known and how sure (both above 0"),
+        (["--until", "critical"], "--until: expected a share, its margin and the confidence (both above 0"),
         (["--until", "sdc±1%@99%"], "--until: expected one of critical, critical_or_nonfinite, "),
         (["--until", "critical±1%@99%", "--bit-order", "msb"], "--bit-order msb: expected lsb with --until"),
         (["--until", "critical±1%@99%", "--layers", "nowhere"], "nowhere"),

@@ -1,4 +1,4 @@
-"""Groups that cut through strata: sizes that a design tells, hand calculations, simulations, what is not known."""
+"""Groups that cut through strata: sizes from a design, hand calculations, simulations, unknown sizes."""
 
 import csv
 import math
@@ -18,7 +18,9 @@ from bitswap_onnx.estimates.groups import SCOPES, held_by_strata
 from bitswap_onnx.estimates.rates import HARMFUL, Question, Rates, estimate_rates
 from bitswap_onnx.faults.fault import Kind
 from bitswap_onnx.graph.model import load_model
-from bitswap_onnx.sampling.design import SamplingRequest, SamplingScheme, generate_faults, read_design
+from bitswap_onnx.sampling.design import read_design
+from bitswap_onnx.sampling.generate import generate_faults
+from bitswap_onnx.sampling.request import SamplingRequest, SamplingScheme
 from bitswap_onnx.sampling.strata import StratumPart, parts_of
 from bitswap_onnx.stats.stratified import Bounded, Strata, estimate_mean, frame_of, weigh
 from bitswap_onnx.until.drawn_list import Until
@@ -204,7 +206,7 @@ def weighted(
 
 
 def test_a_list_by_layer_tells_of_bits(model: Path, tmp_path: Path) -> None:
-    """The sizes are those of the design beside the file, whatever the list has of each bit."""
+    """The sizes are those of the design beside the file, not the numbers of each bit in the list."""
     request = SamplingRequest("layer", margin=0.1, bits="30,31")
     generate_faults(load_model(model), request, tmp_path / "r.csv")
     with (tmp_path / "r.csv").open() as file:
@@ -224,7 +226,7 @@ def test_a_list_by_layer_tells_of_bits(model: Path, tmp_path: Path) -> None:
 
 
 def test_sizes_that_are_not_known_are_said_to_be(tmp_path: Path) -> None:
-    """No parts; parts that do not have what the list has; and parts that do."""
+    """Without parts, with parts that lack a bit of the list, and with complete parts."""
     faults = [(layer, bit, 10 * (bit == 30 and i % 2)) for layer in ("a", "b") for bit in (30, 31) for i in range(20)]
     path = results(tmp_path, faults)
     part = StratumPart(0, "a", "float32", (30, 31), 300), StratumPart(1, "b", "float32", (30, 31), 900)

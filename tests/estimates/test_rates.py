@@ -1,58 +1,21 @@
-"""Rates of runs and files: hand calculations, published figures, what is refused and what is said."""
+"""Rates of runs and files: hand calculations, designs, published figures."""
 
 import csv
 import json
 import math
-import sqlite3
 from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from bitswap_onnx.campaign.options import RunOptions
-from bitswap_onnx.campaign.results import export_dialect
-from bitswap_onnx.campaign.run import run_campaign
-from bitswap_onnx.campaign.run_directory import reading
-from bitswap_onnx.campaign.settings import Settings
-from bitswap_onnx.campaign.setup import prepare
-from bitswap_onnx.errors import BitswapError, FaultListError, RunError
-from bitswap_onnx.estimates.fit import Operation, failures
+from bitswap_onnx.errors import BitswapError, RunError
 from bitswap_onnx.estimates.groups import ALL, SCOPES
-from bitswap_onnx.estimates.rates import CURVE, HARMFUL, Question, Rates, estimate_rates
+from bitswap_onnx.estimates.rates import CURVE, HARMFUL, Question, estimate_rates
 from bitswap_onnx.estimates.rates_files import as_record, write_csv
-from bitswap_onnx.faults.fault import Fault, Injection, Kind
-from bitswap_onnx.faults.fault_list import read_fault_list, write_fault_list
-from bitswap_onnx.graph.model import load_model
-from bitswap_onnx.sampling.design import SamplingRequest, generate_faults
 from bitswap_onnx.stats.stratified import Bounded, Strata, estimate_mean, frame_of
 from tests import reference
-from tests.builders import cnn, normal, save
-from tests.recorded import recorded_of
-
-CLASSIC = "Injection,Layer,TensorIndex,Bit,n_injections,masked,non_critical,critical"
-OURS = f"{CLASSIC},nonfinite,critical_nonfinite"
-
-
-def results(folder: Path, *rows: str, header: str = CLASSIC) -> Path:
-    path = folder / "r.csv"
-    path.write_text("\n".join([header, *rows]) + "\n")
-    return path
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of drawn faults of a small model over 20 labelled inputs, begun without the design; that lies beside it."""
-    folder = tmp_path_factory.mktemp("estimate")
-    save(cnn(), folder / "cnn.onnx")
-    np.savez(folder / "cnn.npz", x=normal(20, 1, 6, 6, seed=3), y=np.arange(20) % 4)
-    generate_faults(load_model(folder / "cnn.onnx"), SamplingRequest(scheme="layer", margin=0.1), folder / "f.csv")
-    listed = list(read_fault_list(folder / "f.csv"))
-    run_campaign(prepare(folder / "cnn.onnx", Settings(seed=1)), listed, RunOptions(run=folder / "run", workers=1))
-    return folder / "run"
-
-
-# --- what is estimated -------------------------------------------------------------------------------------------------
+from tests.results_file import OURS, results
 
 
 def test_by_hand(tmp_path: Path) -> None:
@@ -143,9 +106,6 @@ def test_several_faults_belong_where_all_agree(tmp_path: Path) -> None:
     assert len(rates.recorded) == 2
 
 
-# --- sources -----------------------------------------------------------------------------------------------------------
-
-
 def test_a_run_is_its_results_file(run: Path) -> None:
     """The store and results.csv give the same rates, except what the file does not know; counts are those of the file."""
     question = Question(by=SCOPES)
@@ -197,137 +157,6 @@ def test_the_design_beside_a_file_is_used_and_another_lists_is_refused(run: Path
         estimate_rates(other, Question(), Strata(("a",), (2,), (9,)))
 
 
-@pytest.mark.parametrize("dialect", ["tf_injector", "dnn-benchmarks"])
-def test_other_tools_files(run: Path, tmp_path: Path, dialect: str) -> None:
-    with reading(run) as store:
-        export_dialect(store, dialect, tmp_path / "other.csv")
-    ours, theirs = estimate_rates(run), estimate_rates(tmp_path / "other.csv")
-    assert theirs.find("bit", "30", "critical") == ours.find("bit", "30", "critical")
-    has_golden = dialect == "tf_injector"
-    names = {row.quantity for row in theirs.rows}
-    assert names == {"critical", "non_critical", "masked", HARMFUL} | ({"accuracy_drop"} if has_golden else set())
-    if has_golden:
-        assert theirs.find("network", ALL, "accuracy_drop") == ours.find("network", ALL, "accuracy_drop")
-    assert "no clean_bits" in theirs.notes[0]
-
-
-@pytest.mark.parametrize(
-    ("rows", "message"),
-    [
-        ((), "the fault list has a header but no rows"),
-        (("a,fc,(0),1,10,9,0,0", "a,fc,(1),1,10,8,1,0"), "r.csv:2: the counts of injection a differ between its rows"),
-        (
-            ("a,fc,(0),1,10,9,0,1", "a,fc,(1),1,,8,,"),
-            "r.csv:3: non_critical: expected a whole number of inputs, found ''",
-        ),
-        (("a,fc,(0),1,,,,", "a,fc,(1),1,,,,"), "r.csv:2: masked: expected a whole number of inputs, found ''"),
-        (("a,fc,(0),1,10,0,0,0",), "r.csv:2: masked, non_critical and critical are all 0"),
-        (("a,fc,(0),1,10,x,0,0",), "r.csv:2: masked: expected a whole number of inputs, found 'x'"),
-        (("a,fc,(0),1,10,\u0663,0,0",), "r.csv:2: masked: expected a whole number of inputs, found '\u0663'"),
-        (("a,fc,(0),1,1_0,1_0,0,0",), "r.csv:2: n_injections: expected a whole number of inputs, found '1_0'"),
-        (("a,fc,(0),1,10,9.5,0.5,0",), "r.csv:2: masked: expected a whole number of inputs, found '9.5'"),
-        (("a,fc,(0),1,10,,10,0",), "r.csv:2: masked: expected a whole number of inputs, found ''"),
-        (("a,fc,(0),1,10,-1,11,0",), "r.csv:2: masked: expected a whole number of inputs, found '-1'"),
-        (("a,fc,(0),1,10,9,1,0", "b,fc,(1),1,10,9,1,0", "a,fc,(2),1,10,9,1,0"), "r.csv:4: injection a stood at line 2"),
-    ],
-)
-def test_wrong_files(tmp_path: Path, rows: tuple[str, ...], message: str) -> None:
-    with pytest.raises(FaultListError) as caught:
-        recorded_of(results(tmp_path, *rows))
-    assert message in str(caught.value)
-
-
-def test_counts_of_several_faults_count_once(tmp_path: Path) -> None:
-    """They stand on the first row alone, or, as older files of ours and other tools have it, on each."""
-    counts, single = "10,6,2,2,0,0", "b,fc,(2),31,10,10,0,0,0,0"
-    for further in (counts, ",,,,,"):
-        path = results(
-            tmp_path, f"a,fc,(0),1,{counts}", f"a,fc,(1),2,{further}", f"a,fc,(2),1,{further}", single, header=OURS
-        )
-        recorded = recorded_of(path)
-        assert recorded.inputs.tolist() == [10, 10]
-        assert {name: column.tolist() for name, column in recorded.counts.items()} == {
-            "masked": [6, 10], "non_critical": [2, 0], "critical": [2, 0], "nonfinite": [0, 0], "critical_nonfinite": [0, 0]
-        }  # fmt: skip
-        assert recorded.bits.tolist() == ["several", "31"]
-        assert not recorded.notes[:-1]
-
-
-def test_files_without_outcomes(tmp_path: Path) -> None:
-    path = results(tmp_path, "a,fc,(0),1", header="Injection,Layer,TensorIndex,Bit")
-    with pytest.raises(
-        FaultListError, match=r"r\.csv:1: expected results with .*missing masked,non_critical,critical; run"
-    ):
-        recorded_of(path)
-    with pytest.raises(FaultListError, match="column critical stands twice"):
-        recorded_of(results(tmp_path, "a,fc,(0),1,1,1,0,0,0", header=CLASSIC + ",critical"))
-    with pytest.raises(FaultListError, match="nonfinite is 11, more than the 10 inputs"):
-        recorded_of(results(tmp_path, "a,fc,(0),1,10,10,0,0,11,0", header=OURS))
-    (tmp_path / "empty.csv").write_text("")
-    with pytest.raises(FaultListError, match="found an empty file"):
-        recorded_of(tmp_path / "empty.csv")
-    with pytest.raises(RunError, match=r"none\.csv: expected a run directory or a results file, found nothing there"):
-        recorded_of(tmp_path / "none.csv")
-    with pytest.raises(RunError, match="expected a run directory"):
-        recorded_of(tmp_path)
-
-
-def test_sums_are_the_denominators(tmp_path: Path) -> None:
-    """n_injections 10, 4 of which are in the sums; other counts would be of other inputs, so they are left out."""
-    recorded = recorded_of(results(tmp_path, "a,fc,(0),1,10,3,0,1,2,0", "b,fc,(0),2,4,4,0,0,0,0", header=OURS))
-    assert recorded.inputs.tolist() == [4, 4]
-    assert list(recorded.counts) == ["masked", "non_critical", "critical"]
-    assert (
-        "n_injections is not masked + non_critical + critical for 1 of 2 injections (first 10 against 4)"
-        in recorded.notes[0]
-    )
-
-
-def test_columns_that_only_some_rows_have_are_left_out(tmp_path: Path) -> None:
-    recorded = recorded_of(results(tmp_path, "a,fc,(0),1,4,4,0,0,0,0", "b,fc,(0),2,4,4,0,0,0", header=OURS))
-    assert "critical_nonfinite" not in recorded.counts
-    assert recorded.notes[0] == "left out, because some rows have no count: critical_nonfinite"
-
-
-@pytest.mark.parametrize(
-    ("bits", "value", "bit", "expected"),
-    [
-        ("0x3f800000", "1.0", 30, "exponent"),
-        ("0x00000001", "1", 31, "sign"),
-        ("0x3f80", "1", 14, "exponent"),
-        ("0x3c00", "1.0", 9, "mantissa"),
-        ("0x80", "128", 7, "integer"),
-        ("0x80", "-128", 7, "sign"),
-        ("0x01", "1", 7, "other"),
-        ("", "", 3, "other"),
-        ("nonsense", "1", 3, "other"),
-    ],
-)
-def test_bit_classes_are_those_of_the_stored_format(
-    tmp_path: Path, bits: str, value: str, bit: int, expected: str
-) -> None:
-    header = CLASSIC + ",clean_bits,clean_value"
-    recorded = recorded_of(results(tmp_path, f"a,fc,(0),{bit},1,1,0,0,{bits},{value}", header=header))
-    assert recorded.bit_classes.tolist() == [expected]
-
-
-def test_runs_that_are_not_finished_or_not_valid(run: Path, tmp_path: Path) -> None:
-    for statement, message in (
-        ("DELETE FROM outcome WHERE position = 3", "1 injections have not run over all inputs"),
-        (
-            'INSERT OR REPLACE INTO setting VALUES (\'audit\', \'{"different": ["a"], "checked": ["a"]}\')',
-            "its audit failed",
-        ),
-    ):
-        (tmp_path / "campaign.sqlite").write_bytes((run / "campaign.sqlite").read_bytes())
-        database = sqlite3.connect(tmp_path / "campaign.sqlite")
-        with database:
-            database.execute(statement)
-        database.close()
-        with pytest.raises(RunError, match=message):
-            estimate_rates(tmp_path)
-
-
 def test_questions_that_make_no_sense() -> None:
     for wrong, message in (
         ({"by": ("row",)}, "`by`: expected some of network,layer,bit,bit-class,layer-bit, found row"),
@@ -338,66 +167,6 @@ def test_questions_that_make_no_sense() -> None:
     ):
         with pytest.raises(BitswapError, match=message):
             Question(**wrong)
-
-
-# --- failures in time --------------------------------------------------------------------------------------------------
-
-
-def drawn(tmp_path: Path) -> Rates:
-    """20 faults, 5 of which are critical on half of their inputs."""
-    rows = [f"{i},fc,({i}),30,10,5,0,5" if i < 5 else f"{i},fc,({i}),3,10,10,0,0" for i in range(20)]
-    return estimate_rates(results(tmp_path, *rows), Question(theta=0.5))
-
-
-def test_fit_by_hand(tmp_path: Path) -> None:
-    """1000 FIT/Mbit x 3.6 Mbit = 3600 upsets per 1e9 h = 1e-9 per second; a quarter harmful; each stays 1000 s."""
-    fit = failures(drawn(tmp_path), Operation(fit_per_mbit=1000, mbit="1e6", residency=1000, bits=3_600_000))
-    assert (fit.upsets, fit.fit, fit.theta) == pytest.approx((3600, 900, 0.5))
-    limits = stats.binomtest(5, 20).proportion_ci(0.95)
-    assert (fit.low, fit.high) == pytest.approx((3600 * limits.low, 3600 * limits.high))
-    assert (fit.at_a_time, fit.harmed_time, fit.critical_share) == pytest.approx((1e-6, 0.25e-6, 0.125e-6))
-    binary = failures(drawn(tmp_path), Operation(fit_per_mbit=1000, mbit="2^20", residency=1000, bits=3_600_000))
-    assert binary.fit == pytest.approx(900 * 1e6 / 2**20)
-
-
-def test_fit_is_refused_where_it_means_nothing(tmp_path: Path) -> None:
-    rates = drawn(tmp_path)
-    with pytest.raises(RunError, match="the size of the memory is not known; give `bits`"):
-        failures(rates, Operation(fit_per_mbit=1, mbit="1e6", residency=1))
-    with pytest.raises(RunError, match=r"expected at most 0\.1 upsets in memory on average, found 1e\+03"):
-        failures(rates, Operation(fit_per_mbit=1e9, mbit="1e6", residency=3.6e6, bits=1_000_000))
-    with pytest.raises(BitswapError, match="`mbit`: expected the size of a Mbit, one of 1e6, 2\\^20, found '1'"):
-        Operation(fit_per_mbit=1, mbit="1", residency=1)
-    for wrong in ({"fit_per_mbit": 0}, {"residency": -1}, {"bits": 0}, {"fit_per_mbit": math.nan}):
-        with pytest.raises(BitswapError, match=r"above 0|at least 1"):
-            Operation(**({"fit_per_mbit": 1, "mbit": "1e6", "residency": 1} | wrong))  # type: ignore[arg-type]
-    operation = Operation(fit_per_mbit=1, mbit="1e6", residency=1, bits=32)
-    with pytest.raises(RunError, match="1 faults are too few for a FIT figure"):
-        failures(estimate_rates(results(tmp_path, "a,fc,(0),1,1,1,0,0")), operation)
-    pairs = estimate_rates(results(tmp_path, "a,fc,(0),1,1,1,0,0", "a,fc,(0),2,1,1,0,0"))
-    with pytest.raises(RunError, match="needs injections of one flip of a stored bit each"):
-        failures(pairs, operation)
-
-
-def test_fit_takes_the_designs_bits(run: Path) -> None:
-    rates = estimate_rates(run, Question(theta=0.1), run.parent / "f.design.json")
-    fit = failures(rates, Operation(fit_per_mbit=500, mbit="1e6", residency=10))
-    assert fit.bits == (27 + 192) * 32
-
-
-def test_stuck_at_faults_are_no_upsets(tmp_path: Path) -> None:
-    save(cnn(), tmp_path / "cnn.onnx")
-    write_fault_list(tmp_path / "f.csv", [Injection("a", (Fault("fc", (0, 0), 30, Kind.STUCK_AT_1),))])
-    run_campaign(
-        prepare(tmp_path / "cnn.onnx", Settings(first=3)),
-        tmp_path / "f.csv",
-        RunOptions(run=tmp_path / "run", workers=1),
-    )
-    assert not recorded_of(tmp_path / "run").single_flips
-    assert "accuracy_drop" not in {row.quantity for row in estimate_rates(tmp_path / "run").rows}
-
-
-# --- files and published figures ---------------------------------------------------------------------------------------
 
 
 def test_json_and_csv(run: Path, tmp_path: Path) -> None:
@@ -429,11 +198,3 @@ def test_published_resnet20() -> None:
     curve = {row.theta: 100 * (row.mean or 0) for row in rates.rows if row.scope == CURVE}
     assert (round(curve[0.0], 1), round(curve[0.01], 2)) == (35.1, 2.07)
     assert list(curve.values()) == sorted(curve.values(), reverse=True)
-
-
-@reference.needed
-def test_published_file_whose_rows_do_not_sum() -> None:
-    path = reference.RESNET_FILES.parents[2] / "GTSRB/fp32/densenet/DenseNet121_GTSRB_FL.csv"
-    recorded = recorded_of(path)
-    assert set(recorded.inputs.tolist()) == {3072}
-    assert "first 12,630 against 3,072" in recorded.notes[0]

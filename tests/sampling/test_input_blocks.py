@@ -1,4 +1,4 @@
-"""Which inputs an injection runs over: whole batches, drawn evenly, by its id."""
+"""The inputs that an injection runs over: whole batches, drawn evenly, by its id."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def test_parsed(text: str | None, expected: object) -> None:
 @pytest.mark.parametrize("text", ["", "0", "-1", "1.5", "32 ", "AUTO", "all", "1" * 30])
 def test_wrong_text(text: str) -> None:
     with pytest.raises(
-        BitswapError, match="--inputs-per-injection: expected auto or a number of inputs from 1 on, found"
+        BitswapError, match="`inputs_per_injection`: expected auto or a number of inputs from 1 on, found"
     ):
         parse_per_injection(text)
 
@@ -40,8 +40,8 @@ OVER = "inputs: each injection runs over "
         ("auto", 8, f"{OVER}8 inputs of its own, drawn with seed 5 (nested)"),
         (8, 8, f"{OVER}8 inputs of its own, drawn with seed 5 (nested)"),
         (9, 16, f"{OVER}16 inputs of its own (9 in whole batches of 8), drawn with seed 5 (nested)"),
-        (17, None, f"{OVER}all 20; --inputs-per-injection 24 (17 in whole batches of 8) is not fewer"),
-        (80, None, f"{OVER}all 20; --inputs-per-injection 80 is not fewer"),
+        (17, None, f"{OVER}all 20; `inputs_per_injection` 24 (17 in whole batches of 8) is not fewer"),
+        (80, None, f"{OVER}all 20; `inputs_per_injection` 80 is not fewer"),
     ],
 )
 def test_whole_batches(per_injection: int | None, length: int | None, note: str) -> None:

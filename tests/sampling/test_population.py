@@ -1,4 +1,4 @@
-"""What faults are drawn from: filters, bits and neighbours; what flips do to weights, worked out by hand."""
+"""Populations of faults: filters, bits and neighbours; distances that flips move weights, worked out by hand."""
 
 from pathlib import Path
 from typing import Any
@@ -93,13 +93,13 @@ def test_bits_of_several_formats() -> None:
 @pytest.mark.parametrize(
     ("filters", "message"),
     [
-        ({"bits": "40"}, "--bits: expected bits that the parameters have .0-31 of float32., found '40'"),
-        ({"bits": "30-40"}, "--bits: expected bits that the parameters have"),
-        ({"bits": "integer"}, "--bits: expected bits that the parameters have"),
-        ({"bits": "5-3"}, "--bits: expected numbers, ranges and sign, exponent, mantissa, integer"),
-        ({"bits": "top"}, "--bits: expected numbers, ranges and"),
-        ({"bits": "\u0663"}, "--bits: expected numbers, ranges and"),
-        ({"bits": "1-1_0"}, "--bits: expected numbers, ranges and"),
+        ({"bits": "40"}, "`bits`: expected bits that the parameters have .0-31 of float32., found '40'"),
+        ({"bits": "30-40"}, "`bits`: expected bits that the parameters have"),
+        ({"bits": "integer"}, "`bits`: expected bits that the parameters have"),
+        ({"bits": "5-3"}, "`bits`: expected numbers, ranges and sign, exponent, mantissa, integer"),
+        ({"bits": "top"}, "`bits`: expected numbers, ranges and"),
+        ({"bits": "\u0663"}, "`bits`: expected numbers, ranges and"),
+        ({"bits": "1-1_0"}, "`bits`: expected numbers, ranges and"),
         ({"bits": "3", "span": 2}, "model: expected 2 neighbouring bits to draw faults from, found none"),
         ({"parameters": "wieght"}, "no parameter has the role or the name 'wieght'; there are the roles bias, bn_bias"),
         ({"exclude": "*"}, "model: expected a bit to draw faults from, found none"),

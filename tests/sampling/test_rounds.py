@@ -1,4 +1,4 @@
-"""Samples that grow in rounds: distinct, in range, the same however they are cut into rounds, drawn as often as asked."""
+"""Samples that grow in rounds: distinct, in range, the same for every division into rounds, with the set probabilities."""
 
 from collections import Counter
 
@@ -77,8 +77,8 @@ def test_probabilities_are_kept_and_pass_on_where_nothing_is_left() -> None:
     assert len(pieces) == 3
 
 
-def test_drawn_again_every_fault_is_as_likely_every_time() -> None:
-    """Where faults run over inputs of their own: no stratum is ever exhausted, and faults come back."""
+def test_with_replacement_every_fault_is_as_likely_every_time() -> None:
+    """With replacement no stratum is ever exhausted, and faults are drawn several times."""
     rounds = [Round(2), Round(6_000, (0.5, 0.25, 0.25))]
     found = injections_of_last(rounds, STRATA, FLIPS, 3, with_replacement=True)
     assert [int(one.id) for one in found] == list(range(6, 6_006))
@@ -98,7 +98,7 @@ def test_drawn_again_every_fault_is_as_likely_every_time() -> None:
 
 
 def test_pinned_draws() -> None:
-    """What one seed draws, written down: every machine and version draws the same."""
+    """The draws of one seed, written down: every machine and version draws the same."""
     (piece,) = next(iter(choose_strata([Round(12, (0.25, 0.25, 0.5))], [10**6] * 3, 7)))
     assert piece.strata.tolist() == PINNED
 

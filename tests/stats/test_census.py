@@ -1,4 +1,4 @@
-"""Lists against what all their faults did: a few bits of two layers of the digits model, run exhaustively over 32 inputs."""
+"""Lists against a census: a few bits of two layers of the digits model, run exhaustively over 32 inputs."""
 
 import csv
 from pathlib import Path
@@ -10,7 +10,8 @@ from bitswap_onnx.campaign.settings import Settings
 from bitswap_onnx.estimates.groups import ALL, SCOPES, Scope, groups, held_by_strata
 from bitswap_onnx.estimates.rates import HARMFUL, Question, estimate_rates
 from bitswap_onnx.estimates.read import FaultLabels
-from bitswap_onnx.sampling.design import SamplingRequest, generate_faults
+from bitswap_onnx.sampling.generate import generate_faults
+from bitswap_onnx.sampling.request import SamplingRequest
 from bitswap_onnx.stats.stratified import Bounded, estimate_mean
 from tests.benchmarks.census import measure
 from tests.census import Census, plan_lists, take_census
@@ -80,7 +81,7 @@ def test_sizes_are_those_of_the_census(census: Census, request_: SamplingRequest
 
 
 def test_groups_of_a_run_are_those_of_its_design(run: Path, census: Census) -> None:
-    """Of all that there is, a run has of each group what its design says, under the same names."""
+    """In a run of all faults, each group has as many as its design says, under the same names."""
     lists = plan_lists(census, WHOLE["exhaustive"])
     for scope in SCOPES:
         own = {group.name: len(group.member) for group in groups(recorded_of(run), scope, lists.frame)}

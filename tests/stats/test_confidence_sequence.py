@@ -1,4 +1,4 @@
-"""The confidence sequence against what can be computed without it: conditional means, small populations, a known bound."""
+"""The confidence sequence against independent results: conditional means, small populations, a known bound."""
 
 import numpy as np
 import pytest
@@ -85,7 +85,7 @@ def test_many_looks_hold_together_and_a_census_is_exact() -> None:
 
 
 def test_values_that_are_estimates_never_count_as_known() -> None:
-    """Faults over a few inputs of their own, drawn with replacement: many more draws than faults, looked at all along."""
+    """Faults over a few inputs of their own, drawn with replacement: many more draws than faults, many intervals."""
     missed, shares = 0, [np.array([0.02, 0.0, 0.3]), np.array([0.6, 0.9])]
     sizes = np.array([len(own) for own in shares], float)
     truth = float(np.concatenate(shares).mean())

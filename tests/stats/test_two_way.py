@@ -27,7 +27,8 @@ from bitswap_onnx.estimates.rates_files import as_record, write_csv
 from bitswap_onnx.faults.fault import Fault, Injection, Site
 from bitswap_onnx.faults.fault_list import read_fault_list
 from bitswap_onnx.graph.model import load_model
-from bitswap_onnx.sampling.design import SamplingRequest, generate_faults
+from bitswap_onnx.sampling.generate import generate_faults
+from bitswap_onnx.sampling.request import SamplingRequest
 from bitswap_onnx.stats.stratified import Bounded, Estimate, Strata, Weights, estimate_mean, frame_of, weigh
 from bitswap_onnx.stats.two_way import InputPart, Margins, add_stratum, over_inputs, residual_variance
 from tests.builders import cnn, normal, save
@@ -41,7 +42,7 @@ def margins(matrix: Matrix) -> Margins:
 
 
 def crossed(matrix: Matrix, strata: Strata | None, level: float = 0.95) -> tuple[Estimate, Estimate, InputPart]:
-    """The conditional and the two-way estimate of a matrix of zeros and ones, and what its inputs say."""
+    """The conditional and the two-way estimate of a matrix of zeros and ones, and the part of its inputs."""
     frame, member = frame_of("", len(matrix), strata), np.arange(len(matrix))
     part = inputs_of(matrix, weigh(frame, member))
     found = estimate_mean(frame, member, Bounded(matrix.mean(axis=1)), level)
@@ -57,7 +58,7 @@ def inputs_of(matrix: Matrix, weights: Weights) -> InputPart:
 
 
 def residuals(matrix: Matrix) -> float:
-    """The residual mean square, by taking means of rows and columns away."""
+    """The residual mean square, by subtracting the means of rows and columns."""
     n, m = matrix.shape
     rest = matrix - matrix.mean(axis=1, keepdims=True) - matrix.mean(axis=0) + matrix.mean()
     return float((rest**2).sum() / ((n - 1) * (m - 1)))
@@ -298,7 +299,7 @@ def test_few_inputs_are_marked(folder: Path) -> None:
 
 
 def test_golden_classes_that_are_not_recorded(folder: Path) -> None:
-    """A fault that is critical on some inputs alone says nothing of what the clean model makes of these."""
+    """Where every fault is critical on some input, the golden class of that input is not recorded."""
     harmful = [Injection(f"i{i}", (Fault("fc", (i, 3), 30),)) for i in range(4)]
     path = run(folder, "harmful", harmful[:1], records=["per_input"])
     assert (recorded(path)[0] & 3 == 2).any()
@@ -363,4 +364,4 @@ def test_nested_runs_have_no_population_correction(nested: Path) -> None:
     assert rates.find("network", ALL, "accuracy_drop").mean == pytest.approx(np.mean(golden - correct))
     assert rates.inputs.name == "nested: 16 inputs of its own per fault"
     assert rates.find("network", ALL, HARMFUL, 0.0).mean == pytest.approx(np.mean(shares > 0))
-    assert any("are about so many inputs, not about all" in note for note in rates.notes)
+    assert any("are about these inputs, not about all" in note for note in rates.notes)

@@ -23,7 +23,8 @@ from bitswap_onnx.estimates.rates import Question, estimate_rates
 from bitswap_onnx.graph.model import load_model
 from bitswap_onnx.runtime.messages import Message, Result, Unit
 from bitswap_onnx.runtime.pool import Pool
-from bitswap_onnx.sampling.design import SamplingRequest, generate_faults
+from bitswap_onnx.sampling.generate import generate_faults
+from bitswap_onnx.sampling.request import SamplingRequest
 from bitswap_onnx.until.drawn_list import Until
 from bitswap_onnx.until.goal import Goal, parse_goal
 from bitswap_onnx.until.run import Reached, run_until
@@ -177,9 +178,7 @@ def test_interrupted_between_rounds_it_ends_as_if_it_had_not_been(model: Path, t
         with pytest.raises(InterruptedRunError):
             run(model, folder, goal, inputs_per_injection=BATCH, on_interim_estimate=fail)
         assert not (folder / "results.csv").exists()
-        with pytest.raises(
-            RunError, match="more faults are to be drawn; finish the campaign with inject --until --resume"
-        ):
+        with pytest.raises(RunError, match="more faults are to be drawn; finish the campaign"):
             estimate_rates(folder)
         run(model, folder, goal, inputs_per_injection=BATCH, resume=True)
         assert files(folder) == files(tmp_path / "whole")
