@@ -1,6 +1,7 @@
-"""What a row of each operator's output sees, as `bitswap_onnx.graph.marks` of the output from those of the inputs.
+"""Rules that derive the `bitswap_onnx.graph.marks` of a node's outputs from those of its inputs.
 
-`bitswap_onnx.graph.operators` names the rule of each operator.
+They tell which inputs of a batch each row depends on. `bitswap_onnx.graph.operators` names the rule of each operator. A
+rule raises an exception for a form of the operator that it does not cover.
 """
 
 import numpy as np
@@ -28,13 +29,13 @@ def _elementwise(values: MarkedValues) -> list[Marks]:
 
 
 def _differs_by_row(values: MarkedValues, slot: int, found: Marks) -> bool:
-    """Whether a stored input has another number for each row of the batch: what a row gives depends on its place."""
+    """Whether a stored input has different numbers for different rows of the batch: then a row's place matters."""
     marks, shape, numbers = values.marks[slot], values.in_shapes[slot], values.numbers[slot]
     if marks is None or not shape or (marks != NOTHING).any():
         return False
     aligned = (1,) * (found.ndim - len(shape)) + shape
     longer = [axis for axis in range(found.ndim) if found.shape[axis] > 1 and aligned[axis] > 1]
-    rows = [axis for axis in longer if (merged(found, [axis]) == SEVERAL_INPUTS).any()]  # several inputs along it
+    rows = [axis for axis in longer if (merged(found, [axis]) == SEVERAL_INPUTS).any()]  # axes along which inputs lie
     if not rows or numbers is None:
         return bool(rows)
     wide = numbers.reshape(aligned)
@@ -122,7 +123,7 @@ def _moments(values: MarkedValues) -> list[Marks]:
     return [merged(data, values.setting("axes", [0, 2, 3]))]
 
 
-#: The inputs that hold samples, by slot, where others of the same length are parameters, which every sample reads whole.
+#: Operator → slots of its inputs that hold samples; other inputs are parameters, which every sample reads whole.
 _SAMPLE_SLOTS = {
     **dict.fromkeys(("Conv", "ConvTranspose", "ConvInteger", "QLinearConv"), (0,)),
     **dict.fromkeys(("InstanceNormalization", "GroupNormalization"), (0,)),
@@ -132,7 +133,7 @@ _SAMPLE_SLOTS = {
 
 
 def _samples(values: MarkedValues) -> list[Marks]:
-    """Take the first axis for the batch, of the inputs that hold samples; others are parameters, read whole."""
+    """Operators on whole samples: the batch is the first axis of inputs that hold samples; others are read whole."""
     _check_batch_is_kept(values)
     batch = (values.in_shapes[0] or (0,))[0]
     slots = _SAMPLE_SLOTS.get(values.node.op_type, range(len(values.marks)))
@@ -148,13 +149,13 @@ def _samples(values: MarkedValues) -> list[Marks]:
     outputs = [
         found.reshape(-1, *(1,) * (len(shape) - 1)) if shape else found.reshape(()) for shape in values.out_shapes
     ]
-    if values.node.op_type == "MaxPool":  # its second output counts through the whole batch
+    if values.node.op_type == "MaxPool":  # the indices in its second output count through the whole batch
         outputs[1:] = [plain(marks.ndim, SEVERAL_INPUTS) for marks in outputs[1:]]
     return outputs
 
 
 def _check_batch_is_kept(values: MarkedValues) -> None:
-    """Raise ValueError for forms of operators that work across the first axis."""
+    """Raise ValueError for forms of operators that compute along the first axis."""
     operator = values.node.op_type
     if operator == "QLinearSoftmax" and values.setting("axis", 1) == 0:
         raise ValueError("softmax over the batch")
@@ -174,15 +175,15 @@ def _matmul(values: MarkedValues) -> list[Marks]:
     left, right = (values.marks[slot] for slot in slots)
     assert left is not None
     assert right is not None
-    if values.node.op_type == "MatMulNBits":  # its weights are packed in a shape of their own
+    if values.node.op_type == "MatMulNBits":  # its weights are packed, so their axes are no matrix axes
         return [merge(merged(left, [-1]), whole_mark([right]), whole_mark(values.marks[2:]))]
-    rest = [marks for slot, marks in enumerate(values.marks) if slot not in slots]
+    parameters = [marks for slot, marks in enumerate(values.marks) if slot not in slots]
     wide_left = left.reshape(1, -1) if left.ndim == 1 else left
     wide_right = right.reshape(-1, 1) if right.ndim == 1 else right
-    found = merge(merged(wide_left, [-1]), merged(wide_right, [-2]), whole_mark(rest))
+    product = merge(merged(wide_left, [-1]), merged(wide_right, [-2]), whole_mark(parameters))
     if right.ndim == 1:
-        found = found.squeeze(-1)
-    return [found.squeeze(-2 if right.ndim > 1 else -1) if left.ndim == 1 else found]
+        product = product.squeeze(-1)
+    return [product.squeeze(-2 if right.ndim > 1 else -1) if left.ndim == 1 else product]
 
 
 def _gemm(values: MarkedValues) -> list[Marks]:
@@ -190,10 +191,10 @@ def _gemm(values: MarkedValues) -> list[Marks]:
     left, right = (values.marks[slot] for slot in slots)
     assert left is not None
     assert right is not None
-    rest = [marks for slot, marks in enumerate(values.marks) if slot not in slots and marks is not None]
+    others = [marks for slot, marks in enumerate(values.marks) if slot not in slots and marks is not None]
     rows = merged(left, [0]).T if values.setting("transA", 0) else merged(left, [1])
     columns = merged(right, [1]).T if values.setting("transB", 0) else merged(right, [0])
-    return [merge(rows, columns, *(rest[:1] if values.node.domain == "" else [whole_mark(rest)]))]
+    return [merge(rows, columns, *(others[:1] if values.node.domain == "" else [whole_mark(others)]))]
 
 
 def _einsum(values: MarkedValues) -> list[Marks]:
@@ -205,14 +206,12 @@ def _einsum(values: MarkedValues) -> list[Marks]:
     for term, marks in zip(terms.split(","), values.given(), strict=True):
         if len(set(term)) < len(term):
             raise ValueError("an equation with a diagonal")
-        order = sorted(term)
-        own = marks.transpose([term.index(label) for label in order])
-        sizes = iter(own.shape)
-        found = merge(found, own.reshape([next(sizes) if label in term else 1 for label in labels]))
-    found = merged(found, [i for i, label in enumerate(labels) if label not in result])
-    kept = found.squeeze(tuple(i for i, label in enumerate(labels) if label not in result))
+        ordered = marks.transpose([term.index(label) for label in sorted(term)])
+        sizes = iter(ordered.shape)
+        found = merge(found, ordered.reshape([next(sizes) if label in term else 1 for label in labels]))
+    summed = tuple(i for i, label in enumerate(labels) if label not in result)
     order = sorted(result)
-    return [kept.transpose([order.index(label) for label in result])]
+    return [merged(found, summed).squeeze(summed).transpose([order.index(label) for label in result])]
 
 
 def _recurrent(values: MarkedValues) -> list[Marks]:
