@@ -8,7 +8,7 @@ from bitswap_onnx.faults.fault import Kind
 from bitswap_onnx.graph.model import from_proto
 from bitswap_onnx.graph.neurons import ALL_INPUTS, NeuronEdit, bake, by_input, flips, instrument, operation
 from tests.builders import build
-from tests.graph.test_neurons import PLACES, moving, patterns, run, session, site_of
+from tests.graph.moving_models import PLACES, moving, patterns, run, session, site_of
 
 CAPTURED = """net (float[N, 4] x) => (float[N, 4] y) {
     a = Neg (x)
