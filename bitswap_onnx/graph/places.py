@@ -1,6 +1,6 @@
 """Decide for which nodes a value keeps its bits at another place in memory.
 
-A part of a model places its values otherwise than the whole model: inputs in another order, other channels beside a
+A part of a model puts values at other places than the whole model: inputs in another order, other channels beside a
 channel. Kernels compute most elements of an array in vectors and the last ones in a scalar tail, which may round
 differently. If an array fills whole vectors, there is no tail, and an element's place does not matter. A sum over a row
 is divided into vectors from where the row begins, so there each row has to fill whole vectors. See
