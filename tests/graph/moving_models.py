@@ -35,14 +35,14 @@ PLACES = ("@output:x", "@input:a", "@output:a", "@output:y")
 
 
 def patterns(fmt: BitFormat) -> NDArray[Any]:
-    """One row of bits: what is special of a float, the ends and a mixture of an integer."""
+    """One row of bit patterns: special numbers of a float; limits and a mixed pattern of an integer."""
     top = 1 << (fmt.width - 1)
     integers = (0, 1, 2, top - 1, top, top + 1, 2 * top - 2, 2 * top - 1, 0x5A5AA5A5C3C33C3C % (2 * top))
     return np.array(FLOATS.get(fmt.name, integers), fmt.view)
 
 
 def moving(fmt: BitFormat, columns: int) -> Model:
-    """A model that only moves elements: its output has the bits of its input, whatever they say."""
+    """A model that only moves elements: its output has the bits of its input, whatever they are."""
     name = ONNX_NAMES.get(fmt.name, fmt.name)
     io_name = fmt.view.name if fmt.name == "bfloat16" else name  # arrays that go in and out cannot be bfloat16
     ends = ("t", "b") if io_name != name else ("x", "y")

@@ -62,7 +62,7 @@ def test_every_bit_of_every_dtype_in_every_place(name: str, place: str) -> None:
 
 
 def test_chosen_elements_of_chosen_inputs() -> None:
-    """Rows are dataset inputs in any order, some twice; an input that no fault names keeps its bits."""
+    """Rows are dataset inputs in any order, some twice; an input without a fault keeps its bits."""
     fmt = FORMATS["float32"]
     row = patterns(fmt)
     model = moving(fmt, len(row))
@@ -124,7 +124,7 @@ TWICE = """net (float[N, 4] x) => (float[N, 4] y, float[N, 4] z) {
 
 
 def test_a_value_read_twice() -> None:
-    """A fault before a node is that node's alone; one behind a layer is seen by all that read it."""
+    """Only the node sees a fault in its input; all readers see a fault in a layer's output."""
     model = from_proto(build(TWICE))
     x = normal(2, 4)
     one = flips(by_input([(1, 2, *operation(Kind.FLIP, 30, FORMATS["float32"]))]), range(2), _scores(model, "x"))
@@ -141,7 +141,7 @@ def _scores(model: Model, value: str) -> NeuronSite:
 
 
 def test_sites_of_one_value_and_one_node_together() -> None:
-    """Behind the input, before a node that reads it, behind that node: all in one model, each where it stands."""
+    """The model's input, the input of a node that reads it and the output of that node, all in one model."""
     model = from_proto(build(TWICE))
     sites = [site_of(model, key, (4,)) for key in ("@input:y", "@input:z", "@output:x", "@output:y")]
     x = np.ones((1, 4), np.float32)
@@ -156,7 +156,7 @@ def test_sites_of_one_value_and_one_node_together() -> None:
 
 @pytest.mark.parametrize("name", [name for name in MODELS if name != "half"])
 def test_no_fault_changes_no_bit(name: str) -> None:
-    """All flip nodes together, each alone, and every tap: the scores have the clean model's bits."""
+    """With all flip nodes, with each one alone and with every tap, the scores have the clean model's bits."""
     proto = MODELS[name]
     model, output = from_proto(proto), proto.graph.output[0].name
     shape = tuple(dim.dim_value for dim in proto.graph.input[0].type.tensor_type.shape.dim[1:])
