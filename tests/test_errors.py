@@ -1,4 +1,4 @@
-"""What a message shows of a user's text."""
+"""Messages show a user's text on one line, without control characters."""
 
 import pytest
 

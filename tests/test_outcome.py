@@ -1,4 +1,4 @@
-"""Outcomes against hand-made cases and, for ranks, against a sort by the rule itself."""
+"""Outcomes against hand-made cases, ranks against a sort by the rule."""
 
 import functools
 

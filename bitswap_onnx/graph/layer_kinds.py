@@ -30,7 +30,7 @@ _PAIRS = {
 }
 
 
-def same_kind(one: str, other: str) -> bool:
+def same_kind(first: str, second: str) -> bool:
     """Whether two names, in any case, stand for one type of layer, in the same or in two of PyTorch, Keras and ONNX."""
-    a, b = one.casefold(), other.casefold()
+    a, b = first.casefold(), second.casefold()
     return a == b or b in _COMPUTES.get(a, ()) or a in _COMPUTES.get(b, ()) or (a, b) in _PAIRS or (b, a) in _PAIRS

@@ -1,6 +1,6 @@
-"""What is known of each operator: which rows of its inputs a row sees, and whether the place of a value in memory matters.
+"""A table of operators: which rows of its inputs a row sees, and whether a value's place in memory matters.
 
-An operator that is not in the table counts as one whose rows see each other, and no model is cut around it.
+An operator that is not in the table is taken to be one whose rows see each other, and no model is cut around it.
 """
 
 from dataclasses import dataclass
@@ -8,28 +8,29 @@ from enum import Enum
 
 
 class Place(Enum):
-    """Whether a value's bits depend on where it lies in memory."""
+    """Whether a value's bits depend on its place in memory."""
 
-    #: No: each element is a move, a comparison, integer arithmetic or one operation that IEEE 754 rounds, whatever
-    #: instruction computes it.
+    #: They do not: each element is moved, compared, computed with integers or by one operation that IEEE 754 rounds, so
+    #: that every instruction gives the same bits.
     FREE = "free"
-    #: Sums and products in an order that the kernel sets. It may choose another order for the last rows or columns of a
-    #: tile, and does so for all values there: golden values show it.
+    #: They may: the kernel chooses the order of sums and products, perhaps another one for the last rows or columns of
+    #: a tile. Then it does so for all values there, so a check with golden values shows it.
     ORDERED = "ordered"
-    #: Approximations: the vector body of a kernel and its scalar tail may round otherwise, for some values only. So may
-    #: what IEEE 754 leaves open: the sign of the larger of 0 and -0, NaN in a maximum, numbers that an integer cannot hold.
+    #: They may, for some values only: the vector body of a kernel and its scalar tail approximate differently. They may
+    #: also differ in cases that IEEE 754 leaves open: the sign of the larger of 0 and -0, NaN in a maximum, a number
+    #: that an integer cannot hold.
     ROUNDED = "rounded"
 
 
 @dataclass(frozen=True, slots=True)
 class Operator:
-    """An operator: ``rows`` names the rule of `bitswap_onnx.graph.row_rules` that says what its rows see."""
+    """The known facts of an operator; ``rows`` is the name of its rule in `bitswap_onnx.graph.row_rules`."""
 
     rows: str
     place: Place
 
 
-#: (rule for rows, place, operators). Where one is listed, all its kernels are: every type and every version.
+#: (rule for rows, place, operators). An entry holds for all kernels of an operator, of every type and version.
 _ROWS_OF_THE_TABLE: tuple[tuple[str, Place, str], ...] = (
     # one element of the output from the same element of each input, broadcast
     (
@@ -120,12 +121,12 @@ _ROWS_OF_THE_TABLE: tuple[tuple[str, Place, str], ...] = (
     ("all", Place.ROUNDED, "com.microsoft:DynamicQuantizeMatMul com.microsoft:DynamicQuantizeLSTM"),
 )
 
-#: Domain-qualified name → what is known of an operator; those of ONNX itself have no prefix.
+#: Name with domain → the known facts of an operator; operators of ONNX itself have no prefix.
 OPERATORS: dict[str, Operator] = {
     name: Operator(rows, place) for rows, place, names in _ROWS_OF_THE_TABLE for name in names.split()
 }
 
-#: Operators whose results are another draw in every run.
+#: Operators whose results are random in every run.
 RANDOM = frozenset(
     ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial")
 )
@@ -137,10 +138,10 @@ _QUANTIZED = frozenset(
 
 
 def is_quantized(op_type: str) -> bool:
-    """Whether an operator computes with quantized numbers, or makes or reads them."""
+    """Whether an operator computes with, makes or reads quantized numbers."""
     return op_type in _QUANTIZED or op_type.startswith(("QLinear", "MatMulInteger", "DynamicQuantize", "QAttention"))
 
 
 def operator(domain: str, op_type: str) -> Operator | None:
-    """Return what is known of an operator, None if it is not in the table."""
+    """Return the known facts of an operator, None if it is not in the table."""
     return OPERATORS.get(op_type if domain in ("", "ai.onnx") else f"{domain}:{op_type}")

@@ -1,9 +1,10 @@
-"""Where a value may lie elsewhere in memory than in the whole model, without another bit.
+"""Decide for which nodes a value keeps its bits at another place in memory.
 
-A part of a model packs rows anew: another order of inputs, other channels beside a channel. Kernels compute most elements of
-an array in vectors and the last ones in a scalar tail, which may round otherwise. Where an array fills whole vectors there
-is no tail, and an element computes alike wherever it lies. A sum over a row is cut into vectors by where the row begins, so
-there each row has to be of whole vectors. See `bitswap_onnx.graph.operators.Place`.
+A part of a model puts values at other places than the whole model: inputs in another order, other channels beside a
+channel. Kernels compute most elements of an array in vectors and the last ones in a scalar tail, which may round
+differently. If an array fills whole vectors, there is no tail, and an element's place does not matter. A sum over a row
+is divided into vectors from where the row begins, so there each row has to fill whole vectors. See
+`bitswap_onnx.graph.operators.Place`.
 """
 
 import math
@@ -21,7 +22,7 @@ VECTOR_BYTES = 64
 
 
 def is_known(node: onnx.NodeProto) -> bool:
-    """Whether the operators of a node, and of its subgraphs, are in the table."""
+    """Whether a node's operator is in the table, or it is an If with such nodes alone; other subgraphs are unknown."""
     inner = [graph for _, graph in subgraphs(node)]
     if node.op_type == "If" and not node.domain:
         return all(is_known(each) for graph in inner for each in graph.node)
@@ -29,9 +30,9 @@ def is_known(node: onnx.NodeProto) -> bool:
 
 
 def may_repack_channels(slicer: Slicer, index: int, axis: int, count: int) -> bool:
-    """Whether a node gives each channel its bits where ``count`` others lie on the ``axis`` of its output.
+    """Whether channels, on ``axis`` of a node's output, keep their bits if it computes ``count`` chosen ones of them.
 
-    Sums count as free here: golden values show whether a kernel adds in another order.
+    `Place.ORDERED` counts as free here, since golden values show whether a kernel adds in another order.
     """
     node = slicer.nodes[index]
     known = operator(node.domain, node.op_type)
@@ -47,7 +48,7 @@ def may_repack_channels(slicer: Slicer, index: int, axis: int, count: int) -> bo
 
 
 def unsettled(slicer: Slicer, nodes: Iterable[int]) -> Iterator[int]:
-    """Yield the nodes for which it is not known that a row keeps its bits in another place of the batch."""
+    """Yield those of ``nodes`` for which it is not certain that a row keeps its bits at another place in the batch."""
     rowless = slicer.constants | slicer.counts
     for index in nodes if slicer.batch > 1 else ():
         node = slicer.nodes[index]
@@ -69,7 +70,7 @@ def unsettled(slicer: Slicer, nodes: Iterable[int]) -> Iterator[int]:
 
 
 def minds_neighbours(slicer: Slicer, index: int) -> bool:
-    """Whether a value may round by what else its vector holds: approximations at double precision do (Sin, Cos)."""
+    """Whether a value's rounding may depend on other values in its vector, as in double-precision Sin and Cos."""
     node = slicer.nodes[index]
     known = operator(node.domain, node.op_type)
     if known is None or known.place is not Place.ROUNDED:
@@ -78,13 +79,13 @@ def minds_neighbours(slicer: Slicer, index: int) -> bool:
 
 
 def _is_one_loop(slicer: Slicer, index: int) -> bool:
-    """Whether a node runs through its arrays in one loop: each of its inputs has the output's shape, or one element."""
+    """Whether a node computes its output in one loop: each of its inputs has the output's shape or one element."""
     node = slicer.nodes[index]
     shape = slicer.dims(node.output[0])
-    shapes = [slicer.dims(name) for name in node.input if name]
-    return shape is not None and all(own == shape or (own is not None and math.prod(own) == 1) for own in shapes)
+    in_shapes = [slicer.dims(name) for name in node.input if name]
+    return shape is not None and all(dims == shape or (dims is not None and math.prod(dims) == 1) for dims in in_shapes)
 
 
 def _fills_vectors(slicer: Slicer, shape: tuple[int, ...] | None, name: str) -> bool:
-    """Whether an array of this shape, of elements like those of a value, is of whole vectors."""
+    """Whether an array of ``shape``, with the dtype of the value ``name``, fills whole vectors."""
     return shape is not None and math.prod(shape) * slicer.dtype(name).itemsize % VECTOR_BYTES == 0

@@ -1,6 +1,7 @@
-"""What a row of each operator's output sees, as `bitswap_onnx.graph.marks` of the output from those of the inputs.
+"""Rules that derive the `bitswap_onnx.graph.marks` of a node's outputs from those of its inputs.
 
-`bitswap_onnx.graph.operators` names the rule of each operator.
+They tell which inputs of a batch each row depends on. `bitswap_onnx.graph.operators` names the rule of each operator. A
+rule raises an exception for a form of the operator that it does not cover.
 """
 
 import numpy as np
@@ -21,20 +22,21 @@ from bitswap_onnx.graph.marks import (
 
 
 def _elementwise(values: MarkedValues) -> list[Marks]:
-    found = merge(*values.given())
-    if found.ndim and any(_differs_by_row(values, slot, found) for slot in range(len(values.marks))):
-        found = plain(found.ndim, SEVERAL_INPUTS)
-    return [found.reshape((1,) * (len(shape) - found.ndim) + found.shape) for shape in values.out_shapes]
+    """Each element depends on one element of each input, broadcast."""
+    output = merge(*values.given())
+    if output.ndim and any(_differs_by_row(values, slot, output) for slot in range(len(values.marks))):
+        output = plain(output.ndim, SEVERAL_INPUTS)
+    return [output.reshape((1,) * (len(shape) - output.ndim) + output.shape) for shape in values.out_shapes]
 
 
-def _differs_by_row(values: MarkedValues, slot: int, found: Marks) -> bool:
-    """Whether a stored input has another number for each row of the batch: what a row gives depends on its place."""
+def _differs_by_row(values: MarkedValues, slot: int, output: Marks) -> bool:
+    """Whether a stored input has different numbers for different rows of the batch: then a row's place matters."""
     marks, shape, numbers = values.marks[slot], values.in_shapes[slot], values.numbers[slot]
     if marks is None or not shape or (marks != NOTHING).any():
         return False
-    aligned = (1,) * (found.ndim - len(shape)) + shape
-    longer = [axis for axis in range(found.ndim) if found.shape[axis] > 1 and aligned[axis] > 1]
-    rows = [axis for axis in longer if (merged(found, [axis]) == SEVERAL_INPUTS).any()]  # several inputs along it
+    aligned = (1,) * (output.ndim - len(shape)) + shape
+    longer = [axis for axis in range(output.ndim) if output.shape[axis] > 1 and aligned[axis] > 1]
+    rows = [axis for axis in longer if (merged(output, [axis]) == SEVERAL_INPUTS).any()]  # axes along which inputs lie
     if not rows or numbers is None:
         return bool(rows)
     wide = numbers.reshape(aligned)
@@ -42,9 +44,10 @@ def _differs_by_row(values: MarkedValues, slot: int, found: Marks) -> bool:
 
 
 def _scaled(values: MarkedValues) -> list[Marks]:
+    """Each element depends on one of the first input and on all parameters; a training batch-norm sees the batch."""
     data, *parameters = values.given()
-    trained = values.setting("training_mode", 0) or len(values.out_shapes) > 1
-    if values.node.op_type == "BatchNormalization" and trained:
+    is_training = values.setting("training_mode", 0) or len(values.out_shapes) > 1
+    if values.node.op_type == "BatchNormalization" and is_training:
         data = merged(data, [axis for axis in range(data.ndim) if axis != 1])
         statistics = whole_mark(values.given())
         return [merge(data, whole_mark(parameters)), *[merge(plain(len(s)), statistics) for s in values.out_shapes[1:]]]
@@ -52,33 +55,40 @@ def _scaled(values: MarkedValues) -> list[Marks]:
 
 
 def _first(values: MarkedValues) -> list[Marks]:
+    """Each element depends on that element of the first input."""
     return [values.given()[0]] * len(values.out_shapes)
 
 
 def _same(values: MarkedValues) -> list[Marks]:
+    """Each element depends on that element of the first input and on all elements of the others."""
     return [merge(values.given()[0], whole_mark(values.given()[1:]))]
 
 
 def _shape(values: MarkedValues) -> list[Marks]:
+    """Sizes of axes: those that grow with the batch depend on the number of inputs."""
     grows = values.grows[0][slice(values.setting("start", None), values.setting("end", None))]
     return [np.array([COUNT if each else NOTHING for each in grows], np.int16)]
 
 
 def _size(values: MarkedValues) -> list[Marks]:
+    """One number, which depends on the number of inputs if an axis grows with the batch."""
     return [plain(0, COUNT if any(values.grows[0]) else NOTHING)]
 
 
 def _filled(values: MarkedValues) -> list[Marks]:
+    """Elements are constant."""
     return [plain(len(shape)) for shape in values.out_shapes]
 
 
 def _all(values: MarkedValues) -> list[Marks]:
+    """Each element depends on all elements of all inputs."""
     mark = whole_mark(values.marks)
     return [merge(plain(len(shape)), mark) for shape in values.out_shapes]
 
 
 def _along_axis(values: MarkedValues) -> list[Marks]:
-    data, *rest = values.given()
+    """Each element depends on all elements of the first input along an axis, and on all of the other inputs."""
+    data, *parameters = values.given()
     node = values.node.op_type
     axis = values.setting("axis", -1)
     axes = [axis]
@@ -86,17 +96,19 @@ def _along_axis(values: MarkedValues) -> list[Marks]:
         axes = list(range(values.setting("axis", 1) % data.ndim, data.ndim))
     if node in ("CumSum", "CumProd"):
         axes = list(range(data.ndim)) if values.numbers[1] is None else [int(values.numbers[1].reshape(()))]
-        rest = []
-    return [merge(merged(data, axes), whole_mark(rest))] * len(values.out_shapes)
+        parameters = []
+    return [merge(merged(data, axes), whole_mark(parameters))] * len(values.out_shapes)
 
 
 def _arg(values: MarkedValues) -> list[Marks]:
+    """Each element depends on all elements along an axis, which goes or gets length 1."""
     axis = values.setting("axis", 0)
-    found = merged(values.given()[0], [axis])
-    return [found if values.setting("keepdims", 1) else found.squeeze(axis)]
+    reduced = merged(values.given()[0], [axis])
+    return [reduced if values.setting("keepdims", 1) else reduced.squeeze(axis)]
 
 
 def _reduce(values: MarkedValues) -> list[Marks]:
+    """Each element depends on all elements along some axes, which go or get length 1."""
     data = values.given()[0]
     axes = values.setting("axes", None)
     if axes is None and len(values.marks) > 1 and values.marks[1] is not None:
@@ -106,23 +118,25 @@ def _reduce(values: MarkedValues) -> list[Marks]:
     if not axes and values.setting("noop_with_empty_axes", 0):
         return [data]
     over = sorted({axis % data.ndim for axis in axes}) if axes else list(range(data.ndim))
-    found = merged(data, over)
-    return [found if values.setting("keepdims", 1) else found.squeeze(tuple(over))]
+    reduced = merged(data, over)
+    return [reduced if values.setting("keepdims", 1) else reduced.squeeze(tuple(over))]
 
 
 def _behind_axis(values: MarkedValues) -> list[Marks]:
+    """Each element depends on all elements along an axis and the axes behind it, and on all parameters."""
     data, *parameters = values.given()
     over = range(values.setting("axis", -1) % data.ndim, data.ndim)
-    found = merge(merged(data, over), whole_mark(parameters))
-    return [found] * len(values.out_shapes)
+    normalized = merge(merged(data, over), whole_mark(parameters))
+    return [normalized] * len(values.out_shapes)
 
 
 def _moments(values: MarkedValues) -> list[Marks]:
+    """Each element depends on all elements along the axes of the mean and variance."""
     data = values.given()[0]
     return [merged(data, values.setting("axes", [0, 2, 3]))]
 
 
-#: The inputs that hold samples, by slot, where others of the same length are parameters, which every sample reads whole.
+#: Operator → slots of its inputs that hold samples; other inputs are parameters, which every sample reads whole.
 _SAMPLE_SLOTS = {
     **dict.fromkeys(("Conv", "ConvTranspose", "ConvInteger", "QLinearConv"), (0,)),
     **dict.fromkeys(("InstanceNormalization", "GroupNormalization"), (0,)),
@@ -132,29 +146,30 @@ _SAMPLE_SLOTS = {
 
 
 def _samples(values: MarkedValues) -> list[Marks]:
-    """Take the first axis for the batch, of the inputs that hold samples; others are parameters, read whole."""
+    """Operators on whole samples: the batch is the first axis of inputs that hold samples; others are read whole."""
     _check_batch_is_kept(values)
     batch = (values.in_shapes[0] or (0,))[0]
     slots = _SAMPLE_SLOTS.get(values.node.op_type, range(len(values.marks)))
-    found = plain(1)
+    by_sample = plain(1)
     for slot, (marks, shape) in enumerate(zip(values.marks, values.in_shapes, strict=True)):
         if marks is None:
             continue
         rows = merged(marks, range(1, marks.ndim)).reshape(-1) if marks.ndim else marks.reshape(1)
         carries = slot in slots and bool((rows >= 0).any()) and shape is not None and shape[:1] == (batch,)
-        found = merge(found, rows if carries else whole_mark([marks]).reshape(1))
+        by_sample = merge(by_sample, rows if carries else whole_mark([marks]).reshape(1))
     if any(shape[:1] != (batch,) for shape in values.out_shapes):
-        found = merged(found)
+        by_sample = merged(by_sample)
     outputs = [
-        found.reshape(-1, *(1,) * (len(shape) - 1)) if shape else found.reshape(()) for shape in values.out_shapes
+        by_sample.reshape(-1, *(1,) * (len(shape) - 1)) if shape else by_sample.reshape(())
+        for shape in values.out_shapes
     ]
-    if values.node.op_type == "MaxPool":  # its second output counts through the whole batch
+    if values.node.op_type == "MaxPool":  # the indices in its second output count through the whole batch
         outputs[1:] = [plain(marks.ndim, SEVERAL_INPUTS) for marks in outputs[1:]]
     return outputs
 
 
 def _check_batch_is_kept(values: MarkedValues) -> None:
-    """Raise ValueError for forms of operators that work across the first axis."""
+    """Raise ValueError for forms of operators that compute along the first axis."""
     operator = values.node.op_type
     if operator == "QLinearSoftmax" and values.setting("axis", 1) == 0:
         raise ValueError("softmax over the batch")
@@ -174,15 +189,15 @@ def _matmul(values: MarkedValues) -> list[Marks]:
     left, right = (values.marks[slot] for slot in slots)
     assert left is not None
     assert right is not None
-    if values.node.op_type == "MatMulNBits":  # its weights are packed in a shape of their own
+    if values.node.op_type == "MatMulNBits":  # its weights are packed, so their axes are no matrix axes
         return [merge(merged(left, [-1]), whole_mark([right]), whole_mark(values.marks[2:]))]
-    rest = [marks for slot, marks in enumerate(values.marks) if slot not in slots]
+    parameters = [marks for slot, marks in enumerate(values.marks) if slot not in slots]
     wide_left = left.reshape(1, -1) if left.ndim == 1 else left
     wide_right = right.reshape(-1, 1) if right.ndim == 1 else right
-    found = merge(merged(wide_left, [-1]), merged(wide_right, [-2]), whole_mark(rest))
+    product = merge(merged(wide_left, [-1]), merged(wide_right, [-2]), whole_mark(parameters))
     if right.ndim == 1:
-        found = found.squeeze(-1)
-    return [found.squeeze(-2 if right.ndim > 1 else -1) if left.ndim == 1 else found]
+        product = product.squeeze(-1)
+    return [product.squeeze(-2 if right.ndim > 1 else -1) if left.ndim == 1 else product]
 
 
 def _gemm(values: MarkedValues) -> list[Marks]:
@@ -190,10 +205,10 @@ def _gemm(values: MarkedValues) -> list[Marks]:
     left, right = (values.marks[slot] for slot in slots)
     assert left is not None
     assert right is not None
-    rest = [marks for slot, marks in enumerate(values.marks) if slot not in slots and marks is not None]
+    others = [marks for slot, marks in enumerate(values.marks) if slot not in slots and marks is not None]
     rows = merged(left, [0]).T if values.setting("transA", 0) else merged(left, [1])
     columns = merged(right, [1]).T if values.setting("transB", 0) else merged(right, [0])
-    return [merge(rows, columns, *(rest[:1] if values.node.domain == "" else [whole_mark(rest)]))]
+    return [merge(rows, columns, *(others[:1] if values.node.domain == "" else [whole_mark(others)]))]
 
 
 def _einsum(values: MarkedValues) -> list[Marks]:
@@ -201,18 +216,16 @@ def _einsum(values: MarkedValues) -> list[Marks]:
     if "." in terms or not result:
         raise ValueError("an equation with an ellipsis or no result")
     labels = sorted(set(terms) - {","})
-    found = plain(len(labels))
+    product = plain(len(labels))
     for term, marks in zip(terms.split(","), values.given(), strict=True):
         if len(set(term)) < len(term):
             raise ValueError("an equation with a diagonal")
-        order = sorted(term)
-        own = marks.transpose([term.index(label) for label in order])
-        sizes = iter(own.shape)
-        found = merge(found, own.reshape([next(sizes) if label in term else 1 for label in labels]))
-    found = merged(found, [i for i, label in enumerate(labels) if label not in result])
-    kept = found.squeeze(tuple(i for i, label in enumerate(labels) if label not in result))
+        ordered = marks.transpose([term.index(label) for label in sorted(term)])
+        sizes = iter(ordered.shape)
+        product = merge(product, ordered.reshape([next(sizes) if label in term else 1 for label in labels]))
+    summed = tuple(i for i, label in enumerate(labels) if label not in result)
     order = sorted(result)
-    return [kept.transpose([order.index(label) for label in result])]
+    return [merged(product, summed).squeeze(summed).transpose([order.index(label) for label in result])]
 
 
 def _recurrent(values: MarkedValues) -> list[Marks]:

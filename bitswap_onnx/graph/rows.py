@@ -1,7 +1,7 @@
-"""Which values of a model have one row per input, and where its inputs see each other.
+"""Find out whether the inputs of a batch see each other, by following `bitswap_onnx.graph.marks` through the model.
 
-Inputs of a batch see each other where a value depends on several of them: a sum over the batch, a scale from the range of
-the whole batch, a condition on such a value. Then the number of inputs in a batch, and which ones they are, change results.
+Inputs see each other where a value depends on several of them: a sum over the batch, a scale from the range of the
+whole batch, a condition on such a value. Then an input's results change with the size and other inputs of its batch.
 """
 
 from collections.abc import Collection, Mapping
@@ -34,9 +34,9 @@ from bitswap_onnx.graph.slices import Slicer
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """What a run of the model showed: ``shapes`` of its values, the same for one input ``more``, small ``numbers``.
+    """What runs of the model showed: the ``shapes`` of its values, and the elements (``numbers``) of small ones.
 
-    ``more`` None: the model takes no other number of inputs.
+    ``more``: the shapes in a batch of one more input, None if the model takes no other batch size.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
@@ -44,17 +44,18 @@ class Measured:
     numbers: Mapping[str, NDArray[Any]]
 
     def grows(self, name: str) -> tuple[bool, ...]:
-        """Return, per axis, whether a value is longer there where there is one input more."""
-        own = self.shapes[name]
+        """Return, per axis of a value, whether its length changes in a batch of one more input."""
+        shape = self.shapes[name]
         if self.more is None or name not in self.more:
-            return (False,) * len(own)
-        return tuple(one != other for one, other in zip(own, self.more[name], strict=True))
+            return (False,) * len(shape)
+        return tuple(size != more for size, more in zip(shape, self.more[name], strict=True))
 
 
 def find_mixing(slicer: Slicer, measured: Measured) -> onnx.NodeProto | None:
-    """Return the first node after which a row of the scores, or of a possible cut, depends on more than its own input.
+    """Return the first node whose output has a row that depends on more than its own input; None if there is none.
 
-    That is on another input, on the batch size or on its place in the batch. None if there is no such node.
+    Such a row depends on another input, on the batch size or on its place in the batch. Only outputs that are the
+    scores, or at which the model may be cut, count.
     """
     marks = _marks(slicer, measured)
     needed = _ancestors(slicer)
@@ -67,17 +68,18 @@ def find_mixing(slicer: Slicer, measured: Measured) -> onnx.NodeProto | None:
 
 
 def refuse_random(slicer: Slicer) -> None:
-    """Raise ModelError for a model whose scores are another draw in every run: no fault could be told from chance."""
+    """Raise ModelError for a model whose scores are random in every run, since faults could not be told from chance."""
     for i in sorted(_ancestors(slicer)):
         node = slicer.nodes[i]
         if node.op_type in RANDOM or (node.op_type == "Dropout" and _is_live(slicer, node)):
             raise ModelError(
-                f"{slicer.model.name}: {node.op_type} {node_label(node)} draws at random in every run, expected a model "
-                "that computes the same each time; export it for inference (in PyTorch after model.eval())"
+                f"{slicer.model.name}: {node.op_type} {node_label(node)} draws at random in every run, expected a "
+                "model that computes the same each time; export it for inference (in PyTorch after model.eval())"
             )
 
 
 def _is_live(slicer: Slicer, node: onnx.NodeProto) -> bool:
+    """Whether a Dropout node drops elements, as in training mode; True if its mode is not constant."""
     if len(node.input) < 3 or not node.input[2]:
         return False
     if node.input[2] not in slicer.constants:
@@ -89,13 +91,13 @@ def _is_live(slicer: Slicer, node: onnx.NodeProto) -> bool:
 
 
 def _is_wrong(slicer: Slicer, name: str, marks: Mapping[str, Marks], batch: int) -> bool:
-    """Whether rows of the scores, or of a value that the model may be cut at, are not each of its own input."""
+    """Whether a value is the scores or a possible cut, and some row of it depends on more than its own input."""
     if name != slicer.output and not (name and slicer.has_rows(name)):
         return False
-    own = marks.get(name)
-    if own is None or not own.ndim:
+    value_marks = marks.get(name)
+    if value_marks is None or not value_marks.ndim:
         return True
-    rows = merged(own, range(1, own.ndim)).reshape(-1)
+    rows = merged(value_marks, range(1, value_marks.ndim)).reshape(-1)
     return not ((rows == NOTHING).all() or np.array_equal(rows, np.arange(batch)))
 
 
@@ -105,14 +107,14 @@ def _has(marks: Mapping[str, Marks], name: str, mark: int) -> bool:
 
 def _ancestors(slicer: Slicer) -> set[int]:
     """Return the nodes that the scores depend on."""
-    found: set[int] = set()
+    ancestors: set[int] = set()
     pending = [slicer.output]
     while pending:
         maker = slicer.producer.get(pending.pop())
-        if maker is not None and maker not in found:
-            found.add(maker)
+        if maker is not None and maker not in ancestors:
+            ancestors.add(maker)
             pending += slicer.reads[maker]
-    return found
+    return ancestors
 
 
 def _marks(slicer: Slicer, measured: Measured) -> dict[str, Marks]:
@@ -123,16 +125,16 @@ def _marks(slicer: Slicer, measured: Measured) -> dict[str, Marks]:
         marks[name] = np.arange(shape[0], dtype=np.int16).reshape(-1, *(1,) * (len(shape) - 1))
     opset = next((e.version for e in slicer.model.proto.opset_import if e.domain in ("", "ai.onnx")), 1)
     for i, node in enumerate(slicer.nodes):
-        found = _followed(node, opset, marks, measured)
-        if found is None:
-            found = _unknown(node, slicer.reads[i], marks, measured)
-        for name, own in zip((name for name in node.output if name), found, strict=False):
-            marks[name] = _checked(compressed(own), measured.grows(name)) if name in measured.shapes else own
+        outputs = _by_rule(node, opset, marks, measured)
+        if outputs is None:
+            outputs = _unknown(node, slicer.reads[i], marks, measured)
+        for name, output in zip((name for name in node.output if name), outputs, strict=False):
+            marks[name] = _checked(compressed(output), measured.grows(name)) if name in measured.shapes else output
     return marks
 
 
-def _followed(node: onnx.NodeProto, opset: int, marks: Mapping[str, Marks], measured: Measured) -> list[Marks] | None:
-    """Return the marks of a node's outputs by the rule of its operator, None where there is none or it does not apply."""
+def _by_rule(node: onnx.NodeProto, opset: int, marks: Mapping[str, Marks], measured: Measured) -> list[Marks] | None:
+    """Return the marks of a node's outputs by the rule of its operator, None if no rule applies."""
     known = operator(node.domain, node.op_type)
     outputs = [name for name in node.output if name]
     if known is None or any(True for _ in subgraphs(node)) or not measured.shapes.keys() >= set(outputs):
@@ -149,36 +151,39 @@ def _followed(node: onnx.NodeProto, opset: int, marks: Mapping[str, Marks], meas
     if any(name and values.marks[slot] is None for slot, name in enumerate(node.input)):
         return None
     try:
-        found = ROW_RULES[known.rows](values)
-    except Exception:  # a form of the operator that its rule does not follow: nothing is known of its rows
+        output_marks = ROW_RULES[known.rows](values)
+    except Exception:  # a form of the operator that its rule does not cover: nothing is known of its rows
         return None
-    fits = all(own.ndim == len(shape) for own, shape in zip(found, values.out_shapes, strict=False))
-    return found if fits else None
+    fits = all(output.ndim == len(shape) for output, shape in zip(output_marks, values.out_shapes, strict=False))
+    return output_marks if fits else None
 
 
 def _is_fixed(marks: Marks | None) -> bool:
-    """Whether a value depends on no input, only, at most, on how many there are."""
+    """Whether a value depends on no input, at most on the number of inputs."""
     return marks is not None and bool(np.isin(marks, (NOTHING, COUNT)).all())
 
 
 def _unknown(
     node: onnx.NodeProto, reads: Collection[str], marks: Mapping[str, Marks], measured: Measured
 ) -> list[Marks]:
-    """Return the marks of outputs of which nothing is known but what they may depend on."""
+    """Return the marks of outputs whose node has no rule: each element may depend on all that the node reads."""
     mark = int(whole_mark(marks.get(name, plain(0, SEVERAL_INPUTS)) for name in reads))
     mark = SEVERAL_INPUTS if mark >= 0 else mark
     return [plain(len(measured.shapes.get(name, ())), mark) for name in node.output if name]
 
 
 def _checked(marks: Marks, grows: tuple[bool, ...]) -> Marks:
-    """Return marks of a value; one that is as long as there are inputs, where no row of its own is, sees all of them."""
-    of_inputs = bool((marks >= 0).any())
-    alike = any(more and marks.shape[axis] == 1 for axis, more in enumerate(grows))
-    return plain(marks.ndim, SEVERAL_INPUTS) if of_inputs and alike else marks
+    """Return ``marks``, or `SEVERAL_INPUTS` if a value grows with the batch along an axis whose elements have one mark.
+
+    Such an axis holds all inputs, but its marks name one of them, so they cannot be right.
+    """
+    names_inputs = bool((marks >= 0).any())
+    is_alike = any(more and marks.shape[axis] == 1 for axis, more in enumerate(grows))
+    return plain(marks.ndim, SEVERAL_INPUTS) if names_inputs and is_alike else marks
 
 
 def without_constant_branches(slicer: Slicer) -> Model:
-    """Return the model with each If of a constant condition replaced by the branch that it takes."""
+    """Return the model with each If whose condition is constant replaced by the branch that it takes."""
     proto = onnx.ModelProto()
     proto.CopyFrom(slicer.model.proto)
     nodes = list(proto.graph.node)

@@ -1,4 +1,4 @@
-"""Fault lists: dialects, rules, and what a wrong row is told."""
+"""Fault lists: dialects, rules, and the errors of wrong rows."""
 
 import codecs
 import tracemalloc
@@ -219,7 +219,7 @@ def test_fingerprint_is_of_the_content(tmp_path: Path) -> None:
 
 
 def test_a_long_list_is_read_in_bounded_memory(tmp_path: Path) -> None:
-    """What reading keeps is the ids alone: well under what the rows would take."""
+    """Reading keeps only the ids in memory, far less than the rows would need."""
     path = tmp_path / "long.csv"
     with path.open("w") as file:
         file.write(HEADER)

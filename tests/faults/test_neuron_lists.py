@@ -1,4 +1,4 @@
-"""Lists of neuron faults: every spelling in, one spelling out, and no list of weights reads or hashes otherwise."""
+"""Lists of neuron faults: every form is read, one is written; lists of weights keep their reading and hash."""
 
 import hashlib
 from pathlib import Path
@@ -143,7 +143,7 @@ def test_a_list_of_weights_has_the_columns_it_always_had(tmp_path: Path) -> None
 
 
 def test_a_list_of_weights_has_the_hash_it_always_had() -> None:
-    """Runs that began before there were neurons are found again by it: written out, not computed by our code."""
+    """Runs older than neuron faults are identified by this hash, so it stands here as text, not computed by our code."""
     injections = [
         Injection("7", (Fault("conv1", (1, 2), 3), Fault("fc", (0,), None, Kind.SET, "1.5", "bias"))),
         Injection("x", (Fault("l", (), None, Kind.MASK, "0x80"),)),

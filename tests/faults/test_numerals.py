@@ -1,4 +1,4 @@
-"""Where a user's text becomes a number, digits of other scripts and underscores are wrong input."""
+"""Numbers in users' texts: digits of other scripts and underscores are wrong input."""
 
 import math
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Costs of layers: multiply-accumulates counted by running them on ones, weights measured with numpy, ResNet20 by torch."""
+"""Costs of layers: multiply-accumulates counted by running layers on ones, weights by numpy, ResNet20 by torch."""
 
 import json
 from pathlib import Path
@@ -61,7 +61,7 @@ LAYERS: dict[str, tuple[tuple[int, ...], str, tuple[int, ...]]] = {
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_macs_are_the_sum_of_what_ones_give(name: str) -> None:
-    """A layer of ones puts out, for inputs of ones, how many products each of its elements sums."""
+    """For weights and inputs of ones, each output element is the number of products that it sums."""
     shape, node, weights = LAYERS[name]
     operator, _, attributes = node.partition(" ")
     sizes = ", ".join(map(str, shape))

@@ -1,4 +1,4 @@
-"""Loading: what is taken, and the one line that everything else is told."""
+"""Loading models: the files that are accepted, and the one-line error for all others."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Neuron faults resolved: the exact element and bits, or a line that says what would fit."""
+"""Resolving neuron faults: the exact element and bits, or an error that says what would fit."""
 
 from typing import Any
 
@@ -123,7 +123,7 @@ ALL, THIS, OTHER = None, 3, 4
     ],
 )
 def test_two_faults_on_one_bit(first: tuple[int | None, int], second: tuple[int | None, int], refused: bool) -> None:
-    """A fault of all inputs meets that of each; a set neuron leaves no bit to another fault. None: set, not flipped."""
+    """A fault of all inputs overlaps one of a single input; a set fault (None) takes all bits of its neuron."""
     kinds: list[dict[str, Any]] = [
         {"kind": Kind.FLIP} if bit is not None else {"kind": Kind.SET, "value": "1"} for _, bit in (first, second)
     ]
@@ -145,7 +145,7 @@ def test_two_names_of_one_site_are_one() -> None:
 
 
 def test_a_site_is_no_tensor_of_the_same_place() -> None:
-    """One bit of a weight and the same bit of a neuron are two."""
+    """A fault in a weight and a fault in a neuron never overlap."""
     resolved = resolver().resolve(Injection("i", (Fault("fc", (0, 0), 3), fault("fc", (0,), 3))))
     assert (len(resolved.receipts), len(resolved.neurons)) == (1, 1)
 

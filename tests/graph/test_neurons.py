@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -29,66 +28,8 @@ from bitswap_onnx.graph.sites import NeuronSite, find_sites
 from bitswap_onnx.graph.slices import Slicer
 from bitswap_onnx.runtime.session import Numerics, load, open_session
 from tests.builders import build, normal
+from tests.graph.moving_models import PLACES, ROWS, moving, patterns, run, session, site_of
 from tests.networks import MODELS
-
-ROWS = 3
-
-#: Bit patterns of floats: zeros, subnormals, one, largest, Inf, quiet and signalling NaN, the last with payloads.
-FLOATS = {
-    "float16": (0, 0x8000, 1, 0x83FF, 0x3C00, 0x7BFF, 0x7C00, 0xFC00, 0x7E00, 0x7C01, 0xFDAB, 0x7FFF, 0x4D55),
-    "bfloat16": (0, 0x8000, 1, 0x807F, 0x3F80, 0x7F7F, 0x7F80, 0xFF80, 0x7FC0, 0x7F81, 0xFFAB, 0x7FFF, 0x4D55),
-    "float32": (
-        *(0, 0x80000000, 1, 0x807FFFFF, 0x3F800000, 0x7F7FFFFF, 0x7F800000, 0xFF800000),
-        *(0x7FC00000, 0x7F800001, 0xFFA12345, 0x7FFFFFFF, 0x4D55AA55),
-    ),
-    "float64": (
-        *(0, 1 << 63, 1, 0x800FFFFFFFFFFFFF, 0x3FF0000000000000, 0x7FEFFFFFFFFFFFFF, 0x7FF << 52, 0xFFF << 52),
-        *(0x7FF8000000000000, 0x7FF0000000000001, 0xFFF4123456789ABC, 0x7FFFFFFFFFFFFFFF, 0x4D55AA5533CC0F69),
-    ),
-}
-ONNX_NAMES = {"float16": "float16", "bfloat16": "bfloat16", "float32": "float", "float64": "double"}
-
-#: Where faults sit in `moving`: site key, and whether they are seen there.
-PLACES = ("@output:x", "@input:a", "@output:a", "@output:y")
-
-
-def patterns(fmt: BitFormat) -> NDArray[Any]:
-    """One row of bits: what is special of a float, the ends and a mixture of an integer."""
-    top = 1 << (fmt.width - 1)
-    integers = (0, 1, 2, top - 1, top, top + 1, 2 * top - 2, 2 * top - 1, 0x5A5AA5A5C3C33C3C % (2 * top))
-    return np.array(FLOATS.get(fmt.name, integers), fmt.view)
-
-
-def moving(fmt: BitFormat, columns: int) -> Model:
-    """A model that only moves elements: its output has the bits of its input, whatever they say."""
-    name = ONNX_NAMES.get(fmt.name, fmt.name)
-    own = fmt.view.name if fmt.name == "bfloat16" else name  # arrays that go in and out cannot be bfloat16
-    ends = ("t", "b") if own != name else ("x", "y")
-    casts = f"t = BitCast <to = 16> (x)\n y = BitCast <to = 4> ({ends[1]})" if own != name else ""
-    start, _, end = casts.partition("\n")
-    text = f"""net ({own}[N, {columns}] x) => ({own}[N, {columns}] y) {{
-        {start}
-        a = Unsqueeze ({ends[0]}, one)
-        {ends[1]} = Squeeze (a, one)
-        {end}
-    }}"""
-    return from_proto(build(text, 26, 13, one=np.array([1])))
-
-
-def site_of(model: Model, key: str, shape: tuple[int, ...], batch: int = ROWS) -> NeuronSite:
-    sites = find_sites(Slicer(model, model.proto.graph.output[0].name, batch, shape))
-    return next(site for site in sites if site.key == key)
-
-
-def session(model: Model) -> Any:
-    """The model in plain ONNX Runtime, checked as a file."""
-    onnx.checker.check_model(model.proto, full_check=True)
-    return ort.InferenceSession(model.proto.SerializeToString(), providers=["CPUExecutionProvider"])
-
-
-def run(handle: Any, x: NDArray[Any], **fed: NDArray[Any]) -> NDArray[Any]:
-    (scores,) = handle.run(None, {"x": x, **fed})
-    return np.asarray(scores)
 
 
 def operands(kind: Kind, fmt: BitFormat) -> Sequence[int]:
@@ -120,7 +61,7 @@ def test_every_bit_of_every_dtype_in_every_place(name: str, place: str) -> None:
 
 
 def test_chosen_elements_of_chosen_inputs() -> None:
-    """Rows are dataset inputs in any order, some twice; an input that no fault names keeps its bits."""
+    """Rows are dataset inputs in any order, some twice; an input without a fault keeps its bits."""
     fmt = FORMATS["float32"]
     row = patterns(fmt)
     model = moving(fmt, len(row))
@@ -185,7 +126,7 @@ TWICE = """net (float[N, 4] x) => (float[N, 4] y, float[N, 4] z) {
 
 
 def test_a_value_read_twice() -> None:
-    """A fault before a node is that node's alone; one behind a layer is seen by all that read it."""
+    """Only the node sees a fault in its input; all readers see a fault in a layer's output."""
     model = from_proto(build(TWICE))
     x = normal(2, 4)
     one = flips(
@@ -204,7 +145,7 @@ def _scores(model: Model, value: str) -> NeuronSite:
 
 
 def test_sites_of_one_value_and_one_node_together() -> None:
-    """Behind the input, before a node that reads it, behind that node: all in one model, each where it stands."""
+    """The model's input, the input of a node that reads it and the output of that node, all in one model."""
     model = from_proto(build(TWICE))
     sites = [site_of(model, key, (4,)) for key in ("@input:y", "@input:z", "@output:x", "@output:y")]
     x = np.ones((1, 4), np.float32)
@@ -221,7 +162,7 @@ def test_sites_of_one_value_and_one_node_together() -> None:
 
 @pytest.mark.parametrize("name", [name for name in MODELS if name != "half"])
 def test_no_fault_changes_no_bit(name: str) -> None:
-    """All flip nodes together, each alone, and every tap: the scores have the clean model's bits."""
+    """With all flip nodes, with each one alone and with every tap, the scores have the clean model's bits."""
     proto = MODELS[name]
     model, output = from_proto(proto), proto.graph.output[0].name
     shape = tuple(dim.dim_value for dim in proto.graph.input[0].type.tensor_type.shape.dim[1:])

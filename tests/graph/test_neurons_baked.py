@@ -1,4 +1,4 @@
-"""Flip nodes whose faults are baked in, and those whose value a branch captures."""
+"""Flip nodes with constant faults, and flip nodes whose value a branch of If reads."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from bitswap_onnx.graph.edits import ALL_INPUTS, NeuronEdit
 from bitswap_onnx.graph.model import from_proto
 from bitswap_onnx.graph.neurons import bake, by_input, flips, instrument, operation
 from tests.builders import build
-from tests.graph.test_neurons import PLACES, moving, patterns, run, session, site_of
+from tests.graph.moving_models import PLACES, moving, patterns, run, session, site_of
 
 CAPTURED = """net (float[N, 4] x) => (float[N, 4] y) {
     a = Neg (x)
@@ -42,7 +42,7 @@ def test_what_a_branch_captures_is_faulty_there(opset: int) -> None:
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("name", ["float16", "float32", "float64", "int8", "uint8", "int64"])
 def test_a_baked_model_is_right_at_every_batch_size(name: str, place: str) -> None:
-    """A fault of input 3 is not there in a batch of three; one of all inputs is in every row."""
+    """A fault of input 3 is absent from a batch of three; a fault of all inputs is in every row."""
     fmt = FORMATS[name]
     row = patterns(fmt)
     model = moving(fmt, len(row))

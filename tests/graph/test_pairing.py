@@ -108,7 +108,7 @@ def test_hash_of_a_multiset() -> None:
 
 
 def test_symmetric_tensors_follow_the_others_of_their_kind() -> None:
-    """A symmetric kernel fits both orders; the one that its neighbour needs is taken."""
+    """A symmetric kernel fits two axis orders; it gets the order that its neighbour needs."""
     other, symmetric = normal(3, 3, seed=1), np.arange(9, dtype=np.float32).reshape(3, 3)
     symmetric = symmetric + symmetric.T
     a = single("a", x__w=symmetric, y__w=other)
@@ -237,7 +237,7 @@ def rows_of(path: Path) -> list[list[str]]:
 
 
 def test_metadata_does_not_matter() -> None:
-    """Names that a converter left lead to the same partners."""
+    """Names in a converter's metadata lead to the same partners."""
     proto = as_keras(cnn())
     named = {"conv2d/kernel": {"layer": "first", "parameter": "kernel"}}
     names = {t.name: {"layer": "rest", "parameter": t.name} for t in proto.graph.initializer} | named

@@ -1,4 +1,4 @@
-"""Resolving: receipts by numpy's own arithmetic, and what a fault that hits nothing is told."""
+"""Resolving: receipts against numpy's arithmetic, and the errors of faults that hit nothing."""
 
 import numpy as np
 import onnx
@@ -18,7 +18,7 @@ RESOLVER = Resolver(MODEL)
 
 @given(index=st.tuples(*(st.integers(0, n - 1) for n in (3, 1, 3, 3))), bit=st.integers(0, 31))
 def test_flip_receipt(index: tuple[int, ...], bit: int) -> None:
-    """The receipt holds numpy's bits of that element, and their XOR is the asked mask."""
+    """The receipt has the element's bits as numpy reads them, and their XOR is the fault's mask."""
     weight = normal(3, 1, 3, 3, seed=0)
     (receipt,) = RESOLVER.resolve(Injection("i", (Fault("conv", index, bit),))).receipts
     assert receipt.clean_bits == weight[index].view(np.uint32)
@@ -168,7 +168,7 @@ CROSSED = build(
 
 @pytest.mark.parametrize("proto", [cnn(), QUANTIZED, CROSSED])
 def test_addresses_read_back(proto: onnx.ModelProto) -> None:
-    """What results.csv says leads a list back to the same tensor."""
+    """The names in results.csv lead a list back to the same tensor."""
     resolver = Resolver(from_proto(proto))
     for target in resolver.targets:
         layer, parameter = resolver.address(target)

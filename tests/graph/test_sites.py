@@ -1,4 +1,4 @@
-"""Sites: which values faults can hit, under which names, and which element of a value an index means."""
+"""Sites: the values that faults can hit, their names, and the element of a value that an index stands for."""
 
 import json
 from typing import Any
@@ -31,7 +31,7 @@ def outputs(sites: tuple[NeuronSite, ...]) -> dict[str, tuple[str, str, tuple[in
 
 
 def test_layers_of_a_plain_model_in_execution_order() -> None:
-    """Kernels go by their parameters' layer and by their node's name, which stand for one site."""
+    """A node with a kernel has two names for one site: its parameters' layer and its own name."""
     sites = sites_of(cnn())
     assert outputs(sites) == {
         "x": ("input", "x", (1, 6, 6)),
@@ -80,7 +80,7 @@ def test_values_without_rows_and_of_other_types_are_none() -> None:
 
 
 def test_a_first_dimension_as_long_as_the_batch_is_not_the_batch() -> None:
-    """Transposed to (tokens, inputs): a row is a token of all inputs, whether or not there are as many."""
+    """Transposed to (tokens, inputs): a row is a token of all inputs, even if there are as many tokens as inputs."""
     proto = build(NO_ROWS, zero=np.array([0]))
     del proto.graph.input[1]
     assert "t" not in outputs(sites_of(proto, batch=4))
@@ -116,7 +116,7 @@ def test_keras_counts_with_the_channels_last() -> None:
 def test_an_index_in_the_framework_s_layout_is_an_element_of_the_value(
     shape: tuple[int, ...], order: tuple[int, ...]
 ) -> None:
-    """The value's axes, transposed by ``order``, are the framework's: every element is met once."""
+    """The value's axes, transposed by ``order``, are the framework's, and every element is found once."""
     site = NeuronSite("l", "", "", "node", Site.OUTPUT, "@output:v", "v", shape, "float32", order)
     value_shape = tuple(size for _, size in sorted(zip(order[1:], shape, strict=True)))
     numbered = np.arange(site.elements).reshape(1, *value_shape).transpose(order)[0]
@@ -137,7 +137,7 @@ PARAMETERS = {
 
 
 def test_modules_that_a_converter_recorded() -> None:
-    """A module's output is what it returns (its bias included), its input what its kernel multiplies."""
+    """A module's output is the value that it returns, bias included; its input is what its kernel multiplies."""
     sites = sites_of(
         build(RECORDED, **RECORDED_TENSORS),
         parameters=PARAMETERS,
@@ -227,7 +227,7 @@ COMPOSED = """net (float[N, 6] x) => (float[N, 6] y) {
 
 @pytest.mark.parametrize(("layer", "kind"), [("act", "SiLU"), ("bn", "BatchNorm1d")])
 def test_what_a_module_of_several_nodes_takes_in_is_not_what_its_last_node_does(layer: str, kind: str) -> None:
-    """SiLU is Sigmoid and Mul, a batch norm taken apart Mul and Add: no single node stands for what comes in."""
+    """SiLU is Sigmoid and Mul, a batch norm may be Mul and Add: no single node computes the module."""
     proto = build(COMPOSED, lin__weight=normal(6, 6), bn__scale=normal(6), bn__shift=normal(6))
     modules = {"lin": {"type": "Linear", "value": "a"}, layer: {"type": kind, "value": "b" if layer == "act" else "y"}}
     found = {(site.layer, site.site.value): site for site in sites_of(proto, modules=modules, parameters={})}

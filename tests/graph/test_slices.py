@@ -1,4 +1,4 @@
-"""Slices: which nodes see a fault, where a model can be cut, and that the pieces give what the whole gives."""
+"""Slices: the nodes that see a fault, the cuts of a model, and sub-models that compute the same as the whole."""
 
 from collections.abc import Collection
 from typing import Any
@@ -22,7 +22,7 @@ def slicer(proto: onnx.ModelProto, output: str = "y") -> Slicer:
 
 
 def computed(proto: onnx.ModelProto, feeds: dict[str, NDArray[Any]], names: Collection[str]) -> list[NDArray[Any]]:
-    """Run a model as the runtime does without any optimisation, and hand out some of its values."""
+    """Run a model without any optimisation and return some of its values."""
     copy = onnx.ModelProto.FromString(proto.SerializeToString())
     known = {value.name for value in copy.graph.output}
     copy.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in known)
@@ -32,7 +32,7 @@ def computed(proto: onnx.ModelProto, feeds: dict[str, NDArray[Any]], names: Coll
 
 
 def assert_cut_is_exact(cut: Slicer, inputs: Collection[str]) -> None:
-    """The model cut at ``inputs``: what runs before them and what runs behind them are, together, the whole model."""
+    """Cut the model at ``inputs``: the parts before and behind the cut together compute what the whole model does."""
     x = {cut.inputs[0]: normal(BATCH, *cut.shape, seed=3)}
     (expected,) = computed(cut.model.proto, x, [cut.output])
     made = [name for name in inputs if name not in x]
@@ -81,7 +81,7 @@ def test_cones_end_at_the_output_and_are_cut_beside_it(
 
 
 def test_a_stop_is_a_cut(skip: Slicer) -> None:
-    """As behind a faulty layer: what comes of it is put in, and with it what the rest takes from elsewhere."""
+    """The suffix of a faulty layer reads the layer's output and the golden values that it needs from elsewhere."""
     assert skip.cuts(skip.cone([2]), "c") == ("a", "c", "e")
     assert skip.cuts(skip.cone([0]), "a") == ("a", "e")
     assert skip.cuts(skip.cone([3]), "y") == ("y",)
@@ -111,7 +111,7 @@ def test_every_layer_of_a_network(layer: int) -> None:
 
 
 def test_several_outputs() -> None:
-    """Only the way to the scores counts; what ends elsewhere changes nothing."""
+    """Only nodes that lead to the scores count; other outputs change nothing."""
     text = """net (float[N, 3] x) => (float[N, 2] y, float[N, 4] z) {
         a = Relu (x)
         y = MatMul (a, W)
@@ -158,7 +158,7 @@ def test_bodies_capture_values_of_the_outer_graph(condition: bool) -> None:
 
 
 def test_a_name_that_a_body_makes_is_not_captured() -> None:
-    """Inside the body ``k`` and ``q`` are its own, whatever the outer graph calls so."""
+    """Inside the body, ``k`` and ``q`` are values of the body, not those of the outer graph with the same names."""
     inner = slicer(build(IF.replace("Neg (b)", "Neg (a)"), yes=np.bool_(True), T=normal(3, 3), B=normal(3, 3)))
     assert not {"k", "q", "p", "r"} & set(inner.reads[2])
     assert inner.cuts(inner.cone(inner.users("B"))) is None
@@ -209,7 +209,7 @@ def test_a_constant_as_long_as_the_batch_has_no_rows() -> None:
 
 
 def test_initializers_that_are_inputs_too() -> None:
-    """Files of old make every initializer an input with a default; a rewritten tensor has to stay what runs."""
+    """In old files every initializer is also an input with a default; a rewritten tensor must be the one that runs."""
     proto = build("net (float[N, 3] x) => (float[N, 2] y) {\n a = Relu (x)\n y = MatMul (a, W) }", W=normal(3, 2))
     proto.graph.input.append(onnx.helper.make_tensor_value_info("W", onnx.TensorProto.FLOAT, [3, 2]))
     old = slicer(proto)
@@ -222,7 +222,7 @@ def test_initializers_that_are_inputs_too() -> None:
 
 
 def test_declared_shapes_of_one_batch_do_not_stop_another() -> None:
-    """Exporters leave the batch they traced in the file's value_info."""
+    """Exporters may write the batch size of their example input into the file's value_info."""
     proto = build(SKIP, A=normal(6, 5), C=normal(5, 5), E=normal(6, 4))
     proto.graph.value_info.append(onnx.helper.make_tensor_value_info("a", onnx.TensorProto.FLOAT, [1, 5]))
     assert slicer(proto).dims("a") == (BATCH, 5)

@@ -1,4 +1,4 @@
-"""Stretches: rows of a built stretch are the same channels of the whole faulty model; what mixes channels has none."""
+"""Stretches: rows of a built stretch equal channels of the whole faulty model; nodes that mix channels end it."""
 
 from typing import Any
 
@@ -30,7 +30,7 @@ def stretch_of(proto: onnx.ModelProto, tensor: str) -> ChannelwiseStretch:
 
 
 def values(model: Model, feeds: dict[str, NDArray[Any]], names: tuple[str, ...]) -> dict[str, NDArray[Any]]:
-    """Run a model without any optimisation, and hand out some of its values."""
+    """Run a model without any optimisation and return some of its values."""
     copy = onnx.ModelProto.FromString(model.proto.SerializeToString())
     del copy.graph.output[:]
     copy.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in feeds)
@@ -271,7 +271,7 @@ def test_what_a_row_of_a_group_reads() -> None:
 
 
 def test_a_stretch_begins_at_the_layer_that_makes_the_channels() -> None:
-    """So that what the runtime may fuse with a batch norm stays together."""
+    """Nodes that the runtime may fuse with a batch norm stay together."""
     for tensor in ("c.weight", "n.mean", "p.weight"):
         assert stretch_of(normalised(), tensor).start == 0
     assert stretch_of(*CASES["depthwise"][:2]).start == 0
@@ -356,7 +356,7 @@ def test_a_constant_of_a_body_has_no_stretch() -> None:
 
 
 def test_a_product_of_activations_is_no_layer() -> None:
-    """The keys and queries of an attention are layers, what they are multiplied into is not."""
+    """The keys and queries of an attention have stretches; their product has none."""
     text = """net (float[N, 3, 4] x) => (float[N, 3, 3] y) {
         q = MatMul (x, Q)
         k = MatMul (x, K)

@@ -1,4 +1,4 @@
-"""Targets: which tensors, in which role, under which name. Expectations are written by hand for each model."""
+"""Targets: their tensors, roles and names. Expectations are written by hand for each model."""
 
 import json
 from typing import Any
@@ -175,7 +175,7 @@ def test_metadata_of_a_converter_comes_first_and_names_aliases() -> None:
 
 
 def test_metadata_of_a_model_that_was_changed_since_names_what_is_left() -> None:
-    """A quantizer keeps the metadata and renames weights: those it made are targets by the rules."""
+    """A quantizer keeps the metadata and renames weights: the new tensors are targets by the rules."""
     proto = build(
         "net (float[N, 4] x) => (float[N, 4] y) {\n a = MatMul (x, val_3)\n [q] y = MatMul (a, quantized)\n}",
         val_3=normal(4, 4),
