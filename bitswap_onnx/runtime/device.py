@@ -91,7 +91,7 @@ class DeviceLane(PackedLane):
         places: NDArray[np.intp],
         channels: NDArray[np.intp],
     ) -> Scores:
-        """Return the scores of pairs within one batch: ``inputs`` (p,) of it, with ``places`` of ``value`` put in."""
+        """Return the scores of pairs in a batch: golden ``inputs`` (p,) with rows ``places`` of ``value`` put in."""
         scores = []
         for chosen in padded_batches(np.arange(len(inputs)), self.numerics.batch_size):
             pairs = np.broadcast_to(np.arange(len(chosen))[:, None], places[chosen].shape)
@@ -149,18 +149,18 @@ def _gather_graph(rank: int, kind: int, axis: int) -> onnx.GraphProto:
 
 
 def _compare_graph(rank: int, kind: int, axis: int) -> onnx.GraphProto:
-    """Return a graph that gives 1 for each (input, row) of ``value`` that is not ``golden``'s channel bit for bit.
+    """Return a graph that marks by 1 each (input, row) of ``value`` whose bits are not those of ``golden``'s channel.
 
-    Zeros differ by sign if their reciprocals do; NaN differs from everything, which is safe: the row runs on.
+    Reciprocals tell the signs of zeros apart. NaN differs from everything, which is safe: the row runs through the suffix.
     """
     node = helper.make_node
     others = [i for i in range(1, rank) if i != axis]
     nodes = [
-        node("Gather", ["golden", "channels"], ["own"], axis=axis),
-        node("Equal", ["value", "own"], ["equal"]),
+        node("Gather", ["golden", "channels"], ["golden_channels"], axis=axis),
+        node("Equal", ["value", "golden_channels"], ["equal"]),
         node("Reciprocal", ["value"], ["one_over_value"]),
-        node("Reciprocal", ["own"], ["one_over_own"]),
-        node("Equal", ["one_over_value", "one_over_own"], ["same_sign"]),
+        node("Reciprocal", ["golden_channels"], ["one_over_golden"]),
+        node("Equal", ["one_over_value", "one_over_golden"], ["same_sign"]),
         node("And", ["equal", "same_sign"], ["golden_bits"]),
         node("Not", ["golden_bits"], ["other_bits"]),
         node("Cast", ["other_bits"], ["marks"], to=TensorProto.FLOAT),

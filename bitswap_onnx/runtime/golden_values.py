@@ -65,17 +65,17 @@ class GoldenValues:
 
     def keeps_scores(self, names: frozenset[str]) -> bool:
         """Whether the clean model keeps its golden scores on the first batch when ``names`` are outputs too."""
-        made = sorted((names | {self.slicer.output}) - set(self.slicer.inputs))
+        computed = sorted((names | {self.slicer.output}) - set(self.slicer.inputs))
         batch, count = next(batches(self.inputs, self.numerics.batch_size))
         try:
-            part = open_part(self.slicer.extract(self.slicer.inputs, made), self.numerics)
+            part = open_part(self.slicer.extract(self.slicer.inputs, computed), self.numerics)
             scores = part.run({self.slicer.inputs[0]: batch})[part.outputs.index(self.slicer.output)]
         except ModelError:  # a type that arrays cannot hold
             return False
         return bool((scores.reshape(len(batch), -1)[:count] == self.scores[:count]).all())
 
     def bytes(self, names: frozenset[str] | set[str]) -> int:
-        """Return the bytes that golden values take per input, with room for a run of the largest value's stretch."""
+        """Return the bytes that the values ``names`` take per input, with room for the largest one in each row of a stretch."""
         sizes = [self.slicer.row_bytes(name) for name in names]
         return sum(sizes) + ROWS * (max(sizes, default=0) + self.scores[:1].nbytes)
 
@@ -91,7 +91,7 @@ class GoldenValues:
         return self._last[1]
 
     def _values(self, inputs: NDArray[Any], names: frozenset[str], spare: dict[str, NDArray[Any]]) -> dict[str, Any]:
-        """Run the clean model up to ``names``; ``spare`` arrays are written over."""
+        """Return the values ``names`` of ``inputs``; the arrays in ``spare`` are overwritten."""
         if self.device is not None:
             return self._device_values(inputs, names, self.device)
         size = self.numerics.batch_size
@@ -102,29 +102,34 @@ class GoldenValues:
             fits = name in spare and len(spare[name]) >= rows
             values[name] = spare[name][:rows] if fits else aligned_empty(shape, self.slicer.dtype(name))
         (source,) = self.slicer.inputs
-        made = names - {source}
+        computed = names - {source}
         for number, (batch, _) in enumerate(batches(inputs, size)):
-            part = slice(number * size, (number + 1) * size)
+            rows_of_batch = slice(number * size, (number + 1) * size)
             if source in names:
-                values[source][part] = batch
-            if made:
-                self._part(made).run_into({source: batch}, {name: values[name][part] for name in made})
+                values[source][rows_of_batch] = batch
+            if computed:
+                self._prefix_to(computed).run_into(
+                    {source: batch}, {name: values[name][rows_of_batch] for name in computed}
+                )
         return values
 
     def _device_values(self, inputs: NDArray[Any], names: frozenset[str], device: str) -> dict[str, list[Any]]:
         values: dict[str, list[Any]] = {name: [] for name in names}
         (source,) = self.slicer.inputs
-        made = names - {source}
+        computed = names - {source}
         for batch, _ in batches(inputs, self.numerics.batch_size):
             batch_values = {source: to_device(batch, device)}
-            if made:
-                part = self._part(made)
-                batch_values |= dict(zip(part.outputs, part.run_on(dict(batch_values), device), strict=True))
+            if computed:
+                part = self._prefix_to(computed)
+                batch_values |= dict(
+                    zip(part.outputs, part.run_on({source: batch_values[source]}, device), strict=True)
+                )
             for name in names:
                 values[name].append(batch_values[name])
         return values
 
-    def _part(self, names: frozenset[str]) -> Submodel:
+    def _prefix_to(self, names: frozenset[str]) -> Submodel:
+        """Return the clean prefix whose outputs are ``names``; the last one stays loaded."""
         if self._prefix is None or self._prefix[0] != names:
             self._prefix = names, open_part(self.slicer.extract(self.slicer.inputs, sorted(names)), self.numerics)
         return self._prefix[1]

@@ -20,7 +20,7 @@ class LaneCache:
         """Return the lane of a path, which ``make`` makes if it is not loaded."""
         lane = self.lanes.pop(path, None)
         self.lanes[path] = lane = make() if lane is None else lane
-        while len(self.lanes) > 1 and sum(kept.loaded_bytes for kept in self.lanes.values()) > self.memory:
+        while len(self.lanes) > 1 and sum(loaded.loaded_bytes for loaded in self.lanes.values()) > self.memory:
             del self.lanes[next(iter(self.lanes))]
         return lane
 

@@ -6,6 +6,7 @@ pipe a message is one line of JSON, followed by the bytes of its blobs.
 
 import json
 from dataclasses import dataclass
+from itertools import starmap
 from typing import Any, BinaryIO, Literal
 
 from bitswap_onnx.data.chunks import Chunk
@@ -90,8 +91,8 @@ def decode_edits(encoded: list[Any]) -> InjectionEdits:
     """Return the edits that `encode_edits` encoded."""
     weights, neurons = encoded
     return InjectionEdits(
-        {key: list(map(WeightEdit._make, edits)) for key, edits in weights.items()},
-        {key: list(map(NeuronEdit._make, edits)) for key, edits in neurons.items()},
+        {key: list(starmap(WeightEdit, edits)) for key, edits in weights.items()},
+        {key: list(starmap(NeuronEdit, edits)) for key, edits in neurons.items()},
     )
 
 

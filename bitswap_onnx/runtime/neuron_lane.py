@@ -45,7 +45,7 @@ class NeuronLane:
 
     @cached_property
     def _sources(self) -> dict[str, str]:
-        """Input of the suffix → the golden value that feeds it; a tap feeds one node with the value that all others read."""
+        """Input of the suffix → the golden value that it is fed with; a tap is fed with the value that it is a copy of."""
         taps = {tapped_value(site.key): site.value for site in self.sites}
         return {name: taps.get(name, name) for name in dict.fromkeys((*self.cuts, *taps))}
 

@@ -24,8 +24,8 @@ def largest_values(
     slicer: Slicer, numerics: Numerics, names: Sequence[str], pieces: Iterable[NDArray[np.generic]]
 ) -> list[float]:
     """Return the largest finite magnitude of each value ``names`` of the clean model, over all inputs in ``pieces``."""
-    made = sorted(set(names) - set(slicer.inputs))
-    part = open_part(slicer.extract(slicer.inputs, made), numerics) if made else None
+    computed = sorted(set(names) - set(slicer.inputs))
+    part = open_part(slicer.extract(slicer.inputs, computed), numerics) if computed else None
     largest = dict.fromkeys(names, 0.0)
     for batch, count in batches_of(pieces, numerics.batch_size):
         values = {slicer.inputs[0]: batch}
@@ -114,8 +114,8 @@ class Observer:
         return [int(bits) for bits in neuron_bits]
 
     def _part(self, names: Iterable[str]) -> Submodel:
-        made = sorted({*names, self.output} - set(self.slicer.inputs))
-        return open_part(self.slicer.extract(self.slicer.inputs, made), self.numerics)
+        computed = sorted({*names, self.output} - set(self.slicer.inputs))
+        return open_part(self.slicer.extract(self.slicer.inputs, computed), self.numerics)
 
     def _run(self, part: Submodel, batch: NDArray[np.generic]) -> dict[str, NDArray[np.generic]]:
         values = {self.slicer.inputs[0]: batch}

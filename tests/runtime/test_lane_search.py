@@ -1,11 +1,14 @@
 """The lanes that the incremental engine finds, adopts, keeps and gives up."""
 
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from bitswap_onnx.runtime.candidates import WHOLE
 from bitswap_onnx.runtime.device import DeviceLane
+from bitswap_onnx.runtime.lane_cache import LaneCache
 from bitswap_onnx.runtime.lanes import Lane
 from bitswap_onnx.runtime.model_lanes import ConeLane, WholeLane
 from bitswap_onnx.runtime.packed import PackedLane
@@ -17,7 +20,7 @@ from tests.runtime.engines import NUMERICS, PLAIN, assert_equal, engines, lanes_
 
 
 def test_the_lanes_that_are_meant_really_run() -> None:
-    """Without this, an engine that always ran whole models would pass everything above."""
+    """Without this test, an engine that always ran whole models would pass the comparison with the reference engine."""
     _, engine = engines(cnn())
     *alone, together = engine.paths
     assert lanes_of(engine) == {**dict.fromkeys(alone, PackedLane), together: ConeLane}
@@ -99,3 +102,21 @@ def test_lanes_are_forgotten_where_the_memory_is_short() -> None:
     assert_equal(reference, engine, list(engine.paths))
     assert len(engine.cache.lanes) == 1
     assert_equal(reference, engine, list(engine.paths)[:3])
+
+
+def loads(size: int) -> Any:
+    """Return a function that makes a lane of ``size`` bytes."""
+    return lambda: SimpleNamespace(loaded_bytes=size)
+
+
+def test_the_cache_forgets_the_lanes_that_were_not_used_for_longest() -> None:
+    cache = LaneCache(memory=10)
+    lanes = {name: cache.get((name,), loads(4)) for name in "ab"}
+    assert cache.get(("a",), loads(4)) is lanes["a"]
+    cache.get(("c",), loads(4))
+    assert list(cache.lanes) == [("a",), ("c",)]
+    cache.get(("d",), loads(11))
+    assert list(cache.lanes) == [("d",)]
+    cache.drop(("d",))
+    cache.drop(("d",))
+    assert not cache.lanes

@@ -195,7 +195,7 @@ def test_more_pairs_than_run_together(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_lanes_that_are_meant_really_run() -> None:
-    """Without this, an engine that always ran whole models would pass everything above."""
+    """Without this test, an engine that always ran whole models would pass the tests above."""
     paths: list[Path] = [("@output:x",), ("@input:scores",), ("@output:scores",), ("@output:a", "@output:b")]
     _, engine = engines(cnn(), paths=dict.fromkeys(paths, 100))
     assert [engine.lane_kind(path) for path in paths] == ["neuron", "neuron", "neuron", "cone"]
