@@ -135,7 +135,7 @@ def print_campaign(campaign: Campaign) -> None:
     out.print(
         f"{golden['network']} on {golden['dataset']}: {amount(summary.injections, 'injection')} {over} "
         f"{amount(golden['inputs'], 'input')} "
-        f"= {amount(totals['inputs'], 'inference', ',')}; clean top-1 accuracy {accuracy}"
+        f"= {amount(totals['inputs'] or 0, 'inference', ',')}; clean top-1 accuracy {accuracy}"
     )
     result = table(
         "Outcomes", "Faults in", ">Injections", ">Masked", ">Non-critical", ">Critical", ">of these nonfinite"

@@ -250,7 +250,7 @@ def no_counterpart() -> Any:
 @pytest.mark.parametrize(
     ("build", "opset", "message"),
     [
-        (never_called, 18, "call it once on an input, or pass input_shape"),
+        (never_called, 18, "call it once on an input, or pass `input_shape`"),
         (two_inputs, 18, "expected a model with one input, found 2"),
         (equal_names, 18, "two variables are called s/d/kernel"),
         (no_counterpart, 18, "no ONNX counterpart of TensorFlow's Erfinv"),

@@ -16,13 +16,12 @@ from torch import Tensor, nn
 from bitswap_onnx.converters import onnx_to_keras as module
 from bitswap_onnx.converters.keras_setup import load_keras_file, quiet
 from bitswap_onnx.converters.onnx_to_keras import SUPPORTED, onnx_to_keras
-from bitswap_onnx.converters.torch_checkpoint import load_state_dict_file
 from bitswap_onnx.converters.torch_to_onnx import export_torch
 from bitswap_onnx.errors import ControlFailedError, ModelError
 from bitswap_onnx.graph.model import from_proto
-from bitswap_onnx.models.resnet_cifar import resnet
 from tests import reference
 from tests.builders import build, cnn, normal
+from tests.torch_networks import images, resnet20, with_statistics
 
 pytest.importorskip("tensorflow")
 pytest.importorskip("tf2onnx")
@@ -31,31 +30,6 @@ keras = pytest.importorskip("keras")
 KERAS_LIST = (
     reference.FOLDER / "dnn-benchmarks/tensorflow/gpu/image_classification/CIFAR10/fp32/resnet/ResNet20_TF_FL.csv"
 )
-
-
-def lived_in(network: nn.Module) -> nn.Module:
-    torch.manual_seed(0)
-    for name, tensor in (*network.named_parameters(), *network.named_buffers()):
-        if tensor.is_floating_point() and (tensor.ndim == 1 or "running" in name):
-            tensor.data = torch.rand_like(tensor) + 0.1
-    return network.eval()
-
-
-def resnet20() -> nn.Module:
-    network = resnet(20)
-    if not reference.FOLDER.is_dir():
-        return lived_in(network)
-    network.load_state_dict(load_state_dict_file(reference.RESNET_FILES / "ResNet20.th"))
-    return network.eval()
-
-
-def images(count: int = 100) -> Tensor:
-    if not reference.FOLDER.is_dir():
-        return torch.randn(count, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    with np.load(reference.IMAGES) as data:
-        pixels = torch.from_numpy(data["x"][:count]).float() / 255
-    mean, std = (torch.tensor(c).reshape(3, 1, 1) for c in ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)))
-    return (pixels - mean) / std
 
 
 def predicted(path: Path, inputs: NDArray[Any]) -> NDArray[Any]:
@@ -157,7 +131,7 @@ def pooled(pool: nn.Module, relu: bool = False) -> nn.Module:
     ],
 )
 def test_scores_are_those_of_pytorch(network: Callable[[], nn.Module], shape: tuple[int, ...], tmp_path: Path) -> None:
-    native = lived_in(network())
+    native = with_statistics(network())
     export_torch(native, shape, tmp_path / "m.onnx")
     onnx_to_keras(tmp_path / "m.onnx", tmp_path / "m.keras")
     dtype = next((parameter.dtype for parameter in native.parameters()), torch.float32)

@@ -14,7 +14,7 @@ from bitswap_onnx.converters.torch_to_onnx import export_torch
 from bitswap_onnx.errors import MissingExtraError, ModelError
 from bitswap_onnx.graph.model import from_proto
 from tests.builders import build, cnn, normal
-from tests.converters.test_onnx_to_keras import images, resnet20
+from tests.torch_networks import images, resnet20
 
 pytest.importorskip("tensorflow")
 pytest.importorskip("tf_keras")
