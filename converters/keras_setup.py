@@ -47,7 +47,7 @@ def require(*modules: str) -> None:
             )
 
 
-def load_keras_file(path: Path) -> "keras.Model":
+def load_keras_file(path: str | Path) -> "keras.Model":
     """Return the model in a ``.keras`` or ``.h5`` file; no code from the file runs.
 
     Raises ModelError for a file that is missing, is no Keras model, or asks for code (Lambda layers, unknown classes).
@@ -55,7 +55,7 @@ def load_keras_file(path: Path) -> "keras.Model":
     require("tensorflow", "keras")
     import keras
 
-    if not path.is_file():
+    if not Path(path).is_file():
         raise ModelError(f"{path}: cannot read the model: no such file")
     try:
         with quiet():

@@ -58,7 +58,7 @@ def export_keras(
     require("tensorflow", "keras", "tf2onnx.convert")
     path = Path(path)
     if opset not in KERAS_OPSETS:
-        raise ModelError(f"{path}: expected opset {KERAS_OPSETS[0]} to {KERAS_OPSETS[-1]}, found {opset}")
+        raise ModelError(f"`opset`: expected {KERAS_OPSETS[0]} to {KERAS_OPSETS[-1]}, found {opset!r}")
     network = load_keras_file(Path(model)) if isinstance(model, str | Path) else model
     shape = _input_shape(network, input_shape)
     variables = _variables(network)

@@ -51,7 +51,7 @@ def load_source(source: str, *, trust_pickle: bool = False) -> "nn.Module":
     return _from_code(source)
 
 
-def load_weights(module: "nn.Module", file: Path) -> None:
+def load_weights(module: "nn.Module", file: str | Path) -> None:
     """Load a checkpoint, which must hold every parameter with its shape and dtype, into ``module``.
 
     Raises ModelError naming the first parameters that are missing, unexpected or different.

@@ -8,9 +8,10 @@ read the parameters, and the file is read back and compared before it appears.
 import json
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,13 +87,13 @@ def export_torch(
     hooks and parameters of the module are unchanged afterwards. The file has, as JSON under
     `bitswap_onnx.graph.model.METADATA_KEY`, the parameters and values of each module.
 
-    Raises ModelError for a module that cannot be traced with any batch size, ControlFailedError (and writes nothing)
-    for a parameter that is missing or differs, MissingExtraError without PyTorch.
+    Raises ModelError for a wrong shape or opset and for a module that cannot be traced with any batch size,
+    ControlFailedError (and writes nothing) for a parameter that is missing or differs, MissingExtraError without PyTorch.
     """
     require_torch()
-    path = Path(path)
+    path, input_shape = Path(path), _sizes(input_shape)
     if opset not in TORCH_OPSETS:
-        raise ModelError(f"{path}: expected opset {TORCH_OPSETS[0]} to {TORCH_OPSETS[-1]}, found {opset}")
+        raise ModelError(f"`opset`: expected {TORCH_OPSETS[0]} to {TORCH_OPSETS[-1]}, found {opset!r}")
     state = _state(module)
     with tapped(module) as taps:
         program = _trace(module, input_shape, opset)
@@ -117,6 +118,13 @@ def export_torch(
     model.metadata_props[METADATA_KEY] = json.dumps(metadata)
     write_bit_exact(model, {name: _elements(state.tensors[name]) for name in stored}, path)
     return ExportReport(path, tuple(stored), tied, tuple(unused), tuple(vanished))
+
+
+def _sizes(input_shape: object) -> tuple[int, ...]:
+    """Return a shape as a tuple; raises ModelError for anything but positive whole numbers."""
+    if isinstance(input_shape, Sequence) and all(isinstance(size, Integral) and int(size) > 0 for size in input_shape):
+        return tuple(map(int, input_shape))
+    raise ModelError(f"`input_shape`: expected positive sizes like (3, 32, 32), found {input_shape!r}")
 
 
 def _state(module: "torch.nn.Module") -> _State:

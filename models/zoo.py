@@ -121,7 +121,7 @@ def _fold(name: str) -> str:
     return name.lower().replace("-", "").replace("_", "")
 
 
-def build(name: str, dataset: str, weights: Path | None = None, seed: int = 0) -> "nn.Module":
+def build(name: str, dataset: str, weights: str | Path | None = None, seed: int = 0) -> "nn.Module":
     """Return a network at inference, with trained weights or, without ``weights``, with seeded random ones.
 
     ``weights`` is a checkpoint or a dnn-benchmarks checkout, where the checkpoint of the network is looked up. Random
@@ -142,11 +142,12 @@ def build(name: str, dataset: str, weights: Path | None = None, seed: int = 0) -
     return module
 
 
-def weights_file(network: Network, weights: Path) -> Path:
+def weights_file(network: Network, weights: str | Path) -> Path:
     """Return the path of the checkpoint: ``weights`` itself, or a file in it if it is a dnn-benchmarks checkout.
 
     Raises ModelError where there is none, or only a Git LFS pointer to it.
     """
+    weights = Path(weights)
     file = weights / network.weights if weights.is_dir() else weights
     try:
         with file.open("rb") as content:

@@ -65,7 +65,7 @@ COMMAND = re.compile(
 NAMES_OPTIONS = {"campaign", "estimates", "experiments", "graph", "outcome", "runtime", "sampling", "until"}
 
 #: Parameters that messages name and no command has.
-PYTHON_ONLY = {"count", "records"}
+PYTHON_ONLY = {"count", "opset", "records"}
 
 
 def modules() -> Iterator[tuple[str, Path]]:

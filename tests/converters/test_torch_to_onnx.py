@@ -4,7 +4,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -310,7 +310,12 @@ def fixed_batch(tmp_path: Path) -> ExportReport:
     [
         (fixed_batch, r"Fixed: PyTorch cannot export it for inputs \(batch, 3\): .*static shape of 2"),
         (lambda p: export_torch(nn.Linear(3, 3), (4,), p / "m.onnx"), r"Linear: .* \(batch, 4\): .*\[3, 3\]"),
-        (lambda p: export_torch(nn.Linear(3, 3), (3,), p / "m.onnx", opset=17), "expected opset 18 to 20, found 17"),
+        (lambda p: export_torch(nn.Linear(3, 3), (3,), p / "m.onnx", opset=17), "`opset`: expected 18 to 20, found 17"),
+        (
+            lambda p: export_torch(nn.Linear(3, 3), "3", p / "m.onnx"),
+            "`input_shape`: expected positive sizes .* found '3'",
+        ),
+        (lambda p: export_torch(nn.Linear(3, 3), (0,), p / "m.onnx"), r"`input_shape`: expected .*, found \(0,\)"),
         (lambda p: export_torch(nn.Linear(3, 3), (3,), p / "no" / "m.onnx"), "cannot write the model: No such file"),
     ],
 )
