@@ -312,7 +312,7 @@ def fixed_batch(tmp_path: Path) -> ExportReport:
         (lambda p: export_torch(nn.Linear(3, 3), (4,), p / "m.onnx"), r"Linear: .* \(batch, 4\): .*\[3, 3\]"),
         (lambda p: export_torch(nn.Linear(3, 3), (3,), p / "m.onnx", opset=17), "`opset`: expected 18 to 20, found 17"),
         (
-            lambda p: export_torch(nn.Linear(3, 3), "3", p / "m.onnx"),
+            lambda p: export_torch(nn.Linear(3, 3), cast(Any, "3"), p / "m.onnx"),
             "`input_shape`: expected positive sizes .* found '3'",
         ),
         (lambda p: export_torch(nn.Linear(3, 3), (0,), p / "m.onnx"), r"`input_shape`: expected .*, found \(0,\)"),
