@@ -10,7 +10,7 @@ from rich.table import Table
 from bitswap_onnx.cli import console
 from bitswap_onnx.cli.option_names import in_options
 from bitswap_onnx.cli.options import Json
-from bitswap_onnx.errors import BitswapError
+from bitswap_onnx.errors import BitswapError, amount
 from bitswap_onnx.estimates.fit import MBITS, Fit, Operation, failures
 from bitswap_onnx.estimates.groups import SCOPES, Scope
 from bitswap_onnx.estimates.rates import (
@@ -139,7 +139,8 @@ def _print(rates: Rates, fit: Fit | None) -> None:
     recorded, strata = rates.recorded, rates.strata
     drawn = "" if strata is None else f", drawn from {sum(strata.populations):,}; strata: {len(strata.names):,}"
     console.out.print(
-        f"{recorded.source}: {len(recorded):,} injections{drawn}; {int(recorded.inputs.sum()):,} inferences"
+        f"{recorded.source}: {amount(len(recorded), 'injection', ',')}{drawn}; "
+        f"{amount(int(recorded.inputs.sum()), 'inference', ',')}"
     )
     scopes: dict[str, list[Rate]] = {}
     for row in rates.rows:
@@ -200,7 +201,9 @@ def _curve(rows: list[Rate], rates: Rates) -> Table:
 
 
 def _together(rates: Rates, scope: str, what: str) -> str:
-    return f"{100 * rates.question.level:g} % for all {rates.tables[scope]} {what} together (Bonferroni)"
+    number = rates.tables[scope]
+    validity = f"all {number} {what} together (Bonferroni)" if number > 1 else "the row"
+    return f"{100 * rates.question.level:g} % for {validity}"
 
 
 def _harmful(row: Rate) -> str:
