@@ -1,4 +1,4 @@
-"""``estimate`` on the command line: what it prints and writes, and what wrong input gets."""
+"""``estimate`` on the command line: output, files and errors."""
 
 import csv
 import json

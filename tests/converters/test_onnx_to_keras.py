@@ -33,7 +33,7 @@ KERAS_LIST = (
 
 
 def predicted(path: Path, inputs: NDArray[Any]) -> NDArray[Any]:
-    """Return what the saved Keras model makes of NCHW inputs."""
+    """Return the scores of the saved Keras model for NCHW inputs."""
     model = load_keras_file(path)
     last = inputs if inputs.ndim < 3 else np.moveaxis(inputs, 1, -1)
     with quiet():

@@ -1,4 +1,4 @@
-"""ONNX → TensorFlow by way of onnx2tf: scores against PyTorch and ONNX Runtime, faults included, and what it says."""
+"""ONNX → TensorFlow through onnx2tf: scores against PyTorch and ONNX Runtime, faults included, and what it says."""
 
 import sys
 from pathlib import Path

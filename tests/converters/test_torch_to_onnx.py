@@ -164,7 +164,7 @@ def test_bare_parameters_keep_their_names(tmp_path: Path) -> None:
 
 
 def outputs_of_modules(module: nn.Module, x: Tensor) -> dict[str, list[Tensor]]:
-    """Return what each module of the native network returned, call by call."""
+    """Return the outputs of each module of the native network, call by call."""
     seen: dict[str, list[Tensor]] = {}
 
     def keep(path: str) -> Callable[[nn.Module, Any, Tensor], None]:

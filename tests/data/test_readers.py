@@ -169,7 +169,7 @@ def cifar_batch(labels: bytes = b"labels", **more: Any) -> dict[bytes, Any]:
 
 
 def python2_pickle() -> bytes:
-    """Spell out, opcode by opcode, what cPickle of Python 2 wrote into the files that the authors publish."""
+    """Return, opcode by opcode, a pickle as cPickle of Python 2 wrote it into the published files."""
 
     def text(value: bytes) -> bytes:
         return b"U" + bytes([len(value)]) + value
