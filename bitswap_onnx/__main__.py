@@ -6,7 +6,7 @@ import signal
 def main() -> None:
     """Load the command line, which takes a second or two, and run it.
 
-    While libraries load there is nothing to tidy up: Ctrl-C ends the process at once, without a traceback.
+    While libraries load there is nothing to clean up, so Ctrl-C ends the process at once, without a traceback.
     """
     usual = signal.getsignal(signal.SIGINT)
     if usual is signal.default_int_handler:

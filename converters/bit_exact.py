@@ -13,7 +13,7 @@ from bitswap_onnx.errors import ControlFailedError, ModelError
 from bitswap_onnx.graph.model import load_model
 from bitswap_onnx.graph.tensors import read_tensor
 
-#: Weights beyond this many bytes go to a file of their own: protobuf ends at 2 GiB, and the graph needs room too.
+#: Weights of more bytes go to a separate file: a protobuf file ends at 2 GiB, and the graph needs room too.
 INLINE_LIMIT = 2**31 - 2**26
 
 

@@ -1,7 +1,7 @@
-"""Looks into a ``.pt2`` archive before PyTorch reads it.
+"""Checks a ``.pt2`` archive before PyTorch reads it.
 
-`torch.export.load` evaluates size expressions, puts names into Python source and loads compiled libraries. What such a
-program has no need of is refused here; pickled tensors are left to PyTorch's restricted reader.
+`torch.export.load` evaluates size expressions, puts names into Python source and loads compiled libraries. Everything that
+an ordinary program does not need is refused here; PyTorch's restricted reader takes care of pickled tensors.
 """
 
 import json
@@ -18,7 +18,7 @@ _NAME = re.compile(r"[\w.]*")
 _SYMBOL = re.compile(r"Symbol\('\w+'(, \w+=(True|False))*\)")
 _EXPRESSION = re.compile(r"([\d\s+\-*/(),<>=]|\b[A-Z][A-Za-z]*(?=\()|\b[a-z]\d+\b)*")
 
-#: Notes for people, which PyTorch hands on as they are; pytree specs, which are JSON.
+#: Notes for people, which PyTorch does not interpret, and pytree specs, which are JSON.
 _NOTES = frozenset({"metadata", "in_spec", "out_spec", "stack_trace"})
 _NAMES = frozenset(
     {"name", "target", "fqn", "forward_arg_names", "parameter_name", "buffer_name", "tensor_constant_name"}
@@ -48,7 +48,7 @@ def _check(path: Path, content: Any) -> None:
 
 
 def _strings(content: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """Yield every string that becomes code, with the key that it stands under."""
+    """Yield every string that PyTorch turns into code, with its key."""
     if isinstance(content, dict):
         for inner, value in content.items():
             if inner not in _NOTES:
@@ -62,5 +62,5 @@ def _strings(content: Any, key: str = "") -> Iterator[tuple[str, str]]:
 
 def _refusal(path: Path, found: str) -> ModelError:
     return ModelError(
-        f"{path}: expected a program without code of its own, found {found}; `trust_pickle` loads it anyway"
+        f"{path}: expected a program without code of its own, found {found}; set `trust_pickle` to load it anyway"
     )

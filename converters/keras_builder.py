@@ -1,7 +1,7 @@
-"""A Keras model in the making: tensors by ONNX value, layers named as Keras numbers a fresh model, weights by origin.
+"""A Keras model under construction: tensors by ONNX value, layers with Keras's default names, weights by origin.
 
-ONNX keeps channels in axis 1, Keras keeps them last: a value of rank 3 and more is held with its axis 1 moved to the end,
-one of rank 2 as it is. All axes and shapes here are ONNX's unless a name says otherwise.
+ONNX has channels in axis 1, Keras has them last: a value of rank 3 and more is stored with its axis 1 moved to the end, a
+value of rank 2 unchanged. All axes and shapes here are ONNX's unless a name says otherwise.
 """
 
 import re
@@ -29,22 +29,22 @@ class Stored:
     axes: tuple[int, ...]
 
     def permuted(self, *order: int) -> "Stored":
-        """Return it with its present axes in another order."""
+        """Return the same elements with the current axes in another order."""
         return Stored(self.name, self.elements.transpose(order), tuple(self.axes[axis] for axis in order))
 
     def restored(self, elements: NDArray[Any]) -> NDArray[Any]:
-        """Return ``elements``, which have the present order of axes, in the initializer's own order."""
+        """Return ``elements``, given in the current order of axes, in the initializer's order."""
         return elements.transpose(np.argsort(self.axes))
 
     @property
     def scalar(self) -> float | None:
-        """The one element, if there is just one."""
+        """The element, if there is exactly one."""
         return float(self.elements.reshape(())) if self.elements.size == 1 else None
 
 
 @dataclass
 class Builder:
-    """What the operators of one ONNX graph have become so far."""
+    """The Keras counterparts of the operators of one ONNX graph, as far as they are converted."""
 
     name: str
     dtype: str
@@ -58,9 +58,9 @@ class Builder:
     _shared: dict[object, "keras.layers.Layer"] = field(default_factory=dict)
 
     def add(self, kind: str, inputs: Any, weights: Sequence[Stored] = (), **config: Any) -> Any:
-        """Return what a layer ``keras.layers.<kind>`` makes of ``inputs``, with ``weights`` in Keras's order.
+        """Return the output of a layer ``keras.layers.<kind>`` for ``inputs``, with ``weights`` in Keras's order.
 
-        A layer that differs in nothing from one with the same stored weights is that layer, called again.
+        An equal layer with the same stored weights is not made twice: the existing layer is called again.
         """
         import keras
 
@@ -77,7 +77,7 @@ class Builder:
         return output
 
     def tensor(self, node: ir.Node, position: int) -> Any:
-        """Return the Keras tensor at an input of ``node``; raises ModelError where a constant stands there."""
+        """Return the Keras tensor at an input of ``node``; raises ModelError for a constant."""
         value = node.inputs[position]
         if value is None or value.name not in self.tensors:
             raise self.error(node, f"computes with a constant at input {position}")
@@ -93,7 +93,7 @@ class Builder:
         return self.constants[str(value.name)]
 
     def integers(self, node: ir.Node, name: str, position: int) -> list[int] | None:
-        """Return integers that are an attribute in older opsets and an input in newer ones."""
+        """Return integers that are an attribute in older opsets and an input in newer opsets."""
         if name in node.attributes:
             return list(node.attributes[name].as_ints())
         stored = self.constant(node, position)
@@ -122,18 +122,18 @@ class Builder:
 
 
 def label(node: ir.Node | None) -> str:
-    """Return a node's name, or what it makes where it has none."""
+    """Return a node's name, or the name of its first output where it has none."""
     return "" if node is None else str(node.name or node.outputs[0].name)
 
 
 def sizes(tensor: Any) -> tuple[int | None, ...]:
-    """Return the shape that the ONNX value of a Keras tensor has, without the batch: (channels, height, width)."""
+    """Return the shape of the ONNX value of a Keras tensor, without the batch: (channels, height, width)."""
     shape = tuple(tensor.shape[1:])
     return (shape[-1], *shape[:-1]) if shape else ()
 
 
 def keras_axis(axis: int, rank: int) -> int:
-    """Return where an axis of an ONNX value of ``rank`` lies in the Keras tensor."""
+    """Return the axis of the Keras tensor for an axis of an ONNX value of ``rank``."""
     axis %= rank
     return axis if rank < 3 or axis == 0 else rank - 1 if axis == 1 else axis - 1
 

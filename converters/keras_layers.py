@@ -1,7 +1,7 @@
-"""What each ONNX operator becomes in Keras: the table of operators, and a function for each kind.
+"""ONNX operators → Keras layers: the table of operators, and a function for each kind of operator.
 
-A function gets the model in the making and a node, and returns the Keras tensor of the node's first output; it raises
-ModelError where no real layer computes exactly what the node does.
+A function gets the Keras model under construction and a node, and returns the Keras tensor of the node's first output. It
+raises ModelError where no Keras layer computes exactly the same.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,7 +10,7 @@ from typing import Any
 import onnx_ir as ir
 
 from bitswap_onnx.converters.keras_builder import Builder, Stored, keras_axis, reshaped, sizes
-from bitswap_onnx.converters.keras_windows import average_pool, convolved, max_pool, pad, sliced, window
+from bitswap_onnx.converters.keras_windows import average_pool, convolved, max_pool, pad, read_window, sliced
 
 Convert = Callable[[Builder, ir.Node], Any]
 
@@ -19,20 +19,20 @@ def convolution(builder: Builder, node: ir.Node) -> Any:
     """Conv over images, grouped and depthwise ones included."""
     tensor, kernel = builder.tensor(node, 0), builder.constant(node, 1)
     assert kernel is not None
-    found = window(builder, node, tensor, kernel.elements.shape[2:])
-    if set(found.strides) != {1} and set(found.dilations) != {1}:
+    window = read_window(builder, node, tensor, kernel.elements.shape[2:])
+    if set(window.strides) != {1} and set(window.dilations) != {1}:
         raise builder.error(node, "strides and dilations both above 1 have no counterpart")
-    tensor, padding = convolved(builder, node, tensor, found)
+    tensor, padding = convolved(builder, node, tensor, window)
     bias = builder.constant(node, 2)
     return builder.add(
         "Conv2D",
         tensor,
         [kernel.permuted(2, 3, 1, 0), *([bias] if bias else [])],
         filters=kernel.elements.shape[0],
-        kernel_size=found.kernel,
-        strides=found.strides,
+        kernel_size=window.kernel,
+        strides=window.strides,
         padding=padding,
-        dilation_rate=found.dilations,
+        dilation_rate=window.dilations,
         groups=node.attributes.get_int("group", 1),
         use_bias=bias is not None,
     )
@@ -137,7 +137,7 @@ def softmax(builder: Builder, node: ir.Node) -> Any:
 def merge_layer(kind: str, scaling: Callable[[float, bool], dict[str, float]] | None = None) -> Convert:
     """Return the conversion of an elementwise operator on tensors, or, by ``scaling``, on a tensor and a number.
 
-    ``scaling`` gets the number and whether it comes first, and returns what a Rescaling layer does instead.
+    ``scaling`` gets the number and whether it is the first operand, and returns the settings of a Rescaling layer.
     """
 
     def convert(builder: Builder, node: ir.Node) -> Any:
@@ -158,7 +158,7 @@ def merge_layer(kind: str, scaling: Callable[[float, bool], dict[str, float]] | 
 
 
 def concatenation(builder: Builder, node: ir.Node) -> Any:
-    """Concat along any axis but the batch."""
+    """Concat along any axis except the batch."""
     tensors = [builder.tensor(node, place) for place in range(len(node.inputs))]
     rank = len(tensors[0].shape)
     axis = keras_axis(node.attributes.get_int("axis", 1), rank)
@@ -182,7 +182,7 @@ def global_pool(kind: str) -> Convert:
 
 
 def flatten(builder: Builder, node: ir.Node) -> Any:
-    """Flatten all but the batch, in ONNX's order."""
+    """Flatten all axes except the batch, in ONNX's order."""
     tensor = builder.tensor(node, 0)
     if node.attributes.get_int("axis", 1) != 1:
         raise builder.error(node, "expected axis 1")
@@ -190,7 +190,7 @@ def flatten(builder: Builder, node: ir.Node) -> Any:
 
 
 def reshape_layer(builder: Builder, node: ir.Node) -> Any:
-    """Reshape that leaves the batch alone."""
+    """Reshape that does not change the batch."""
     tensor = builder.tensor(node, 0)
     wanted = builder.integers(node, "shape", 1) or []
     total = _elements(builder, node, sizes(tensor))
@@ -251,7 +251,7 @@ def _elements(builder: Builder, node: ir.Node, shape: Sequence[int | None]) -> i
     return product
 
 
-#: Every operator that has a counterpart: the Keras layers that it becomes, and what makes them.
+#: Operator → (its Keras layers, for the README, and the function that makes them).
 LAYER_RULES: dict[str, tuple[str, Convert]] = {
     "Conv": ("Conv2D (`groups` for grouped and depthwise), ZeroPadding2D", convolution),
     "Gemm": ("Dense", gemm),

@@ -1,4 +1,4 @@
-"""Keras on TensorFlow, imported without a word from either and with one sentence where something is missing."""
+"""Imports Keras on TensorFlow quietly, with a one-line error where a package is missing."""
 
 import logging
 import os
@@ -16,7 +16,7 @@ from bitswap_onnx.errors import MissingExtraError, ModelError, one_line
 if TYPE_CHECKING:
     import keras
 
-#: What TensorFlow, its kernels and its CUDA stubs are told by way of the environment before they load.
+#: Environment variables that silence TensorFlow, its kernels and its CUDA stubs; set before these load.
 QUIET_ENVIRONMENT = {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_CPP_MIN_VLOG_LEVEL": "0", "GRPC_VERBOSITY": "ERROR"}
 
 _NOISY_LOGGERS = ("tensorflow", "tf2onnx", "absl")
@@ -47,7 +47,7 @@ def require(*modules: str) -> None:
             )
 
 
-def load_keras_file(path: Path) -> "keras.Model":
+def load_keras_file(path: str | Path) -> "keras.Model":
     """Return the model in a ``.keras`` or ``.h5`` file; no code from the file runs.
 
     Raises ModelError for a file that is missing, is no Keras model, or asks for code (Lambda layers, unknown classes).
@@ -55,7 +55,7 @@ def load_keras_file(path: Path) -> "keras.Model":
     require("tensorflow", "keras")
     import keras
 
-    if not path.is_file():
+    if not Path(path).is_file():
         raise ModelError(f"{path}: cannot read the model: no such file")
     try:
         with quiet():
@@ -67,9 +67,9 @@ def load_keras_file(path: Path) -> "keras.Model":
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Drop what TensorFlow prints, logs and warns of; failures still raise.
+    """Drop everything that TensorFlow prints, logs and warns of; failures still raise.
 
-    Its native code writes to file descriptor 2 before any setting of its own is read, so that is where it is stopped.
+    Its native code writes to file descriptor 2 before it reads any setting, so the descriptor itself is redirected.
     """
     loggers = [logging.getLogger(name) for name in _NOISY_LOGGERS]
     levels = [logger.level for logger in loggers]
@@ -90,7 +90,7 @@ def _stderr_apart() -> Iterator[None]:
     if stream is not None:
         stream.flush()
     try:
-        kept = os.dup(2)
+        original = os.dup(2)
     except OSError:  # the process has no standard error
         yield
         return
@@ -101,5 +101,5 @@ def _stderr_apart() -> Iterator[None]:
         finally:
             if stream is not None:
                 stream.flush()
-            os.dup2(kept, 2)
-            os.close(kept)
+            os.dup2(original, 2)
+            os.close(original)

@@ -1,6 +1,6 @@
-"""Which ONNX value each Keras layer's output became: `torch_taps`, for layers instead of modules.
+"""Finds the ONNX value of each Keras layer's output: as `torch_taps`, for layers instead of modules.
 
-Keras has no hooks, so each layer's ``call`` is wrapped, in that layer alone, for the time of the trace.
+Keras has no hooks, so the ``call`` of each layer object is wrapped while the model is traced.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 
 @dataclass
 class KerasTaps(Taps):
-    """What entered and left each layer; tensors come from TensorFlow, the rest is as for PyTorch.
+    """The inputs and outputs of each layer as TensorFlow tensors; everything else is as for PyTorch.
 
-    Between two convolutions the converter leaves out Keras's channels-last value. Then the value that a layer leads to
-    is ONNX's, and the layer's entry has under ``permutations`` the order of axes that makes it Keras's.
+    Between two convolutions the converter removes Keras's channels-last value. Then the layer's value is ONNX's, and the
+    layer's entry gives, under ``permutations``, the order of axes that turns it into Keras's.
     """
 
     orders: list[tuple[ir.Value, list[int]]] = field(default_factory=list)
     graph: Any = None
 
     def detach(self, model: ir.Model) -> None:
-        """Take the extra outputs off ``model``, and what served them alone."""
+        """Take the extra outputs off ``model``, and the nodes that only they need."""
         super().detach(model)
         sources = [_before_transpose(value) for value in self.values]
         RemoveUnusedNodesPass()(model)
@@ -50,7 +50,7 @@ class KerasTaps(Taps):
         return modules, vanished
 
     def enter(self, path: str, arguments: Any) -> None:
-        """Note that a layer is called; the model's call starts a new trace."""
+        """Record a call of a layer; a call of the model starts a new trace."""
         import tensorflow as tf
 
         if not path:
@@ -64,7 +64,7 @@ class KerasTaps(Taps):
         tensors = [each for each in keras.tree.flatten(value) if tf.is_tensor(each)]
         if (
             not tensors or tf.compat.v1.get_default_graph() is not self.graph
-        ):  # what a loop's body computes cannot leave it
+        ):  # values inside the body of a loop cannot be outputs
             return None
         self.tensors.append(tf.identity(tensors[0]))
         return len(self.tensors) - 1
@@ -72,11 +72,11 @@ class KerasTaps(Taps):
 
 @contextmanager
 def tapped_layers(model: "keras.Model") -> Iterator[KerasTaps]:
-    """Wrap every layer of ``model`` and the layers within them for the time that it is traced."""
+    """Wrap every layer of ``model``, nested layers too, while it is traced."""
     taps = KerasTaps()
     wrapped: dict[int, keras.layers.Layer] = {}
     for path, layer in layer_paths(model).items():
-        if "call" not in vars(layer):  # what the user replaced stays
+        if "call" not in vars(layer):  # a ``call`` that the user replaced stays
             taps.types[path] = type(layer).__name__
             object.__setattr__(layer, "call", _wrapper(taps, path, layer.call))
             wrapped[id(layer)] = layer
@@ -88,7 +88,7 @@ def tapped_layers(model: "keras.Model") -> Iterator[KerasTaps]:
 
 
 def layer_paths(model: "keras.Model") -> dict[str, "keras.layers.Layer"]:
-    """Return every layer below ``model`` by its path, as its variables have it; of equal paths the first."""
+    """Return every layer below ``model`` by its path, which its variables have too; of equal paths the first."""
     paths: dict[str, keras.layers.Layer] = {}
     for layer in model._flatten_layers(include_self=False):
         paths.setdefault(str(layer.path or layer.name), layer)
@@ -96,7 +96,7 @@ def layer_paths(model: "keras.Model") -> dict[str, "keras.layers.Layer"]:
 
 
 def _before_transpose(value: ir.Value) -> tuple[ir.Value, list[int]] | None:
-    """Return what a Transpose makes ``value`` of, and its order of axes, if it is one."""
+    """Return the input and the order of axes of the Transpose that makes ``value``, None if another node makes it."""
     node = value.producer()
     if node is None or node.op_type != "Transpose" or node.inputs[0] is None or "perm" not in node.attributes:
         return None

@@ -1,8 +1,8 @@
 """Keras model → ONNX file: every variable bit for bit, under its Keras path and in its Keras layout.
 
 Keras's own export and ``tf2onnx.convert.from_keras`` fold batch-norm into the convolutions, and so change the weights
-that a fault list points at. Here tf2onnx converts a function that gets every variable as an input, so it sees none; the
-variables are attached afterwards, and the file is read back and compared before it appears.
+that a fault list names. Here tf2onnx converts a function that takes every variable as an input, so it never sees a value;
+the variables are attached afterwards, and the file is read back and compared before it appears.
 """
 
 import json
@@ -45,12 +45,12 @@ def export_keras(
 
     ``model`` is a Functional, Sequential or subclassed model with one input, or a ``.keras`` or ``.h5`` file, which is
     loaded without running code from it. In the file ``input`` is (batch, height, width, channels), as in Keras, with a
-    free batch dimension, and ``output`` what the model returns (the first of several); initializers are called like
-    ``conv2d/kernel`` and have Keras's layout. ``input_shape``, without the batch, is needed for a subclassed model
-    alone that was never called. Batch-norm is computed as Keras computes it, from its four variables.
+    free batch dimension, and ``output`` is the output of the model (the first of several); initializers have names like
+    ``conv2d/kernel`` and Keras's layout. ``input_shape``, without the batch, is needed only for a subclassed model that
+    was never called. Batch-norm is computed as Keras computes it, from its four variables.
 
-    The file says, as JSON under `bitswap_onnx.graph.model.METADATA_KEY`, which parameters and which values belong to
-    which layer. Variables that take no part in inference (seeds, metrics) are reported as ``unused``.
+    The file has, as JSON under `bitswap_onnx.graph.model.METADATA_KEY`, the parameters and values of each layer. Variables
+    that take no part in inference (seeds, metrics) are reported as ``unused``.
 
     Raises ModelError for a model that cannot be loaded, traced or converted, ControlFailedError (and writes nothing) for
     a variable that is missing or differs, MissingExtraError without Keras.
@@ -58,7 +58,7 @@ def export_keras(
     require("tensorflow", "keras", "tf2onnx.convert")
     path = Path(path)
     if opset not in KERAS_OPSETS:
-        raise ModelError(f"{path}: expected opset {KERAS_OPSETS[0]} to {KERAS_OPSETS[-1]}, found {opset}")
+        raise ModelError(f"`opset`: expected {KERAS_OPSETS[0]} to {KERAS_OPSETS[-1]}, found {opset!r}")
     network = load_keras_file(Path(model)) if isinstance(model, str | Path) else model
     shape = _input_shape(network, input_shape)
     variables = _variables(network)
@@ -102,7 +102,7 @@ def _input_shape(model: "keras.Model", given: Sequence[int | None] | None) -> tu
     if not isinstance(built, list | tuple) or not all(size is None or isinstance(size, int) for size in built):
         kind = "Sequential" if isinstance(model, keras.Sequential) else "subclassed"
         raise ModelError(
-            f"{model.name}: the input shape of this {kind} model is unknown; call it once on an input, or pass input_shape"
+            f"{model.name}: the input shape of this {kind} model is unknown; call it once on an input, or pass `input_shape`"
         )
     return tuple(built[1:])
 
@@ -118,7 +118,7 @@ def _variables(model: "keras.Model") -> dict[str, np.ndarray[Any, Any]]:
 
 
 def _convert(model: "keras.Model", shape: tuple[int | None, ...], taps: KerasTaps, opset: int) -> ir.Model:
-    """Return the model as tf2onnx sees it: inputs ``input``, ``variable_0``, ...; outputs ``output`` and the taps."""
+    """Return the model from tf2onnx: inputs ``input``, ``variable_0``, ...; outputs ``output`` and the taps."""
     import tensorflow as tf
     import tf2onnx
 
@@ -148,7 +148,7 @@ def _convert(model: "keras.Model", shape: tuple[int | None, ...], taps: KerasTap
 
 @contextmanager
 def _inlined() -> Iterator[None]:
-    """Trace inner functions in place: Keras has XLA compile grouped convolutions, in functions that tf2onnx cannot read."""
+    """Trace inner functions in place: Keras puts grouped convolutions into XLA functions, which tf2onnx cannot read."""
     import tensorflow as tf
 
     eager = tf.config.functions_run_eagerly()
@@ -160,14 +160,14 @@ def _inlined() -> Iterator[None]:
 
 
 def _check_operators(proto: onnx.ModelProto, name: str, opset: int) -> None:
-    """Refuse what tf2onnx leaves in the graph under TensorFlow's names."""
+    """Refuse a graph in which tf2onnx left operators of TensorFlow."""
     for node in proto.graph.node:
         if node.domain in ("", "ai.onnx") and not onnx.defs.has(node.op_type, opset):
             raise ModelError(f"{name}: tf2onnx has no ONNX counterpart of TensorFlow's {node.op_type} ({node.name})")
 
 
 def _attach(model: ir.Model, variables: dict[str, np.ndarray[Any, Any]]) -> None:
-    """Make the variables' inputs initializers under their paths; name the input and the output, and free the batch."""
+    """Turn the inputs of variables into initializers named by path; name input and output, and free the batch."""
     graph = model.graph
     inputs = {value.name: value for value in graph.inputs}
     for value in (*graph.inputs, *(output for node in graph for output in node.outputs)):
@@ -200,7 +200,7 @@ def _origin() -> dict[str, object]:
 
 
 def _parameter_entries(paths: Sequence[str]) -> dict[str, dict[str, object]]:
-    """Name layer and parameter of each variable; where a layer lies in another one, its own name serves as well.
+    """Return layer and parameter of each variable; a layer inside another layer can also be named by its last part.
 
     A Sequential model's variables are ``sequential/conv2d/kernel``, while users and their fault lists say ``conv2d``.
     """

@@ -1,8 +1,9 @@
 """Padding, pooling and strided slices: where ONNX and Keras differ, and which layers give ONNX's result exactly.
 
-Keras pads by ``valid`` or by TensorFlow's ``same``, which for strides above 1 depends on the input and puts the odd pixel
-last. ONNX states every pixel. So: ``same`` where the stride is 1 and it means the same, else a layer of zeros before
-``valid``. Maxima take zeros for the missing -∞ only where no input can be negative.
+Keras pads by ``valid`` or by TensorFlow's ``same``; for strides above 1, ``same`` depends on the input and puts the odd
+pixel last. ONNX gives every padding in pixels. So a layer has ``same`` only at stride 1 and where it adds the same pixels;
+elsewhere a layer of zeros comes before ``valid``. A maximum takes these zeros only where no input can be negative, because
+ONNX pads with -∞ there.
 """
 
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ import onnx_ir as ir
 
 from bitswap_onnx.converters.keras_builder import Builder, sizes
 
-#: From here on the end of a slice means the end of the axis.
+#: An end of a slice from this number on means the end of the axis.
 _WHOLE = 2**31 - 1
 
 
@@ -25,7 +26,7 @@ class Window:
     strides: tuple[int, ...]
     dilations: tuple[int, ...]
     pads: tuple[tuple[int, int], ...]
-    extended: bool = False  # whether rounding sizes up has added to ``pads``
+    extended: bool = False  # whether rounding the output size up added to ``pads``
 
     @property
     def padded(self) -> bool:
@@ -34,7 +35,7 @@ class Window:
 
     @property
     def centred(self) -> bool:
-        """Whether padding is what ``same`` adds at stride 1."""
+        """Whether the padding equals that of ``same`` at stride 1."""
         spans = [dilation * (kernel - 1) for kernel, dilation in zip(self.kernel, self.dilations, strict=True)]
         return all(pads == (span // 2, span - span // 2) for pads, span in zip(self.pads, spans, strict=True))
 
@@ -44,32 +45,32 @@ class Window:
         return set(self.strides) == {1}
 
 
-def window(builder: Builder, node: ir.Node, tensor: Any, kernel: Sequence[int]) -> Window:
-    """Read a node's window; raises ModelError for tensors that are no images."""
+def read_window(builder: Builder, node: ir.Node, tensor: Any, kernel: Sequence[int]) -> Window:
+    """Return the window of a node; raises ModelError for tensors that are no images."""
     if len(tensor.shape) != 4 or len(kernel) != 2:
         raise builder.error(node, f"expected images (batch, channels, height, width), found rank {len(tensor.shape)}")
     attributes = node.attributes
     strides = tuple(attributes.get_ints("strides", [1, 1]))
     dilations = tuple(attributes.get_ints("dilations", [1, 1]))
-    found = Window(tuple(kernel), strides, dilations, ((0, 0), (0, 0)))
+    window = Window(tuple(kernel), strides, dilations, ((0, 0), (0, 0)))
     auto = attributes.get_string("auto_pad", "NOTSET")
     if auto == "NOTSET":
         pads = tuple(attributes.get_ints("pads", [0, 0, 0, 0]))
-        return _with(found, [(pads[0], pads[2]), (pads[1], pads[3])])
+        return _with(window, [(pads[0], pads[2]), (pads[1], pads[3])])
     if auto == "VALID":
-        return found
+        return window
     totals = []
     for size, axis in zip(_static(builder, node, tensor), (0, 1), strict=True):
         steps = -(-size // strides[axis]) - 1
         totals.append(max(0, steps * strides[axis] + dilations[axis] * (kernel[axis] - 1) + 1 - size))
     late = auto == "SAME_LOWER"
     return _with(
-        found, [(total - total // 2, total // 2) if late else (total // 2, total - total // 2) for total in totals]
+        window, [(total - total // 2, total // 2) if late else (total // 2, total - total // 2) for total in totals]
     )
 
 
-def _with(found: Window, pads: Sequence[tuple[int, int]], extended: bool = False) -> Window:
-    return Window(found.kernel, found.strides, found.dilations, tuple(pads), extended)
+def _with(window: Window, pads: Sequence[tuple[int, int]], extended: bool = False) -> Window:
+    return Window(window.kernel, window.strides, window.dilations, tuple(pads), extended)
 
 
 def _static(builder: Builder, node: ir.Node, tensor: Any) -> tuple[int, int]:
@@ -79,13 +80,13 @@ def _static(builder: Builder, node: ir.Node, tensor: Any) -> tuple[int, int]:
     return height, width
 
 
-def convolved(builder: Builder, node: ir.Node, tensor: Any, found: Window) -> tuple[Any, str]:
+def convolved(builder: Builder, node: ir.Node, tensor: Any, window: Window) -> tuple[Any, str]:
     """Return (tensor, ``padding`` of the Keras layer), with zeros added to the tensor where Keras has no such padding."""
-    if not found.padded:
+    if not window.padded:
         return tensor, "valid"
-    if found.dense and found.centred:
+    if window.dense and window.centred:
         return tensor, "same"
-    return zeros_around(builder, node, tensor, found.pads), "valid"
+    return zeros_around(builder, node, tensor, window.pads), "valid"
 
 
 def zeros_around(builder: Builder, node: ir.Node, tensor: Any, pads: Sequence[tuple[int, int]]) -> Any:
@@ -98,53 +99,53 @@ def zeros_around(builder: Builder, node: ir.Node, tensor: Any, pads: Sequence[tu
 def max_pool(builder: Builder, node: ir.Node) -> Any:
     """MaxPool: (batch, channels, height, width) → the maxima of its windows."""
     tensor = builder.tensor(node, 0)
-    found = _pooling_window(builder, node, tensor)
+    window = _pooling_window(builder, node, tensor)
     value = node.inputs[0]
     assert value is not None
-    if not found.padded:
-        return _pool(builder, "MaxPooling2D", tensor, found, "valid")
-    if found.centred and found.dense:
-        return _pool(builder, "MaxPooling2D", tensor, found, "same")
+    if not window.padded:
+        return _pool(builder, "MaxPooling2D", tensor, window, "valid")
+    if window.centred and window.dense:
+        return _pool(builder, "MaxPooling2D", tensor, window, "same")
     if value.name in builder.nonnegative:
-        return _pool(builder, "MaxPooling2D", zeros_around(builder, node, tensor, found.pads), found, "valid")
-    if _symmetric(found):
-        return _pooled_then_thinned(builder, "MaxPooling2D", tensor, found)
-    raise builder.error(node, f"no exact counterpart for padding {found.pads} of values that may be negative")
+        return _pool(builder, "MaxPooling2D", zeros_around(builder, node, tensor, window.pads), window, "valid")
+    if _symmetric(window):
+        return _pooled_then_thinned(builder, "MaxPooling2D", tensor, window)
+    raise builder.error(node, f"no exact counterpart for padding {window.pads} of values that may be negative")
 
 
 def average_pool(builder: Builder, node: ir.Node) -> Any:
     """AveragePool: (batch, channels, height, width) → the means of its windows."""
     tensor = builder.tensor(node, 0)
-    found = _pooling_window(builder, node, tensor)
-    if found.extended:
+    window = _pooling_window(builder, node, tensor)
+    if window.extended:
         raise builder.error(node, "ceil_mode with a window that leaves the image has no exact counterpart")
-    if not found.padded:
-        return _pool(builder, "AveragePooling2D", tensor, found, "valid")
+    if not window.padded:
+        return _pool(builder, "AveragePooling2D", tensor, window, "valid")
     if node.attributes.get_int("count_include_pad", 0):
-        return _pool(builder, "AveragePooling2D", zeros_around(builder, node, tensor, found.pads), found, "valid")
-    if _symmetric(found):
-        return _pooled_then_thinned(builder, "AveragePooling2D", tensor, found)
-    raise builder.error(node, f"no exact counterpart for padding {found.pads} that is not counted")
+        return _pool(builder, "AveragePooling2D", zeros_around(builder, node, tensor, window.pads), window, "valid")
+    if _symmetric(window):
+        return _pooled_then_thinned(builder, "AveragePooling2D", tensor, window)
+    raise builder.error(node, f"no exact counterpart for padding {window.pads} that is not counted")
 
 
-def _symmetric(found: Window) -> bool:
-    return found.centred and all(before == after for before, after in found.pads)
+def _symmetric(window: Window) -> bool:
+    return window.centred and all(before == after for before, after in window.pads)
 
 
-def _pool(builder: Builder, kind: str, tensor: Any, found: Window, padding: str) -> Any:
-    return builder.add(kind, tensor, pool_size=found.kernel, strides=found.strides, padding=padding)
+def _pool(builder: Builder, kind: str, tensor: Any, window: Window, padding: str) -> Any:
+    return builder.add(kind, tensor, pool_size=window.kernel, strides=window.strides, padding=padding)
 
 
-def _pooled_then_thinned(builder: Builder, kind: str, tensor: Any, found: Window) -> Any:
-    """Pool around every pixel, then keep the windows that the strides stop at."""
-    tensor = builder.add(kind, tensor, pool_size=found.kernel, strides=(1, 1), padding="same")
-    return thinned(builder, tensor, found.strides)
+def _pooled_then_thinned(builder: Builder, kind: str, tensor: Any, window: Window) -> Any:
+    """Pool around every pixel, then keep one window per stride."""
+    tensor = builder.add(kind, tensor, pool_size=window.kernel, strides=(1, 1), padding="same")
+    return thinned(builder, tensor, window.strides)
 
 
 def thinned(builder: Builder, tensor: Any, strides: Sequence[int]) -> Any:
     """Keep every ``strides``-th pixel, from the first.
 
-    The mean of one pixel is that pixel, whatever it is; TensorFlow's maximum of one pixel turns NaN and -∞ into -3.4e38.
+    The mean of one pixel is that pixel, even NaN or -∞; TensorFlow's maximum of one pixel turns these into -3.4e38.
     """
     if set(strides) == {1}:
         return tensor
@@ -152,23 +153,23 @@ def thinned(builder: Builder, tensor: Any, strides: Sequence[int]) -> Any:
 
 
 def _pooling_window(builder: Builder, node: ir.Node, tensor: Any) -> Window:
-    """Return the window of a pooling node; with ``ceil_mode`` its padding reaches as far as the last window does."""
-    found = window(builder, node, tensor, node.attributes.get_ints("kernel_shape", []))
-    if set(found.dilations) != {1}:
-        raise builder.error(node, f"dilated windows {found.dilations} have no counterpart")
+    """Return the window of a pooling node; with ``ceil_mode`` the padding extends to the end of the last window."""
+    window = read_window(builder, node, tensor, node.attributes.get_ints("kernel_shape", []))
+    if set(window.dilations) != {1}:
+        raise builder.error(node, f"dilated windows {window.dilations} have no counterpart")
     if any(output.uses() for output in node.outputs[1:]):
         raise builder.error(node, "the positions of maxima have no counterpart")
     if not node.attributes.get_int("ceil_mode", 0):
-        return found
+        return window
     pads = []
     for axis, size in enumerate(_static(builder, node, tensor)):
-        before, after = found.pads[axis]
-        stride, room = found.strides[axis], size + before + after - found.kernel[axis]
+        before, after = window.pads[axis]
+        stride, room = window.strides[axis], size + before + after - window.kernel[axis]
         windows = -(-room // stride) + 1
         if (windows - 1) * stride >= size + before:  # a window that starts behind the image is none
             windows -= 1
         pads.append((before, after + max(0, (windows - 1) * stride - room)))
-    return _with(found, pads, extended=tuple(pads) != found.pads)
+    return _with(window, pads, extended=tuple(pads) != window.pads)
 
 
 def sliced(builder: Builder, node: ir.Node) -> Any:
@@ -185,11 +186,11 @@ def sliced(builder: Builder, node: ir.Node) -> Any:
         if (start, step) == (0, 1) and end >= _WHOLE:
             continue
         size = sizes(tensor)[axis] if axis >= 0 else None
-        kept = range(size)[start:end:step] if size is not None and step > 0 else range(0)
-        if not kept or size is None:
+        pixels = range(size)[start:end:step] if size is not None and step > 0 else range(0)
+        if not pixels or size is None:
             raise builder.error(node, f"slicing axis {axis + 1} from {start} to {end} by {step} has no counterpart")
-        left_over = size - 1 - kept[-1]
-        crops[axis], strides[axis] = (kept[0], left_over if left_over >= step else 0), step
+        left_over = size - 1 - pixels[-1]
+        crops[axis], strides[axis] = (pixels[0], left_over if left_over >= step else 0), step
     if strides[0] != 1:
         raise builder.error(node, "every n-th channel has no counterpart")
     if any(map(any, crops[1:])):

@@ -1,4 +1,4 @@
-"""Clean and faulty runs in the frameworks themselves, for cross-checks: nothing of ours in them but the bit edit."""
+"""Clean and faulty runs in the frameworks themselves, for cross-checks: only the bit edit is code of this package."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -29,10 +29,10 @@ _BATCH = 64
 
 @dataclass(frozen=True)
 class Native:
-    """A framework's own run of a model: inputs (n, ...) → scores (n, classes), clean and with an injection applied.
+    """Runs of a model in its framework: inputs (n, ...) → scores (n, classes), clean and with an injection applied.
 
-    ``layers``, where the framework shows them: an injection (None: clean) and a few inputs → the scores and, by the path
-    of a layer as converters record it, what its calls took in and put out, in the framework's layout.
+    ``layers``, where the framework can tell: an injection (None: clean) and a few inputs → the scores and, by the path of a
+    layer as converters record it, the inputs and outputs of its calls, in the framework's layout.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Native:
 
 
 def torch_native(module: "torch.nn.Module") -> Native:
-    """Run a PyTorch module; faults flip bits of its parameters and buffers, found by the names they have in the file."""
+    """Run a PyTorch module; faults flip bits of its parameters and buffers, found by their names in the file."""
     import torch
 
     from bitswap_onnx.converters.torch_taps import tapped
@@ -75,20 +75,20 @@ def torch_native(module: "torch.nn.Module") -> Native:
 
 
 def keras_native(model: Model, network: "keras.Model") -> Native:
-    """Run a Keras model; faults set its variables, found by the paths they have in the file.
+    """Run a Keras model; faults set its variables, found by their paths in the file.
 
-    Where ``model`` is not the network's own export but, say, the PyTorch one's, parameters are paired by content, and
-    images are turned to the layout that the network takes.
+    Where ``model`` is no export of ``network`` but, say, of the PyTorch network, parameters are paired by content, and
+    images are transposed to the layout that the network takes.
     """
     from bitswap_onnx.converters.keras_taps import tapped_layers
 
     variables = {variable.path: variable for variable in network.variables}
-    own = all(target.tensor in variables for target in find_targets(model))
-    pairs = {} if own else _keras_pairs(model, network)
+    is_export = all(target.tensor in variables for target in find_targets(model))
+    pairs = {} if is_export else _keras_pairs(model, network)
 
     def turned(inputs: NativeArray) -> NativeArray:
-        other = inputs.ndim == 4 and inputs.shape[1:] != tuple(network.input_shape[1:])
-        return np.moveaxis(inputs, 1, -1) if other else inputs
+        differs = inputs.ndim == 4 and inputs.shape[1:] != tuple(network.input_shape[1:])
+        return np.moveaxis(inputs, 1, -1) if differs else inputs
 
     def run(inputs: NativeArray) -> NativeArray:
         return np.asarray(network.predict(turned(inputs), batch_size=_BATCH, verbose=0))
@@ -107,7 +107,7 @@ def keras_native(model: Model, network: "keras.Model") -> Native:
 
     @contextmanager
     def changed_to(injection: ResolvedInjection) -> Iterator[None]:
-        injection = injection if own else _moved(injection, pairs)
+        injection = injection if is_export else _moved(injection, pairs)
         clean = {name: np.asarray(variables[name].value).copy() for name in injection.path if name in variables}
         changed = {name: values.copy() for name, values in clean.items()}
         try:
@@ -123,7 +123,7 @@ def keras_native(model: Model, network: "keras.Model") -> Native:
 
 
 def tensorflow_native(model: Model) -> Native:
-    """Run an ONNX model, clean or rewritten, in TensorFlow by way of onnx2tf: slow, but independent of everything else."""
+    """Run an ONNX model, clean or rewritten, in TensorFlow through onnx2tf: slow, but independent of everything else."""
     from bitswap_onnx.converters.onnx_to_tf import onnx_to_tf, run_saved_model
 
     def run(converted: Model, inputs: NativeArray) -> NativeArray:
@@ -166,7 +166,7 @@ def _in_partner(receipt: Receipt, pair: TargetPair) -> Receipt:
 def _flipped(
     injection: ResolvedInjection, parameters: Mapping[str, NativeArray], restore: bool = True
 ) -> Iterator[None]:
-    """XOR an injection's masks onto ``parameters``, in place, and take them off again.
+    """XOR an injection's masks into ``parameters``, in place, and undo this at the end.
 
     Raises FaultListError for parameters that the native model does not have, or that hold other bits than the file.
     """
@@ -184,9 +184,9 @@ def _check(receipt: Receipt, parameters: Mapping[str, NativeArray]) -> None:
     name, place = receipt.target.tensor, np.unravel_index(receipt.element, receipt.target.shape)
     values = parameters.get(name)
     if values is None or values.shape != receipt.target.shape:
-        raise FaultListError(f"{name}: the native model has no such parameter; give the model that was exported")
+        raise FaultListError(f"{name}: the native model has no such parameter; use the model that was exported")
     if int(to_bits(values)[place]) != receipt.clean_bits:
-        raise FaultListError(f"{name}: the native model has other weights; give it those that were exported")
+        raise FaultListError(f"{name}: the native model has other weights; load the weights that were exported")
 
 
 def _xor(injection: ResolvedInjection, parameters: Mapping[str, NativeArray]) -> None:

@@ -1,8 +1,8 @@
 """ONNX classifier → Keras 3 model of real layers (NHWC), with the same weights, bit for bit.
 
 Layers are named as Keras numbers a fresh model, in the order in which they run: ``conv2d``, ``conv2d_1``, ...,
-``dense``. The saved file holds no code (no Lambda layers), so Keras loads it in its safe mode; it is loaded so and every
-weight compared before it appears.
+``dense``. The saved file holds no code (no Lambda layers), so Keras loads it in safe mode. Before the file appears, it is
+loaded like this and every weight is compared.
 """
 
 import re
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 #: ONNX operator → the Keras layers that it becomes.
 SUPPORTED: dict[str, str] = {operator: layers for operator, (layers, _) in LAYER_RULES.items()}
 
-#: Operators whose results are never negative, and those that keep that of all their inputs.
+#: Operators whose results are never negative; operators whose results are not negative where no input is.
 _NONNEGATIVE = frozenset({"Relu", "Clip", "Sigmoid", "HardSigmoid", "Softmax", "Softplus"})
 _KEEPING = frozenset(
     (
@@ -40,9 +40,9 @@ _KEEPING = frozenset(
 
 @dataclass(frozen=True)
 class KerasReport:
-    """What a conversion wrote: ``layers`` names the ONNX node of each Keras layer, in order of execution.
+    """The result of a conversion: ``layers`` maps Keras layers, in order of execution, to their ONNX nodes.
 
-    ``parameters`` names the initializer of each Keras variable, all compared bit for bit.
+    ``parameters`` maps Keras variables to their initializers; all were compared bit for bit.
     """
 
     path: Path
@@ -53,8 +53,8 @@ class KerasReport:
 def onnx_to_keras(model: Model | str | Path, path: str | Path) -> KerasReport:
     """Write an ONNX model (NCHW, one input, one output) as a Keras 3 model (NHWC) in a ``.keras`` file.
 
-    Weights are those of the ONNX file, but for the order of axes: Conv (out, in, h, w) → ``kernel`` (h, w, in, out), Gemm
-    and MatMul → ``kernel`` (in, out), batch-norm as it is. `SUPPORTED` says which operators there are.
+    Weights are those of the ONNX file; only the order of axes differs: Conv (out, in, h, w) → ``kernel`` (h, w, in, out),
+    Gemm and MatMul → ``kernel`` (in, out), batch-norm unchanged. `SUPPORTED` lists the operators.
 
     Raises ModelError for an operator without an exact counterpart, naming it and its node, and for a path that does not
     end in ``.keras``; ControlFailedError (and writes nothing) for a weight that differs; MissingExtraError without Keras.
@@ -130,7 +130,7 @@ def _network(graph: ir.Graph, builder: Builder) -> "keras.Model":
 
 def _convert(node: ir.Node, builder: Builder) -> None:
     name = str(node.outputs[0].name)
-    if name in builder.tensors:  # a bias that became part of the layer before
+    if name in builder.tensors:  # a bias that became part of the previous layer
         return
     given = [str(value.name) for value in node.inputs if value is not None]
     if node.op_type == "Transpose" and given[0] in builder.constants:
@@ -154,12 +154,12 @@ def _convert(node: ir.Node, builder: Builder) -> None:
 
 
 def _plain(name: str) -> str:
-    """Return a name that Keras takes."""
+    """Return the nearest name that Keras accepts."""
     return re.sub(r"\W+", "_", name).strip("_") or "model"
 
 
 def _save(network: "keras.Model", weights: Mapping[str, Stored], path: Path) -> None:
-    """Save the model, load it again in safe mode, compare its weights, and only then put it in its place."""
+    """Save the model, load it again in safe mode, compare its weights, and only then move it to ``path``."""
     try:
         with tempfile.TemporaryDirectory(prefix=".export-", dir=path.parent) as folder:
             part = Path(folder) / path.name
@@ -174,7 +174,9 @@ def _save(network: "keras.Model", weights: Mapping[str, Stored], path: Path) -> 
 def _compare(written: "keras.Model", weights: Mapping[str, Stored], path: Path) -> None:
     variables: dict[str, Any] = {variable.path: variable for variable in written.weights}
     if variables.keys() != weights.keys():
-        raise ControlFailedError(f"{path}: the saved model has other weights than it was given; nothing was written")
+        raise ControlFailedError(
+            f"{path}: the saved model has other variables than the converted one; nothing was written"
+        )
     for name, stored in weights.items():
         expected = stored.restored(stored.elements)
         found = stored.restored(np.asarray(variables[name].value))

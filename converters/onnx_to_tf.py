@@ -1,7 +1,7 @@
-"""ONNX model → TensorFlow SavedModel by way of onnx2tf: an independent run of any model, also of a faulty one.
+"""ONNX model → TensorFlow SavedModel through onnx2tf: an independent run of any model, clean or faulty.
 
-onnx2tf prints, changes the file that it reads, ends its process on errors and switches TensorFlow to Keras 2; so it works
-in a process of its own (``python -m bitswap_onnx.converters.onnx_to_tf MODEL FOLDER``), on a copy.
+onnx2tf prints, changes the file that it reads, ends its process on errors and switches TensorFlow to Keras 2. So it runs
+in a separate process (``python -m bitswap_onnx.converters.onnx_to_tf MODEL FOLDER``), on a copy of the model.
 """
 
 import os
@@ -23,7 +23,7 @@ from bitswap_onnx.converters.keras_setup import QUIET_ENVIRONMENT, quiet, requir
 from bitswap_onnx.errors import MissingExtraError, ModelError, one_line
 from bitswap_onnx.graph.model import Model, load_model, save_model
 
-#: What onnx2tf imports, some of it without declaring it.
+#: Packages that onnx2tf imports, declared by it or not.
 _NEEDS = ("tensorflow", "onnx2tf", "tf_keras", "ai_edge_litert", "onnx_graphsurgeon", "sng4onnx", "psutil")
 
 _BATCH = 64
@@ -32,8 +32,8 @@ _BATCH = 64
 def onnx_to_tf(model: Model | str | Path, folder: str | Path) -> None:
     """Write ``model`` as a TensorFlow SavedModel into ``folder``; `run_saved_model` runs it.
 
-    Weights keep their values, inputs their layout and names. Batch-norm may be folded and layers reordered: this is
-    another implementation of the same function, no counterpart to inject faults into.
+    Weights keep their values, inputs their layout and names. Batch-norm may be folded and layers reordered: the
+    result computes the same function, but is no model to inject faults into.
 
     Raises ModelError for a model that onnx2tf cannot convert and MissingExtraError without onnx2tf or what it needs.
     """
@@ -58,7 +58,7 @@ def onnx_to_tf(model: Model | str | Path, folder: str | Path) -> None:
 
 
 def run_saved_model(folder: str | Path, inputs: NDArray[Any]) -> NDArray[Any]:
-    """Return the scores (n, classes) for ``inputs`` (n, ...) in the layout that the ONNX model has (NCHW, as a rule).
+    """Return the scores (n, classes) for ``inputs`` (n, ...) in the layout of the ONNX model (usually NCHW).
 
     Raises ModelError for a folder that holds no SavedModel with one input and one output.
     """
@@ -88,14 +88,14 @@ def run_saved_model(folder: str | Path, inputs: NDArray[Any]) -> NDArray[Any]:
 
 
 def _reason(text: str) -> str:
-    """Return the sentence of the last exception or error, without colours and without the addresses that follow it."""
+    """Return the message of the last exception or error, without colours."""
     errors = [line for line in text.splitlines() if re.match(r"\w*(Error|Exception)\b|.*ERROR:.*(:|\.)", line)]
     plain = re.sub(r"\x1b\[\d*m|ERROR:", "", errors[-1] if errors else text.strip().rpartition("\n")[2])
     return " ".join(plain.split())[:300] or "it ended without a reason"
 
 
 def _convert(source: str, folder: str) -> None:
-    """Convert a file that may be changed; runs in a process of its own."""
+    """Convert a file that may be changed; runs in a separate process."""
     import onnx2tf
     import onnx2tf.onnx2tf as implementation
     import tensorflow as tf
@@ -116,9 +116,9 @@ def _convert(source: str, folder: str) -> None:
 
 
 def _constants_settled(file: str) -> list[str]:
-    """Make the file one that onnx2tf can read and return the names of the inputs whose layout it would change.
+    """Make the file readable for onnx2tf, and return the names of the inputs whose layout onnx2tf would change.
 
-    It trips over Constant nodes with list attributes, and over weights that are transposed on their way to a layer.
+    onnx2tf fails on Constant nodes with list attributes, and on weights that pass through a Transpose.
     """
     model = ir.load(file)
     fold_constants(model, input_size_limit=sys.maxsize, output_size_limit=sys.maxsize)

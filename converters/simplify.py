@@ -1,4 +1,4 @@
-"""Clears an exported graph of the exporter's noise, by passes that cannot read a parameter's elements."""
+"""Removes the exporter's superfluous nodes from a graph, by passes that cannot read the elements of parameters."""
 
 from collections.abc import Iterator, Mapping
 
@@ -15,12 +15,12 @@ _OPTIONAL_BIAS = frozenset({"Conv", "ConvTranspose", "Gemm"})
 
 
 def simplify(model: ir.Model, parameters: Mapping[str, ir.Value]) -> dict[str, ir.Value]:
-    """Fold constants, make the rest initializers, drop unused nodes and the exporter's notes; change ``model`` in place.
+    """Fold constants, turn the others into initializers, drop unused nodes and metadata; changes ``model`` in place.
 
-    While constants are folded, ``parameters`` (initializers, by name) have no elements: they are taken away and put
-    back, so nothing can be computed from a weight, whatever the pass decides about sizes and operators.
+    While constants are folded, ``parameters`` (initializers, by name) have no elements, which are put back afterwards. So no
+    pass can compute anything from a weight.
 
-    Returns, by the name of each removed value, the value that stands in for it.
+    Returns the name of each removed value → the value that replaces it.
     """
     from onnxscript.optimizer import fold_constants
 
@@ -41,9 +41,9 @@ def simplify(model: ir.Model, parameters: Mapping[str, ir.Value]) -> dict[str, i
 
 
 def _fix_reshapes(graph: ir.Graph) -> None:
-    """Give a Reshape whose result is known but for one size a constant target, so that it reads no Shape of the input.
+    """Give each Reshape with one unknown size in its result a constant target, in place of a Shape of the input.
 
-    That dependency would tie the end of a network to its beginning, across every cut in between.
+    Such a Shape would make the end of a network depend on its beginning, across every cut in between.
     """
     for node in graph:
         target = node.inputs[1] if node.op_type == "Reshape" else None
@@ -60,7 +60,7 @@ def _fix_reshapes(graph: ir.Graph) -> None:
 
 
 def _drop_zero_biases(graph: ir.Graph) -> None:
-    """Drop the zeros that the exporter gives layers without bias: no parameter, so nothing that a fault could hit."""
+    """Drop the zero biases that the exporter adds to layers without bias: they are no parameters, so no targets."""
     for node in graph:
         bias = node.inputs[2] if node.op_type in _OPTIONAL_BIAS and len(node.inputs) > 2 else None
         if bias is not None and bias.const_value is not None and not bias.const_value.numpy().any():

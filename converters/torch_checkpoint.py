@@ -10,7 +10,7 @@ from bitswap_onnx.errors import MissingExtraError, ModelError
 if TYPE_CHECKING:
     import torch
 
-#: What wraps a state dict in checkpoints.
+#: Keys under which checkpoints hold a state dict.
 _WRAPPERS = ("state_dict", "model", "net")
 
 
@@ -25,7 +25,7 @@ def require_torch() -> None:
 def load_state_dict_file(path: str | Path) -> dict[str, "torch.Tensor"]:
     """Return the state dict in a checkpoint, on the CPU.
 
-    Unwraps ``state_dict``, ``model`` and ``net``, and the ``module.`` that DataParallel puts before every name.
+    Unwraps the keys ``state_dict``, ``model`` and ``net``, and removes DataParallel's prefix ``module.`` from all names.
 
     Raises ModelError for a file that cannot be read, that holds no state dict, or that holds a pickled module, and
     MissingExtraError without PyTorch.

@@ -1,6 +1,6 @@
-"""Where a PyTorch network comes from: Python code that the user names, an exported program, a pickled module; and weights.
+"""Loads PyTorch networks, from Python code, an exported program or a pickled module, and their weights.
 
-Only the user's own code runs. Files are read without running what they hold, unless the user trusts them.
+Only Python code that the user names runs. Other files are read without running code from them, unless the user trusts them.
 """
 
 import importlib
@@ -29,7 +29,7 @@ PICKLES = (".pt", ".pth", ".th", ".pkl", ".bin")
 
 _COUNTER = "num_batches_tracked"
 
-#: What a layer does at inference alone: operator → position of its argument ``training``.
+#: Operators that differ between training and inference → position of their argument ``training``.
 _TRAINING_ARGUMENT = {"aten.batch_norm.default": 5, "aten.dropout.default": 2}
 
 
@@ -51,19 +51,19 @@ def load_source(source: str, *, trust_pickle: bool = False) -> "nn.Module":
     return _from_code(source)
 
 
-def load_weights(module: "nn.Module", file: Path) -> None:
-    """Load a checkpoint into ``module``, in which every parameter must be, with its shape and dtype.
+def load_weights(module: "nn.Module", file: str | Path) -> None:
+    """Load a checkpoint, which must hold every parameter with its shape and dtype, into ``module``.
 
     Raises ModelError naming the first parameters that are missing, unexpected or different.
     """
-    found = load_state_dict_file(file)
+    weights = load_state_dict_file(file)
     expected = module.state_dict()
     wrong = {
-        "missing": [name for name in expected if name not in found and not name.endswith(_COUNTER)],
-        "unexpected": [name for name in found if name not in expected],
+        "missing": [name for name in expected if name not in weights and not name.endswith(_COUNTER)],
+        "unexpected": [name for name in weights if name not in expected],
         "different": [
             f"{name} {_kind(tensor)} instead of {_kind(expected[name])}"
-            for name, tensor in found.items()
+            for name, tensor in weights.items()
             if name in expected and _kind(tensor) != _kind(expected[name])
         ],
     }
@@ -71,7 +71,7 @@ def load_weights(module: "nn.Module", file: Path) -> None:
         parts = [f"{len(names)} {label} ({', '.join(names[:3])})" for label, names in wrong.items() if names]
         raise ModelError(f"{file}: these are not the network's weights: {'; '.join(parts)}")
     counters = {name: tensor for name, tensor in expected.items() if name.endswith(_COUNTER)}
-    module.load_state_dict(counters | found)
+    module.load_state_dict(counters | weights)
 
 
 def _kind(tensor: "torch.Tensor") -> str:
@@ -97,7 +97,7 @@ def _load_program(path: Path, trust: bool) -> "nn.Module":
 
 @contextmanager
 def _restricted_unpickling() -> Iterator[None]:
-    """Make every `torch.load` refuse what could run code, whatever its caller asks for."""
+    """Make every `torch.load` refuse content that could run code, whatever arguments it gets."""
     name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
     before = os.environ.get(name)
     os.environ[name] = "1"
@@ -166,15 +166,15 @@ def _from_code(source: str) -> "nn.Module":
     with _importing(place):
         code = _import(place)
         try:
-            found = attrgetter(name)(code)
+            network = attrgetter(name)(code)
         except AttributeError:
             known = [each for each, value in vars(code).items() if callable(value) or isinstance(value, nn.Module)]
             raise ModelError(f"{place}: no {name!r} in it; nearest: {nearest(name, known)}") from None
-        if not isinstance(found, nn.Module):
-            found = _run(found, f"{source}: calling it without arguments") if callable(found) else found
-    if not isinstance(found, nn.Module):
-        raise ModelError(f"{source}: expected an nn.Module or something that returns one, found {type(found).__name__}")
-    return found
+        if not isinstance(network, nn.Module) and callable(network):
+            network = _run(network, f"{source}: calling it without arguments")
+    if not isinstance(network, nn.Module):
+        raise ModelError(f"{source}: expected an nn.Module or a callable for one, found {type(network).__name__}")
+    return network
 
 
 def _import(place: str) -> ModuleType:
@@ -194,7 +194,7 @@ def _import(place: str) -> ModuleType:
 
 
 def _run(action: Callable[[], Any], what: str) -> Any:
-    """Run the user's code; what it raises becomes one line with the place in that code where it was raised."""
+    """Run the user's code; an exception becomes a ModelError of one line with its place in that code."""
     try:
         return action()
     except Exception as error:
@@ -206,7 +206,7 @@ def _run(action: Callable[[], Any], what: str) -> Any:
 
 @contextmanager
 def _importing(place: str) -> Iterator[None]:
-    """Let the file's folder, or the current one, be imported from, as Python itself would."""
+    """Allow imports from the folder of the file, or from the current folder, as Python does for scripts."""
     folder = Path(place).resolve().parent if place.endswith(".py") else Path.cwd()
     before = list(sys.path)
     sys.path.insert(0, str(folder))

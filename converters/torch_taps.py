@@ -1,8 +1,8 @@
-"""Which ONNX value each PyTorch module's output became: found by tapping the modules while the model is traced.
+"""Finds the ONNX value of each PyTorch module's output, by taps on the modules while the model is traced.
 
-Node metadata of the exporter names the module of a node, but says nothing about modules without nodes (``Identity``,
-``Dropout`` at inference). Taps see those too: hooks copy what enters and leaves every module to extra graph outputs,
-which are taken off again before the graph is simplified.
+The exporter's metadata names the module of each node, but not modules without nodes (``Identity``, ``Dropout`` at
+inference). Taps find these too: hooks copy the input and the output of every module to extra graph outputs, which are
+removed before the graph is simplified.
 """
 
 from collections.abc import Iterator, Mapping
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     import torch
 
 
-#: What one call of a layer took in, if that was a tensor, and what it put out.
+#: Input of one call of a layer, None if it was no tensor, and its output.
 LayerCall = tuple[NDArray[Any] | None, NDArray[Any]]
 
 
 @dataclass
 class _Call:
-    """One call of one module: positions of its first input and first output among the taps, None for no tensor."""
+    """One call of one module: positions of its first input and first output in the taps, None for no tensor."""
 
     entered: int | None
     left: int | None = None
@@ -32,7 +32,7 @@ class _Call:
 
 @dataclass
 class Taps:
-    """What entered and left each module, in the order in which the trace met it."""
+    """The inputs and outputs of each module, in the order of the trace."""
 
     types: dict[str, str] = field(default_factory=dict)
     calls: dict[str, list[_Call]] = field(default_factory=dict)
@@ -40,7 +40,7 @@ class Taps:
     values: list[ir.Value] = field(default_factory=list)
 
     def detach(self, model: ir.Model) -> None:
-        """Take the extra outputs off ``model`` and remember the values behind them."""
+        """Remove the extra outputs from ``model`` and keep the values that they gave."""
         outputs = model.graph.outputs
         first = len(outputs) - len(self.tensors)
         self.values = [_behind_identities(value) for value in outputs[first:]]
@@ -48,11 +48,11 @@ class Taps:
         self.tensors.clear()
 
     def locate(self, model: ir.Model, replaced: Mapping[str, ir.Value]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return (modules, vanished): by module path its ``type`` and the ``value`` that its output is in ``model``.
+        """Return (modules, vanished): module path → its ``type`` and the ``value`` of its output in ``model``.
 
-        A module that was called several times has the last call's ``value`` and all of them as ``values``. Vanished
-        modules hand on what they are given. ``replaced`` maps names of values that a simplification removed to the
-        values that stand in for them.
+        A module that was called several times has the ``value`` of the last call and the ``values`` of all calls. Vanished
+        modules return their input unchanged. ``replaced``: names of values that a simplification removed → the values
+        that replace them.
         """
         known = {value.name for node in model.graph for value in node.outputs}
         known.update(value.name for value in (*model.graph.inputs, *model.graph.initializers.values()))
@@ -76,7 +76,7 @@ class Taps:
         return modules, vanished
 
     def results(self) -> dict[str, list[LayerCall]]:
-        """Return, after a run that is no trace, by module path what each of its calls took in and put out."""
+        """Return, after a run without tracing, module path → input and output of each of its calls."""
         return {
             path: [
                 (self._array(call.entered), np.asarray(self.tensors[call.left]))
@@ -90,14 +90,14 @@ class Taps:
         return None if position is None else np.asarray(self.tensors[position])
 
     def enter(self, path: str, arguments: Any) -> None:
-        """Note that the module ``path`` is called; the root's call starts a new trace."""
+        """Record a call of the module ``path``; a call of the root starts a new trace."""
         if not path:
             self.calls.clear()
             self.tensors.clear()
         self.calls.setdefault(path, []).append(_Call(self._tap(arguments)))
 
     def leave(self, path: str, output: Any) -> Any:
-        """Note what the module ``path`` returned; the root returns all taps beside its output."""
+        """Record the output of the module ``path``; the root returns its output and all taps."""
         self.calls[path][-1].left = self._tap(output)
         return None if path else (output, tuple(self.tensors))
 
@@ -114,7 +114,7 @@ class Taps:
 
 @contextmanager
 def tapped(module: "torch.nn.Module") -> Iterator[Taps]:
-    """Attach hooks to ``module`` and every module below it for the time that it is traced."""
+    """Attach hooks to ``module`` and every module below it while it is traced."""
     taps = Taps()
     handles = []
     for path, child in module.named_modules():

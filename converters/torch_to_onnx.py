@@ -1,16 +1,17 @@
 """PyTorch module → ONNX file: every parameter bit for bit, under its PyTorch name and in its PyTorch layout.
 
-`torch.onnx.export` folds batch-norm into the convolutions if it may optimise, and so changes the weights that a fault
-list points at. Here it may not; the noise that this leaves (shapes, casts, expanded constants) is folded by a pass that
-cannot read the parameters, and the file is read back and compared before it appears.
+With optimisation, `torch.onnx.export` folds batch-norm into the convolutions, and so changes the weights that a fault list
+names. Here it does not optimise. The nodes that remain (shapes, casts, expanded constants) are folded by a pass that cannot
+read the parameters, and the file is read back and compared before it appears.
 """
 
 import json
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,7 @@ __all__ = ["TORCH_OPSETS", "ExportReport", "export_torch", "load_state_dict_file
 #: Opsets that the exporter can write (it has none below) and that every runtime takes.
 TORCH_OPSETS = range(18, 21)
 
-#: What PyTorch warns of in its own code: deprecated calls, recurrent layers that reorder their weights.
+#: Warnings of PyTorch about its own code: deprecated calls, recurrent layers that reorder their weights.
 _NOISY_WARNINGS: tuple[tuple[str, type[Warning]], ...] = (
     (r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning),
     (r"_check_is_size will be removed", FutureWarning),
@@ -40,7 +41,7 @@ _NOISY_WARNINGS: tuple[tuple[str, type[Warning]], ...] = (
     (r"The \.grad attribute of a Tensor that is not a leaf", UserWarning),
 )
 
-#: What logs that torchvision is not there, or prints a traceback for an error that it raises as well.
+#: Loggers that report a missing torchvision, or print a traceback for an error that is raised as well.
 _NOISY_LOGGERS = (
     "torch.onnx._internal.exporter._registration",
     "torch._subclasses.fake_tensor",
@@ -50,10 +51,10 @@ _NOISY_LOGGERS = (
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What an export wrote: ``parameters`` were compared bit for bit, each under its own name.
+    """The result of an export: ``parameters`` were compared bit for bit, each under its own name.
 
-    ``tied`` maps further names of a parameter to the first one, which it is stored under. ``unused`` names take no part
-    in inference (``num_batches_tracked``) and are not in the file. ``vanished`` modules hand on their input unchanged.
+    ``tied``: further names of a parameter → the name under which it is stored. ``unused`` parameters take no part in
+    inference (``num_batches_tracked``) and are not in the file. ``vanished`` modules return their input unchanged.
     """
 
     path: Path
@@ -82,17 +83,17 @@ def export_torch(
     """Write ``module`` at inference as an ONNX file and compare every parameter in it with the module's, bit for bit.
 
     ``input_shape`` is the shape of one input without the batch, like ``(3, 32, 32)``; in the file, ``input`` is
-    (batch, ...) with a free batch dimension and ``output`` what the module returns (the first of several). Afterwards
-    the module's mode, hooks and parameters are as they were. The file says, as JSON under
-    `bitswap_onnx.graph.model.METADATA_KEY`, which parameters and which values belong to which module.
+    (batch, ...) with a free batch dimension, and ``output`` is the output of the module (the first of several). The mode,
+    hooks and parameters of the module are unchanged afterwards. The file has, as JSON under
+    `bitswap_onnx.graph.model.METADATA_KEY`, the parameters and values of each module.
 
-    Raises ModelError for a module that cannot be traced with any batch size, ControlFailedError (and writes nothing)
-    for a parameter that is missing or differs, MissingExtraError without PyTorch.
+    Raises ModelError for a wrong shape or opset and for a module that cannot be traced with any batch size,
+    ControlFailedError (and writes nothing) for a parameter that is missing or differs, MissingExtraError without PyTorch.
     """
     require_torch()
-    path = Path(path)
+    path, input_shape = Path(path), _sizes(input_shape)
     if opset not in TORCH_OPSETS:
-        raise ModelError(f"{path}: expected opset {TORCH_OPSETS[0]} to {TORCH_OPSETS[-1]}, found {opset}")
+        raise ModelError(f"`opset`: expected {TORCH_OPSETS[0]} to {TORCH_OPSETS[-1]}, found {opset!r}")
     state = _state(module)
     with tapped(module) as taps:
         program = _trace(module, input_shape, opset)
@@ -117,6 +118,13 @@ def export_torch(
     model.metadata_props[METADATA_KEY] = json.dumps(metadata)
     write_bit_exact(model, {name: _elements(state.tensors[name]) for name in stored}, path)
     return ExportReport(path, tuple(stored), tied, tuple(unused), tuple(vanished))
+
+
+def _sizes(input_shape: object) -> tuple[int, ...]:
+    """Return a shape as a tuple; raises ModelError for anything but positive whole numbers."""
+    if isinstance(input_shape, Sequence) and all(isinstance(size, Integral) and int(size) > 0 for size in input_shape):
+        return tuple(map(int, input_shape))
+    raise ModelError(f"`input_shape`: expected positive sizes like (3, 32, 32), found {input_shape!r}")
 
 
 def _state(module: "torch.nn.Module") -> _State:
@@ -153,7 +161,9 @@ def _trace(module: "torch.nn.Module", input_shape: tuple[int, ...], opset: int) 
     assert program is not None
     batch = program.model.graph.inputs[0].shape
     if batch is None or isinstance(batch[0], int):
-        raise ModelError(f"{name}: its forward works for one batch size alone; make it take any (no fixed view sizes)")
+        raise ModelError(
+            f"{name}: its forward works for one batch size only; make it work for any (no fixed view sizes)"
+        )
     return program
 
 
@@ -166,7 +176,7 @@ def _example(module: "torch.nn.Module", input_shape: tuple[int, ...]) -> "torch.
 
 @contextmanager
 def _at_inference(module: "torch.nn.Module") -> Iterator[None]:
-    """Switch to inference, without the fused attention kernels that no exporter knows, and back."""
+    """Switch to inference for a while, without the fused attention kernels, which cannot be exported."""
     import torch
 
     modes = [(child, child.training) for child in module.modules()]
@@ -183,7 +193,7 @@ def _at_inference(module: "torch.nn.Module") -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence what PyTorch says about itself while it exports; failures still raise."""
+    """Silence the warnings of PyTorch about its own code during an export; failures still raise."""
     loggers = [logging.getLogger(name) for name in _NOISY_LOGGERS]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
@@ -199,7 +209,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _read_names(program: "torch.onnx.ONNXProgram", taps: int) -> set[str]:
-    """Return the parameters and buffers that the traced computation reads, its last ``taps`` outputs not counted."""
+    """Return the parameters and buffers that the traced outputs depend on, without the last ``taps`` outputs."""
     traced = program.exported_program
     assert traced is not None
     output = next(iter(reversed(traced.graph.nodes)))
@@ -216,10 +226,10 @@ def _read_names(program: "torch.onnx.ONNXProgram", taps: int) -> set[str]:
 
 
 def _settle_names(model: ir.Model, state: _State) -> None:
-    """Leave of each tied parameter one initializer, under its first name, and parameters' names to parameters alone.
+    """Keep one initializer of each tied parameter, under its first name; rename values that have a parameter's name.
 
-    The exporter may keep any name of a tied parameter or several copies, and calls values after operators: the result of
-    ``x.mean()`` gets the name of a buffer ``mean``.
+    The exporter may keep any name of a tied parameter, or several copies. It names values after operators: the result of
+    ``x.mean()`` can get the name of a buffer ``mean``.
     """
     initializers = model.graph.initializers
     for name, first in state.aliases.items():

@@ -1,6 +1,6 @@
 """DenseNet-BC for small images: Huang et al., "Densely Connected Convolutional Networks", CVPR 2017.
 
-Two variants are in use, each with names and checkpoints of its own. `densenet` (CIFAR-10; ``features.conv0``,
+Two variants are in use, each with its own names and checkpoints. `densenet` (CIFAR-10; ``features.conv0``,
 ``features.denseblock1.denselayer1.conv1``, ..., ``classifier``) pools after the first convolution. `densenet_unpooled`
 (CIFAR-100 and GTSRB; ``conv1``, ``features.dense_block_layer_0.bottle_neck_layer_0.bottle_neck.2``, ..., ``linear``) does
 not, and has no ReLU in its transitions.
@@ -154,12 +154,12 @@ def _growing(**layers: "nn.Module") -> "nn.Module":
 
 @cache
 def _growing_type() -> type["nn.Module"]:
-    """Return the dense layer; classes are made here because torch is imported inside functions alone."""
+    """Return the dense layer; it is defined here because torch is imported only inside functions."""
     import torch
     from torch import nn
 
     class DenseLayer(nn.Sequential):
-        """What came in, and behind it what its layers make of it: (batch, c, h, w) → (batch, c + growth, h, w)."""
+        """Its input, followed by the output of its layers: (batch, c, h, w) → (batch, c + growth, h, w)."""
 
         def forward(self, x: "Tensor") -> "Tensor":
             new = x

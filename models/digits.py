@@ -1,7 +1,7 @@
-"""The small trained classifier that ships with the project: 8×8 images of handwritten digits, learnt in seconds.
+"""The small trained classifier that ships with the project: 8×8 images of handwritten digits, trained in seconds.
 
-``python -m bitswap_onnx.models.digits`` makes its three files anew, byte for byte on the same software and CPU: the ONNX
-model, the images that it has not seen, and a fault list with every bit and every parameter of every layer. The images are
+``python -m bitswap_onnx.models.digits`` makes its three files again, byte for byte on the same software and CPU: the ONNX
+model, the held-out images, and a fault list with every bit and every parameter of every layer. The images are
 scikit-learn's (UCI "Optical Recognition of Handwritten Digits").
 """
 
@@ -61,7 +61,7 @@ def digits_cnn() -> "nn.Module":
 
 
 def load_digits() -> tuple[Digits, Digits]:
-    """Return (training, held-out) images and labels: x (n, 1, 8, 8) in 0-1, y (n,); each digit alike in both."""
+    """Return (training, held-out) images and labels: x (n, 1, 8, 8) in 0-1, y (n,); equal shares of each digit."""
     try:
         from sklearn import datasets, model_selection
     except ImportError:
@@ -98,7 +98,7 @@ def train(digits: Digits) -> "nn.Module":
 
 
 def draw_example_faults(targets: Sequence[Target]) -> list[Injection]:
-    """Return `FAULTS` different single-bit flips: every target and every bit in turn, elements at random."""
+    """Return `FAULTS` different single-bit flips: targets and bits in turn, elements at random."""
     generator = np.random.default_rng(SEED)
     bits = generator.permutation(np.arange(FAULTS) % 32)
     drawn: dict[tuple[str, tuple[int, ...], int], Injection] = {}
@@ -142,7 +142,7 @@ def accuracy(network: "nn.Module", digits: Digits) -> float:
 
 @contextmanager
 def _reproducible() -> Iterator[None]:
-    """One thread, a fixed seed and deterministic kernels; the caller's settings come back."""
+    """Use one thread, a fixed seed and deterministic kernels; afterwards restore the caller's settings."""
     import torch
 
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()

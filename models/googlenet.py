@@ -1,6 +1,6 @@
 """GoogLeNet with batch-norm for 32×32 images: Szegedy et al., "Going Deeper with Convolutions", CVPR 2015.
 
-Two variants are in use, each with names and checkpoints of its own, both with 3×3 convolutions in place of the 5×5 ones:
+Two variants are in use, each with its own names and checkpoints, both with 3×3 instead of 5×5 convolutions:
 `googlenet` (CIFAR-10; ``conv1.conv``, ``inception3a.branch2.1.conv``, ..., ``fc``) and `googlenet_stacked` (CIFAR-100;
 ``prelayer.0``, ``a3.b2.3``, ..., ``linear``), which begins with three convolutions and stacks two where the paper has 5×5.
 """
@@ -129,7 +129,7 @@ def _branches(**branches: "nn.Module") -> "nn.Module":
 
 @cache
 def _inception_type() -> type["nn.Module"]:
-    """Return the Inception module; classes are made here because torch is imported inside functions alone."""
+    """Return the Inception module; it is defined here because torch is imported only inside functions."""
     import torch
     from torch import nn
 

@@ -60,7 +60,7 @@ def mobilenet_v2(classes: int = 10) -> "nn.Module":
 
 @cache
 def _block_type() -> type["nn.Module"]:
-    """Return the inverted residual; classes are made here because torch is imported inside functions alone."""
+    """Return the inverted residual; it is defined here because torch is imported only inside functions."""
     from torch import nn
 
     class InvertedResidual(nn.Module):

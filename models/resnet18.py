@@ -40,7 +40,7 @@ def resnet18(classes: int = 100) -> "nn.Module":
 
 @cache
 def _block_type() -> type["nn.Module"]:
-    """Return the basic block; classes are made here because torch is imported inside functions alone."""
+    """Return the basic block; it is defined here because torch is imported only inside functions."""
     from torch import nn
 
     class BasicBlock(nn.Module):

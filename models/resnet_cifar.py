@@ -50,7 +50,7 @@ def resnet(depth: int, classes: int = 10) -> "nn.Module":
 
 @cache
 def _block_type() -> type["nn.Module"]:
-    """Return the basic block; classes are made here because torch is imported inside functions alone."""
+    """Return the basic block; it is defined here because torch is imported only inside functions."""
     from torch import nn
 
     class BasicBlock(nn.Module):

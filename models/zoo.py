@@ -1,7 +1,7 @@
-"""Every network of the published fault lists: which datasets it was trained for, and where its weights lie.
+"""The networks of the published fault lists: the datasets that each was trained for, and the paths of its weights.
 
-The paths are those of the public repository cad-polito-it/dnn-benchmarks, whose fault lists name layers as the networks
-here do.
+The paths are those of the public repository cad-polito-it/dnn-benchmarks, whose fault lists have the layer names of the
+networks here.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -36,7 +36,7 @@ _LFS_POINTER = b"version https://git-lfs.github.com"
 
 @dataclass(frozen=True)
 class DatasetName:
-    """What a dataset's networks take and give: ``input_shape`` of one input without the batch, number of classes."""
+    """Inputs and outputs of the networks for a dataset: ``input_shape`` without the batch, number of classes."""
 
     name: str
     input_shape: tuple[int, ...]
@@ -98,7 +98,7 @@ ZOO = _zoo()
 
 
 def networks() -> Iterator[Network]:
-    """Yield every network for every dataset it is known for."""
+    """Yield every network for every dataset that it was trained for."""
     for datasets in ZOO.values():
         yield from datasets.values()
 
@@ -121,13 +121,13 @@ def _fold(name: str) -> str:
     return name.lower().replace("-", "").replace("_", "")
 
 
-def build(name: str, dataset: str, weights: Path | None = None, seed: int = 0) -> "nn.Module":
+def build(name: str, dataset: str, weights: str | Path | None = None, seed: int = 0) -> "nn.Module":
     """Return a network at inference, with trained weights or, without ``weights``, with seeded random ones.
 
-    ``weights`` is a checkpoint or a dnn-benchmarks checkout, in which the network's checkpoint is looked up. Random weights
-    are Kaiming-normal, batch-norm scales uniform in 0.5-1.5 and shifts normal with deviation 0.1; batch-norm means and
-    variances are then measured on `CALIBRATION_INPUTS` standard-normal inputs, so that signals keep their size through any
-    depth and scores depend on the input. The same seed gives the same bits on the same software and CPU.
+    ``weights`` is a checkpoint or a dnn-benchmarks checkout, where the checkpoint of the network is looked up. Random
+    weights are Kaiming-normal, batch-norm scales uniform in 0.5-1.5 and shifts normal with deviation 0.1; batch-norm means
+    and variances are then measured on `CALIBRATION_INPUTS` standard-normal inputs, so that signals keep their size through
+    any depth and scores depend on the input. The same seed gives the same bits on the same software and CPU.
 
     Raises ModelError for an unknown network and for weights that are missing or do not fit, MissingExtraError without
     PyTorch.
@@ -142,11 +142,12 @@ def build(name: str, dataset: str, weights: Path | None = None, seed: int = 0) -
     return module
 
 
-def weights_file(network: Network, weights: Path) -> Path:
-    """Return the checkpoint that ``weights`` names: itself, or the network's in a dnn-benchmarks checkout.
+def weights_file(network: Network, weights: str | Path) -> Path:
+    """Return the path of the checkpoint: ``weights`` itself, or a file in it if it is a dnn-benchmarks checkout.
 
     Raises ModelError where there is none, or only a Git LFS pointer to it.
     """
+    weights = Path(weights)
     file = weights / network.weights if weights.is_dir() else weights
     try:
         with file.open("rb") as content:
@@ -155,7 +156,7 @@ def weights_file(network: Network, weights: Path) -> Path:
         inside = (
             f"expected a dnn-benchmarks checkout with {network.weights} in it" if file != weights else "no such file"
         )
-        raise ModelError(f"{weights}: {inside}; name the checkpoint itself as `weights`") from None
+        raise ModelError(f"{weights}: {inside}; give the checkpoint file as `weights`") from None
     except OSError as error:
         raise ModelError(f"{file}: cannot read the checkpoint: {error.strerror}") from None
     if start == _LFS_POINTER:
@@ -180,7 +181,7 @@ def _random(network: Network, seed: int) -> "nn.Module":
 
 
 def _calibrate(module: "nn.Module", inputs: "torch.Tensor") -> None:
-    """Make the statistics of every batch-norm those of what ``inputs`` (batch, ...) send it."""
+    """Set the means and variances of every batch-norm to those that ``inputs`` (batch, ...) give there."""
     from torch import nn
 
     norms = [child for child in module.modules() if isinstance(child, nn.BatchNorm2d)]
@@ -196,7 +197,7 @@ def _calibrate(module: "nn.Module", inputs: "torch.Tensor") -> None:
 
 @contextmanager
 def _reproducible(seed: int) -> Iterator[None]:
-    """One thread and a fixed seed; the caller's come back."""
+    """Use one thread and a fixed seed; afterwards restore the caller's."""
     import torch
 
     threads = torch.get_num_threads()

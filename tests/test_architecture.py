@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from bitswap_onnx.cli.option_names import names_on_the_command_line
+
 REPO = Path(__file__).parent.parent
 PACKAGES = {"bitswap_onnx": REPO / "bitswap_onnx", "bitswap_onnx.converters": REPO / "converters", "bitswap_onnx.models": REPO / "models"}  # fmt: skip  # noqa: E501
 
@@ -61,6 +63,9 @@ COMMAND = re.compile(
 )
 #: Rooms whose messages still name options. TO BE EMPTIED, then deleted: no room may.
 NAMES_OPTIONS = {"campaign", "estimates", "experiments", "graph", "outcome", "runtime", "sampling", "until"}
+
+#: Parameters that messages name and no command has.
+PYTHON_ONLY = {"count", "opset", "records"}
 
 
 def modules() -> Iterator[tuple[str, Path]]:
@@ -153,6 +158,18 @@ def test_the_library_names_parameters_not_options() -> None:
             named = [text for text in texts(path) if OPTION.search(COMMAND.sub("", text))]
             offenders[room(module)] += [f"{module}: {text}" for text in named]
     assert not [text for name, found in offenders.items() if name not in NAMES_OPTIONS for text in found]
+
+
+def test_parameters_that_messages_name_are_known() -> None:
+    """A name in backticks is a parameter that the command line can translate, or one that it does not have."""
+    named = {
+        name
+        for module, path in MODULES.items()
+        for text in texts(path)
+        for name in re.findall(r"(?<!`)`([A-Za-z_]\w*)`(?!`)", text)
+        if room(module) not in ("cli", "converters")
+    }
+    assert named <= names_on_the_command_line().keys() | PYTHON_ONLY
 
 
 def test_public_names_exist_once() -> None:

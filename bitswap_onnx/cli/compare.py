@@ -25,39 +25,39 @@ from bitswap_onnx.experiments.comparison.run import compare_models
 _LAYERS = 10
 
 
+_RunB = Annotated[
+    Path | None, typer.Argument(metavar="RUN_B", help="A finished run of the same faults on another model.")
+]
+_Models = Annotated[
+    tuple[Path, Path] | None,
+    typer.Option(metavar="A.onnx B.onnx", help="Run these two models first, instead of naming RUN_A and RUN_B."),
+]
+_Faults = Annotated[Path | None, typer.Option(metavar="FAULTS", help="With --models: a fault list for A.onnx.")]
+_Delta = Annotated[float, typer.Option(help="Margin of equivalence, in percentage points of the critical share.")]
+_Theta = Annotated[float, typer.Option(help="McNemar's test counts faults whose critical share exceeds this, 0 to 1.")]
+_AllowUnpaired = Annotated[bool, typer.Option("--allow-unpaired", help="Leave out injections that only one run has.")]
+_Out = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder for compare.json and compare.csv. Default: RUN_B; with --models: reports/compare/A-B/TIME."
+    ),
+]
+_Workers = Annotated[int | None, typer.Option(min=1, help="With --models: worker processes, one thread each.")]
+
+
 @with_shared
 def command(
     settings: Settings,
     run_a: Annotated[Path | None, typer.Argument(metavar="RUN_A", help="A finished run directory.")] = None,
-    run_b: Annotated[
-        Path | None, typer.Argument(metavar="RUN_B", help="A finished run of the same faults on another model.")
-    ] = None,
-    models: Annotated[
-        tuple[Path, Path] | None,
-        typer.Option(metavar="A.onnx B.onnx", help="Run these two models first, instead of naming RUN_A and RUN_B."),
-    ] = None,
-    faults: Annotated[
-        Path | None, typer.Option(metavar="FAULTS", help="With --models: a fault list for A.onnx.")
-    ] = None,
-    delta: Annotated[
-        float, typer.Option(help="Margin of equivalence, in percentage points of the critical share.")
-    ] = 0.1,
-    theta: Annotated[
-        float, typer.Option(help="McNemar's test counts faults whose critical share exceeds this, 0 to 1.")
-    ] = 0.0,
-    allow_unpaired: Annotated[
-        bool, typer.Option("--allow-unpaired", help="Leave out injections that only one run has.")
-    ] = False,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder for compare.json and compare.csv. Default: RUN_B; with --models: reports/compare/A-B/TIME."
-        ),
-    ] = None,
+    run_b: _RunB = None,
+    models: _Models = None,
+    faults: _Faults = None,
+    delta: _Delta = 0.1,
+    theta: _Theta = 0.0,
+    allow_unpaired: _AllowUnpaired = False,
+    out: _Out = None,
     resume: Annotated[bool, typer.Option("--resume", help="With --models: continue the runs in --out.")] = False,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="With --models: worker processes, one thread each.")
-    ] = None,
+    workers: _Workers = None,
     bit_order: BitOrderOption = "lsb",
 ) -> None:
     """Compare the outcomes of the same faults in two models, e.g. of PyTorch and Keras; --seed also seeds the bootstrap."""

@@ -10,7 +10,7 @@ import typer
 from bitswap_onnx.campaign.settings import Settings
 from bitswap_onnx.cli import console
 from bitswap_onnx.cli.options import BitOrderOption, Faults, ModelPath, with_shared
-from bitswap_onnx.errors import BitswapError
+from bitswap_onnx.errors import BitswapError, amount
 from bitswap_onnx.experiments.crosscheck.agreement import Agreement
 from bitswap_onnx.experiments.crosscheck.run import Verdict, crosscheck
 from bitswap_onnx.graph.model import Model
@@ -120,9 +120,10 @@ def _print_totals(verdict: Verdict) -> None:
     masked += [_total(agreement.native["masked"] for agreement in verdict.injections)]
     nonfinite = sum(agreement.nonfinite for agreement in verdict.injections)
     console.out.print(
-        f"{verdict.native}: {inferences} faulty inferences; clean score difference {verdict.clean.difference:.1e}; "
-        f"{verdict.unexplained} predictions differ without explanation, "
-        f"{sum(a.near_ties for a in verdict.injections)} in near ties; {nonfinite} have NaN or Inf, of which "
+        f"{verdict.native}: {amount(inferences, 'faulty inference')}; "
+        f"clean score difference {verdict.clean.difference:.1e}; "
+        f"different predictions: {verdict.unexplained} without explanation, "
+        f"{sum(a.near_ties for a in verdict.injections)} in near ties; with NaN or Inf: {nonfinite}, of which "
         f"{sum(a.nonfinite_differing for a in verdict.injections)} differ ({verdict.cause}); "
         f"masked: ORT {masked[0]}, {verdict.native} {masked[1]} (rounding)"
     )

@@ -10,7 +10,7 @@ from rich.table import Table
 from bitswap_onnx.cli import console
 from bitswap_onnx.cli.option_names import in_options
 from bitswap_onnx.cli.options import Json
-from bitswap_onnx.errors import BitswapError
+from bitswap_onnx.errors import BitswapError, amount
 from bitswap_onnx.estimates.fit import MBITS, Fit, Operation, failures
 from bitswap_onnx.estimates.groups import SCOPES, Scope
 from bitswap_onnx.estimates.rates import (
@@ -41,65 +41,70 @@ _HEADS = {"layer": "Layer", "bit": "Bit", "bit-class": "Bit class", "layer-bit":
 _MOST = 64
 
 
+_Source = Annotated[
+    Path,
+    typer.Argument(metavar="RUN|FILE.csv", help="A finished run directory, or a results file.", show_default=False),
+]
+_By = Annotated[str, typer.Option(metavar="SCOPE,..", help=f"Tables to print, some of {', '.join(SCOPES)}.")]
+_Level = Annotated[
+    float,
+    typer.Option(help="Confidence level, 0 to 1; in a table of several groups it holds for all rows together."),
+]
+_Nonfinite = Annotated[
+    Nonfinite,
+    typer.Option(
+        help="Inferences with NaN or Inf scores: judged like all others, always critical, or detected (never critical)."
+    ),
+]
+_Theta = Annotated[
+    float | None,
+    typer.Option(
+        help="A fault is harmful if its critical share reaches this, 0 to 1. Default: if any inference is critical."
+    ),
+]
+_Design = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="F.design.json",
+        help="Design of the fault list, written by faults generate. Default: the one recorded in the run, or beside "
+        "FILE.csv.",
+    ),
+]
+_OverInputs = Annotated[
+    bool,
+    typer.Option(
+        "--over-inputs", help="Treat the inputs as a sample too: two-way intervals. Needs a run with --per-input."
+    ),
+]
+_FitPerMbit = Annotated[
+    float | None,
+    typer.Option(metavar="R", help="Raw upsets per Mbit in 1e9 hours; adds a FIT figure (failures in time)."),
+]
+_Residency = Annotated[
+    float | None,
+    typer.Option(metavar="SECONDS", help="Time that an upset stays in memory, until it is scrubbed or loaded again."),
+]
+_Bits = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="Size in bits of the memory that the list was drawn from. Default: the design's."),
+]
+_CsvFile = Annotated[Path | None, typer.Option("--csv", metavar="OUT.csv", help="Also write all rows to this file.")]
+
+
 def command(
-    source: Annotated[
-        Path,
-        typer.Argument(metavar="RUN|FILE.csv", help="A finished run directory, or a results file.", show_default=False),
-    ],
-    by: Annotated[
-        str, typer.Option(metavar="SCOPE,..", help=f"Tables to print, some of {', '.join(SCOPES)}.")
-    ] = "network,bit-class,bit",
-    level: Annotated[
-        float,
-        typer.Option(help="Confidence level, 0 to 1; in a table of several groups it holds for all rows together."),
-    ] = 0.95,
-    nonfinite: Annotated[
-        Nonfinite,
-        typer.Option(
-            help="Inferences with NaN or Inf scores: judged like all others, always critical, or detected (never critical)."
-        ),
-    ] = "as-is",
-    theta: Annotated[
-        float | None,
-        typer.Option(
-            help="A fault is harmful if its critical share reaches this, 0 to 1. Default: if any inference is critical."
-        ),
-    ] = None,
-    design: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="F.design.json",
-            help="Design of the fault list, written by faults generate. Default: the one recorded in the run, or beside "
-            "FILE.csv.",
-        ),
-    ] = None,
-    over_inputs: Annotated[
-        bool,
-        typer.Option(
-            "--over-inputs", help="Treat the inputs as a sample too: two-way intervals. Needs a run with --per-input."
-        ),
-    ] = False,
-    fit_per_mbit: Annotated[
-        float | None,
-        typer.Option(metavar="R", help="Raw upsets per Mbit in 1e9 hours; adds a FIT figure (failures in time)."),
-    ] = None,
+    source: _Source,
+    by: _By = "network,bit-class,bit",
+    level: _Level = 0.95,
+    nonfinite: _Nonfinite = "as-is",
+    theta: _Theta = None,
+    design: _Design = None,
+    over_inputs: _OverInputs = False,
+    fit_per_mbit: _FitPerMbit = None,
     mbit: Annotated[str | None, typer.Option(metavar="|".join(MBITS), help="Size of that Mbit in bits.")] = None,
-    residency: Annotated[
-        float | None,
-        typer.Option(
-            metavar="SECONDS", help="Time that an upset stays in memory, until it is scrubbed or loaded again."
-        ),
-    ] = None,
-    bits: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N", help="Size in bits of the memory that the list was drawn from. Default: the design's."
-        ),
-    ] = None,
+    residency: _Residency = None,
+    bits: _Bits = None,
     as_json: Json = False,
-    csv_file: Annotated[
-        Path | None, typer.Option("--csv", metavar="OUT.csv", help="Also write all rows to this file.")
-    ] = None,
+    csv_file: _CsvFile = None,
 ) -> None:
     """Estimate rates with confidence intervals; the fault is the sampling unit, not the inference."""
     operation = _operation(fit_per_mbit, mbit, residency, theta, bits)
@@ -134,7 +139,8 @@ def _print(rates: Rates, fit: Fit | None) -> None:
     recorded, strata = rates.recorded, rates.strata
     drawn = "" if strata is None else f", drawn from {sum(strata.populations):,}; strata: {len(strata.names):,}"
     console.out.print(
-        f"{recorded.source}: {len(recorded):,} injections{drawn}; {int(recorded.inputs.sum()):,} inferences"
+        f"{recorded.source}: {amount(len(recorded), 'injection', ',')}{drawn}; "
+        f"{amount(int(recorded.inputs.sum()), 'inference', ',')}"
     )
     scopes: dict[str, list[Rate]] = {}
     for row in rates.rows:
@@ -195,7 +201,9 @@ def _curve(rows: list[Rate], rates: Rates) -> Table:
 
 
 def _together(rates: Rates, scope: str, what: str) -> str:
-    return f"{100 * rates.question.level:g} % for all {rates.tables[scope]} {what} together (Bonferroni)"
+    number = rates.tables[scope]
+    validity = f"all {number} {what} together (Bonferroni)" if number > 1 else "the row"
+    return f"{100 * rates.question.level:g} % for {validity}"
 
 
 def _harmful(row: Rate) -> str:

@@ -28,48 +28,55 @@ SchemeOption = Annotated[
 ]
 
 
+_Output = Annotated[
+    Path,
+    typer.Option("--output", "-o", metavar="F.csv", help="The new list; its design is written to F.design.json."),
+]
+_Margin = Annotated[
+    float, typer.Option(help="Error margin of the share in each stratum: 0.01 is one percentage point.")
+]
+_T = Annotated[
+    float | None,
+    typer.Option(help="Normal quantile, instead of that of --confidence (0.99: 2.5758; published lists: 2.58)."),
+]
+_Proportion = Annotated[
+    float, typer.Option("--proportion", "-p", help="Expected share; 0.5 needs the most faults and is always safe.")
+]
+_Population = Annotated[
+    Population | None,
+    typer.Option(
+        help="Faults that each bit counts for in sizes: 1 (flips) or 2 (stuck_at). Default: the number of kinds."
+    ),
+]
+_Burst = Annotated[
+    bool,
+    typer.Option(
+        "--burst",
+        help="The faults of an injection hit neighbouring bits of one element, not any bits of the stratum.",
+    ),
+]
+_Seed = Annotated[int, typer.Option(min=0, help="Seed of the draw; one seed gives the same list on every machine.")]
+
+
 def command(
     model: ModelPath,
-    output: Annotated[
-        Path,
-        typer.Option("--output", "-o", metavar="F.csv", help="The new list; its design is written to F.design.json."),
-    ],
+    output: _Output,
     scheme: SchemeOption = "network",
     number: Annotated[int | None, typer.Option(help="Injections per target, for --scheme per-target.")] = None,
-    margin: Annotated[
-        float, typer.Option(help="Error margin of the share in each stratum: 0.01 is one percentage point.")
-    ] = 0.01,
+    margin: _Margin = 0.01,
     confidence: Annotated[float, typer.Option(help="Confidence level of the margin.")] = 0.99,
-    t: Annotated[
-        float | None,
-        typer.Option(help="Normal quantile, instead of that of --confidence (0.99: 2.5758; published lists: 2.58)."),
-    ] = None,
-    proportion: Annotated[
-        float, typer.Option("--proportion", "-p", help="Expected share; 0.5 needs the most faults and is always safe.")
-    ] = 0.5,
+    t: _T = None,
+    proportion: _Proportion = 0.5,
     rounding: Annotated[Rounding, typer.Option(help="Rounding of sample sizes.")] = "nearest",
     kinds: Kinds = "flip",
-    population: Annotated[
-        Population | None,
-        typer.Option(
-            help="Faults that each bit counts for in sizes: 1 (flips) or 2 (stuck_at). Default: the number of kinds."
-        ),
-    ] = None,
+    population: _Population = None,
     layers: Layers = None,
     exclude: Exclude = None,
     parameters: Parameters = "weight",
     bits: BitsOption = None,
     multiplicity: Annotated[int, typer.Option(metavar="K", help="Faults per injection.")] = 1,
-    burst: Annotated[
-        bool,
-        typer.Option(
-            "--burst",
-            help="The faults of an injection hit neighbouring bits of one element, not any bits of the stratum.",
-        ),
-    ] = False,
-    seed: Annotated[
-        int, typer.Option(min=0, help="Seed of the draw; one seed gives the same list on every machine.")
-    ] = 0,
+    burst: _Burst = False,
+    seed: _Seed = 0,
 ) -> None:
     """Draw a fault list without replacement, as large as the given precision needs."""
     request = SamplingRequest(

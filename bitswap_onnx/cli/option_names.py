@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import typer
 
 #: Parameters of the library whose option or argument has another name.
-_OTHER_NAMES = {"run": "--out", "goal": "--until", "where": "--site", "numbers": "--layer-num"}
+_OTHER_NAMES = {"run": "--out", "folder": "--out", "goal": "--until", "where": "--site", "numbers": "--layer-num"}
 
 _PARAMETER = re.compile(r"(?<!`)`([A-Za-z_][A-Za-z0-9_]*)`(?!`)")
 _PLAIN = re.compile(r"--[a-z-]+|[A-Z_]+")

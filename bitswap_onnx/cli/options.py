@@ -40,66 +40,70 @@ Plot = Annotated[bool, typer.Option("--plot", help="Also draw SVG and PNG figure
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
 
+_Data = Annotated[
+    Path | None,
+    typer.Option(
+        help="Inputs: .npz with x and y, .npy, CIFAR files or a folder of images. Default: the .npz beside MODEL, else "
+        "synthetic inputs."
+    ),
+]
+_Labels = Annotated[Path | None, typer.Option(help="A file of labels, for a .npy file or a folder of images.")]
+_Preset = Annotated[
+    str | None,
+    typer.Option(help=f"How to prepare pixels 0-255: {', '.join(PRESETS)}."),
+]
+_Mean = Annotated[str | None, typer.Option(metavar="M,..", help="Subtract this: one number, or one per channel.")]
+_Std = Annotated[str | None, typer.Option(metavar="S,..", help="Divide by this: one number, or one per channel.")]
+_Limit = Annotated[int | None, typer.Option(min=1, metavar="N", help="Run only N inputs, drawn at random with --seed.")]
+_InputShape = Annotated[
+    str | None,
+    typer.Option(metavar="C,H,W", help="Shape of one input, where the model leaves dimensions open."),
+]
+_Output = Annotated[str | None, typer.Option(metavar="NAME", help="The model's output that holds the scores.")]
+_Criterion = Annotated[
+    str | None,
+    typer.Option(
+        metavar="top-1|tolerance=REL",
+        help="An inference is critical if its top-1 class changes (default), or if a score moves by more than REL of "
+        "the golden range.",
+    ),
+]
+_Fusion = Annotated[
+    Literal["framework", "deployed"],
+    typer.Option(
+        help="framework: compute batch-norm apart from the convolution; deployed: fold it in when the model loads."
+    ),
+]
+_Layout = Annotated[
+    Literal["auto", "plain", "blocked"],
+    typer.Option(
+        help="Kernels: plain, or ONNX Runtime's faster blocked (NCHWc) ones; auto: blocked where cuts stay exact."
+    ),
+]
+_BatchSize = Annotated[
+    int | None,
+    typer.Option(min=1, help="Batch size of all runs, clean and faulty. Default: 32, or the model's own."),
+]
+
+
 def _shared(
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            help="Inputs: .npz with x and y, .npy, CIFAR files or a folder of images. Default: the .npz beside MODEL, else "
-            "synthetic inputs."
-        ),
-    ] = None,
-    labels: Annotated[
-        Path | None, typer.Option(help="A file of labels, for a .npy file or a folder of images.")
-    ] = None,
-    preset: Annotated[
-        str | None,
-        typer.Option(help=f"How to prepare pixels 0-255: {', '.join(PRESETS)}."),
-    ] = None,
-    mean: Annotated[
-        str | None, typer.Option(metavar="M,..", help="Subtract this: one number, or one per channel.")
-    ] = None,
-    std: Annotated[
-        str | None, typer.Option(metavar="S,..", help="Divide by this: one number, or one per channel.")
-    ] = None,
+    data: _Data = None,
+    labels: _Labels = None,
+    preset: _Preset = None,
+    mean: _Mean = None,
+    std: _Std = None,
     resize: Annotated[str | None, typer.Option(metavar="H,W", help="Resize images to this height and width.")] = None,
     data_layout: Annotated[str | None, typer.Option(metavar="nchw|nhwc", help="Layout of the stored data.")] = None,
-    limit: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Run only N inputs, drawn at random with --seed.")
-    ] = None,
+    limit: _Limit = None,
     first: Annotated[int | None, typer.Option(min=1, metavar="N", help="Run only the first N inputs.")] = None,
     seed: Annotated[int, typer.Option(min=FROM_CLOCK, help="Seed of all random draws; -1: from the clock.")] = 0,
-    input_shape: Annotated[
-        str | None,
-        typer.Option(metavar="C,H,W", help="Shape of one input, where the model leaves dimensions open."),
-    ] = None,
-    output: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The model's output that holds the scores.")
-    ] = None,
-    criterion: Annotated[
-        str | None,
-        typer.Option(
-            metavar="top-1|tolerance=REL",
-            help="An inference is critical if its top-1 class changes (default), or if a score moves by more than REL of "
-            "the golden range.",
-        ),
-    ] = None,
+    input_shape: _InputShape = None,
+    output: _Output = None,
+    criterion: _Criterion = None,
     provider: Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where ONNX Runtime computes.")] = "cpu",
-    fusion: Annotated[
-        Literal["framework", "deployed"],
-        typer.Option(
-            help="framework: compute batch-norm apart from the convolution; deployed: fold it in when the model loads."
-        ),
-    ] = "framework",
-    layout: Annotated[
-        Literal["auto", "plain", "blocked"],
-        typer.Option(
-            help="Kernels: plain, or ONNX Runtime's faster blocked (NCHWc) ones; auto: blocked where cuts stay exact."
-        ),
-    ] = "auto",
-    batch_size: Annotated[
-        int | None,
-        typer.Option(min=1, help="Batch size of all runs, clean and faulty. Default: 32, or the model's own."),
-    ] = None,
+    fusion: _Fusion = "framework",
+    layout: _Layout = "auto",
+    batch_size: _BatchSize = None,
 ) -> Settings:
     """Return the settings of a run from the shared options."""
     preprocessing = Preprocessing(

@@ -75,7 +75,7 @@ class GoldenValues:
         return bool((scores.reshape(len(batch), -1)[:count] == self.scores[:count]).all())
 
     def bytes(self, names: frozenset[str] | set[str]) -> int:
-        """Return the bytes that the values ``names`` take per input, with room for the largest one in each row of a stretch."""
+        """Return the bytes of the values ``names`` per input, with room for the largest one in each row of a stretch."""
         sizes = [self.slicer.row_bytes(name) for name in names]
         return sum(sizes) + ROWS * (max(sizes, default=0) + self.scores[:1].nbytes)
 

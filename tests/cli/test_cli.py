@@ -1,4 +1,4 @@
-"""The command line: what each command prints and writes, and the one line that wrong input gets."""
+"""The command line: output and files of each command, and one line on stderr for wrong input."""
 
 import csv
 import json

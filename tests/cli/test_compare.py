@@ -1,4 +1,4 @@
-"""``compare`` and ``faults convert`` on the command line: what they print and write, and what wrong input gets."""
+"""``compare`` and ``faults convert`` on the command line: output, files and errors."""
 
 import csv
 import json
@@ -59,7 +59,7 @@ def test_convert_wrong_input(run: Run) -> None:
 
 
 def test_convert_says_what_had_equal_choices(run: Run) -> None:
-    """Two biases of zeros in layers that share nothing else: graph order decides, and that is said."""
+    """Two equal biases of zeros in layers that share nothing else are paired in graph order, with a note."""
     from tests.graph.test_pairing import single
 
     zeros = np.zeros(3, np.float32)

@@ -1,4 +1,4 @@
-"""``estimate`` on the command line: what it prints and writes, and what wrong input gets."""
+"""``estimate`` on the command line: output, files and errors."""
 
 import csv
 import json
@@ -52,7 +52,7 @@ def test_options(run: Run) -> None:
         "estimate", "r.csv", "--by", "layer, layer-bit", "--level", 0.99, "--theta", 0.3, "--csv", "o.csv"
     )
     assert code == 0
-    assert "By layer, in %: 99 % for all 1 rows together" in out
+    assert "By layer, in %: 99 % for the row" in out
     assert "fc bit 30" in out
     assert "faults with f >= 30 %" in out
     assert "By bit," not in out

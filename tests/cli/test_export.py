@@ -1,4 +1,4 @@
-"""``export``: what it prints and writes, where networks come from, and the one line that wrong input gets."""
+"""``export``: output and files, sources of networks, and one line on stderr for wrong input."""
 
 import io
 import json
@@ -55,7 +55,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
 @pytest.fixture
 def net(run: Run, monkeypatch: pytest.MonkeyPatch) -> torch.nn.Module:
-    """The network in export_net.py, made as a script beside it would."""
+    """The network in export_net.py, made as a script in its folder would make it."""
     monkeypatch.syspath_prepend(Path.cwd())
     import export_net  # type: ignore[import-not-found]
 
@@ -258,7 +258,7 @@ def test_wrong_zoo_arguments(run: Run) -> None:
 
 
 def test_keras_goes_through_both_converters(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is called with what; the converters themselves have tests of their own."""
+    """The command calls converters with the right arguments; the converters are tested elsewhere."""
     calls: list[tuple[str, str, str]] = []
 
     def onnx_to_keras(source: Path, target: Path) -> None:

@@ -1,4 +1,4 @@
-"""``faults generate``: lists that read back and resolve, designs that belong to them, and one line for wrong input."""
+"""``faults generate``: lists that can be read and resolved, their designs, and one line on stderr for wrong input."""
 
 import json
 from collections import Counter
@@ -83,7 +83,7 @@ def test_schemes(run: Run, scheme: str, populations: dict[str, int]) -> None:
 
 
 def test_per_target(run: Run) -> None:
-    """A target that has fewer is taken whole; that shows in the table."""
+    """A target with fewer faults than wanted is taken completely, and the table shows it."""
     options = ("--scheme", "per-target", "--number", 100, "--parameters", "weight,bias")
     injections, design, out = generate(run, *options)
     sizes = {"conv.weight": 100, "conv.bias": 96, "fc.weight": 100, "fc.bias": 100}
@@ -104,7 +104,7 @@ def test_stuck_at_follows_kinds(run: Run) -> None:
 
 
 def test_population_counts_twice_but_draws_once(run: Run) -> None:
-    """The published sizes count flips as if they were stuck-at faults; there are only so many to draw."""
+    """Published sizes count two faults per bit, also for flips, of which there is one per bit."""
     _, design, _ = generate(run, "--population", "stuck_at", "--scheme", "bit-layer", "--bits", "30")
     conv, fc = design.strata
     assert (conv.population, conv.counted, conv.size) == (27, 54, 27)
@@ -213,7 +213,7 @@ def test_missing_design(tmp_path: Path) -> None:
 
 
 def test_designs_read_back(tmp_path: Path) -> None:
-    """What is written is what the library returned; the file is JSON of one line per stratum and region."""
+    """The written design equals the returned one; the file is JSON with a line per stratum and region."""
     model = load_model(save(cnn(), tmp_path / "cnn.onnx"))
     request = SamplingRequest(
         "layer", kinds=(Kind.FLIP, Kind.STUCK_AT_1), parameters="weight,bias", bits="exponent", margin=0.1

@@ -1,4 +1,4 @@
-"""``inject --inputs-per-injection`` and ``--until``: what they print, write and refuse."""
+"""``inject --inputs-per-injection`` and ``--until``: output, files and errors."""
 
 import csv
 import json

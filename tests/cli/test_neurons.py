@@ -1,4 +1,4 @@
-"""``neurons`` on the command line: what it prints and writes, and the one line that wrong input gets."""
+"""``neurons`` on the command line: output, files, and one line on stderr for wrong input."""
 
 import csv
 import re
@@ -90,7 +90,7 @@ def test_wrong_input(run: Run, arguments: tuple[object, ...], message: str) -> N
 
 
 def test_plot(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A dot per layer; where matplotlib is absent, that is said before anything runs."""
+    """The figure has a dot per layer; a missing matplotlib is an error before anything runs."""
     pytest.importorskip("matplotlib")
     code, out, _ = run("--out", "here", "--workers", 1, "--plot")
     assert (code, Path("here/cnn_cnn_0.png").read_bytes()[:4]) == (0, b"\x89PNG")

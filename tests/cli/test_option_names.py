@@ -21,6 +21,7 @@ from tests.command_line import runner
         ("`site` weights, `where` weights", "--site weights, --site weights"),
         ("`numbers`: expected at least one number", "--layer-num: expected at least one number"),
         ("`goal`: expected a share", "--until: expected a share"),
+        ("choose another `folder`", "choose another --out"),
         ("`as_json`, `csv_file` and `form` order", "--json, --csv and --as order"),
         ("`model`, `faults`, `run_a`", "MODEL, FAULTS, RUN_A"),
         ("layer `conv1.weight`", "layer `conv1.weight`"),

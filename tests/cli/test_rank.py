@@ -1,4 +1,4 @@
-"""``rank`` on the command line: what it prints and writes, and the one line that wrong input gets."""
+"""``rank`` on the command line: output, files, and one line on stderr for wrong input."""
 
 import csv
 import json
@@ -52,13 +52,13 @@ def read(name: str, folder: str = "here") -> list[Row]:
 
 
 def shown(out: str) -> dict[str, list[str]]:
-    """The rows of the printed tables, by their first two cells."""
+    """Return the rows of the printed tables by their first two cells."""
     cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in out.splitlines() if "│" in line]
     return {row[1] if row[0].isdigit() else row[0]: row for row in cells}
 
 
 def test_tables_and_files(run: Run) -> None:
-    """All files follow from the layers' shares and each ranking's order; the tables on screen are theirs, the best first."""
+    """The files follow from the shares of layers and the order of each ranking; the printed tables agree, best first."""
     Path("mine.csv").write_text("layer,rank\nthird,2\nfirst,1\n")
     options = ("--out", "here", "--workers", 1, "--audit", 1, "--trials", 6, "--seed", 2, "--ranking", "mine.csv")
     code, out, err = run(*options)
@@ -117,7 +117,7 @@ def check_ranking(row: Row, layers: dict[str, Row]) -> None:
 
 
 def check_json() -> None:
-    """The tables once more, with null for what is no number."""
+    """The JSON file has the same tables, with null in place of NaN and Inf."""
 
     def refused(name: str) -> None:
         raise AssertionError(f"{name} is no JSON")
@@ -132,7 +132,7 @@ def check_json() -> None:
 
 
 def test_pairs(run: Run) -> None:
-    """A line for each pair that is told apart, by how much; the rest are counted. The oracle was made to score best."""
+    """Each pair with a significant difference gets a line; the others are counted. The oracle always scores best."""
     _, out, _ = run("--out", "here", "--trials", 40, "--builtin", "index,reverse,macs,oracle", "--top", 2, "--audit", 0)
     pairs = read("pairs")
     orders = {row["ranking"]: row["order"].split(";") for row in read("rankings")}
@@ -160,7 +160,7 @@ def test_pairs(run: Run) -> None:
 
 
 def test_weights_without_labels(run: Run) -> None:
-    """Without labels an answer is right if it is the golden one; faults in weights are units, two at least."""
+    """Without labels, the golden prediction counts as right; faults in weights are the units, at least two."""
     np.savez("net.npz", x=normal(20, 6, seed=3))
     code, out, _ = run("--site", "weights", "--trials", 2, "--builtin", "oracle", "--out", "here", "--workers", 1)
     assert code == 0
@@ -235,7 +235,7 @@ def test_wrong_input(run: Run, arguments: tuple[object, ...], message: str) -> N
 
 
 def test_a_run_of_something_else(run: Run) -> None:
-    """What a directory holds stays as it is: another campaign, one that was not to be continued, other files."""
+    """A directory with another campaign, a campaign without --resume, or other files stays unchanged."""
     options = ("--builtin", "index", "--evaluation-steps", 1, "--out", "here", "--workers", 1)
     assert run(*options)[0] == 0
     before = {path: path.read_bytes() for path in Path("here").iterdir()}
@@ -264,7 +264,7 @@ def test_failed_control_leaves_no_files(run: Run, monkeypatch: pytest.MonkeyPatc
 
 
 def test_plot(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One figure of all rankings, named in it; where matplotlib is absent, that is said before anything runs."""
+    """One figure shows and names all rankings; a missing matplotlib is an error before anything runs."""
     pytest.importorskip("matplotlib")
     options = ("--builtin", "index,random,oracle", "--trials", 20, "--workers", 1, "--plot", "--audit", 0)
     code, out, _ = run(*options, "--out", "here")

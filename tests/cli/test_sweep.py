@@ -88,7 +88,7 @@ def test_wrong_input(run: Run, arguments: tuple[object, ...], message: str) -> N
 
 
 def test_plot(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both figures come with and without labels; where matplotlib is absent, that is said before anything runs."""
+    """Both figures appear with and without labels; a missing matplotlib is an error before anything runs."""
     pytest.importorskip("matplotlib")
     options = ("--rates", "1e-9,1e-3", "--repeats", 2, "--out", "here", "--workers", 1, "--plot")
     code, out, _ = run(*options)

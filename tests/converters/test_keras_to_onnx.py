@@ -250,11 +250,11 @@ def no_counterpart() -> Any:
 @pytest.mark.parametrize(
     ("build", "opset", "message"),
     [
-        (never_called, 18, "call it once on an input, or pass input_shape"),
+        (never_called, 18, "call it once on an input, or pass `input_shape`"),
         (two_inputs, 18, "expected a model with one input, found 2"),
         (equal_names, 18, "two variables are called s/d/kernel"),
         (no_counterpart, 18, "no ONNX counterpart of TensorFlow's Erfinv"),
-        (sequential, 20, "expected opset 17 to 18, found 20"),
+        (sequential, 20, "`opset`: expected 17 to 18, found 20"),
     ],
 )
 def test_refusals(build: Callable[[], Any], opset: int, message: str, tmp_path: Path) -> None:

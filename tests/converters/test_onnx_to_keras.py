@@ -21,7 +21,7 @@ from bitswap_onnx.errors import ControlFailedError, ModelError
 from bitswap_onnx.graph.model import from_proto
 from tests import reference
 from tests.builders import build, cnn, normal
-from tests.resnet20 import images, lived_in, resnet20_network
+from tests.torch_networks import images, resnet20_network, with_statistics
 
 pytest.importorskip("tensorflow")
 pytest.importorskip("tf2onnx")
@@ -33,7 +33,7 @@ KERAS_LIST = (
 
 
 def predicted(path: Path, inputs: NDArray[Any]) -> NDArray[Any]:
-    """Return what the saved Keras model makes of NCHW inputs."""
+    """Return the scores of the saved Keras model for NCHW inputs."""
     model = load_keras_file(path)
     last = inputs if inputs.ndim < 3 else np.moveaxis(inputs, 1, -1)
     with quiet():
@@ -134,7 +134,7 @@ def pooled(pool: nn.Module, relu: bool = False) -> nn.Module:
     ],
 )
 def test_scores_are_those_of_pytorch(network: Callable[[], nn.Module], shape: tuple[int, ...], tmp_path: Path) -> None:
-    native = lived_in(network())
+    native = with_statistics(network())
     export_torch(native, shape, tmp_path / "m.onnx")
     onnx_to_keras(tmp_path / "m.onnx", tmp_path / "m.keras")
     dtype = next((parameter.dtype for parameter in native.parameters()), torch.float32)

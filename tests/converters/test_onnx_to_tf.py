@@ -1,4 +1,4 @@
-"""ONNX → TensorFlow by way of onnx2tf: scores against PyTorch and ONNX Runtime, faults included, and what it says."""
+"""ONNX → TensorFlow through onnx2tf: scores against PyTorch and ONNX Runtime, faults included, and what it says."""
 
 import sys
 from pathlib import Path
@@ -13,7 +13,7 @@ from bitswap_onnx.converters.onnx_to_tf import onnx_to_tf, run_saved_model
 from bitswap_onnx.errors import MissingExtraError, ModelError
 from bitswap_onnx.graph.model import from_proto
 from tests.builders import build, cnn, normal
-from tests.resnet20 import images, resnet20_network
+from tests.torch_networks import images, resnet20_network
 
 pytest.importorskip("tensorflow")
 pytest.importorskip("tf_keras")

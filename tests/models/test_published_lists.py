@@ -76,7 +76,7 @@ def torch_shapes(network: str, dataset: str) -> Shapes:
 
 
 def keras_shapes(network: str, dataset: str) -> Shapes:
-    """Return the shapes under the names that Keras gives the layers of a fresh model."""
+    """Return the shapes by the default names of Keras's layers in a new model."""
     shapes: Shapes = {}
     counts = {"conv2d": 0, "dense": 0}
     for _, layer in kernels(network, dataset):
@@ -88,7 +88,7 @@ def keras_shapes(network: str, dataset: str) -> Shapes:
 
 
 def check(rows: Rows, shapes: Shapes) -> None:
-    """Every layer of the network is in the list, and every index inside its weight; the largest ones tell all."""
+    """Every layer is in the list, and every index lies inside its weight: the largest index of each axis shows it."""
     largest: Shapes = {}
     for layer, index, _ in rows:
         known = largest.get(layer, index)

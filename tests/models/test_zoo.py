@@ -145,7 +145,7 @@ def test_weights_without_counters(tmp_path: Path) -> None:
     module = zoo.build("ResNet20", "CIFAR10", seed=1)
     state = {name: tensor for name, tensor in module.state_dict().items() if name not in counters(module)}
     torch.save({"net": {f"module.{name}": tensor for name, tensor in state.items()}}, tmp_path / "old.pt")
-    loaded = zoo.build("ResNet20", "CIFAR10", tmp_path / "old.pt").state_dict()
+    loaded = zoo.build("ResNet20", "CIFAR10", str(tmp_path / "old.pt")).state_dict()
     assert all(torch.equal(loaded[name], state[name]) for name in state)
 
 

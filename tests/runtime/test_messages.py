@@ -7,7 +7,7 @@ import pytest
 
 from bitswap_onnx.data.chunks import Chunk
 from bitswap_onnx.graph.edits import ALL_INPUTS, InjectionEdits, NeuronEdit, WeightEdit
-from bitswap_onnx.outcome import Criterion
+from bitswap_onnx.outcome import Tolerance
 from bitswap_onnx.runtime.messages import (
     Message,
     Result,
@@ -68,7 +68,7 @@ def test_settings_arrive() -> None:
         has_labels=True,
         numerics=Numerics(layout="blocked", batch_size=3),
         output="scores",
-        criterion=Criterion(0.1, 2.5),
+        criterion=Tolerance(0.1, 2.5),
         records=("per_input", "scores"),
         memory=1 << 40,
         paths={("a.weight",): 3, ("@output:c", "a.weight"): 7},

@@ -188,6 +188,6 @@ def test_command(exported: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert call(monkeypatch, *arguments, "--native", "torch:net.py:build") == 0
     printed = capsys.readouterr().out
     assert "torch: 200 faulty inferences" in printed
-    assert "0 predictions differ without explanation" in printed
+    assert "different predictions: 0 without explanation" in printed
     assert call(monkeypatch, *arguments, "--native", "jax:net") == 1
     assert "--native jax:net: expected torch:MODULE:CALLABLE" in capsys.readouterr().err
