@@ -29,6 +29,7 @@ def test_no_test_module_imports_from_another() -> None:
         ('keras = pytest.importorskip("keras", reason="")', {"keras"}),
         ('pytest.importorskip("tensorflow")\nimport torch', {"torch", "keras"}),
         ("def test() -> None:\n    import torch", set()),
+        ('def test() -> None:\n    keras = pytest.importorskip("keras")', set()),
         ("import torchlight\nfrom tests.keras_layout import as_keras", set()),
     ],
 )
