@@ -197,6 +197,7 @@ def test_fingerprint_is_of_the_content(tmp_path: Path) -> None:
     assert same != last(HEADER + ROW.replace("2", "3") + "\n")
 
 
+@pytest.mark.slow
 def test_a_long_list_is_read_in_bounded_memory(tmp_path: Path) -> None:
     """What reading keeps is the ids alone: well under what the rows would take."""
     path = tmp_path / "long.csv"
