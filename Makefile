@@ -15,7 +15,8 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 demo: $(VENV)/core
 	$(BIN)/bitswap-onnx inject models/digits_cnn.onnx fault_lists/digits_cnn.csv
 
-PYTEST := $(BIN)/python -m pytest --numprocesses=2 --dist=worksteal
+# Whole files in their order: tests that share a run or an export share a process, and no long file comes last.
+PYTEST := $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 check: lint types
 	$(PYTEST) -m "not torch and not keras and not slow"
 

@@ -25,7 +25,8 @@ def imported_frameworks(source: str, indent: str) -> frozenset[str]:
 
     def imports(libraries: tuple[str, ...]) -> bool:
         names = "|".join(libraries)
-        return bool(re.search(rf'^{indent}(?:(?:import|from) |.*\bimportorskip\(")(?:{names})\b', source, re.MULTILINE))
+        begin = r'(?:import |from |(?:\w+ = )?pytest\.importorskip\(")'
+        return bool(re.search(rf"^{indent}{begin}(?:{names})\b", source, re.MULTILINE))
 
     return frozenset(marker for marker, libraries in FRAMEWORKS.items() if imports(libraries))
 

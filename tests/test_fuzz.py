@@ -10,6 +10,8 @@ from tests.benchmarks.fuzz.outcome import Outcome
 from tests.benchmarks.fuzz.report import summary
 from tests.benchmarks.fuzz.run import Options, check_network
 
+pytestmark = pytest.mark.slow
+
 SEED, NETWORKS, INJECTIONS = 2, 56, 40
 
 OPERATORS = {

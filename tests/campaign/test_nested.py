@@ -170,6 +170,7 @@ def test_faults_that_name_their_inputs_are_refused(model: Path, tmp_path: Path) 
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_it_is_the_undisturbed_run(tmp_path: Path) -> None:
     """Killed at some of its commits; between them are outcomes of some blocks, and not of others."""
     model, faults_csv = REPO / "models/digits_cnn.onnx", tmp_path / "faults.csv"

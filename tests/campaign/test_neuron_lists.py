@@ -217,6 +217,7 @@ def test_stopped_and_resumed_it_ends_the_same(model: Path, tmp_path: Path, monke
         export_dialect(store, "dnn-benchmarks", tmp_path / "x.csv")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("point", [4, 9, 14, 21])
 def test_killed_at_a_write_it_resumes_to_the_same(point: int, model: Path, tmp_path: Path) -> None:
     """Ended as by kill -9 around a commit, a rename or a folder that is made, then run to its end."""

@@ -218,6 +218,7 @@ def test_fingerprint_is_of_the_content(tmp_path: Path) -> None:
     assert same != last(HEADER + ROW.replace("2", "3") + "\n")
 
 
+@pytest.mark.slow
 def test_a_long_list_is_read_in_bounded_memory(tmp_path: Path) -> None:
     """Reading keeps only the ids in memory, far less than the rows would need."""
     path = tmp_path / "long.csv"

@@ -203,6 +203,7 @@ def resnets(depth: int, folder: Path) -> tuple[Model, Model]:
     return load_model(folder / "torch.onnx"), load_model(folder / "keras.onnx")
 
 
+@pytest.mark.torch
 def test_every_parameter_of_resnet20_has_its_partner(tmp_path: Path) -> None:
     a, b = resnets(20, tmp_path)
     for source, partner in ((a, b), (b, a)):
@@ -217,6 +218,7 @@ def test_every_parameter_of_resnet20_has_its_partner(tmp_path: Path) -> None:
     assert [pairs[kernel].partner.layer for kernel in kernels] == [*convolutions, "dense"]
 
 
+@pytest.mark.torch
 @reference.needed
 @pytest.mark.parametrize(("depth", "faults"), [(20, 16_627), (32, 16_630)])
 def test_published_keras_list_row_for_row_and_back(depth: int, faults: int, tmp_path: Path) -> None:

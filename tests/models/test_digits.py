@@ -58,6 +58,7 @@ def test_every_fault_resolves_to_another_element_value() -> None:
     assert all(injection.changes for injection in resolved)
 
 
+@pytest.mark.torch
 def test_training_twice_gives_the_same_files(tmp_path: Path) -> None:
     folders = tmp_path / "a", tmp_path / "b"
     for folder in folders:

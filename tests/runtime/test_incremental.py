@@ -41,6 +41,7 @@ def test_both_engines_give_the_same_scores(name: str, numerics: Numerics) -> Non
     assert_equal(reference, engine, list(engine.paths))
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(dags(), st.sampled_from(NUMERICS), st.sampled_from([1, 3, 8, 16]), st.randoms(use_true_random=False))
 def test_random_networks(proto: onnx.ModelProto, numerics: Numerics, size: int, random: Any) -> None:

@@ -289,6 +289,7 @@ def test_counts_over_too_many_inputs_are_refused_before_results_are_written(monk
     assert not (tmp_path / "run/results.csv").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mutant", "number"),
     [

@@ -123,6 +123,7 @@ def reaches_scores(engine: IncrementalEngine, key: str) -> bool:
     return (engine.sites[key].value if key.startswith("@output:") else key.removeprefix("@input:")) in seen
 
 
+@pytest.mark.slow
 @settings(
     max_examples=25, deadline=None, derandomize=True, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
 )

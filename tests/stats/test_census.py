@@ -46,6 +46,7 @@ def census(run: Path) -> Census:
     return take_census(run, WHOLE["exhaustive"], Settings(first=32))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("request_", CASES.values(), ids=CASES)
 def test_lists_tell_what_all_faults_do(census: Census, request_: SamplingRequest) -> None:
     """95 % intervals cover, means and errors are right, and faults are drawn equally often, as far as lists tell."""

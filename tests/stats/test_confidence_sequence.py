@@ -67,6 +67,7 @@ def test_every_next_term_has_the_mean_of_the_population(seed: int) -> None:
     assert expected == pytest.approx(world.mean, abs=1e-12)
 
 
+@pytest.mark.slow
 def test_many_looks_hold_together_and_a_census_is_exact() -> None:
     missed = 0
     for seed in range(120):

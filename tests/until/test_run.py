@@ -147,6 +147,7 @@ def test_a_path_that_was_not_worth_a_lane_gets_one_when_more_faults_come(
     assert {kind for *_, kind in controlled} == {"whole", "packed"}
 
 
+@pytest.mark.slow
 def test_the_truth_of_an_exhaustive_list_lies_within_and_all_faults_give_it(model: Path, tmp_path: Path) -> None:
     request = SamplingRequest(scheme="exhaustive", layers="fc", bits="30")
     generate_faults(load_model(model), request, tmp_path / "all.csv")
@@ -164,6 +165,7 @@ def test_the_truth_of_an_exhaustive_list_lies_within_and_all_faults_give_it(mode
     assert census.interim_estimates[-1].mean == pytest.approx(truth, abs=1e-12)
 
 
+@pytest.mark.slow
 def test_interrupted_between_rounds_it_ends_as_if_it_had_not_been(model: Path, tmp_path: Path) -> None:
     goal = Goal("critical", 0.025, 0.9)
     whole = run(model, tmp_path / "whole", goal, inputs_per_injection=BATCH)
@@ -184,6 +186,7 @@ def test_interrupted_between_rounds_it_ends_as_if_it_had_not_been(model: Path, t
         assert files(folder) == files(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_it_is_the_undisturbed_run(tmp_path: Path) -> None:
     model, goal = REPO / "models/digits_cnn.onnx", "critical+-4%@90%"
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import sqlite3
 import threading
 from pathlib import Path
@@ -60,11 +61,15 @@ def softmax() -> onnx.ModelProto:
     return proto
 
 
+def labelled_data(folder: Path) -> Path:
+    labels = np.random.default_rng(1).integers(0, 4, INPUTS)
+    np.savez(folder / "data.npz", x=normal(INPUTS, 1, 6, 6, seed=3), y=labels)
+    return folder / "data.npz"
+
+
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    labels = np.random.default_rng(1).integers(0, 4, INPUTS)
-    np.savez(tmp_path / "data.npz", x=normal(INPUTS, 1, 6, 6, seed=3), y=labels)
-    return tmp_path / "data.npz"
+    return labelled_data(tmp_path)
 
 
 def run(folder: Path, proto: onnx.ModelProto, injections: list[Injection] | None = None, **options: Any) -> Path:
@@ -77,9 +82,22 @@ def run(folder: Path, proto: onnx.ModelProto, injections: list[Injection] | None
     return folder / "run"
 
 
+@pytest.fixture(scope="session")
+def finished_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the runs ``a`` and ``b``, with their models and data."""
+    folder = tmp_path_factory.mktemp("runs")
+    labelled_data(folder)
+    run(folder / "a", cnn())
+    run(folder / "b", shifted())
+    return folder
+
+
 @pytest.fixture
-def runs(tmp_path: Path, data: Path) -> tuple[Path, Path]:
-    return run(tmp_path / "a", cnn()), run(tmp_path / "b", shifted())
+def runs(finished_runs: Path, tmp_path: Path, data: Path) -> tuple[Path, Path]:
+    """Copies of the finished runs, which a test may change."""
+    for name in ("a", "b"):
+        shutil.copytree(finished_runs / name, tmp_path / name)
+    return tmp_path / "a" / "run", tmp_path / "b" / "run"
 
 
 def rows_of(folder: Path) -> list[dict[str, str]]:
