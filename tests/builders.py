@@ -51,3 +51,10 @@ def cnn(seed: int = 0) -> onnx.ModelProto:
         fc__weight=normal(4, 48, seed=seed + 6),
         fc__bias=normal(4, seed=seed + 7),
     )
+
+
+def single(name: str, **tensors: NDArray[np.generic]) -> onnx.ModelProto:
+    """A model that adds parameters to its input, one after the other."""
+    names = [key.replace("__", ".") for key in tensors]
+    lines = [f'    v{i + 1} = Add (v{i}, "{key}")' for i, key in enumerate(names)]
+    return build(f"{name} (float[N] v0) => (float v{len(names)}) {{\n" + "\n".join(lines) + "\n}", **tensors)

@@ -65,9 +65,9 @@ class Executor:
         queue = store.queue()
         if not _all_done(self._remaining(queue)):  # a finished run keeps the controls that it had
             store.use_engine(self._engine)
-            self._run_lots(self.workers.pool(queue), self._remaining(queue))
+            self._run_lots(self.workers.informed(queue), self._remaining(queue))
         if not self.stop.is_set() and is_due(store, audit):
-            pool = self.workers.pool(queue)
+            pool = self.workers.started(queue)
             run_audit(store, pool, audit, lambda done, total: self._report(Progress("audit", done, total)), self.stop)
         if self.stop.is_set() and (is_due(store, audit) or not _all_done(self._remaining(queue))):
             raise InterruptedRunError(

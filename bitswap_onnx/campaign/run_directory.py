@@ -76,6 +76,8 @@ def _translated(run: Path) -> Iterator[None]:
     """Say in one line what SQLite could not do."""
     try:
         yield
+    except sqlite3.ProgrammingError:  # a defect of ours
+        raise
     except sqlite3.OperationalError as error:
         full = "full" in str(error) or "disk I/O" in str(error)
         remedy = (

@@ -163,14 +163,7 @@ class Store(StoreQuestions):
         have, as ``failed``, how many of these gave no scores.
         """
         rows = (
-            {
-                "position": position,
-                "first": chunk.first,
-                "failed": 0,
-                **dict.fromkeys(("per_input", "scores")),
-                **counts,
-                **blobs,
-            }
+            dict.fromkeys(_OUTCOME_COLUMNS) | {"position": position, "first": chunk.first, "failed": 0} | counts | blobs
             for position, counts, blobs in outcomes
         )
         names = ", ".join(_OUTCOME_COLUMNS)

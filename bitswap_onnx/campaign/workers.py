@@ -50,16 +50,20 @@ class CampaignWorkers:
         if self._pool is not None:
             self._pool.__exit__(kind, error, trace)
 
-    def pool(self, queue: Queue) -> Pool:
-        """Return the workers, started if need be, and tell them how many batches each faulty path of ``queue`` has."""
-        paths = self._expected_batches(queue)
+    def started(self, queue: Queue) -> Pool:
+        """Return the workers; if there are none yet, start them with the number of batches that each path has."""
         if self._pool is None:
-            self._pool = Pool(self._settings(paths), self._count).__enter__()
-        elif self._pool.settings.paths != paths:
-            self._pool.expect(paths)
+            self._pool = Pool(self._settings(self._expected_batches(queue)), self._count).__enter__()
+        return self._pool
+
+    def informed(self, queue: Queue) -> Pool:
+        """Return the workers, who know the number of batches that each faulty path has in the present ``queue``."""
+        pool, paths = self.started(queue), self._expected_batches(queue)
+        if pool.settings.paths != paths:
+            pool.expect(paths)
             # a path that had too few batches for a search runs as the whole model; it may have enough now
             self.lanes = {path: lane for path, lane in self.lanes.items() if lane != WHOLE}
-        return self._pool
+        return pool
 
     @property
     def _count(self) -> int:

@@ -47,7 +47,7 @@ def test_sizes(text: str, size: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "x", "-1", "101%", "5 %", "1.5", "%"])
 def test_wrong_sizes(text: str) -> None:
-    with pytest.raises(BitswapError, match="--audit: expected a number of injections"):
+    with pytest.raises(BitswapError, match="`audit`: expected a number of injections"):
         parse_audit(text)
 
 

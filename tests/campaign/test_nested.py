@@ -156,7 +156,7 @@ def test_other_inputs_are_another_campaign(model: Path, tmp_path: Path) -> None:
         {"settings": Settings(batch_size=BATCH, seed=1)},
     ]
     for change in others:
-        with pytest.raises(RunError, match="holds another campaign, with other --inputs-per-injection or its --seed;"):
+        with pytest.raises(RunError, match="holds another campaign, with other `inputs_per_injection` or its `seed`;"):
             run(model, tmp_path / "run", faults()[:3], resume=True, **{"inputs_per_injection": BATCH} | change)
     run(model, tmp_path / "run", faults()[:3], resume=True, inputs_per_injection=BATCH - 1)
 
@@ -164,7 +164,7 @@ def test_other_inputs_are_another_campaign(model: Path, tmp_path: Path) -> None:
 def test_faults_that_name_their_inputs_are_refused(model: Path, tmp_path: Path) -> None:
     named = Injection("b", (Fault("fc", (2, 3), 30), Fault("fc", (2,), 30, site=Site.OUTPUT, input=7)))
     write_fault_list(tmp_path / "faults.csv", [neurons()[0], named])
-    message = r"^faults.csv:4: injection b: --inputs-per-injection draws .* found a fault that names its own, 7; leave"
+    message = r"^faults.csv:4: injection b: `inputs_per_injection` draws .* found a fault that names its own, 7; leave"
     with pytest.raises(FaultListError, match=message):
         run(model, tmp_path / "run", tmp_path / "faults.csv", inputs_per_injection="auto")
     assert not (tmp_path / "run").exists()

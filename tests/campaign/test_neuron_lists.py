@@ -14,6 +14,7 @@ import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 
+from tests.campaigns import rows_of_store
 from bitswap_onnx.campaign import executor as execute
 from bitswap_onnx.campaign import schedule as plan
 from bitswap_onnx.campaign.options import Progress, RunOptions
@@ -165,15 +166,14 @@ def test_nothing_but_the_list_decides(model: Path, tmp_path: Path, monkeypatch: 
     run(model, tmp_path / "tight", per_input=True, memory=1)
     for other in ("chunks", "reference", "tight"):
         assert results(tmp_path / other) == results(tmp_path / "one")
-        with reading(tmp_path / other) as theirs, reading(tmp_path / "one") as mine:
-            assert _joined(theirs) == _joined(mine)
+        assert _joined(tmp_path / other) == _joined(tmp_path / "one")
     kinds = json.loads((tmp_path / "one/golden.json").read_text())["lanes"].values()
     assert "neuron" in kinds
 
 
-def _joined(store: Any) -> dict[int, bytes]:
+def _joined(run: Path) -> dict[int, bytes]:
     blobs: dict[int, bytes] = {}
-    for position, blob in store.query("SELECT position, per_input FROM outcome ORDER BY position, first"):
+    for position, blob in rows_of_store(run, "SELECT position, per_input FROM outcome ORDER BY position, first"):
         blobs[position] = blobs.get(position, b"") + blob
     return blobs
 
@@ -274,8 +274,8 @@ def test_which_paths_are_joined() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (Settings(batch_size=BATCH, layout="blocked"), "--layout blocked: neuron faults need --layout plain"),
-        (Settings(batch_size=BATCH, fusion="deployed"), "--fusion deployed: neuron faults need .*--fusion framework"),
+        (Settings(batch_size=BATCH, layout="blocked"), "`layout` blocked: neuron faults need `layout` plain"),
+        (Settings(batch_size=BATCH, fusion="deployed"), "`fusion` deployed: neuron faults need .*`fusion` framework"),
     ],
 )
 def test_kernels_in_which_a_flip_node_is_not_alone(

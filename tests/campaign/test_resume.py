@@ -26,7 +26,7 @@ from tests.campaign.small_campaign import BATCH, faults, run
 def test_a_finished_run_is_not_touched_and_resuming_it_rewrites_its_files(model: Path, finished_run: Path) -> None:
     results = finished_run / "results.csv"
     expected = results.read_bytes()
-    with pytest.raises(RunError, match="holds a campaign already; continue it with --resume"):
+    with pytest.raises(RunError, match="holds a campaign already; continue it with `resume`"):
         run(model, finished_run)
     results.unlink()
     run(model, finished_run, resume=True)
@@ -43,14 +43,14 @@ def test_a_finished_run_is_not_touched_and_resuming_it_rewrites_its_files(model:
     ("change", "message"),
     [
         ({"injections": faults()[:5]}, "with other faults;"),
-        ({"settings": Settings(batch_size=4)}, "with other --batch-size, --fusion, --layout or --provider;"),
+        ({"settings": Settings(batch_size=4)}, "with other `batch_size`, `fusion`, `layout` or `provider`;"),
         ({"settings": Settings(batch_size=BATCH, first=5)}, "with other data;"),
         (
             {"settings": Settings(batch_size=BATCH, fusion="deployed")},
-            "with other --batch-size, --fusion, --layout or --provider;",
+            "with other `batch_size`, `fusion`, `layout` or `provider`;",
         ),
         ({"bit_order": "msb", "injections": faults()[:32]}, "with other faults, bit_order;"),
-        ({"save_outputs": True}, "with other --save-outputs, --per-input or --detailed-log;"),
+        ({"save_outputs": True}, "with other `save_outputs`, `per_input` or `detailed_log`;"),
     ],
 )
 def test_another_campaign_is_refused(model: Path, finished_run: Path, change: dict[str, Any], message: str) -> None:
@@ -81,7 +81,7 @@ def test_a_store_of_another_version_or_kind_is_refused(model: Path, tmp_path: Pa
         db.execute("PRAGMA user_version = 99")
         db.execute("CREATE TABLE t (x)")
     db.close()
-    with pytest.raises(RunError, match="expected schema version 4, found 99"):
+    with pytest.raises(RunError, match="expected schema version 5, found 99"):
         run(model, folder)
     (folder / "campaign.sqlite").write_bytes(b"no database at all, but long enough to look at" * 20)
     with pytest.raises(RunError, match="not a store of bitswap-onnx"):
@@ -114,7 +114,7 @@ def test_stopping_keeps_what_is_done_and_resuming_ends_the_same(
         if progress.stage == "injections" and progress.done == 7:
             stop.set()
 
-    with pytest.raises(InterruptedRunError, match=r"continue with --resume --out .*/run"):
+    with pytest.raises(InterruptedRunError, match=r"continue with `resume` `run` .*/run"):
         run(model, tmp_path / "run", stop=stop, on_progress=watch, save_outputs=True, per_input=True)
     assert 7 <= seen[-1].done < seen[-1].total
     assert not (tmp_path / "run/results.csv").exists()
@@ -148,7 +148,7 @@ def test_resuming_keeps_the_units_that_the_campaign_began_with(
 def test_a_resume_keeps_the_layout_and_may_change_the_engine(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Stopped on whole models under plain kernels, finished by the incremental engine with ``--layout auto``."""
+    """Stopped on whole models under plain kernels, finished by the incremental engine with ``layout`` auto."""
     plain = Settings(batch_size=BATCH, layout="plain")
     run(model, tmp_path / "whole", settings=plain)
     stop = threading.Event()
@@ -176,7 +176,7 @@ def test_a_folder_of_somebody_else_is_left_alone(model: Path, tmp_path: Path) ->
     theirs = tmp_path / "theirs"
     (theirs / "scratch").mkdir(parents=True)
     (theirs / "scratch" / "notes.txt").write_text("mine")
-    with pytest.raises(RunError, match="theirs: holds files that are no campaign's; choose another --out"):
+    with pytest.raises(RunError, match="theirs: holds files that are no campaign's; choose another `run`"):
         run(model, theirs)
     assert [path.name for path in theirs.rglob("*")] == ["scratch", "notes.txt"]
 
@@ -221,7 +221,7 @@ def test_a_full_disk_is_said_and_nothing_is_lost(
 
     monkeypatch.setattr(plan, "FIRST_UNIT", 1)
     monkeypatch.setattr(Store, "add", full)
-    with pytest.raises(RunError, match="database or disk is full; free some space and run again with --resume"):
+    with pytest.raises(RunError, match="database or disk is full; free some space and run again with `resume`"):
         run(model, tmp_path / "run")
     monkeypatch.undo()
     run(model, tmp_path / "run", resume=True)

@@ -213,6 +213,6 @@ def test_every_setting_of_a_run_has_a_shape(whole: Path) -> None:
 
 def test_a_database_that_is_none_of_ours(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
-    change(tmp_path / "run", "CREATE TABLE t (x)", "PRAGMA user_version = 3")
+    change(tmp_path / "run", "CREATE TABLE t (x)", "PRAGMA user_version = 5")
     with pytest.raises(BitswapError, match="expected the tables of a run alone, found the table 't'"):
         finish(tmp_path, tmp_path / "run", resume=False)

@@ -266,7 +266,7 @@ WRONG: list[tuple[Callable[[], None], str, str]] = [
     (nothing, f"{INJECT} --output nothing", "no output 'nothing'; the outputs are scores"),
     (lambda: Path("cnn.npz").unlink(), f"{INJECT} --preset cifar10", "--preset: there is no data to apply it to"),
     (lambda: Path("cnn.npz").unlink(), f"{INJECT} --limit 5 --first 3", "--limit 5 and --first 3: give one of them"),
-    (nothing, "inject cnn.onnx faults.csv --resume", "--resume needs --out RUN"),
+    (nothing, "inject cnn.onnx faults.csv --resume", "--resume needs --out: the run directory to continue"),
     (nothing, f"{INJECT} --data gone.npz", "gone.npz: no such file or folder"),
     (nothing, f"{INJECT} --preset imagenet", "--preset: expected one of cifar10"),
     (two_inputs_a_batch, f"{INJECT} --batch-size 4", "--batch-size 4: the model's batch dimension is fixed at 2"),

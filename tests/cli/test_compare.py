@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.builders import cnn, normal, save
+from tests.builders import cnn, normal, save, single
 from tests.command_line import Run, runner
 from tests.keras_layout import as_keras, takes_nhwc
 
@@ -60,8 +60,6 @@ def test_convert_wrong_input(run: Run) -> None:
 
 def test_convert_says_what_had_equal_choices(run: Run) -> None:
     """Two equal biases of zeros in layers that share nothing else are paired in graph order, with a note."""
-    from tests.graph.test_pairing import single
-
     zeros = np.zeros(3, np.float32)
     save(single("a", x__bias=zeros, y__bias=zeros), Path("a.onnx"))
     save(single("b", p__bias=zeros, q__bias=zeros), Path("b.onnx"))

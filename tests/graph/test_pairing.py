@@ -22,19 +22,12 @@ from bitswap_onnx.graph.pairing import multiset_hash, pair_targets
 from bitswap_onnx.graph.resolve import resolve
 from bitswap_onnx.graph.targets import find_targets
 from tests import reference
-from tests.builders import build, cnn, normal
+from tests.builders import cnn, normal, single
 from tests.keras_layout import as_keras
 
 
 def partners(a: onnx.ModelProto, b: onnx.ModelProto) -> dict[str, str]:
     return {tensor: pair.partner.tensor for tensor, pair in pair_targets(from_proto(a), from_proto(b)).pairs.items()}
-
-
-def single(name: str, **tensors: NDArray[np.generic]) -> onnx.ModelProto:
-    """A model that adds parameters to its input, one after the other."""
-    names = [key.replace("__", ".") for key in tensors]
-    lines = [f'    v{i + 1} = Add (v{i}, "{key}")' for i, key in enumerate(names)]
-    return build(f"{name} (float[N] v0) => (float v{len(names)}) {{\n" + "\n".join(lines) + "\n}", **tensors)
 
 
 def test_layers_of_two_frameworks() -> None:

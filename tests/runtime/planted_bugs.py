@@ -239,7 +239,7 @@ def softmax_rows_alone(patch: Patch) -> None:
 
 def follows_always(patch: Patch) -> None:
     """A value that is as long as the batch is taken to have its rows."""
-    patch.setattr(Slicer, "_follows", lambda self, name: True)
+    patch.setattr(Slicer, "_grows_with_batch", lambda self, name: True)
 
 
 def wrong_reader(patch: Patch) -> None:

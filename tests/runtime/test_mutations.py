@@ -235,7 +235,7 @@ def test_the_null_control_sees(mutant: Mutant, monkeypatch: Patch, tmp_path: Pat
 def test_the_audit_sees(mutant: Mutant, monkeypatch: Patch, tmp_path: Path) -> None:
     """What the null control lets pass, even where the probe looks away."""
     both(probe_looks_away, mutant)(monkeypatch)
-    with pytest.raises(ControlFailedError, match=r"the audit failed: .* start again with another --out and --engine"):
+    with pytest.raises(ControlFailedError, match=r"the audit failed: .* start again in another `run` with `engine`"):
         run(cnn(), tmp_path)
     assert_invalid(tmp_path)
 

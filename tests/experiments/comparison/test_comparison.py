@@ -3,7 +3,6 @@
 import csv
 import json
 import shutil
-import sqlite3
 import threading
 from pathlib import Path
 from typing import Any
@@ -337,17 +336,6 @@ def test_what_differs_beside_the_graphs_is_said(runs: tuple[Path, Path], tmp_pat
     c = run(tmp_path / "c", cnn(), settings=settings)
     notes = compare_runs(runs[0], c).about["notes"]
     assert "not the graphs alone differ, also fusion, batch_size: the difference is that of all together" in notes
-
-
-def test_a_run_that_does_not_know_its_labels_says_so(runs: tuple[Path, Path]) -> None:
-    """Runs of an older version, which did not store labels and probabilities."""
-    with sqlite3.connect(runs[1] / "campaign.sqlite") as db:
-        golden = json.loads(db.execute("SELECT value FROM setting WHERE key = 'golden'").fetchone()[0])
-        del golden["labels"], golden["probabilities"]
-        db.execute("UPDATE setting SET value = ? WHERE key = 'golden'", (json.dumps(golden),))
-    comparison = compare_runs(*runs)
-    assert any("does not say whether its scores are probabilities" in note for note in comparison.about["notes"])
-    assert row_of(comparison, "masked").injections == 86
 
 
 def test_models_run_on_one_list_and_one_dataset(tmp_path: Path, data: Path) -> None:

@@ -297,7 +297,7 @@ def test_resume(model: Path, tmp_path: Path) -> None:
         path.unlink()
     neurons(model, tmp_path / "run", detailed_log=True, resume=True)
     assert [path.read_bytes() for path in files] == before
-    with pytest.raises(BitswapError, match="holds a campaign already; continue it with --resume"):
+    with pytest.raises(BitswapError, match="holds a campaign already; continue it with `resume`"):
         neurons(model, tmp_path / "run", detailed_log=True)
     with pytest.raises(BitswapError, match="holds another campaign, with other faults"):
         neurons(model, tmp_path / "run", detailed_log=True, resume=True, settings=Settings(batch_size=BATCH, seed=6))
@@ -346,7 +346,7 @@ def test_wrong_input(model: Path, tmp_path: Path) -> None:
         ({"numbers": [-1]}, "`numbers`: there is no layer -1; layers to choose from: 3, numbered 0-2"),
         ({"numbers": []}, "`numbers`: expected at least one number, found none"),
         (
-            {"kinds": "Conv2d", "numbers": [1]},
+            {"layer_type": "Conv2d", "numbers": [1]},
             "`numbers`: there is no layer 1; layers to choose from: 1, numbered 0-0",
         ),
         ({"layer_type": "Conf"}, "`layer_type`: no layer is of type 'Conf'; the nearest are Conv"),
@@ -365,7 +365,7 @@ def test_wrong_input(model: Path, tmp_path: Path) -> None:
             {"drop_last": True, "settings": Settings(batch_size=32)},
             "`drop_last`: 20 inputs are fewer than one batch of 32; leave it out or choose a smaller `batch_size`",
         ),
-        ({"settings": Settings(layout="blocked")}, "--layout blocked: neuron faults need --layout plain"),
+        ({"settings": Settings(layout="blocked")}, "`layout` blocked: neuron faults need `layout` plain"),
     ]
     for options, message in refused:
         with pytest.raises(BitswapError, match=re.escape(message)):

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from bitswap_onnx.campaign.audit import Audit
+from bitswap_onnx.campaign.options import RunOptions
 from bitswap_onnx.campaign.settings import Settings, for_neurons
 from bitswap_onnx.campaign.setup import Setup, prepare
 from bitswap_onnx.errors import BitswapError
@@ -261,7 +262,7 @@ def test_evaluation_steps(
     """Batches of `batch_size` inputs: the first ones, or a random subset's."""
     settings = Settings(batch_size=size, seed=5, **chosen)
 
-    def stop(setup: Setup, injections: list[Injection], **_: Any) -> None:
+    def stop(setup: Setup, injections: list[Injection], options: RunOptions) -> None:
         assert len(setup.dataset) == inputs
         assert {len(injection.faults) for injection in injections} == {inputs}
         x: Array = np.load(model.with_suffix(".npz"))["x"]

@@ -226,7 +226,7 @@ def test_resume(model: Path, tmp_path: Path) -> None:
     files[0].unlink()
     sweep(model, tmp_path / "run", resume=True)
     assert [path.read_bytes() for path in files] == before
-    with pytest.raises(BitswapError, match="holds a campaign already; continue it with --resume"):
+    with pytest.raises(BitswapError, match="holds a campaign already; continue it with `resume`"):
         sweep(model, tmp_path / "run")
     with pytest.raises(BitswapError, match="holds another campaign, with other faults"):
         sweep(model, tmp_path / "run", [1e-2], resume=True)
@@ -267,7 +267,7 @@ def test_wrong_input(model: Path, tmp_path: Path) -> None:
         ({"layers": "conx", "site": "neurons"}, "no layer matches 'conx'; the nearest are conv"),
         (
             {"site": "both", "settings": Settings(layout="blocked")},
-            "--layout blocked: neuron faults need --layout plain",
+            "`layout` blocked: neuron faults need `layout` plain",
         ),
         ({"layers": ","}, "there are no bits to flip"),
     ]
