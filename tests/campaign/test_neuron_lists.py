@@ -14,7 +14,6 @@ import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 
-from tests.campaigns import rows_of_store
 from bitswap_onnx.campaign import executor as execute
 from bitswap_onnx.campaign import schedule as plan
 from bitswap_onnx.campaign.options import Progress, RunOptions
@@ -30,6 +29,7 @@ from bitswap_onnx.experiments.comparison.paired_runs import read_pair
 from bitswap_onnx.faults.fault import Fault, Injection, Kind, Site
 from bitswap_onnx.faults.fault_list import read_fault_list, write_fault_list
 from tests.builders import cnn, normal, save
+from tests.campaigns import rows_of_store
 
 INPUTS, BATCH = 22, 4
 SHAPES = {"x": (1, 6, 6), "conv": (3, 4, 4), "b": (3, 4, 4), "c": (3, 4, 4), "fc": (4,)}
