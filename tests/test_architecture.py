@@ -5,15 +5,14 @@ import re
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from bitswap_onnx.cli.option_names import names_on_the_command_line
+from tests.source_tree import definitions, imports, modules, room, texts
 
 REPO = Path(__file__).parent.parent
-PACKAGES = {"bitswap_onnx": REPO / "bitswap_onnx", "bitswap_onnx.converters": REPO / "converters", "bitswap_onnx.models": REPO / "models"}  # fmt: skip  # noqa: E501
 
 #: The rooms from the ground up. A module imports from its own room and from rooms above it in this list.
 ROOMS = [
@@ -66,60 +65,7 @@ COMMAND = re.compile(
 PYTHON_ONLY = {"count", "opset", "records"}
 
 
-def modules() -> Iterator[tuple[str, Path]]:
-    for package, folder in PACKAGES.items():
-        for path in sorted(folder.rglob("*.py")):
-            parts = path.relative_to(folder).with_suffix("").parts
-            yield ".".join([package, *parts]), path
-
-
-def room(module: str) -> str:
-    parts = module.split(".")
-    name = parts[1] if len(parts) > 1 else "bitswap_onnx"
-    return "cli" if name == "__main__" else name
-
-
-def imports(path: Path, top_level: bool) -> Iterator[str]:
-    """Yield imported module names; under ``if TYPE_CHECKING`` nothing is imported."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    nodes: list[ast.AST] = [tree]
-    while nodes:
-        node = nodes.pop()
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            yield node.module or ""
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
-        elif isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
-            nodes.extend(node.orelse)
-        elif not (top_level and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)):
-            nodes.extend(ast.iter_child_nodes(node))
-
-
-def definitions(path: Path) -> Iterator[str]:
-    """Yield the names that a module defines at its top level."""
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.FunctionDef | ast.ClassDef):
-            yield node.name
-        elif isinstance(node, ast.Assign | ast.AnnAssign):
-            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            yield from (name.id for target in targets for name in ast.walk(target) if isinstance(name, ast.Name))
-
-
-def texts(path: Path) -> Iterator[str]:
-    """Yield the texts of a module, parts of f-strings too: no docstrings, and no options that a script parses itself."""
-    nodes: list[ast.AST] = [ast.parse(path.read_text(encoding="utf-8"))]
-    while nodes:
-        node = nodes.pop()
-        if isinstance(node, ast.Constant) and isinstance(node.value, str):
-            yield node.value
-        docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-        own_option = isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "add_argument"
-        if not docstring and not own_option:
-            nodes.extend(ast.iter_child_nodes(node))
-
-
-MODULES = dict(modules())
+MODULES = modules(REPO)
 
 
 @pytest.mark.parametrize("module", MODULES)
