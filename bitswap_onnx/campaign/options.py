@@ -1,4 +1,4 @@
-"""Options of a run: where it goes, on how many processes, what it keeps, who watches it."""
+"""Options of a run: its directory, its processes, its records, its observers."""
 
 import os
 import re

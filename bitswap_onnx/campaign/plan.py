@@ -1,4 +1,4 @@
-"""The plan of a campaign: a fault list whose every row is known to be right, before anything is written."""
+"""The plan of a campaign: a fault list that is checked to its last row before anything is written."""
 
 import threading
 from collections.abc import Iterable, Iterator
@@ -8,7 +8,7 @@ from typing import Any
 
 from bitswap_onnx.campaign.adaptive_list import Addition
 from bitswap_onnx.campaign.dependent_neurons import DependentNeurons
-from bitswap_onnx.campaign.reach import shut_in
+from bitswap_onnx.campaign.reach import find_unreachable
 from bitswap_onnx.campaign.schedule import join_paths
 from bitswap_onnx.campaign.setup import Setup
 from bitswap_onnx.campaign.store import Store
@@ -93,7 +93,7 @@ def check_list(
     fingerprint = ""
     for _, running_hash in list_fingerprint(checker.checked(injections)):
         fingerprint = running_hash
-    _refuse_shut_sites(setup, checker.sites)
+    _refuse_unreachable(setup, checker.sites)
     design, notes = _find_design(injections, checker.resolver, fingerprint)
     return CheckedList(
         injections,
@@ -140,9 +140,9 @@ class _Checker:
             raise FaultListError("the fault list has no injections")
 
 
-def _refuse_shut_sites(setup: Setup, sites: dict[str, tuple[NeuronSite, str]]) -> None:
+def _refuse_unreachable(setup: Setup, sites: dict[str, tuple[NeuronSite, str]]) -> None:
     """Raise FaultListError for the first neuron that faults cannot hit."""
-    shut = shut_in(setup, [site for site, _ in sites.values()]) if sites else ()
+    shut = find_unreachable(setup, [site for site, _ in sites.values()]) if sites else ()
     if shut:
         site, where = shut[0], sites[shut[0].key][1]
         at = f"{where}: " if where else ""

@@ -1,7 +1,7 @@
-"""Which neurons faults can get at.
+"""Neuron sites that faults cannot reach.
 
-Where faults hit neurons, each node runs on its own (`Numerics.apart`). What the runtime still computes in one piece has no
-place where a bit could flip: with a flip node there it falls apart and rounds otherwise.
+Where faults hit neurons, each node runs on its own (`Numerics.apart`). The runtime still computes some nodes in one kernel.
+Between them there is no value in which a bit could flip: a flip node there splits the kernel, and the clean scores change.
 """
 
 from collections.abc import Sequence
@@ -10,35 +10,35 @@ from dataclasses import replace
 from bitswap_onnx.campaign.setup import Setup
 from bitswap_onnx.errors import ModelError
 from bitswap_onnx.graph.sites import NeuronSite
-from bitswap_onnx.runtime.observe import shut_sites
+from bitswap_onnx.runtime.observe import unreachable_sites
 
-#: Inputs that sites are tried with, at most.
+#: Largest number of inputs that sites are tried with.
 _TRIED = 1024
 
 
-def shut_in(setup: Setup, sites: Sequence[NeuronSite]) -> tuple[NeuronSite, ...]:
-    """Return those of ``sites`` that faults cannot get at.
+def find_unreachable(setup: Setup, sites: Sequence[NeuronSite]) -> tuple[NeuronSite, ...]:
+    """Return those of ``sites`` that faults cannot reach.
 
-    Tried with a flip node without a fault at every site, over the first inputs of the dataset: all scores must keep their
-    bits. Raises ModelError for a model that takes no flip nodes.
+    Each is tried with a flip node without a fault, over the first inputs of the dataset: all scores must keep their bits.
+    Raises ModelError for a model that takes no flip nodes.
     """
     distinct = tuple({site.key: site for site in sites}.values())
     inputs = setup.dataset.batch(0, min(len(setup.dataset), _TRIED))
-    keys = {site.key for site in shut_sites(setup.running_slicer, setup.numerics, distinct, inputs)}
+    keys = {site.key for site in unreachable_sites(setup.running_slicer, setup.numerics, distinct, inputs)}
     return tuple(site for site in sites if site.key in keys)
 
 
-def without_shut(setup: Setup, sites: Sequence[NeuronSite]) -> tuple[Setup, tuple[NeuronSite, ...]]:
-    """Return ``sites`` without those of `shut_in`, and the setup with a note that names their layers.
+def leave_out_unreachable(setup: Setup, sites: Sequence[NeuronSite]) -> tuple[Setup, tuple[NeuronSite, ...]]:
+    """Return ``sites`` without those that faults cannot reach, and the setup with a note that names their layers.
 
     Raises ModelError if none remains.
     """
-    shut = shut_in(setup, sites)
-    if not shut:
+    unreachable = find_unreachable(setup, sites)
+    if not unreachable:
         return setup, tuple(sites)
-    layers = ", ".join(dict.fromkeys(site.layer for site in shut))
+    layers = ", ".join(dict.fromkeys(site.layer for site in unreachable))
     why = "ONNX Runtime fuses each with its neighbours; a flip node there would change the clean scores"
-    rest = tuple(site for site in sites if site not in shut)
-    if not rest:
-        raise ModelError(f"{setup.model.name}: faults can get at none of the layers {layers}: {why}; choose others")
-    return replace(setup, left_out=(*setup.left_out, f"left out: {layers}: {why}")), rest
+    reachable = tuple(site for site in sites if site not in unreachable)
+    if not reachable:
+        raise ModelError(f"{setup.model.name}: faults can reach none of the layers {layers}: {why}; choose others")
+    return replace(setup, left_out=(*setup.left_out, f"left out: {layers}: {why}")), reachable

@@ -1,4 +1,4 @@
-"""What derives from a store: results.csv, the summary, saved scores, other tools' dialects. Files appear whole."""
+"""The files and numbers that derive from a store: results.csv, the summary, saved scores, formats of other tools."""
 
 import csv
 import json
@@ -52,7 +52,7 @@ def write_results(store: Store, path: Path) -> None:
 
 
 def how_it_ran(store: Store) -> dict[str, Any]:
-    """Return which way each faulty path ran (``lanes``), and what the ``audit`` ran again; None where nothing did.
+    """Return the kind of lane of each faulty path (``lanes``) and the ``audit``; None where there was none.
 
     ``given_up``: the paths whose lane failed its null control, so that they ran again as whole models.
     """
@@ -63,7 +63,7 @@ def how_it_ran(store: Store) -> dict[str, Any]:
 
 
 def write_golden(store: Store, path: Path) -> None:
-    """Write golden.json: what ran, on what, with which clean accuracy; how each faulty path ran; what was audited."""
+    """Write golden.json: the golden run, the identity, the lane of each faulty path, the audit."""
     with replacing(path) as file:
         json.dump({**store.golden.stored(), "identity": store.identity.stored(), **how_it_ran(store)}, file, indent=2)
         file.write("\n")
@@ -97,7 +97,7 @@ def export_dialect(store: Store, dialect: str, path: Path) -> None:
 
 
 def summarize(store: Store, worst: int = 5) -> Summary:
-    """Return the numbers that the end of a campaign prints."""
+    """Return the numbers of a finished campaign, with the ``worst`` most critical injections."""
     classes = store.totals_by_bit_class()
     order = [*(name for name in BIT_CLASSES if name in classes), *(name for name in classes if name not in BIT_CLASSES)]
     bit_classes = [(name or "other", *classes[name]) for name in order]

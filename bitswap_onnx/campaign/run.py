@@ -1,4 +1,4 @@
-"""A campaign, from prepared model, fault list and data to a finished run directory. Joins the rooms; no logic of its own."""
+"""Runs a campaign: from prepared model and fault list to a finished run directory. It joins the modules of this room."""
 
 import shutil
 import threading

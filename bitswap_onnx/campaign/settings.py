@@ -1,4 +1,4 @@
-"""Settings of a model: on what data and in which numerics it runs, whatever the faults."""
+"""Settings of a model: its data and its numerics, whatever the faults."""
 
 import time
 from collections.abc import Sequence

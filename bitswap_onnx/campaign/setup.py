@@ -1,4 +1,4 @@
-"""Settings of a run, and the model and data that they describe: loaded and checked once."""
+"""A model and its data, loaded and checked once: ready to run."""
 
 import threading
 import time

@@ -101,7 +101,7 @@ class Store(StoreQuestions):
         return plan
 
     def queue(self) -> Queue:
-        """Return the positions of the injections that change something, by block and path; equal ones lie side by side."""
+        """Return the positions of the injections that change something, by block and path; equal injections are adjacent."""
         rows = self._db.execute(
             "SELECT COALESCE(i.first_input, -1), i.path, i.position FROM injection i"
             " JOIN receipt r ON r.position = i.position AND r.row = 0"
@@ -139,7 +139,7 @@ class Store(StoreQuestions):
         return dict(self._db.execute("SELECT path, lane FROM control WHERE first = ?", (chunk.first,)))
 
     def edits(self, position: int, chunk: Chunk) -> InjectionEdits:
-        """Return what an injection changes over ``chunk``."""
+        """Return the edits that an injection makes over ``chunk``."""
         weights: dict[str, list[WeightEdit]] = {}
         neurons: dict[str, list[NeuronEdit]] = {}
         columns = "SELECT row, tensor, element, mask, input FROM receipt WHERE position = ? AND"
@@ -186,7 +186,7 @@ class Store(StoreQuestions):
         return given_up
 
     def give_up(self, path: int) -> None:
-        """Throw away, in one transaction, what a path has committed; it runs as whole models from now on."""
+        """Delete, in one transaction, all outcomes and controls of a path; it runs as whole models from now on."""
         with self._transaction() as db:
             of_path = "IN (SELECT position FROM injection WHERE path = ? AND changes)"
             db.execute(f"DELETE FROM outcome WHERE position {of_path}", (path,))
@@ -200,10 +200,7 @@ class Store(StoreQuestions):
         ).fetchall()
 
     def check_complete(self) -> None:
-        """Raise RunError unless every injection has run over all inputs that are its own, and every control held.
-
-        Nor may an outcome have counts that cannot be.
-        """
+        """Raise RunError for an unfinished run, a failed control, a failed audit, and impossible outcomes."""
         if self.is_growing:
             raise RunError(
                 f"{self.run}: more faults are to be drawn; finish the campaign: run inject with `until` and `resume`"

@@ -1,5 +1,5 @@
-"""What a store's file must hold to be believed: our tables and nothing else, its plan as it was committed, outcomes that
-can be. A file that somebody changed, or a disk damaged, is refused with a sentence.
+"""Checks of a store's file: it has the tables of its version and no others, its plan is the committed one, its outcomes are
+possible. A file that was edited, or damaged by a disk, is refused.
 """
 
 import hashlib
@@ -20,12 +20,12 @@ from bitswap_onnx.outcome import COUNTS, OUTCOME_NAMES
 if TYPE_CHECKING:
     Digest = hashlib._Hash
 
-#: What is wrong with such a file, and what to do.
+#: The end of every message here.
 REMEDY = "the store was changed or damaged: run the campaign again in another `run`"
 
 
 def check_schema(db: sqlite3.Connection, store: Path) -> None:
-    """Raise RunError for a store of a version that this one does not know, and for one with other tables than its own."""
+    """Raise RunError for a store of an unknown version, and for one with other tables than those of its version."""
     version = db.execute("PRAGMA user_version").fetchone()[0]
     if version not in (0, SCHEMA_VERSION, *UPGRADES):
         raise RunError(
@@ -33,9 +33,9 @@ def check_schema(db: sqlite3.Connection, store: Path) -> None:
             "use the version of bitswap-onnx that made it"
         )
     expected = _tables_of(version) if version else {}
-    kept = db.execute("SELECT type, name, sql FROM main.sqlite_master WHERE name NOT LIKE 'sqlite\\_%' ESCAPE '\\'")
+    entries = db.execute("SELECT type, name, sql FROM main.sqlite_master WHERE name NOT LIKE 'sqlite\\_%' ESCAPE '\\'")
     found = {}
-    for kind, name, sql in kept.fetchall():
+    for kind, name, sql in entries.fetchall():
         if kind == "index" and name in _INDICES:
             continue
         if kind != "table" or name not in expected or sql.upper().startswith("CREATE VIRTUAL"):
@@ -47,7 +47,7 @@ def check_schema(db: sqlite3.Connection, store: Path) -> None:
             raise RunError(f"{store}: expected the tables of schema version {version}, found {what}; {REMEDY}")
 
 
-#: Indices that a store may have or lack: what is read is the same.
+#: Indices that a store may have or lack; they change no answer.
 _INDICES = ("receipt_input", "outcome_first")
 
 
@@ -110,7 +110,7 @@ _ORPHANS = (
 
 
 def check_golden(store: Path, stored: GoldenRecord, now: GoldenRecord) -> None:
-    """Raise RunError where what follows from a model and its data alone is not what the golden run gives ``now``."""
+    """Raise RunError where the ``stored`` golden run differs from the one of ``now`` in a fact of model and data alone."""
     for key in ("inputs", "values_per_input", "probabilities", "labels", "top_1_correct", "top_5_correct"):
         expected, found = getattr(now, key), getattr(stored, key)
         if found != expected:
@@ -118,7 +118,7 @@ def check_golden(store: Path, stored: GoldenRecord, now: GoldenRecord) -> None:
 
 
 def check_outcomes(db: sqlite3.Connection, store: Path, identity: Identity, golden: GoldenRecord, unit: int) -> None:
-    """Raise RunError for an outcome or a null control that no run can have, by the settings of this one."""
+    """Raise RunError for an outcome or a null control that is impossible under the settings of the run."""
     batch = identity.numerics.batch_size
     own = (identity.inputs or {}).get("per_injection", unit)
     if unit % batch or unit != own:
@@ -146,12 +146,12 @@ def check_outcomes(db: sqlite3.Connection, store: Path, identity: Identity, gold
     if row:
         raise RunError(
             f"{store}: the null control of path {row[0]} from input {row[1]} on has inputs that are no chunk of the run, or "
-            f"not as many masked ones as can be; {REMEDY}"
+            f"an impossible number of masked ones; {REMEDY}"
         )
 
 
 def _count_rules(identity: Identity, golden: GoldenRecord, unit: int, length: str) -> list[tuple[str, str]]:
-    """Return what must hold for an outcome's inputs, counts and records: what is wrong otherwise, and SQL."""
+    """Return the rules for an outcome's inputs, counts and records, each as (words for a violation, SQL)."""
     named = "SELECT COUNT(DISTINCT r.input) FROM receipt r WHERE r.position = o.position"
     inputs = (
         f"CASE WHEN i.inputs IS NULL THEN {length} WHEN i.first_input IS NOT NULL THEN MIN(i.inputs, {length})"
@@ -167,7 +167,10 @@ def _count_rules(identity: Identity, golden: GoldenRecord, unit: int, length: st
             "masked, non-critical, critical and failed inferences that do not add up to its inputs",
             f"{' + '.join(f'o.{name}' for name in OUTCOME_NAMES)} + o.failed = o.inputs",
         ),
-        ("more critical nonfinite inferences than can be", "o.critical_nonfinite <= MIN(o.critical, o.nonfinite)"),
+        (
+            "more critical nonfinite inferences than critical or nonfinite ones",
+            "o.critical_nonfinite <= MIN(o.critical, o.nonfinite)",
+        ),
         ("inferences that are not masked, though no bit changed", "i.changes OR o.masked = o.inputs"),
     ]
     if "top_1_robust" in applying:

@@ -1,4 +1,4 @@
-"""The file of a run's store: opened, checked before it is believed; its settings and its transactions."""
+"""The file of a run's store: its checks, its settings, its transactions."""
 
 import json
 import sqlite3
@@ -50,7 +50,7 @@ class StoreFile:
         return self._number("PRAGMA user_version")
 
     def check_file(self) -> None:
-        """Raise RunError for a schema that this version does not know or did not make, and for malformed settings."""
+        """Raise RunError for an unknown or changed schema, and for malformed settings."""
         check_schema(self._db, self.run / STORE_NAME)
         if self._version in UPGRADES:
             self._db.executescript(UPGRADES[self._version].views)
@@ -86,7 +86,7 @@ class StoreFile:
         self.check_outcomes()
 
     def check_outcomes(self) -> None:
-        """Raise RunError for outcomes and null controls that no run can have."""
+        """Raise RunError for impossible outcomes and null controls."""
         check_outcomes(self._db, self.run / STORE_NAME, self.identity, self.golden, self.unit_length)
 
     @property
@@ -130,7 +130,7 @@ class StoreFile:
         return bool(self._setting("growing"))
 
     def end_growth(self) -> None:
-        """Say that the list gets no more injections."""
+        """Note that the list gets no more injections."""
         self._put("growing", False)
 
     @property
@@ -159,13 +159,13 @@ class StoreFile:
         return bool(self._setting("incremental"))
 
     def begin_injections(self, incremental: bool) -> None:
-        """Say that injections run now: on the incremental engine they end the validity of an earlier audit."""
+        """Note that injections run from now on. On the incremental engine, they make an earlier audit incomplete."""
         if incremental:
             self._put("incremental", True)
             self._put("audit", None)
 
     def use_engine(self, engine: str) -> None:
-        """Say which engine runs from now on; null controls of another one no longer count."""
+        """Note the engine that runs from now on; null controls of another engine no longer count."""
         if self._setting("engine") != engine:
             with self._transaction() as db:
                 db.execute("DELETE FROM control")

@@ -1,4 +1,4 @@
-"""Questions about what a run has: for its results files, its summary and its audit. None of them changes the store."""
+"""Questions of the results files, the summary and the audit. None of them changes the store."""
 
 import json
 from collections.abc import Iterator

@@ -1,7 +1,7 @@
 """The form of each setting in a run's store. A setting of another form, from a damaged file, is wrong input.
 
 A shape is a type, a number's range, a choice of words, ``[shape]`` for a list, a dict for an object, a tuple for either of
-several, or None. Keys that end with ``?`` may be absent, as older versions left them; the key ``...`` allows others.
+several, or None. The key ``...`` allows further keys.
 """
 
 import math
@@ -64,7 +64,7 @@ _GOLDEN = {
     "providers": [str],
     "versions": {"...": None},
 }
-_LOOK = {
+_INTERIM_ESTIMATE = {
     **dict.fromkeys(("round", "injections", "inferences", "iterative"), _FROM_0),
     **dict.fromkeys(("mean", "low", "high"), float),
     "goal": str,
@@ -78,11 +78,11 @@ _UNTIL = {
     "populations": [_COUNT],
     "parts": ([list], None),
     "rounds": [{"draws": _COUNT, "probabilities": ([float], None), "margin": float}],
-    "looks": [_LOOK],
+    "looks": [_INTERIM_ESTIMATE],
     "...": None,
 }
 
-#: Settings by their key; others are taken as they are.
+#: The form of each setting by its key; settings with other keys are not checked.
 SHAPES: dict[str, Any] = {
     "identity": _IDENTITY,
     "golden": _GOLDEN,
@@ -99,7 +99,7 @@ SHAPES: dict[str, Any] = {
     "until": _UNTIL,
 }
 
-#: Settings without which a store is none.
+#: Settings that every store has.
 REQUIRED_SETTINGS = ("identity", "golden", "unit_length")
 
 
@@ -110,27 +110,28 @@ def misfit(key: str, value: Any) -> str | None:
 
 def _misfit(value: Any, shape: Any, where: str) -> str | None:
     if isinstance(shape, tuple):
-        found = [_misfit(value, one, where) for one in shape]
-        return None if None in found else found[0]
+        misfits = [_misfit(value, choice, where) for choice in shape]
+        return None if None in misfits else misfits[0]
     if isinstance(shape, list):
         if not isinstance(value, list):
-            return _said("a list", value, where)
-        return next(filter(None, (_misfit(one, shape[0], f"{where}[{i}]") for i, one in enumerate(value))), None)
+            return _phrase("a list", value, where)
+        elements = ((f"{where}[{position}]", element) for position, element in enumerate(value))
+        return next(filter(None, (_misfit(element, shape[0], place) for place, element in elements)), None)
     if isinstance(shape, dict):
-        return _of_object(value, shape, where)
-    return None if _fits(value, shape) else _said(_NAMES.get(shape, str(shape)), value, where)
+        return _misfit_of_object(value, shape, where)
+    return None if _fits(value, shape) else _phrase(_NAMES.get(shape, str(shape)), value, where)
 
 
-def _of_object(value: Any, shape: dict[str, Any], where: str) -> str | None:
+def _misfit_of_object(value: Any, shape: dict[str, Any], where: str) -> str | None:
     if not isinstance(value, dict):
-        return _said("an object", value, where)
-    known = {key.removesuffix("?"): one for key, one in shape.items() if key != "..."}
-    missing = [key for key in shape if key not in value and key != "..." and not key.endswith("?")]
-    strange = [key[:80] for key in value if key not in known] if "..." not in shape else []
-    if missing or strange:
-        return f"{where or 'it'} has {f'no {missing[0]}' if missing else repr(strange[0])}"
-    own = ((key, one) for key, one in known.items() if key in value)
-    return next(filter(None, (_misfit(value[key], one, f"{where}.{key}".lstrip(".")) for key, one in own)), None)
+        return _phrase("an object", value, where)
+    required = {key: field for key, field in shape.items() if key != "..."}
+    missing = [key for key in required if key not in value]
+    unknown = [key[:80] for key in value if key not in required] if "..." not in shape else []
+    if missing or unknown:
+        return f"{where or 'it'} has {f'no {missing[0]}' if missing else repr(unknown[0])}"
+    fields = ((f"{where}.{key}".lstrip("."), value[key], field) for key, field in required.items())
+    return next(filter(None, (_misfit(element, field, place) for place, element, field in fields)), None)
 
 
 def _fits(value: Any, shape: Any) -> bool:
@@ -143,5 +144,5 @@ def _fits(value: Any, shape: Any) -> bool:
     return value is None if shape is None else type(value) is shape
 
 
-def _said(expected: str, value: Any, where: str) -> str:
+def _phrase(expected: str, value: Any, where: str) -> str:
     return f"expected {expected}{where and ' as '}{where}, found {str(value)[:80]!r}"

@@ -1,4 +1,4 @@
-"""The workers of one campaign: the files they read, what they are told about the list, and the lanes they have found."""
+"""The workers of one campaign: their files, their settings, and the lanes that they have found."""
 
 from collections import Counter
 from dataclasses import dataclass, field

@@ -36,7 +36,7 @@ def largest_values(
     return [largest[name] for name in names]
 
 
-def shut_sites(
+def unreachable_sites(
     slicer: Slicer, numerics: Numerics, sites: Sequence[NeuronSite], inputs: NDArray[Any]
 ) -> tuple[NeuronSite, ...]:
     """Return the ``sites`` that faults cannot hit: a flip node without a fault there, or reading the value, changes scores.

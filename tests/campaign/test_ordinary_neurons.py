@@ -187,6 +187,6 @@ def test_a_list_that_names_what_is_shut_is_refused_with_its_line(half_model: Pat
 
 
 def test_nothing_left_to_hit_is_said(half_model: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="faults can get at none of the layers fc1"):
+    with pytest.raises(ModelError, match="faults can reach none of the layers fc1"):
         run_neurons(half_model, layers="fc1", settings=Settings(), options=RunOptions(run=tmp_path / "run", workers=0))
     assert not (tmp_path / "run").exists()

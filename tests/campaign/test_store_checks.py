@@ -89,7 +89,7 @@ CONTENT = [
     ),
     (
         "UPDATE outcome SET critical_nonfinite = 2 WHERE position = 0",
-        "has more critical nonfinite inferences than can be",
+        "has more critical nonfinite inferences than critical or nonfinite ones",
     ),
     ("UPDATE outcome SET masked = 1, non_critical = 1 WHERE position = 2", "not masked, though no bit changed"),
     ("UPDATE outcome SET top_1_robust = 2 WHERE position = 0 AND first = 0", "has robust inferences that are critical"),
@@ -103,7 +103,7 @@ CONTENT = [
     ("UPDATE control SET path = 5", r"found a null control of no injection \(5\)"),
     (
         "UPDATE control SET masked = 3",
-        "the null control of path 0 from input 0 on has .* not as many masked ones as can be",
+        "the null control of path 0 from input 0 on has .* an impossible number of masked ones",
     ),
     # settings that follow from the model, the data and each other
     ("UPDATE setting SET value = '3' WHERE key = 'unit_length'", "unit_length: expected whole batches of 2, found 3"),

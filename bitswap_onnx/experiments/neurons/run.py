@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitswap_onnx.campaign.options import Record, RunOptions
-from bitswap_onnx.campaign.reach import without_shut
+from bitswap_onnx.campaign.reach import leave_out_unreachable
 from bitswap_onnx.campaign.run import default_run, prepare_run, run_campaign
 from bitswap_onnx.campaign.run_directory import reading
 from bitswap_onnx.campaign.settings import Settings, for_neurons
@@ -114,7 +114,7 @@ def choose_layers(
 
     Numbers start from 0, in the order of the chosen layers; without names and types, number 0 is the model's input.
     Layers that faults cannot reach are left out, and a note of the returned setup names them
-    (`bitswap_onnx.campaign.reach`). Raises ModelError as `select_sites` and `without_shut` do, and for a number without
+    (`bitswap_onnx.campaign.reach`). Raises ModelError as `select_sites` and `leave_out_unreachable` do, and for a number without
     a layer.
     """
     every = [site for site in find_sites(setup.slicer) if site.site is Site.OUTPUT]
@@ -128,7 +128,7 @@ def choose_layers(
     chosen = {number: site for number, site in enumerate(candidates) if numbers is None or number in numbers}
     if not chosen:
         return setup, ()
-    setup, open_sites = without_shut(setup, tuple(chosen.values()))
+    setup, open_sites = leave_out_unreachable(setup, tuple(chosen.values()))
     stored = stored_tensors(setup.model.proto)
     weights = {number: site.weight and tuple(stored[site.weight].dims) for number, site in chosen.items()}
     return setup, tuple(

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from bitswap_onnx.campaign.options import Record, RunOptions
-from bitswap_onnx.campaign.reach import without_shut
+from bitswap_onnx.campaign.reach import leave_out_unreachable
 from bitswap_onnx.campaign.run import default_run, prepare_run, run_campaign
 from bitswap_onnx.campaign.settings import Settings, for_neurons
 from bitswap_onnx.campaign.setup import Setup, prepare
@@ -166,7 +166,7 @@ def _sites(
     if where == "weights":  # a weight that several layers share is ranked once
         sites = tuple({site.weight: site for site in reversed(sites)}.values())[::-1]
     else:
-        setup, sites = without_shut(setup, sites)
+        setup, sites = leave_out_unreachable(setup, sites)
     if len(sites) < 2:
         names = ", ".join(site.layer for site in sites)
         raise ModelError(

@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from bitswap_onnx.campaign.reach import without_shut
+from bitswap_onnx.campaign.reach import leave_out_unreachable
 from bitswap_onnx.campaign.setup import Setup
 from bitswap_onnx.errors import BitswapError, ModelError
 from bitswap_onnx.experiments.sweep.rates import check_rates
@@ -162,7 +162,7 @@ def _open_neurons(setup: Setup, exclude: str | None) -> tuple[Setup, tuple[Neuro
     """Return the outputs of layers with kernels that faults can reach."""
     kernels = [entry for entry in find_sites(setup.slicer) if entry.role == "kernel" and entry.site is Site.OUTPUT]
     chosen = select_sites(kernels, exclude=exclude)
-    return without_shut(setup, chosen) if chosen else (setup, ())
+    return leave_out_unreachable(setup, chosen) if chosen else (setup, ())
 
 
 def _named_neurons(setup: Setup, pattern: str | None, neurons: Sequence[NeuronSite]) -> list[BitRegion]:
