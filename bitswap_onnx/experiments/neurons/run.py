@@ -114,8 +114,8 @@ def choose_layers(
 
     Numbers start from 0, in the order of the chosen layers; without names and types, number 0 is the model's input.
     Layers that faults cannot reach are left out, and a note of the returned setup names them
-    (`bitswap_onnx.campaign.reach`). Raises ModelError as `select_sites` and `leave_out_unreachable` do, and for a number without
-    a layer.
+    (`bitswap_onnx.campaign.reach`). Raises ModelError as `select_sites` and `leave_out_unreachable` do, and for a number
+    without a layer.
     """
     every = [site for site in find_sites(setup.slicer) if site.site is Site.OUTPUT]
     candidates = select_sites(every, layers, layer_type, exclude=exclude)
