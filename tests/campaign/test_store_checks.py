@@ -13,6 +13,7 @@ import pytest
 
 from bitswap_onnx.campaign.options import RunOptions
 from bitswap_onnx.campaign.run import run_campaign
+from bitswap_onnx.campaign.run_directory import reading
 from bitswap_onnx.campaign.settings import Settings
 from bitswap_onnx.campaign.setup import prepare
 from bitswap_onnx.campaign.stored_settings import misfit
@@ -170,6 +171,20 @@ def test_what_is_not_changed_is_resumed(run: Path, tmp_path: Path) -> None:
     change(run, "ANALYZE", "DROP INDEX outcome_first", "INSERT INTO setting VALUES ('later', '{}')")
     finish(tmp_path, run, resume=True)
     assert (run / "results.csv").read_bytes() == before
+
+
+def test_failed_inferences_are_a_fourth_outcome(run: Path) -> None:
+    """Masked, non-critical, critical and failed inferences are all inputs; further numbers have a table."""
+    change(
+        run,
+        "UPDATE outcome SET masked = 0, top_1_robust = 1, failed = 1 WHERE position = 3 AND first = 0",
+        "INSERT INTO measure VALUES (3, 0, 'largest change', 0.5)",
+    )
+    with reading(run) as store:
+        store.check_outcomes()
+    change(run, "UPDATE outcome SET failed = 2 WHERE position = 3 AND first = 0")
+    with reading(run) as store, pytest.raises(RunError, match="failed inferences that do not add up to its inputs"):
+        store.check_outcomes()
 
 
 def test_without_labels_and_records(tmp_path: Path) -> None:
