@@ -10,8 +10,8 @@ from bitswap_onnx.campaign.drawing_record import DrawingRecord
 from bitswap_onnx.campaign.store import Store
 from bitswap_onnx.faults.fault import Injection
 
-#: The file of a run directory with the interim estimates of such a list.
-GROWTH_NAME = "until.csv"
+#: The file of a run directory with the interim estimates of a campaign that draws its own faults.
+INTERIM_ESTIMATES_NAME = "until.csv"
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,10 @@ class Addition:
 
 
 class AdaptiveList(ABC):
-    """A fault list that decides after each round how it goes on. The store alone says which rounds there are."""
+    """A fault list that grows in rounds: `more` plans the next round from the outcomes of all earlier ones.
+
+    The rounds so far are read from the store, never from memory.
+    """
 
     #: The first round.
     pilot: Addition
@@ -41,7 +44,7 @@ class AdaptiveList(ABC):
     @property
     @abstractmethod
     def identity(self) -> str:
-        """The SHA-256 of everything that decides which faults are drawn, in place of the hash of a list."""
+        """The SHA-256 of the settings that must stay the same on a resume. A run records it in place of a list's hash."""
 
     @abstractmethod
     def more(self, store: Store) -> Addition | None:

@@ -1,8 +1,8 @@
 """The audit: some injections of a finished campaign run once more, as whole models on the reference engine.
 
-It begins with the injections on which engines are most likely to differ: faults in the top exponent bit and nonfinite
-outcomes, then critical, changed and masked ones, each from another layer while there are any. Every count must equal the
-stored one.
+It takes one injection of each kind in turn: with a fault in the top exponent bit or nonfinite scores (where engines are most
+likely to differ), critical, changed, masked. Within a kind it takes the faulty path that was audited least so far. Every
+count must equal the stored one.
 """
 
 import math
@@ -49,7 +49,7 @@ def parse_audit(text: str) -> Audit:
 
 
 def is_due(store: Store, audit: Audit) -> bool:
-    """Whether a campaign has outcomes of the incremental engine that ``audit`` has not looked at."""
+    """Whether the incremental engine ran injections and the last audit checked fewer of them than ``audit`` asks for."""
     done = store.audit
     return store.uses_incremental_engine and audit.size(store.changing) > (len(done.checked) if done else 0)
 
@@ -59,7 +59,8 @@ def run_audit(
 ) -> None:
     """Run injections again, each over one chunk of inputs, and commit what was found.
 
-    Raises ControlFailedError if a count differs. Once ``stop`` is set it ends, and nothing is committed.
+    Raises ControlFailedError if a count differs. Once ``stop`` is set it ends. Nothing is committed then,
+    unless a count differed.
     """
     chosen = _choose(store, audit.size(store.changing))
     paths, waiting = store.paths(), list(chosen)
@@ -106,7 +107,7 @@ def _same_scores(again: bytes | None, stored: bytes | None) -> bool:
 
 
 def _choose(store: Store, size: int) -> list[tuple[int, int, Chunk]]:
-    """Return (position, path, chunk) of the injections to run again, the most telling first."""
+    """Return (position, path, chunk) of the injections to run again, the kinds in turn."""
     kinds: list[dict[int, list[int]]] = [{}, {}, {}, {}]  # telling, critical, changed, masked: path → positions
     for position, path, *marks in store.audit_candidates():
         kind = marks.index(True) if True in marks else len(marks)

@@ -1,7 +1,7 @@
 """Neurons that depend on another fault of their injection.
 
-A neuron's golden bits are stored as its clean bits. Where another fault of the same injection changes the neuron first, the
-fault does not hit the golden bits, and the receipt has none.
+A receipt shows a neuron's golden bits as its clean bits. If another fault of the same injection has already changed that
+neuron, the golden bits are not the ones that flip, so the receipt shows no clean bits.
 """
 
 from bitswap_onnx.graph.receipts import ResolvedInjection
@@ -19,7 +19,7 @@ class DependentNeurons:
         self._cones: dict[str, frozenset[int]] = {}
 
     def rows(self, injection: ResolvedInjection) -> set[int]:
-        """Return the rows of the neurons that depend on another fault of their injection."""
+        """Return the rows of the neuron faults of one input that depend on another fault of their injection."""
         if len(injection.path) < 2:
             return set()
         keys: dict[int | None, set[str]] = {None: {receipt.target.tensor for receipt in injection.receipts}}

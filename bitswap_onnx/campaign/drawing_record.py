@@ -11,12 +11,12 @@ from bitswap_onnx.sampling.strata import StratumPart
 
 @dataclass(frozen=True, kw_only=True)
 class DrawingRecord:
-    """The faults drawn so far follow from this record alone.
+    """The draws of a campaign so far. With the model, the record gives the same faults again; alone, the stratum of each.
 
-    ``scheme``: the name of the planner; ``kinds``: of the faults. ``with_replacement``: each draw was from all faults
-    of its stratum. ``strata``: names, with the number of faults of each in ``populations``, and what they hold in
-    ``parts``. ``rounds``: in order, each with the half width that was aimed at in ``margins``. ``interim_estimates``:
-    one or more for each finished round, since a resumed campaign may have another goal.
+    ``scheme``: the name of the planner; ``kinds``: of the faults. ``with_replacement``: each draw was from all faults of
+    its stratum. ``strata``: their names; ``populations``: the number of faults in each; ``parts``: their faults by layer and
+    bit, None if not known. ``rounds``: in order, each with its target half width in ``margins``. ``interim_estimates``: one or
+    more for each finished round, since a resumed campaign may have another goal.
     """
 
     scheme: str

@@ -148,7 +148,7 @@ def _tally(store: Store) -> tuple[int, int, int]:
 
 
 def _all_done(lots: list[Lot]) -> bool:
-    return all(lot.is_done for lot in lots)
+    return all(lot.is_handed_out for lot in lots)
 
 
 def _largest_unit(store: Store, lots: list[Lot]) -> int:
@@ -164,14 +164,14 @@ def _refuse_failed_controls(store: Store) -> None:
     if failed:
         path, unmasked = failed[0]
         raise ControlFailedError(
-            f"null control failed: without any fault, the way of faults in {store.label(path)} changed "
-            f"{amount(unmasked, 'output')} ({amount(len(failed), 'faulty path')} affected); results would be wrong, "
-            "none are written"
+            f"null control failed: the runs for faults in {store.label(path)} changed the scores of "
+            f"{amount(unmasked, 'input')} without any fault ({amount(len(failed), 'faulty path')} affected); no results are "
+            "written: use another `batch_size` or `provider`, and please report it"
         )
 
 
 def _add_unchanged(store: Store, parts: tuple[Chunk, ...], golden: Golden) -> None:
-    """Commit the outcomes of injections that the weights already satisfy: masked everywhere, without running them."""
+    """Commit the outcomes of injections that change no bit: masked on all their inputs, without a run."""
     wanted = store.identity.records
     for chunk in parts:
         positions = store.unchanged(chunk)

@@ -17,7 +17,7 @@ from bitswap_onnx.outcome import judge
 from bitswap_onnx.runtime.golden import score_fingerprint
 from bitswap_onnx.runtime.session import machine_name, versions
 
-#: What a user can do about a field of the identity that differs, where the field is no parameter.
+#: The parameters that set a field of the identity, where the field is not itself a parameter.
 _PARAMETERS = {
     "records": "`save_outputs`, `per_input` or `detailed_log`",
     "tolerance": "`criterion`",
@@ -92,7 +92,9 @@ def check_folder(folder: Path, identity: Identity, resume: bool) -> None:
     if folder.exists() and not folder.is_dir():
         raise RunError(f"{folder}: expected a run directory, found a file; choose another `run`")
     if folder.is_dir() and holds_other_files(folder):
-        raise RunError(f"{folder}: holds files that are no campaign's; choose another `run`")
+        raise RunError(
+            f"{folder}: expected an empty folder or a run directory, found other files; choose another `run`"
+        )
     if has_store(folder):
         with locked(folder), reading(folder) as store:
             check_identity(store, identity, resume)
@@ -105,8 +107,8 @@ def check_identity(store: Store, identity: Identity, resume: bool) -> None:
     stored = store.identity
     if stored.numerics.quantized != identity.numerics.quantized:
         raise RunError(
-            f"{store.run}: began with quantized operators computed otherwise ({stored.numerics.quantized}, now "
-            f"{identity.numerics.quantized}), whose clean scores may differ; start again with another `run`"
+            f"{store.run}: began with quantized operators computed in another way ({stored.numerics.quantized}, now "
+            f"{identity.numerics.quantized}); their clean scores may differ; start again with another `run`"
         )
     different = [_PARAMETERS.get(name, name) for name in identity.differences(stored)]
     if different:

@@ -20,9 +20,10 @@ EngineName = Literal["auto", "incremental", "reference"]
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a campaign is: ``done`` of ``total`` steps of a ``stage``; sums over the inferences so far.
+    """How far a campaign is: ``done`` of ``total`` steps of a ``stage``; ``inferences`` and ``critical``: numbers so far.
 
-    Of injections, ``exactly`` is the equivalent of all finished chunks of inputs, and ``done`` is that rounded down.
+    In the stage ``injections``, ``exactly`` is the finished part of the work, counted in injections (a half-finished one
+    counts one half), and ``done`` is that rounded down.
     """
 
     stage: str
@@ -42,15 +43,16 @@ class RunOptions:
 
     ``run``: the run directory (default: ``reports/<dataset>/<model>/<yymmdd_HHMMSS>``). ``resume``: continue what is there.
     ``workers``: processes of one thread each; 0: everything in this process; default: one per core, one on a GPU.
-    ``memory``: bytes for the golden values of all workers; default: half of what is free. ``audit``: injections to run
+    ``memory``: bytes that all workers together may use for golden values and loaded parts of the model; default: half
+    of what is free. ``audit``: injections to run
     again, also as text (``5%``). ``bit_order``: how the list counts bits; ``lsb``: 0 is the least significant; ``msb``: 0
     is the sign. ``save_outputs`` and ``per_input`` write files of every inference; ``records`` keeps the same in the store
-    without a file. ``inputs_per_injection``: every injection runs over so many inputs of its own, in whole batches
-    (``"auto"``: one batch), drawn with the settings' seed; None: over all inputs. ``on_progress`` and ``on_notes`` are
+    without a file. ``inputs_per_injection``: the number of inputs drawn for each injection with the settings' seed,
+    rounded up to whole batches (``"auto"``: one batch); None: all inputs. ``on_progress`` and ``on_notes`` are
     called from the thread that runs the campaign. ``stop``: set it from another thread or a signal handler to end the
     campaign after the units at hand.
 
-    Raises BitswapError for a value that is none of its parameter, RunError for ``resume`` without ``run``.
+    Raises BitswapError for a value that its parameter does not allow, RunError for ``resume`` without ``run``.
     """
 
     run: str | Path | None = None
@@ -117,7 +119,7 @@ class RunOptions:
 
     @property
     def memory_bytes(self) -> int:
-        """The bytes for golden values of all workers."""
+        """The bytes for golden values and loaded parts of the model, of all workers together."""
         return self.memory or free_memory() // 2
 
 
@@ -127,7 +129,7 @@ def cores() -> int:
 
 
 def free_memory() -> int:
-    """Return the bytes of memory that are free, as far as the system tells."""
+    """Return the bytes of free memory; 4 GiB on a system that does not tell."""
     info = Path("/proc/meminfo")
     match = re.search(r"MemAvailable:\s*(\d+) kB", info.read_text()) if info.is_file() else None
     return int(match[1]) * 1024 if match else 1 << 32

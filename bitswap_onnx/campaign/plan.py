@@ -26,11 +26,11 @@ from bitswap_onnx.sampling.input_blocks import InputSample, PerInjection, sample
 
 @dataclass(frozen=True, eq=False)
 class CheckedList:
-    """A fault list that resolves in a model which is ready to run. `check_list` makes it.
+    """A fault list whose rows all exist in the model of ``setup``; made by `check_list`.
 
     ``sample``: the inputs that each injection runs over. ``observer`` reads the golden bits of its neurons. ``fingerprint``:
-    the list's hash. ``paths``: the faulty paths of its injections. ``design``: how the list was drawn, if that lies beside
-    it; ``design_notes``: why a design beside it is not used.
+    the list's hash. ``paths``: the faulty paths of its injections. ``design``: the design file beside the list, None
+    if there is none or it does not fit; ``design_notes``: the reason why it does not fit.
     """
 
     injections: Iterable[Injection]
@@ -45,7 +45,7 @@ class CheckedList:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was decided where the user said nothing, and which inputs an injection runs over."""
+        """Notes for the user: choices that were made automatically, and warnings."""
         return (*self.setup.notes, *self.sample.notes, *self.design_notes)
 
     def write(self, store: Store, settings: dict[str, Any], golden: Golden, stop: threading.Event) -> None:
@@ -55,7 +55,7 @@ class CheckedList:
         store.create(settings, self._resolved(bits), self.resolver.address, self.sample.block_of, joined)
 
     def extend(self, store: Store, addition: Addition) -> None:
-        """Commit the next injections of a list that grows: faults of stored parameters, which are known to be right."""
+        """Commit the injections of the next round, unchecked: the list drew them from the model's own parameters."""
         resolved = map(self.resolver.resolve, addition.injections)
         store.extend(addition.settings, resolved, self.resolver.address, self.sample.block_of)
 
@@ -119,7 +119,7 @@ class _Checker:
     sites: dict[str, tuple[NeuronSite, str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.observer = Observer(self.setup.running_slicer, self.setup.numerics, self.setup.output)
+        self.observer = Observer(self.setup.clean_slicer, self.setup.numerics, self.setup.output)
 
     def checked(self, injections: Iterable[Injection]) -> Iterator[Injection]:
         """Yield the injections, each of them checked."""
@@ -170,7 +170,7 @@ def _find_design(
     elif any(stored.get(region.tensor) != (region.format, region.shape) for region in design.regions):
         why = "drawn from a model that has other parameters"
     elif resolver.bit_order != "lsb":
-        why = "counts bits from the lowest"
+        why = "the design counts bits from the least significant, this run from the sign"
     return (design, ()) if why is None else (None, (f"{path}: {why}; the run does not keep it",))
 
 

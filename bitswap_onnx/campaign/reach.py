@@ -24,7 +24,7 @@ def find_unreachable(setup: Setup, sites: Sequence[NeuronSite]) -> tuple[NeuronS
     """
     distinct = tuple({site.key: site for site in sites}.values())
     inputs = setup.dataset.batch(0, min(len(setup.dataset), _TRIED))
-    keys = {site.key for site in unreachable_sites(setup.running_slicer, setup.numerics, distinct, inputs)}
+    keys = {site.key for site in unreachable_sites(setup.clean_slicer, setup.numerics, distinct, inputs)}
     return tuple(site for site in sites if site.key in keys)
 
 

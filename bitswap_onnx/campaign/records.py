@@ -16,10 +16,11 @@ from bitswap_onnx.runtime.session import Numerics
 class Identity:
     """What decides a run's results. A run is continued only under the same identity.
 
-    ``model``, ``faults``, ``data``: SHA-256 of the model file, of the fault list and of the inputs with their labels.
-    ``output``: name of the scores' value. ``tolerance``: that of the criterion, None for top-1. ``inputs``: the design of
-    inputs per injection, None for all inputs. ``bit_order``: how the list counts bits, ``lsb`` or ``msb``. ``records``:
-    what is stored of every inference, beside the counts: ``scores``, ``per_input``.
+    ``model``, ``faults``, ``data``: SHA-256 of the model file, of the fault list (or `AdaptiveList.identity`) and of the
+    inputs with their labels. ``output``: name of the scores' value. ``tolerance``: the criterion's tolerance, None for
+    top-1. ``inputs``: number of inputs per injection and seed, None if every injection runs over all inputs. ``bit_order``: how the
+    list counts bits, ``lsb`` or ``msb``. ``records``: what is stored of every inference, beside the counts: ``scores``,
+    ``per_input``.
     """
 
     model: str
@@ -46,7 +47,7 @@ class Identity:
 
     @property
     def criterion(self) -> Criterion:
-        """What makes an inference critical; without the span of a golden output."""
+        """The criterion for critical inferences. Its span is not set: only a golden run gives it."""
         return criterion_from({"tolerance": self.tolerance})
 
     def differences(self, other: "Identity") -> list[str]:
@@ -58,9 +59,10 @@ class Identity:
 class GoldenRecord:
     """The golden run and what it ran on. It is computed again and compared when a run is resumed.
 
-    ``inputs``: their number. ``values_per_input``: scores of each. ``labels``: SHA-256 of the labels. ``top_1_correct``,
+    ``data``: the source of the inputs, in words. ``inputs``: number of inputs. ``values_per_input``: number of scores per
+    input. ``labels``: SHA-256 of the labels, None without labels. ``top_1_correct``,
     ``top_5_correct``: inputs that the clean model classifies correctly, None without labels. ``scores``: SHA-256 of the
-    golden scores' bits. ``providers``: those that really ran. ``versions``: of ONNX Runtime, onnx and numpy.
+    golden scores' bits. ``providers``: those that the session loaded. ``versions``: of ONNX Runtime, onnx and numpy.
     """
 
     network: str
@@ -111,7 +113,7 @@ class InterimEstimate(NamedTuple):
     """The estimate after a round of a campaign that draws its faults.
 
     ``injections`` and ``inferences`` so far; ``mean``, ``low`` and ``high`` are fractions; ``goal`` as its text says.
-    ``iterative``: injections that iterative SFI plans for the goal's margin at this mean.
+    ``iterative``: injections that iterative SFI plans for the goal's margin at this mean, at least its pilot.
     """
 
     round: int

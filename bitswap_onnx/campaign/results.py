@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitswap_onnx.campaign.store import Store
-from bitswap_onnx.campaign.store_results import Worst
+from bitswap_onnx.campaign.store_results import CriticalInjection
 from bitswap_onnx.errors import MissingExtraError, RunError
 from bitswap_onnx.faults.bits import BIT_CLASSES
 from bitswap_onnx.faults.fault_row import TF_INJECTOR
@@ -40,7 +40,7 @@ class Summary:
     injections: int
     totals: Counts
     bit_classes: list[tuple[str, int, Counts]]
-    worst: list[Worst]
+    worst: list[CriticalInjection]
 
 
 def write_results(store: Store, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Runs a campaign: from prepared model and fault list to a finished run directory. It joins the modules of this room."""
+"""Runs a campaign, from prepared model and fault list to a finished run directory, by the other modules of this package."""
 
 import shutil
 import threading
@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from bitswap_onnx.campaign.adaptive_list import GROWTH_NAME, AdaptiveList
+from bitswap_onnx.campaign.adaptive_list import INTERIM_ESTIMATES_NAME, AdaptiveList
 from bitswap_onnx.campaign.executor import Executor
 from bitswap_onnx.campaign.identity import (
     as_begun,
@@ -170,7 +170,7 @@ def _run_directory(folder: Path) -> Iterator[Store]:
 
 def _remove_files(folder: Path) -> None:
     """Remove what a finished run has beside its store."""
-    for name in ("results.csv", "golden.json", "per_input.parquet", GROWTH_NAME):
+    for name in ("results.csv", "golden.json", "per_input.parquet", INTERIM_ESTIMATES_NAME):
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / "outputs", ignore_errors=True)
 
@@ -179,7 +179,7 @@ def _write_files(
     store: Store, folder: Path, golden: Golden, options: RunOptions, adaptive: AdaptiveList | None
 ) -> None:
     if adaptive:
-        adaptive.write(store, folder / GROWTH_NAME)
+        adaptive.write(store, folder / INTERIM_ESTIMATES_NAME)
     if options.save_outputs:
         write_scores(store, folder / "outputs", golden.scores)
     if options.per_input:

@@ -35,7 +35,7 @@ def reading(run: Path) -> Iterator[Store]:
 
 
 def holds_other_files(run: Path) -> bool:
-    """Whether an existing folder is somebody else's: it has files (hidden ones aside), and none of ours among them."""
+    """Whether a folder has files (hidden ones aside), but neither the lock nor the store of a run."""
     names = {path.name for path in run.iterdir() if not path.name.startswith(".")}
     return bool(names) and not names & {LOCK_NAME, STORE_NAME}
 
@@ -83,6 +83,6 @@ def _translated(run: Path) -> Iterator[None]:
         remedy = (
             "free some space and run again with `resume`; what was finished is saved" if full else "check the folder"
         )
-        raise RunError(f"{run}: cannot write the store: {error}; {remedy}") from None
+        raise RunError(f"{run}: cannot open, read or write the store: {error}; {remedy}") from None
     except sqlite3.DatabaseError as error:
         raise RunError(f"{run / STORE_NAME}: not a store of bitswap-onnx: {error}; choose another `run`") from None

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from bitswap_onnx.data.chunks import Chunk
 from bitswap_onnx.runtime.messages import Work
 
-#: Seconds that a unit may take, about: a campaign that is stopped waits for the units at hand.
+#: Approximate seconds of a unit. A stopped campaign waits for the units that have begun.
 UNIT_SECONDS = 3.0
 
 #: Number of faulty paths with several tensors or sites up to which a campaign keeps them apart.
@@ -28,8 +28,8 @@ Queue = dict[int | None, dict[int, NDArray[np.int64]]]
 class Lot:
     """The remaining work of one faulty path over one chunk: injections by position, and before them the null control.
 
-    ``control``: whether the null control is still to run. ``controlled_lane``: the lane whose null control has already
-    passed; a new lane needs its own.
+    ``control``: whether the first unit is still to come; it has the null control. ``controlled_lane``: the lane whose null
+    control has already passed; a worker skips the control there, a new lane needs its own.
     """
 
     chunk: Chunk
@@ -39,8 +39,8 @@ class Lot:
     controlled_lane: str | None = None
 
     @property
-    def is_done(self) -> bool:
-        """Whether workers have all of it."""
+    def is_handed_out(self) -> bool:
+        """Whether all of the work has been handed to workers."""
         return not len(self.positions) and not self.control
 
 
@@ -64,7 +64,7 @@ class Schedule:
 
     def __post_init__(self) -> None:
         for lot in self.lots:
-            if not lot.is_done:
+            if not lot.is_handed_out:
                 self._queues.setdefault(lot.chunk, deque()).append(lot)
         for queue in list(self._queues.values())[1::2]:
             queue.reverse()
@@ -72,7 +72,7 @@ class Schedule:
     def take(self, worker: int) -> Work | None:
         """Return the next work for a worker, or None if nothing is left."""
         lot = self._current.get(worker)
-        if lot is None or lot.is_done:
+        if lot is None or lot.is_handed_out:
             lot = self._next(lot.chunk if lot else None, {other.chunk for other in self._current.values()})
             if lot is None:
                 return None
@@ -92,7 +92,7 @@ class Schedule:
             queue.clear()
             queue.extend(others)
         for lot in lots:
-            if not lot.is_done:
+            if not lot.is_handed_out:
                 self._queues.setdefault(lot.chunk, deque()).append(lot)
         self._seconds.pop(path, None)
 
@@ -120,7 +120,7 @@ class Schedule:
         elif queues:
             lot = max(queues.values(), key=len).pop()
         else:
-            self._begun = [lot for lot in self._begun if not lot.is_done]
+            self._begun = [lot for lot in self._begun if not lot.is_handed_out]
             return max(self._begun, key=lambda lot: len(lot.positions), default=None)
         self._begun.append(lot)
         return lot

@@ -1,4 +1,4 @@
-"""The tables of a run's store, and how a receipt is a row of one."""
+"""The tables of a run's store, and the conversion of a receipt into a row."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -60,7 +60,7 @@ CREATE TABLE measure (
 
 
 class Upgrade(NamedTuple):
-    """The way from an older version to the next.
+    """The changes that turn a store of one schema version into the next version.
 
     ``added``: the columns, (table, column), that the next version has; a column None stands for the whole table.
     ``views``: temporary views that show the older tables as those of the next version. ``script``: statements that change

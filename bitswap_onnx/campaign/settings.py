@@ -10,22 +10,23 @@ from bitswap_onnx.data.preprocessing import Preprocessing
 from bitswap_onnx.errors import BitswapError, check_choice, check_path, check_whole
 from bitswap_onnx.outcome import parse_criterion
 
-#: The seed that stands for one from the clock.
+#: The value of ``seed`` that asks for a seed from the clock.
 FROM_CLOCK = -1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How to run a model, whatever the faults. The command line's shared options say the same.
+    """Settings of a model and its data that do not depend on the faults. The command line has the same options.
 
     ``data``: a dataset's path (`bitswap_onnx.data.dataset.load_dataset`); None: the ``.npz`` beside the model, else seeded
-    standard-normal inputs. ``limit``: a seeded random number of its inputs; ``first``: the first ones. ``input_shape``,
+    standard-normal inputs. ``limit``: the number of inputs to draw at random with ``seed``; ``first``: the number of first
+    inputs to take. ``input_shape``,
     without the batch, settles open dimensions. ``output``: the value that holds the scores. ``criterion``: ``top-1`` or
-    ``tolerance=REL``. A ``seed`` of `FROM_CLOCK` is replaced by one from the clock, and ``from_clock`` says so.
+    ``tolerance=REL``. With ``seed`` `FROM_CLOCK` the clock gives the seed, and ``from_clock`` becomes True.
     ``provider``, ``fusion``, ``layout``, ``batch_size``: see `Numerics`. ``neurons``: the model runs at the opset of flip
-    nodes (`for_neurons`). ``apart``: as in `Numerics`; None: where faults hit neurons.
+    nodes (`for_neurons`). ``apart``: as in `Numerics`; None: True if faults hit neurons.
 
-    Raises BitswapError for a value that is none of its parameter.
+    Raises BitswapError for a value that its parameter does not allow.
     """
 
     data: str | Path | None = None

@@ -40,7 +40,7 @@ _GOLDEN_BATCHES = 8
 
 @dataclass(frozen=True, eq=False)
 class CleanRun:
-    """The clean model over all inputs: its scores, the providers that really ran, and how long one input took."""
+    """The clean model over all inputs: its scores, the providers that the session loaded, and the seconds per input."""
 
     golden: Golden
     providers: list[str]
@@ -49,10 +49,10 @@ class CleanRun:
 
 @dataclass(eq=False)
 class Setup:
-    """A model ready to run on a dataset. `prepare` makes one; it does not change, but keeps what was computed from it.
+    """A model ready to run on a dataset, made by `prepare`. Its fields do not change; results computed from them are kept.
 
-    ``spec``: the model's input. ``output``: name of the scores' value. ``batch_size``: of all runs. ``batch_notes``: why
-    it is 1 where inputs see each other. ``left_out``: notes on what faults cannot hit.
+    ``spec``: the model's input. ``output``: name of the scores' value. ``batch_size``: the one of all runs.
+    ``batch_notes``: the reason if inputs have to run one at a time. ``left_out``: notes on layers that faults cannot hit.
     """
 
     path: Path
@@ -92,7 +92,7 @@ class Setup:
 
     @cached_property
     def notes(self) -> tuple[str, ...]:
-        """What was decided where the user said nothing."""
+        """Notes for the user: choices that were made automatically, and warnings."""
         settings, numerics = self.settings, self.numerics
         notes = [f"data: {self.dataset.source}", *([f"seed: {self.seed}"] if self.seed else []), *self.batch_notes]
         if settings.layout == "auto" and numerics.provider == "cpu":
@@ -105,8 +105,8 @@ class Setup:
         return (*notes, *self.left_out)
 
     @cached_property
-    def running(self) -> Model:
-        """The model that runs without a fault: for neurons at the opset of flip nodes, as the faulty ones."""
+    def clean_model(self) -> Model:
+        """The clean model as it runs. If faults hit neurons, it has the opset of flip nodes, as faulty models have."""
         return instrument(self.model, ()) if self.settings.neurons else self.model
 
     @cached_property
@@ -115,9 +115,9 @@ class Setup:
         return Slicer(self.model, self.output, self.numerics.batch_size, self.dataset.batch(0, 1).shape[1:])
 
     @cached_property
-    def running_slicer(self) -> Slicer:
-        """`running`, ready to be cut as `slicer` is."""
-        return Slicer(self.running, self.output, self.slicer.batch, self.slicer.shape)
+    def clean_slicer(self) -> Slicer:
+        """`clean_model`, ready to be cut as `slicer` is."""
+        return Slicer(self.clean_model, self.output, self.slicer.batch, self.slicer.shape)
 
     def pieces(self, stop: threading.Event | None = None) -> Iterator[NDArray[Any]]:
         """Yield all inputs, in order and in whole batches; raises InterruptedRunError once ``stop`` is set."""
@@ -136,7 +136,7 @@ class Setup:
         if self._clean_run is not None:
             return self._clean_run
         start = time.perf_counter()
-        session = open_session(self.running, self.numerics, self.output)
+        session = open_session(self.clean_model, self.numerics, self.output)
         scores = golden_run(self.model, session, self.pieces(stop), classes=self.criterion.needs_classes)
         labels = self.dataset.labels if self.criterion.needs_classes else None
         if labels is not None and labels.max() >= scores.shape[1]:
@@ -227,7 +227,7 @@ def _dataset(path: Path, spec: ModelInput, settings: Settings) -> Dataset:
 
 
 def _refuse_data_options(settings: Settings) -> None:
-    """Refuse parameters of data where there is none, rather than ignore them."""
+    """Refuse parameters that need data where there is none, and ``limit`` together with ``first``."""
     given = [f"`{name}`" for name, value in vars(settings.preprocessing).items() if value is not None]
     given += ["`labels`"] if settings.labels else []
     if given:

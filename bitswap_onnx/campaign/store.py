@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from bitswap_onnx.campaign.schedule import Queue
 from bitswap_onnx.campaign.schema import RECEIPT_COLUMNS, SCHEMA, SCHEMA_VERSION, Address, receipt_row
 from bitswap_onnx.campaign.store_checks import plan_digest
-from bitswap_onnx.campaign.store_questions import StoreQuestions
+from bitswap_onnx.campaign.store_queries import StoreQueries
 from bitswap_onnx.data.chunks import Chunk
 from bitswap_onnx.errors import RunError
 from bitswap_onnx.graph.edits import ALL_INPUTS, InjectionEdits, NeuronEdit, WeightEdit
@@ -35,7 +35,7 @@ Control = tuple[int, int, str]
 _OUTCOME_COLUMNS = ("position", "first", "inputs", *COUNTS, "per_input", "scores", "failed")
 
 
-class Store(StoreQuestions):
+class Store(StoreQueries):
     """A run's store. Use it as a context manager; `bitswap_onnx.campaign.run_directory` opens one."""
 
     def create(
@@ -194,7 +194,7 @@ class Store(StoreQuestions):
             self._put_in(db, "given_up", sorted(self.given_up | {path}))
 
     def failed_controls(self) -> list[tuple[int, int]]:
-        """Return the path and the number of unmasked inputs of every null control that did not hold."""
+        """Return each path with a failed null control, and the number of its unmasked inputs over all chunks."""
         return self._db.execute(
             "SELECT path, SUM(inputs - masked) FROM control GROUP BY path HAVING SUM(inputs - masked) > 0"
         ).fetchall()

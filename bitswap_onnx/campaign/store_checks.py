@@ -20,7 +20,7 @@ from bitswap_onnx.outcome import COUNTS, OUTCOME_NAMES
 if TYPE_CHECKING:
     Digest = hashlib._Hash
 
-#: The end of every message here.
+#: The end of messages about a changed or damaged store.
 REMEDY = "the store was changed or damaged: run the campaign again in another `run`"
 
 
@@ -87,7 +87,10 @@ def plan_digest(db: sqlite3.Connection, first: int = 0, digest: "Digest | None" 
 
 
 def check_plan(db: sqlite3.Connection, store: Path, expected: str | None) -> "Digest":
-    """Return the digest of the plan; raises RunError for one that is not the committed plan, by its hash (``expected``)."""
+    """Return the digest of the plan.
+
+    Raises RunError for a plan whose hash is not ``expected``, a missing hash, and a row that belongs to no injection.
+    """
     for what, table, column, owner in _ORPHANS:
         query = f"SELECT {column} FROM {table} WHERE {column} NOT IN (SELECT {owner} FROM injection) LIMIT 1"
         if row := db.execute(query).fetchone():

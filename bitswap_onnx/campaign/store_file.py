@@ -50,7 +50,10 @@ class StoreFile:
         return self._number("PRAGMA user_version")
 
     def check_file(self) -> None:
-        """Raise RunError for an unknown or changed schema, and for malformed settings."""
+        """Raise RunError for an unknown or changed schema, and for malformed settings.
+
+        An older schema becomes readable through temporary views.
+        """
         check_schema(self._db, self.run / STORE_NAME)
         if self._version in UPGRADES:
             self._db.executescript(UPGRADES[self._version].views)
@@ -76,9 +79,9 @@ class StoreFile:
             self._db.execute("PRAGMA journal_mode=DELETE")
 
     def check_content(self, golden: GoldenRecord) -> None:
-        """Raise RunError for a plan that is not the committed one, and for impossible outcomes and null controls.
+        """Raise RunError for a store that does not fit ``golden``, the golden run of now with the same model and data.
 
-        ``golden``: what the golden run gives now, with the same model and data.
+        Also for a plan that is not the committed one, and for impossible outcomes and null controls.
         """
         file = self.run / STORE_NAME
         check_golden(file, self.golden, golden)
@@ -135,7 +138,7 @@ class StoreFile:
 
     @property
     def audit(self) -> AuditRecord | None:
-        """The last audit; None before one, and once injections have run after it."""
+        """The last audit; None before the first one, and after the incremental engine has begun further injections."""
         stored = self._setting("audit")
         return None if stored is None else AuditRecord.from_stored(stored)
 
@@ -159,7 +162,7 @@ class StoreFile:
         return bool(self._setting("incremental"))
 
     def begin_injections(self, incremental: bool) -> None:
-        """Note that injections run from now on. On the incremental engine, they make an earlier audit incomplete."""
+        """On the incremental engine, note that injections run from now on and forget the earlier audit."""
         if incremental:
             self._put("incremental", True)
             self._put("audit", None)

@@ -1,4 +1,4 @@
-"""Questions of the results files, the summary and the audit. None of them changes the store."""
+"""Queries for the results files, the summary and the audit. No query changes the store."""
 
 import json
 from collections.abc import Iterator
@@ -27,9 +27,9 @@ ORDER BY i.position, r.row
 
 
 class AuditCandidate(NamedTuple):
-    """An injection that an audit may run again, and whether some of its inferences came out in each way.
+    """An injection that an audit may run again. ``critical``, ``changed``: it has critical or non-critical inferences.
 
-    ``telling``: it has nonfinite scores, or a fault in the top exponent bit.
+    ``telling``: it has nonfinite scores, or a fault in the top exponent bit, so that engines are likely to differ.
     """
 
     position: int
@@ -47,8 +47,8 @@ class StoredOutcome(NamedTuple):
     scores: bytes | None
 
 
-class Worst(NamedTuple):
-    """An injection with many critical inferences; ``fault`` describes its first fault."""
+class CriticalInjection(NamedTuple):
+    """One of the injections with most critical inferences; ``fault`` describes its first fault."""
 
     id: str
     layer: str
@@ -66,7 +66,7 @@ class StoreResults(StoreFile):
         return self._number("SELECT COUNT(*) FROM injection")
 
     def paths(self) -> dict[int, tuple[str, ...]]:
-        """Return the faulty paths, number → tensors."""
+        """Return the faulty paths: number → keys of tensors and neuron sites."""
         return {
             number: tuple(json.loads(text)) for number, text in self._db.execute("SELECT number, tensors FROM path")
         }
@@ -135,7 +135,7 @@ class StoreResults(StoreFile):
         )
         return {name: (number, dict(zip(("inputs", *COUNTS), counts, strict=True))) for name, number, *counts in rows}
 
-    def most_critical(self, limit: int) -> list[Worst]:
+    def most_critical(self, limit: int) -> list[CriticalInjection]:
         """Return the injections with most critical inferences, at most ``limit``, the worst first."""
         rows = self._db.execute(
             "SELECT i.id, r.layer, r.kind || ' ' || COALESCE('bit ' || r.bit, r.value) || ' of ' || r.parameter || r.site ||"
@@ -144,7 +144,7 @@ class StoreResults(StoreFile):
             " GROUP BY o.position HAVING SUM(o.critical) > 0 ORDER BY SUM(o.critical) DESC, o.position LIMIT ?",
             (limit,),
         )
-        return [Worst(*row) for row in rows]
+        return [CriticalInjection(*row) for row in rows]
 
     def records(self, name: str) -> Iterator[tuple[int, str, bytes]]:
         """Yield position and id of each injection, and its records (``scores`` or ``per_input``) joined over all chunks."""
@@ -169,7 +169,7 @@ class StoreResults(StoreFile):
             yield AuditCandidate(position, path, *map(bool, marks))
 
     def effects(self, position: int) -> list[tuple[int, tuple[int, int, int]]]:
-        """Return the first input of each chunk, and there the nonfinite, critical and non-critical inferences."""
+        """Return the first input of each chunk, with the (nonfinite, critical, non-critical) inferences there."""
         query = "SELECT first, nonfinite, critical, non_critical FROM outcome WHERE position = ? ORDER BY first"
         return [(first, tuple(counts)) for first, *counts in self._db.execute(query, (position,))]
 

@@ -1,7 +1,7 @@
 """The form of each setting in a run's store. A setting of another form, from a damaged file, is wrong input.
 
-A shape is a type, a number's range, a choice of words, ``[shape]`` for a list, a dict for an object, a tuple for either of
-several, or None. The key ``...`` allows further keys.
+A shape is one of: a type; `_Whole`, a range of whole numbers; `_OneOf`, a choice of words; ``[shape]``, a list of such
+elements; a dict, an object, in which the key ``...`` allows further keys; a tuple, any of several shapes; None, a null.
 """
 
 import math

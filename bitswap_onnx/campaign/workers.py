@@ -21,9 +21,9 @@ from bitswap_onnx.runtime.worker_settings import WorkerSettings
 #: The folder of a run directory with the files that its workers read. It exists while the campaign runs.
 SCRATCH = "campaign.scratch"
 
-#: Expected final length of a list that still grows, in multiples of its present one. Campaigns go on to some twenty times
-#: the pilot, which alone is too short for a search of lanes (ResNet20, critical to 0.23 points: this saves a sixth of all
-#: time).
+#: Factor for the batches that a path is expected to have while its list still grows. Final lists are some twenty times the
+#: pilot, which alone is too short for a search of lanes; a smaller factor keeps the search to paths that are likely to repay
+#: it (ResNet20, critical to 0.23 points: this saves a sixth of all time).
 _EXPECTED_GROWTH = 4
 
 

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from bitswap_onnx.campaign.adaptive_list import GROWTH_NAME
+from bitswap_onnx.campaign.adaptive_list import INTERIM_ESTIMATES_NAME
 from bitswap_onnx.campaign.options import RunOptions
 from bitswap_onnx.campaign.records import InterimEstimate
 from bitswap_onnx.campaign.run import prepare_run, run_campaign
@@ -101,7 +101,7 @@ def print_reached(reached: Reached) -> None:
         console.out.print(
             f"for this margin and this share, the iterative method plans {amount(last.iterative, 'fault', ',')}"
         )
-    console.out.print(f"rounds: {reached.campaign.run / GROWTH_NAME}")
+    console.out.print(f"rounds: {reached.campaign.run / INTERIM_ESTIMATES_NAME}")
 
 
 def _interval(estimate: InterimEstimate) -> str:

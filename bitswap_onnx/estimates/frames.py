@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bitswap_onnx.campaign.adaptive_list import GROWTH_NAME
+from bitswap_onnx.campaign.adaptive_list import INTERIM_ESTIMATES_NAME
 from bitswap_onnx.campaign.store import Store
 from bitswap_onnx.errors import RunError
 from bitswap_onnx.estimates.source import Source
@@ -48,8 +48,8 @@ def drawing_notes(source: Source) -> tuple[str, ...]:
     allows = "allows" if record.scheme == "stratified" else "does not allow"
     return (
         f"faults were drawn until {last.goal}: {mean} % [{low}, {high}] after {last.injections:,} faults; that interval "
-        f"{allows} for an estimate after each round ({source.path / GROWTH_NAME}), the intervals here are those of a sample "
-        "of fixed size",
+        f"{allows} for an estimate after each round ({source.path / INTERIM_ESTIMATES_NAME}), the intervals here are those "
+        "of a sample of fixed size",
     )
 
 

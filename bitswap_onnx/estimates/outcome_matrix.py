@@ -74,7 +74,7 @@ class OutcomeMatrix:
 
     def _flags(self, member: Members) -> dict[str, Flags]:
         """Return each quantity of some injections as flags (injections, inputs)."""
-        encoded = b"".join(self._store.per_input_outcomes(int(position)) for position in member)
+        encoded = b"".join(self._store.outcomes_at(int(position)) for position in member)
         codes, nonfinite = decode_outcomes(encoded)
         critical = codes == CRITICAL
         quantities = {

@@ -88,7 +88,7 @@ def read_recorded(source: Source) -> Recorded:
 
 def read_counts(store: Store) -> tuple[NDArray[np.int64], dict[str, NDArray[np.int64]]]:
     """Return the inferences of each injection that has an outcome, and its counts, as `Recorded` has them."""
-    columns = store.injection_counts()
+    columns = store.count_columns()
     inputs = np.array(columns.pop("inputs"), np.int64)
     return inputs, {name: np.array(column, np.int64) for name, column in columns.items() if None not in column}
 

@@ -156,5 +156,5 @@ def test_a_store_begun_under_other_settings_is_refused(folder: Path, tmp_path: P
         identity = store.identity
         numerics = replace(identity.numerics, quantized="runtime")
         store._put("identity", replace(identity, numerics=numerics).stored())
-    with pytest.raises(RunError, match="began with quantized operators computed otherwise"):
+    with pytest.raises(RunError, match="began with quantized operators computed in another way"):
         run_campaign(prepare(path), injections, RunOptions(run=tmp_path / "run", workers=0, resume=True))

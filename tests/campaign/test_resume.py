@@ -176,7 +176,9 @@ def test_a_folder_of_somebody_else_is_left_alone(model: Path, tmp_path: Path) ->
     theirs = tmp_path / "theirs"
     (theirs / "scratch").mkdir(parents=True)
     (theirs / "scratch" / "notes.txt").write_text("mine")
-    with pytest.raises(RunError, match="theirs: holds files that are no campaign's; choose another `run`"):
+    with pytest.raises(
+        RunError, match="theirs: expected an empty folder or a run directory, found other files; choose another `run`"
+    ):
         run(model, theirs)
     assert [path.name for path in theirs.rglob("*")] == ["scratch", "notes.txt"]
 

@@ -151,7 +151,7 @@ def test_a_control_of_the_whole_model_that_fails_ends_the_campaign_without_resul
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(WholeLane, "control", lambda self, block, rows: rows < 0)
-    with pytest.raises(ControlFailedError, match=r"null control failed: .* changed \d+ outputs"):
+    with pytest.raises(ControlFailedError, match=r"null control failed: .* changed the scores of \d+ inputs"):
         run(model, tmp_path / "run", workers=0)
     assert not (tmp_path / "run/results.csv").exists()
 

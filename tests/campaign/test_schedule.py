@@ -88,7 +88,7 @@ def test_what_is_done_is_not_handed_out_again() -> None:
     part = chunks(8, 8)
     queue: Queue = {None: {0: np.arange(5), 1: np.arange(5, 7)}}
     left = make_lots(part, queue, lambda chunk: np.array([1, 3, 5, 6]), lambda chunk: {1: "packed"})
-    assert [(lot.positions.tolist(), lot.control, lot.is_done) for lot in left] == [
+    assert [(lot.positions.tolist(), lot.control, lot.is_handed_out) for lot in left] == [
         ([0, 2, 4], True, False),
         ([], False, True),
     ]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from bitswap_onnx.campaign.records import GoldenRecord
 from bitswap_onnx.campaign.run_directory import reading
 from bitswap_onnx.campaign.store import Store
-from bitswap_onnx.campaign.store_questions import RecordedChange
+from bitswap_onnx.campaign.store_queries import RecordedChange
 from bitswap_onnx.errors import RunError
 from bitswap_onnx.outcome import CRITICAL, MASKED, NON_CRITICAL, OUTCOME_NAMES, decode_outcomes
 
@@ -140,7 +140,7 @@ def _recorded(store_a: Store, store_b: Store, a: _Injection, b: _Injection) -> t
 
 
 def _outcomes(store: Store, injection: _Injection) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    return decode_outcomes(store.outcomes_per_input(injection.id))
+    return decode_outcomes(store.outcomes_of(injection.id))
 
 
 def _table(codes: NDArray[np.uint8]) -> CountTable:

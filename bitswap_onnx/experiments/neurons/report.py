@@ -166,7 +166,7 @@ def _lines(layer: TargetLayer, trial: int, store: Store, golden: Golden, hits: F
 
 def _classes(store: Store, injection: str, golden: Golden) -> NDArray[np.int64]:
     """Return the faulty prediction of each input, from the recorded scores."""
-    scores = np.frombuffer(store.scores_per_input(injection), np.float32).reshape(-1, golden.scores.shape[1])
+    scores = np.frombuffer(store.scores_of(injection), np.float32).reshape(-1, golden.scores.shape[1])
     return np.asarray(np.argmax(scores, axis=1), np.int64)
 
 

@@ -226,7 +226,7 @@ def _outcomes(store: Store, plan: NeuronPlan) -> tuple[NDArray[np.bool_], NDArra
     critical, nonfinite = np.empty(shape, np.bool_), np.empty(shape, np.bool_)
     for i, layer in enumerate(plan.layers):
         for trial in range(plan.trials):
-            codes, nonfinite[i, trial] = decode_outcomes(store.outcomes_per_input(layer.injection(trial)))
+            codes, nonfinite[i, trial] = decode_outcomes(store.outcomes_of(layer.injection(trial)))
             critical[i, trial] = codes == CRITICAL
     return critical, nonfinite
 

@@ -94,7 +94,7 @@ def read_layer_outcomes(
     with reading(run) as store:
         outcomes = np.array(  # (layers, trials, 3, inputs)
             [
-                [inferences(store.outcomes_per_input(layer_injection_id(layer, trial))) for trial in trials]
+                [inferences(store.outcomes_of(layer_injection_id(layer, trial))) for trial in trials]
                 for layer in range(layers)
             ]
         )

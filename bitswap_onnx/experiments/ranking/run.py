@@ -195,7 +195,7 @@ def _layers(
     setup: Setup, sites: Sequence[NeuronSite], outcomes: LayerOutcomes, where: RankingSite
 ) -> tuple[LayerRobustness, ...]:
     costs = layer_costs(setup.slicer, sites)
-    largest = largest_values(setup.running_slicer, setup.numerics, [site.value for site in sites], setup.pieces())
+    largest = largest_values(setup.clean_slicer, setup.numerics, [site.value for site in sites], setup.pieces())
     targets = find_targets(setup.model)
     layers = []
     for number, site in enumerate(sites):

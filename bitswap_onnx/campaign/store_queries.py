@@ -1,4 +1,4 @@
-"""Questions of estimates and experiments: places of faults, counts, outcomes and scores per input."""
+"""Queries for estimates and experiments: places of faults, counts, outcomes and scores per input."""
 
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
@@ -32,8 +32,8 @@ class RecordedChange(NamedTuple):
     change: str
 
 
-class StoreQuestions(StoreResults):
-    """A store that answers about single injections and inputs. No question changes the store."""
+class StoreQueries(StoreResults):
+    """A store with queries for single injections and inputs. No query changes the store."""
 
     def fault_places(self) -> Iterator[FaultPlace]:
         """Yield the place of every fault: by injection in the order of the list, then by fault."""
@@ -41,8 +41,8 @@ class StoreQuestions(StoreResults):
             "SELECT position, layer, bit, bit_class, kind, site FROM receipt ORDER BY position, row"
         )
 
-    def injection_counts(self) -> dict[str, tuple[int | None, ...]]:
-        """Return the ``inputs`` of each injection that has an outcome, and its counts by the names of `COUNTS`.
+    def count_columns(self) -> dict[str, tuple[int | None, ...]]:
+        """Return the columns ``inputs`` and `COUNTS` by name: one number per injection that has an outcome.
 
         Injections are in the order of the list. A count that was not recorded is None.
         """
@@ -51,7 +51,7 @@ class StoreQuestions(StoreResults):
         table = self._db.execute(f"SELECT {sums} FROM outcome GROUP BY position ORDER BY position").fetchall()
         return dict(zip(names, zip(*table, strict=True), strict=True))
 
-    def per_input_outcomes(self, position: int) -> bytes:
+    def outcomes_at(self, position: int) -> bytes:
         """Return the outcomes of one injection, a byte per input (`bitswap_onnx.outcome.Outcomes.encoded`)."""
         rows = self._db.execute("SELECT per_input FROM outcome WHERE position = ? ORDER BY first", (position,))
         return b"".join(blob for (blob,) in rows)
@@ -61,14 +61,14 @@ class StoreQuestions(StoreResults):
         """Whether some injection runs over a part of the inputs: a block of its own, or those that its faults name."""
         return self._db.execute("SELECT 1 FROM injection WHERE inputs IS NOT NULL LIMIT 1").fetchone() is not None
 
-    def outcomes_per_input(self, injection: str) -> bytes:
+    def outcomes_of(self, injection: str) -> bytes:
         """Return the recorded outcomes of an injection, one byte per input, in the inputs' order.
 
         `bitswap_onnx.outcome.decode_outcomes` reads them. The run must have the record ``per_input``.
         """
         return self._joined("per_input", injection)
 
-    def scores_per_input(self, injection: str) -> bytes:
+    def scores_of(self, injection: str) -> bytes:
         """Return the recorded scores of an injection: float32, input by input, in the inputs' order.
 
         The run must have the record ``scores``.

@@ -49,7 +49,7 @@ def test_counts_and_outcomes(run: Path) -> None:
             names = ("n_injections", "masked", "critical", "nonfinite")
             assert [inputs, *numbers] == [int(first[name][column]) for column in names]
             assert correct is None, "the data have no labels"
-            codes, nonfinite = decode_outcomes(store.outcomes_per_input(name))
+            codes, nonfinite = decode_outcomes(store.outcomes_of(name))
             assert len(codes) == INPUTS
             assert [np.sum(codes == CRITICAL), nonfinite.sum()] == numbers[1:]
 
@@ -57,7 +57,7 @@ def test_counts_and_outcomes(run: Path) -> None:
 def test_scores(run: Path) -> None:
     with reading(run) as store:
         for name in ("weight", "two", "each"):
-            scores = np.frombuffer(store.scores_per_input(name), np.float32).reshape(INPUTS, -1)
+            scores = np.frombuffer(store.scores_of(name), np.float32).reshape(INPUTS, -1)
             assert np.array_equal(scores, np.load(run / "outputs" / f"inj_{name}.npy"), equal_nan=True)
 
 
