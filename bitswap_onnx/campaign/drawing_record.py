@@ -14,9 +14,9 @@ class DrawingRecord:
     """The draws of a campaign so far. With the model, the record gives the same faults again; alone, the stratum of each.
 
     ``scheme``: the name of the planner; ``kinds``: of the faults. ``with_replacement``: each draw was from all faults of
-    its stratum. ``strata``: their names; ``populations``: the number of faults in each; ``parts``: their faults by layer and
-    bit, None if not known. ``rounds``: in order, each with its target half width in ``margins``. ``interim_estimates``: one or
-    more for each finished round, since a resumed campaign may have another goal.
+    its stratum. ``strata``: their names; ``populations``: the number of faults in each; ``parts``: their faults by layer
+    and bit, None if not known. ``rounds``: in order, each with its target half width in ``margins``.
+    ``interim_estimates``: one or more for each finished round, since a resumed campaign may have another goal.
     """
 
     scheme: str

@@ -18,9 +18,9 @@ class Identity:
 
     ``model``, ``faults``, ``data``: SHA-256 of the model file, of the fault list (or `AdaptiveList.identity`) and of the
     inputs with their labels. ``output``: name of the scores' value. ``tolerance``: the criterion's tolerance, None for
-    top-1. ``inputs``: number of inputs per injection and seed, None if every injection runs over all inputs. ``bit_order``: how the
-    list counts bits, ``lsb`` or ``msb``. ``records``: what is stored of every inference, beside the counts: ``scores``,
-    ``per_input``.
+    top-1. ``inputs``: number of inputs per injection and seed, None if every injection runs over all inputs.
+    ``bit_order``: how the list counts bits, ``lsb`` or ``msb``. ``records``: what is stored of every inference, beside
+    the counts: ``scores``, ``per_input``.
     """
 
     model: str
