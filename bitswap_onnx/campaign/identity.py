@@ -84,7 +84,8 @@ def as_begun(setup: Setup, run: str | Path | None) -> Setup:
     with reading(Path(run)) as store:
         begun = store.identity.numerics
     layout = begun.layout if settings.layout == "auto" else settings.layout
-    return replace(setup, settings=replace(settings, layout=layout, apart=begun.apart))
+    begun_settings = replace(settings, layout=layout, apart=begun.apart)
+    return setup if settings == begun_settings else replace(setup, settings=begun_settings)
 
 
 def check_folder(folder: Path, identity: Identity, resume: bool) -> None:
