@@ -13,7 +13,7 @@ from bitswap_onnx.stats.intervals import Values
 from bitswap_onnx.stats.stratified import Frame
 
 Scope = Literal["network", "layer", "bit", "bit-class", "layer-bit"]
-#: Of each group, the number of its faults in each stratum that has some.
+#: Group name → stratum number → number of the group's faults in that stratum.
 Held = dict[str, dict[int, int]]
 
 SCOPES: tuple[Scope, ...] = ("network", "layer", "bit", "bit-class", "layer-bit")

@@ -29,7 +29,7 @@ from bitswap_onnx.runtime.model_lanes import WholeLanes, clean_model
 from bitswap_onnx.runtime.probe import PROBED_INPUTS, Probe
 from bitswap_onnx.runtime.session import Numerics
 
-#: A search for a faster lane costs about ten runs of a batch: a path with fewer batches than this to run in all has none.
+#: The fewest batches of a path for which a faster lane is searched. The search costs about ten runs of a batch.
 WORTH_BATCHES = 24
 
 #: Golden values on a device at most, in bytes: nothing tells how much of its memory is free.
@@ -122,7 +122,7 @@ class IncrementalEngine:
             yield from ((start, faulty) for faulty in lane.run(injections, block))
 
     def blocks(self, lane: Lane, first: int, stop: int) -> Iterator[tuple[int, Block]]:
-        """Yield the inputs ``first`` to ``stop`` in blocks that fit the memory, each behind its first input."""
+        """Yield (first input, block) for the inputs ``first`` to ``stop``, with the golden values for a lane."""
         return self.golden.blocks(self._values_for(lane), first, stop)
 
     def lane(self, path: FaultyPath) -> Lane:
@@ -176,9 +176,10 @@ class IncrementalEngine:
 
     @property
     def shared_values(self) -> frozenset[str]:
-        """The golden values that one run of the clean model gives for all paths; none if a batch does not fit the memory.
+        """The golden values that one clean run computes for all paths together; empty if a batch exceeds the memory.
 
-        A value that is asked for can end a fusion of the kernels around it. Lanes that need such a value do not share.
+        Reading a value can end a fusion of kernels and change the scores. Such values are left out, and lanes that need
+        them get a clean run of their own.
         """
         if self._shared_values is None:
             self._shared_values = self._find_shared_values()

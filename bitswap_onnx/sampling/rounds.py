@@ -15,6 +15,7 @@ from bitswap_onnx.faults.fault import Injection
 from bitswap_onnx.sampling.draws import draw, permute
 from bitswap_onnx.sampling.strata import Pattern, Stratum
 
+#: An array of numbers of strata or of injections.
 Members = NDArray[np.intp]
 Probabilities = NDArray[np.float64]
 

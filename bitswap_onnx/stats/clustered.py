@@ -15,6 +15,7 @@ from scipy import stats
 
 from bitswap_onnx.stats.intervals import Values
 
+#: Number of bootstrap resamples.
 DRAWS = 2000
 
 

@@ -16,9 +16,9 @@ positive. Against the true mean the expected capital never grows, so the probabi
 at most alpha / 2 (Ville's inequality). The interval holds every m that is refuted neither by the bets on a larger mean
 nor by those on a smaller one (Waudby-Smith and Ramdas 2024, doi 10.1093/jrsssb/qkad009).
 
-With ``with_replacement``, f is an estimate of the fault's share, from inputs drawn for that draw, so a value that was
-seen is not known. Each draw is then from all faults of its stratum: R_h stays their number, and no value counts as
-known.
+With ``with_replacement``, f is only an estimate of the fault's share, because its inputs are drawn too. A drawn fault
+is therefore not fully known. Each draw is then from all faults of its stratum: R_h stays their number, and no value
+counts as known.
 """
 
 import math

@@ -48,7 +48,10 @@ class Stratified:
         return self.ledger.interval(self.goal.level)
 
     def go_on(self) -> Round:
-        """Return the round that is expected to reach the goal, with at most as many draws as there were so far."""
+        """Return the next round, sized to reach the goal.
+
+        It has at most as many draws as there were so far, or 256 if that is more.
+        """
         probabilities, draws = allocate(self.ledger, self.goal.level, self.goal.margin)
         return Round(draws, tuple(probabilities.tolist()))
 
@@ -75,7 +78,7 @@ class Iterative:
         return Interval(mean, mean - margin, mean + margin)
 
     def go_on(self) -> Round:
-        """Return the faults that the sample lacks for the next margin of the method."""
+        """Return a round with the draws, at least one, that the sample still needs for the method's next margin."""
         n, mean = len(self.ledger), self.ledger.mean_seen
         margin = next_margin(wald_margin(self.population, n, mean, self.goal.level), self.goal.margin, mean)
         return Round(max(planned(self.population, margin, self.goal.level, mean) - n, 1), (1.0,))
