@@ -190,8 +190,8 @@ def _groups(recorded: Recorded, question: Question, frame: Frame) -> Iterator[_A
     for scope in dict.fromkeys(("network", *question.by)):
         of_scope = list(groups(recorded, scope, frame))
         level = bonferroni(question.level, len(of_scope))
-        for name, member, held in of_scope:
-            weights = weigh(frame, member, held)
+        for name, member, group_sizes in of_scope:
+            weights = weigh(frame, member, group_sizes)
             yield _Asked(scope, name, level, weights, weights.too_few(level))
 
 

@@ -30,7 +30,7 @@ from bitswap_onnx.runtime.probe import PROBED_INPUTS, Probe
 from bitswap_onnx.runtime.session import Numerics
 
 #: The fewest batches of a path for which a faster lane is searched. The search costs about ten runs of a batch.
-WORTH_BATCHES = 24
+MIN_BATCHES_FOR_SEARCH = 24
 
 #: Golden values on a device at most, in bytes: nothing tells how much of its memory is free.
 DEVICE_MEMORY = 4 << 30
@@ -42,8 +42,8 @@ class IncrementalEngine:
 
     ``paths`` are the faulty paths to come, each with the number of batches that are likely to run there in all; ``sites``,
     by key, are their neuron sites. ``memory`` bounds, in bytes, the golden values and the loaded parts of the model, half
-    of it each. ``worth``: see `WORTH_BATCHES`. ``device``: where golden values stay; None: in arrays of the host (default:
-    where the model computes, if that is not the CPU).
+    of it each. ``min_batches``: see `MIN_BATCHES_FOR_SEARCH`. ``device``: where golden values stay; None: in arrays of the
+    host (default: where the model computes, if that is not the CPU).
     """
 
     model: Model
@@ -54,7 +54,7 @@ class IncrementalEngine:
     paths: Mapping[FaultyPath, int]
     sites: Mapping[str, NeuronSite] = field(default_factory=dict)
     memory: int = 1 << 30
-    worth: int = WORTH_BATCHES
+    min_batches: int = MIN_BATCHES_FOR_SEARCH
     device: str | None = None
     cache: LaneCache = field(init=False)
     _lane_numbers: dict[FaultyPath, int] = field(default_factory=dict, init=False)
@@ -168,7 +168,7 @@ class IncrementalEngine:
         return next((number for number, lane in candidates if self.probe.accepts(lane, path)), WHOLE)
 
     def _is_worth_a_search(self, path: FaultyPath) -> bool:
-        return self.paths.get(path, 0) >= self.worth and path not in self._given_up
+        return self.paths.get(path, 0) >= self.min_batches and path not in self._given_up
 
     def _values_for(self, lane: Lane) -> frozenset[str]:
         """Return the golden values to compute for a lane: the shared ones, if they hold all that it reads."""

@@ -35,7 +35,7 @@ class Probe:
     def accepts(self, lane: Lane, path: FaultyPath) -> bool:
         """Whether a lane is exact, and exact for planted faults too; False if the runtime cannot load or run it."""
         try:
-            return self.is_exact(lane) and self.bears_plants(lane, path)
+            return self.is_exact(lane) and self.is_exact_for_planted_faults(lane, path)
         except ModelError:
             return False
 
@@ -50,7 +50,7 @@ class Probe:
             return False
         return all(bool(lane.control(block, rows).all()) for rows in (np.roll(order, 1), order // 2))
 
-    def bears_plants(self, lane: Lane, path: FaultyPath) -> bool:
+    def is_exact_for_planted_faults(self, lane: Lane, path: FaultyPath) -> bool:
         """Whether planted faults give the same scores on a lane as in the whole model."""
         block = self._block(lane)
         plants = plant(self.model, path, self.sites)

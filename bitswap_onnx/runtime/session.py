@@ -33,7 +33,7 @@ _BLOCKED_LAYOUT = frozenset({"NchwcTransformer"})
 
 #: Optimisers that fuse several nodes into one kernel, so that the values between the nodes do not exist. They are off
 #: where faults hit neurons.
-_SWALLOWING = frozenset(
+_FUSING = frozenset(
     (
         *("AttentionFusion", "BiasDropoutFusion", "BiasGeluFusion", "BiasSkipLayerNormFusion", "BiasSoftmaxFusion"),
         *(
@@ -213,7 +213,7 @@ def _options(numerics: Numerics) -> Any:
 
 def _disabled(numerics: Numerics, model: Model) -> list[str]:
     disabled = _FOLDING if numerics.fusion == "framework" else frozenset()
-    disabled = disabled | (_SWALLOWING if numerics.apart else frozenset())
+    disabled = disabled | (_FUSING if numerics.apart else frozenset())
     if any(_overwrites_statistics(node) for node in model.proto.graph.node):
         disabled = disabled | _MERGING
     return sorted(disabled | (_BLOCKED_LAYOUT if numerics.layout == "plain" else frozenset()))

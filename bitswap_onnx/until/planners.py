@@ -7,7 +7,7 @@ import numpy as np
 
 from bitswap_onnx.campaign.records import InterimEstimate
 from bitswap_onnx.errors import BitswapError
-from bitswap_onnx.sampling.rounds import Members, Piece, Round
+from bitswap_onnx.sampling.rounds import Indices, Piece, Round
 from bitswap_onnx.sampling.sizes import FLOOR
 from bitswap_onnx.stats.allocation import allocate
 from bitswap_onnx.stats.confidence_sequence import Interval, Ledger
@@ -36,7 +36,7 @@ class Planner(Protocol):
 class Stratified:
     """Draws from strata by Neyman's allocation and estimates by a confidence sequence."""
 
-    def __init__(self, populations: Values, family: Members, goal: Goal, *, with_replacement: bool = False) -> None:
+    def __init__(self, populations: Values, family: Indices, goal: Goal, *, with_replacement: bool = False) -> None:
         self.ledger, self.goal = Ledger(populations, family, with_replacement=with_replacement), goal
 
     def begin(self) -> Round:
@@ -59,7 +59,7 @@ class Stratified:
 class Iterative:
     """Draws from one stratum and estimates by Wald's margin: `bitswap_onnx.stats.iterative_sfi`."""
 
-    def __init__(self, populations: Values, family: Members, goal: Goal, *, with_replacement: bool = False) -> None:
+    def __init__(self, populations: Values, family: Indices, goal: Goal, *, with_replacement: bool = False) -> None:
         if with_replacement:
             raise BitswapError(
                 "`scheme` iterative: expected all inputs for every fault; leave `inputs_per_injection` out"
