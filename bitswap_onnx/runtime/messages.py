@@ -24,7 +24,7 @@ class Work:
     """Injections of one faulty path, by their ``positions`` in the campaign, to run over one chunk of inputs.
 
     ``path`` is the number of the path. ``controlled_lane``: the lane whose null control has already passed; a new lane
-    needs its own. ``control``: whether this is the first unit with these faults and inputs. Its null control then runs
+    needs its own. ``control``: whether this is the first unit of the path on this chunk. Its null control then runs
     first, unless the worker uses ``controlled_lane``.
     """
 
