@@ -19,7 +19,7 @@ from bitswap_onnx.graph.model import Model, load_model
 from bitswap_onnx.sampling.draws import Sample, draw, permute
 from bitswap_onnx.sampling.generate import generate_faults, plan_sample
 from bitswap_onnx.sampling.request import SamplingRequest
-from bitswap_onnx.sampling.rounds import Members
+from bitswap_onnx.sampling.rounds import Indices
 from bitswap_onnx.sampling.strata import parts_of
 from bitswap_onnx.stats.intervals import Values
 from bitswap_onnx.stats.stratified import Bounded, Frame, Strata, estimate_mean, frame_of
@@ -50,7 +50,7 @@ class Census:
     bits: NDArray[np.int64]
     places: dict[tuple[str, str, str, int], int]
 
-    def positions(self, faults: Sequence[Fault]) -> Members:
+    def positions(self, faults: Sequence[Fault]) -> Indices:
         """Return where single flips, as a list states them, stand."""
         found = [self.places[f.layer, f.parameter or "weight", str(f.index), f.bit or 0] for f in faults]
         return np.array(found, np.intp)
@@ -114,18 +114,18 @@ class Lists:
 
     census: Census
     sample: Sample
-    tables: tuple[Members, ...]
+    tables: tuple[Indices, ...]
 
     @property
     def size(self) -> int:
         return sum(self.sample.sizes)
 
     @cached_property
-    def population(self) -> Members:
+    def population(self) -> Indices:
         """The positions of all faults that are drawn from."""
         return np.concatenate(self.tables)
 
-    def positions(self, seed: int) -> Members:
+    def positions(self, seed: int) -> Indices:
         """Return the list of ``seed``, in its order, without making faults of it."""
         parts = []
         for stratum, size, table in zip(self.sample.strata, self.sample.sizes, self.tables, strict=True):
@@ -134,7 +134,7 @@ class Lists:
             parts.append(table[numbers.astype(np.intp)])
         return np.concatenate(parts)
 
-    def sampled(self, seed: int) -> Members:
+    def sampled(self, seed: int) -> Indices:
         """Return the same from the faults that the sampler gives."""
         return self.census.positions([fault for one in replace(self.sample, seed=seed) for fault in one.faults])
 

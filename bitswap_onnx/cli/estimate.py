@@ -201,7 +201,7 @@ def _curve(rows: list[Rate], rates: Rates) -> Table:
 
 
 def _together(rates: Rates, scope: str, what: str) -> str:
-    number = rates.tables[scope]
+    number = rates.corrected_for[scope]
     validity = f"all {number} {what} together (Bonferroni)" if number > 1 else "the row"
     return f"{100 * rates.question.level:g} % for {validity}"
 

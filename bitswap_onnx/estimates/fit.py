@@ -1,10 +1,10 @@
 """Failures in time of a network in operation: the rate of upsets of its memory times the share of them that do harm.
 
-FIT (failures per 1e9 hours) = raw FIT/Mbit x Mbit x P(f >= theta). An upset is a failure if at least the share theta of
-the inferences is critical while it stays. The residency is the time that an upset stays, until the memory is scrubbed
-or the model is loaded again. It does not change the number of failures; it gives the part of the time that a harmful
-upset is there, and the critical share of all inferences in operation. Campaigns inject one fault at a time, so a
-residency with more than rarely two upsets at a time is refused.
+FIT (failures per 1e9 hours) = raw FIT/Mbit x Mbit x P(f >= theta). An upset is a failure if the critical share of
+inferences reaches theta while the upset stays (theta 0: if any inference is critical). The residency is the time that
+an upset stays, until the memory is scrubbed or the model is loaded again. It does not change the number of failures; it
+gives the part of the time that a harmful upset is there, and the critical share of all inferences in operation.
+Campaigns inject one fault at a time. A residency at which two upsets are often in memory together is therefore refused.
 """
 
 from dataclasses import dataclass
@@ -53,9 +53,9 @@ class Operation:
 class Fit:
     """Failures per 1e9 hours with their interval, and all numbers they depend on.
 
-    ``upsets``: per 1e9 hours. ``at_a_time``: upsets in memory on average. ``harmed_time``: part of the time that a
-    harmful upset is there. ``critical_share``: critical part of all inferences in operation, by the mean critical
-    share.
+    ``upsets``: per 1e9 hours. ``at_a_time``: mean number of upsets in memory. ``harmed_time``: share of the time during
+    which a harmful upset is in memory. ``critical_share``: critical share of all inferences in operation, by the mean
+    critical share.
     """
 
     fit: float

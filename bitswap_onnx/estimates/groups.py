@@ -7,14 +7,14 @@ import numpy as np
 
 from bitswap_onnx.estimates.read import OTHER, SEVERAL, FaultLabels, Recorded
 from bitswap_onnx.faults.bits import BIT_CLASSES, FORMATS
-from bitswap_onnx.sampling.rounds import Members
+from bitswap_onnx.sampling.rounds import Indices
 from bitswap_onnx.sampling.strata import StratumPart
 from bitswap_onnx.stats.intervals import Values
 from bitswap_onnx.stats.stratified import Frame
 
 Scope = Literal["network", "layer", "bit", "bit-class", "layer-bit"]
-#: Of each group, the number of its faults in each stratum that has some.
-Held = dict[str, dict[int, int]]
+#: Group name → stratum number → number of the group's faults in that stratum.
+FaultsByStratum = dict[str, dict[int, int]]
 
 SCOPES: tuple[Scope, ...] = ("network", "layer", "bit", "bit-class", "layer-bit")
 #: The group of all injections.
@@ -22,24 +22,25 @@ ALL = "all"
 
 
 class Group(NamedTuple):
-    """The injections of a group (``member``), and the number of its faults in each stratum (``held``, (strata,)).
+    """A group of injections.
 
-    ``held`` is None where it is not known, and for the whole network.
+    ``member``: the numbers of its injections. ``sizes`` (strata,): the number of its faults in each stratum; None where
+    that is not known, and for the whole network.
     """
 
     name: str
-    member: Members
-    held: Values | None = None
+    member: Indices
+    sizes: Values | None = None
 
 
-def held_by_strata(parts: Sequence[StratumPart], scope: Scope) -> Held:
+def faults_by_stratum(parts: Sequence[StratumPart], scope: Scope) -> FaultsByStratum:
     """Return the number of faults of a scope's groups in each stratum."""
-    held: Held = {}
+    sizes: FaultsByStratum = {}
     for part in parts:
         for bit in part.bits:
-            by_stratum = held.setdefault(_NAMES[scope](part, bit), {})
+            by_stratum = sizes.setdefault(_NAMES[scope](part, bit), {})
             by_stratum[part.stratum] = by_stratum.get(part.stratum, 0) + part.each
-    return held
+    return sizes
 
 
 def groups(recorded: Recorded, scope: Scope, frame: Frame) -> Iterator[Group]:
@@ -49,10 +50,10 @@ def groups(recorded: Recorded, scope: Scope, frame: Frame) -> Iterator[Group]:
     may not tell the class of a bit, and a run may have read a list with the other bit order.
     """
     split = list(_groups(recorded, scope))
-    held = None if frame.parts is None or scope == "network" else held_by_strata(frame.parts, scope)
-    known = held is not None and all(_fits(held.get(group.name, {}), group, frame) for group in split)
+    sizes = None if frame.parts is None or scope == "network" else faults_by_stratum(frame.parts, scope)
+    known = sizes is not None and all(_fits(sizes.get(group.name, {}), group, frame) for group in split)
     for group in split:
-        yield group._replace(held=_vector(held, group.name, frame)) if held is not None and known else group
+        yield group._replace(sizes=_vector(sizes, group.name, frame)) if sizes is not None and known else group
 
 
 def _groups(recorded: Recorded, scope: Scope) -> Iterator[Group]:
@@ -75,19 +76,19 @@ def _groups(recorded: Recorded, scope: Scope) -> Iterator[Group]:
                     yield Group(SEVERAL if layer == SEVERAL else f"{layer} bit {bit}", member[part])
 
 
-def _fits(held: dict[int, int], group: Group, frame: Frame) -> bool:
+def _fits(sizes: dict[int, int], group: Group, frame: Frame) -> bool:
     strata, drawn = np.unique(frame.stratum[group.member], return_counts=True)
-    most = [held.get(stratum, 0) for stratum in strata.tolist()]
+    most = [sizes.get(stratum, 0) for stratum in strata.tolist()]
     if frame.inputs_drawn:  # a fault may be drawn several times, each time with other inputs
         return all(most)
     return all(number <= size for number, size in zip(drawn.tolist(), most, strict=True))
 
 
-def _vector(held: Held, name: str, frame: Frame) -> Values:
-    sizes = np.zeros(len(frame.sizes))
-    by_stratum = held[name]
-    sizes[list(by_stratum)] = list(by_stratum.values())
-    return sizes
+def _vector(sizes: FaultsByStratum, name: str, frame: Frame) -> Values:
+    vector = np.zeros(len(frame.sizes))
+    by_stratum = sizes[name]
+    vector[list(by_stratum)] = list(by_stratum.values())
+    return vector
 
 
 def _split(labels: FaultLabels) -> list[Group]:

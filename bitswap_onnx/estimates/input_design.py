@@ -1,4 +1,4 @@
-"""The inputs that rates are about, and whether their intervals cover that the inputs are a sample."""
+"""Which inputs the rates describe, and whether the intervals allow for the sampling of inputs."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,11 @@ CONDITIONAL = "Estimates are conditional on the inputs run"
 
 @dataclass(frozen=True, slots=True)
 class InputDesign:
-    """The ``name`` that stands in every result, one sentence on what the rates are ``about``, and notes."""
+    """How inputs were chosen.
+
+    ``name``: the text of ``input_design`` in results. ``about``: one sentence that says which inputs the rates
+    describe. ``notes``: warnings for the reader.
+    """
 
     name: str
     about: str

@@ -11,7 +11,7 @@ from bitswap_onnx.campaign.store import Store
 from bitswap_onnx.errors import RunError
 from bitswap_onnx.estimates.source import Source
 from bitswap_onnx.outcome import CRITICAL, MASKED, NON_CRITICAL, Flags, decode_correct, decode_outcomes
-from bitswap_onnx.sampling.rounds import Members
+from bitswap_onnx.sampling.rounds import Indices
 from bitswap_onnx.stats.intervals import Values
 from bitswap_onnx.stats.stratified import Weights
 from bitswap_onnx.stats.two_way import InputPart, Margins, add_stratum
@@ -61,7 +61,7 @@ class OutcomeMatrix:
                 return correct
         return None
 
-    def _margins(self, member: Members) -> dict[str, Margins]:
+    def _margins(self, member: Indices) -> dict[str, Margins]:
         """Return the sums of each quantity over some injections and all inputs."""
         rows: dict[str, list[Values]] = {}
         columns: dict[str, Values] = {}
@@ -72,7 +72,7 @@ class OutcomeMatrix:
                 columns[name] = columns.get(name, np.zeros(self.inputs)) + flags.sum(axis=0, dtype=np.uint32)
         return {name: Margins(np.concatenate(rows[name]), columns[name]) for name in columns}
 
-    def _flags(self, member: Members) -> dict[str, Flags]:
+    def _flags(self, member: Indices) -> dict[str, Flags]:
         """Return each quantity of some injections as flags (injections, inputs)."""
         encoded = b"".join(self._store.outcomes_at(int(position)) for position in member)
         codes, nonfinite = decode_outcomes(encoded)

@@ -1,9 +1,10 @@
 """Rates of a campaign with intervals, per network, layer, bit, bit class or layer and bit.
 
 The fault is the sampling unit, not the inference. A fault's share of its inputs is f = count / inputs. Rates are means
-of f over faults, or shares of faults with f >= theta. The intervals of one table, over several groups or several theta,
-hold together at the level asked for (Bonferroni). Everything is conditional on the inputs run, unless each fault ran
-over inputs drawn for it, or the question declares the inputs a sample too (`bitswap_onnx.stats.two_way`).
+of f over faults, or shares of faults with f >= theta (for theta = 0: f > 0). For each quantity, the intervals of a
+scope's groups, or of the curve's theta, hold together at the level asked for (Bonferroni). Everything is conditional on
+the inputs run, unless each fault ran over inputs drawn for it, or the question declares the inputs a sample too
+(`bitswap_onnx.stats.two_way`).
 """
 
 from collections import Counter
@@ -79,9 +80,9 @@ class Question:
 class Rate:
     """One quantity over one group of injections, as fractions.
 
-    ``level``: the confidence of this row, corrected for the rows of its table. ``mean`` and ``se`` (clustered by fault)
-    are None where ``too_few`` faults or inputs give no estimate; the interval is given all the same. ``theta``: of
-    `HARMFUL`.
+    ``level``: the confidence of this row, corrected for the number of groups in its scope, or of theta in the curve.
+    ``mean`` and ``se`` (clustered by fault) are None where ``too_few`` faults or inputs give no estimate; the interval
+    is given all the same. ``theta``: of `HARMFUL`.
     """
 
     scope: str
@@ -99,14 +100,18 @@ class Rate:
 
 @dataclass(frozen=True, eq=False)
 class Rates:
-    """Rates of one source, about ``inputs``. ``tables``: the rows that each scope's level is corrected for."""
+    """Rates of one source.
+
+    ``inputs``: which inputs they describe. ``corrected_for``: for each scope, the number of groups, or of theta in the
+    curve, that its level is corrected for.
+    """
 
     recorded: Recorded
     question: Question
     strata: Strata | None
     inputs: InputDesign
     rows: tuple[Rate, ...]
-    tables: dict[str, int]
+    corrected_for: dict[str, int]
     notes: tuple[str, ...]
 
     def find(self, scope: str, group: str, quantity: str, theta: float | None = None) -> Rate:
@@ -163,10 +168,10 @@ def _estimate(source: Source, question: Question, design: str | Path | Strata | 
         )
     asked = list(_groups(recorded, question, frame))
     rows = [row for group in asked for row in _rates(sample, group)]
-    tables = dict(Counter(group.scope for group in asked))
+    corrected_for = dict(Counter(group.scope for group in asked))
     if matrix is None:
         curve = _curve(sample, asked[0].weights)
-        tables[CURVE] = len(curve)
+        corrected_for[CURVE] = len(curve)
         rows += curve
     inputs = input_design(recorded, question.over_inputs)
     remarks = (
@@ -177,7 +182,7 @@ def _estimate(source: Source, question: Question, design: str | Path | Strata | 
         *inputs.notes,
         *_remarks(sample, recorded, asked),
     )
-    return Rates(recorded, question, strata, inputs, tuple(rows), tables, remarks)
+    return Rates(recorded, question, strata, inputs, tuple(rows), corrected_for, remarks)
 
 
 def _groups(recorded: Recorded, question: Question, frame: Frame) -> Iterator[_Asked]:
@@ -185,8 +190,8 @@ def _groups(recorded: Recorded, question: Question, frame: Frame) -> Iterator[_A
     for scope in dict.fromkeys(("network", *question.by)):
         of_scope = list(groups(recorded, scope, frame))
         level = bonferroni(question.level, len(of_scope))
-        for name, member, held in of_scope:
-            weights = weigh(frame, member, held)
+        for name, member, group_sizes in of_scope:
+            weights = weigh(frame, member, group_sizes)
             yield _Asked(scope, name, level, weights, weights.too_few(level))
 
 

@@ -41,7 +41,7 @@ def as_record(rates: Rates, fit: Fit | None = None) -> dict[str, Any]:
         "leading": rates.question.leading,
         "method": method(rates),
         "input_design": rates.inputs.name,
-        "corrected": {scope: {"method": "Bonferroni", "rows": rows} for scope, rows in rates.tables.items()},
+        "corrected": {scope: {"method": "Bonferroni", "rows": number} for scope, number in rates.corrected_for.items()},
         "design": design,
         "notes": [*rates.notes, rates.inputs.about],
         "rates": [asdict(row) for row in rates.rows if row.scope != CURVE],

@@ -1,7 +1,7 @@
 """The counts of every injection of a finished campaign, read from a run directory or from a results file.
 
-Results files are our results.csv and those of dnn-benchmarks and tf_injector. The counts of an injection stand on the
-first row of its faults, or on all of them (other tools, older files of ours); they count once.
+Results files are our results.csv and those of dnn-benchmarks and tf_injector. An injection's counts are on its first
+row. Files of other tools and our older files repeat them on each row; they are read once.
 """
 
 import math
@@ -38,9 +38,10 @@ class Recorded:
 
     ``inputs``: inferences of each injection. ``counts``: how many of these had an outcome, by those names of `COUNTS`
     that were recorded. ``layers``, ``bits``, ``bit_classes``: common to all its faults, or `SEVERAL`. ``single_flips``:
-    every injection flips one bit of one stored parameter. ``accuracy``: top-1 of the golden run; None where it is not
-    known, or not for the inputs that ran. ``notes``: for the reader of the rates. ``own_inputs``: the number
-    of inputs drawn for each injection (the last block of the data may be shorter), None if all ran over the same.
+    every injection flips one bit of one stored parameter. ``accuracy``: top-1 share of the golden run over all its
+    inputs; None where it is not known, or where faults name their inputs. ``notes``: for the reader of the rates.
+    ``own_inputs``: the number of inputs drawn for each injection (the last block of the data may be shorter), None if
+    all ran over the same.
     ``named_inputs``: faults name their inputs. ``from_file``: read from a results file, which does not say which inputs
     ran.
     """

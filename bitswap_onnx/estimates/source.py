@@ -13,7 +13,7 @@ from bitswap_onnx.errors import RunError
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """The ``path`` of a run directory, with its open ``store``, or of a results file, with None."""
+    """``path``: a run directory or a results file. ``store``: the open store of the run directory, None for a file."""
 
     path: Path
     store: Store | None

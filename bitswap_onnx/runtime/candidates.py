@@ -23,7 +23,7 @@ from bitswap_onnx.runtime.session import Numerics
 #: The lane number of the whole model, which is none of the candidates.
 WHOLE = -1
 
-#: Whether images enter stretch and suffix in blocked layout, under blocked kernels: the combinations in the order of trial.
+#: With blocked kernels: (stretch, suffix), whether images enter each in blocked layout, in the order of trial.
 _BLOCKED_ENTRIES = ((False, False), (True, True), (False, True), (True, False))
 
 

@@ -37,13 +37,13 @@ class GoldenValues:
     _last: tuple[tuple[int, int, frozenset[str]], Block] | None = field(default=None, init=False)
 
     def blocks(self, names: frozenset[str], first: int, stop: int) -> Iterator[tuple[int, Block]]:
-        """Yield the inputs ``first`` to ``stop`` with their values ``names``, in blocks, each behind its first input."""
+        """Yield (first input, block) for the inputs ``first`` to ``stop``, with the values ``names``."""
         if not names:
             scores = self.scores[first:stop]
             yield first, Block(self.inputs[first:stop], {}, scores, self.numerics.batch_size, first)
             return
         size = self.numerics.batch_size
-        step = size * max(1, self.memory // (size * self.bytes(names)))
+        step = size * max(1, self.memory // (size * self.bytes_per_input(names)))
         for start in range(first, stop, step):
             yield start, self._block_of(start, min(start + step, stop), names)
 
@@ -61,7 +61,7 @@ class GoldenValues:
 
     def fits(self, names: frozenset[str]) -> bool:
         """Whether a batch of the values fits the memory."""
-        return self.bytes(names) * self.numerics.batch_size <= self.memory
+        return self.bytes_per_input(names) * self.numerics.batch_size <= self.memory
 
     def keeps_scores(self, names: frozenset[str]) -> bool:
         """Whether the clean model keeps its golden scores on the first batch when ``names`` are outputs too."""
@@ -74,8 +74,11 @@ class GoldenValues:
             return False
         return bool((scores.reshape(len(batch), -1)[:count] == self.scores[:count]).all())
 
-    def bytes(self, names: frozenset[str] | set[str]) -> int:
-        """Return the bytes of the values ``names`` per input, with room for the largest one in each row of a stretch."""
+    def bytes_per_input(self, names: frozenset[str] | set[str]) -> int:
+        """Return the bytes per input of the values ``names``, plus `ROWS` times the largest of them and the scores.
+
+        A stretch makes that many faulty copies.
+        """
         sizes = [self.slicer.row_bytes(name) for name in names]
         return sum(sizes) + ROWS * (max(sizes, default=0) + self.scores[:1].nbytes)
 

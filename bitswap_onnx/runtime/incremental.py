@@ -29,8 +29,8 @@ from bitswap_onnx.runtime.model_lanes import WholeLanes, clean_model
 from bitswap_onnx.runtime.probe import PROBED_INPUTS, Probe
 from bitswap_onnx.runtime.session import Numerics
 
-#: A search for a faster lane costs about ten runs of a batch: a path with fewer batches than this to run in all has none.
-WORTH_BATCHES = 24
+#: The fewest batches of a path for which a faster lane is searched. The search costs about ten runs of a batch.
+MIN_BATCHES_FOR_SEARCH = 24
 
 #: Golden values on a device at most, in bytes: nothing tells how much of its memory is free.
 DEVICE_MEMORY = 4 << 30
@@ -42,8 +42,8 @@ class IncrementalEngine:
 
     ``paths`` are the faulty paths to come, each with the number of batches that are likely to run there in all; ``sites``,
     by key, are their neuron sites. ``memory`` bounds, in bytes, the golden values and the loaded parts of the model, half
-    of it each. ``worth``: see `WORTH_BATCHES`. ``device``: where golden values stay; None: in arrays of the host (default:
-    where the model computes, if that is not the CPU).
+    of it each. ``min_batches``: see `MIN_BATCHES_FOR_SEARCH`. ``device``: where golden values stay; None: in arrays of the
+    host (default: where the model computes, if that is not the CPU).
     """
 
     model: Model
@@ -54,7 +54,7 @@ class IncrementalEngine:
     paths: Mapping[FaultyPath, int]
     sites: Mapping[str, NeuronSite] = field(default_factory=dict)
     memory: int = 1 << 30
-    worth: int = WORTH_BATCHES
+    min_batches: int = MIN_BATCHES_FOR_SEARCH
     device: str | None = None
     cache: LaneCache = field(init=False)
     _lane_numbers: dict[FaultyPath, int] = field(default_factory=dict, init=False)
@@ -122,7 +122,7 @@ class IncrementalEngine:
             yield from ((start, faulty) for faulty in lane.run(injections, block))
 
     def blocks(self, lane: Lane, first: int, stop: int) -> Iterator[tuple[int, Block]]:
-        """Yield the inputs ``first`` to ``stop`` in blocks that fit the memory, each behind its first input."""
+        """Yield (first input, block) for the inputs ``first`` to ``stop``, with the golden values for a lane."""
         return self.golden.blocks(self._values_for(lane), first, stop)
 
     def lane(self, path: FaultyPath) -> Lane:
@@ -168,7 +168,7 @@ class IncrementalEngine:
         return next((number for number, lane in candidates if self.probe.accepts(lane, path)), WHOLE)
 
     def _is_worth_a_search(self, path: FaultyPath) -> bool:
-        return self.paths.get(path, 0) >= self.worth and path not in self._given_up
+        return self.paths.get(path, 0) >= self.min_batches and path not in self._given_up
 
     def _values_for(self, lane: Lane) -> frozenset[str]:
         """Return the golden values to compute for a lane: the shared ones, if they hold all that it reads."""
@@ -176,9 +176,10 @@ class IncrementalEngine:
 
     @property
     def shared_values(self) -> frozenset[str]:
-        """The golden values that one run of the clean model gives for all paths; none if a batch does not fit the memory.
+        """The golden values that one clean run computes for all paths together; empty if a batch exceeds the memory.
 
-        A value that is asked for can end a fusion of the kernels around it. Lanes that need such a value do not share.
+        Reading a value can end a fusion of kernels and change the scores. Such values are left out, and lanes that need
+        them get a clean run of their own.
         """
         if self._shared_values is None:
             self._shared_values = self._find_shared_values()

@@ -1,7 +1,8 @@
-"""Lanes: ways to run the faults of one faulty path. Here: the words that all lanes share.
+"""Lanes: ways to run the faults of one faulty path. This module has the types and functions that all lanes share.
 
 A lane takes injections and a `Block` of inputs, and returns the scores that can differ from the golden ones. All lanes
-give the same bits; `bitswap_onnx.runtime.incremental` finds for each path the fastest lane that is exact.
+that are used give the same bits: `bitswap_onnx.runtime.incremental` tries the candidates of each path and uses the
+fastest exact one.
 """
 
 from collections.abc import Iterator, Sequence

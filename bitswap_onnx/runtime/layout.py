@@ -39,7 +39,7 @@ def choose_layout(model: Model, numerics: Numerics, output: str, spec: ModelInpu
     inputs = synthetic_dataset(spec.shape, spec.dtype, numerics.batch_size, seed=0).batch(0, numerics.batch_size)
     try:
         scores = open_session(model, blocked, output).run(inputs)
-        engine = IncrementalEngine(model, blocked, output, inputs, scores, dict.fromkeys(tried, 1), worth=0)
+        engine = IncrementalEngine(model, blocked, output, inputs, scores, dict.fromkeys(tried, 1), min_batches=0)
         exact = sum(_is_exact(engine, path) for path in tried)
     except ModelError:  # the campaign itself reports what is wrong with the model
         return plain

@@ -23,8 +23,9 @@ Message = dict[str, Any]
 class Work:
     """Injections of one faulty path, by their ``positions`` in the campaign, to run over one chunk of inputs.
 
-    ``path`` is the number of the path. ``control``: whether the null control of the path runs first, if it is due.
-    ``controlled_lane``: the lane whose null control has already passed; a new lane needs its own.
+    ``path`` is the number of the path. ``controlled_lane``: the lane whose null control has already passed; a new lane
+    needs its own. ``control``: whether this is the first unit of the path on this chunk. Its null control then runs
+    first, unless the worker uses ``controlled_lane``.
     """
 
     chunk: Chunk
@@ -70,7 +71,7 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class WorkerRequest:
-    """What a worker needs to know of a `Unit`; the fields have the same meaning there."""
+    """The part of a `Unit` and its `Work` that is sent to a worker; the fields have the same meaning as there."""
 
     path: tuple[str, ...]
     chunk: Chunk

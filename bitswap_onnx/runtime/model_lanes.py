@@ -106,7 +106,7 @@ class WholeLane:
             yield _of_one(number, self._scores(edits, block), block)
 
     def control(self, block: Block, rows: NDArray[np.intp]) -> NDArray[np.bool_]:
-        """As `Lane.control`, but the rows run in the block's order, as faults meet them here."""
+        """As `Lane.control`, but the rows run in the block's order: this lane runs faults in that order too."""
         _, scores = self._scores(self._faulty_model.no_change, block)
         return same(scores, block.scores)[rows]
 
@@ -178,7 +178,7 @@ class ConeLane:
             yield _of_one(number, self._scores(edits, block), block)
 
     def control(self, block: Block, rows: NDArray[np.intp]) -> NDArray[np.bool_]:
-        """As `Lane.control`, but the rows run in the block's order, as faults meet them here."""
+        """As `Lane.control`, but the rows run in the block's order: this lane runs faults in that order too."""
         _, scores = self._scores(self._faulty_model.no_change, block)
         return same(scores, block.scores)[rows]
 

@@ -31,7 +31,7 @@ _Edits = dict[str, list[dict[int, list[NeuronEdit]]]]
 
 @dataclass(frozen=True, eq=False)
 class NeuronLane:
-    """Runs faults of ``sites`` none of which lies behind another one, so that all values at ``cuts`` are golden.
+    """Runs faults of ``sites``. No site may depend on another one, so the values at ``cuts`` are golden.
 
     ``slicer`` has the model in which each site has a value of its own (`bitswap_onnx.graph.neurons.tap`).
     """

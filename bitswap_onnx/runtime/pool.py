@@ -64,9 +64,9 @@ class Pool:
             process.wait()
 
     def expect(self, paths: Mapping[FaultyPath, int]) -> None:
-        """Tell workers, between two runs, the faulty paths to come with their numbers of batches; no neuron site is new.
+        """Send the workers the faulty paths to come, each with its number of batches. Call it between two runs.
 
-        Workers that have started hear of it now, others when they start.
+        Their neuron sites must be among those of the settings. A worker that has not started gets them at its start.
         """
         self.settings = replace(self.settings, paths=paths)
         if self._in_process is not None:
@@ -150,7 +150,10 @@ class Pool:
         self._ask(worker, encode_settings(self.settings), "start")
 
     def _ask(self, worker: int, message: Message, label: str) -> tuple[Message, dict[str, bytes]]:
-        """Send a message to a worker and return its answer; raises ModelError with the worker's own error."""
+        """Send a message to a worker and return its answer.
+
+        Raises ModelError for an error of the worker, RunError for a worker that has ended.
+        """
         process = self._processes[worker]
         assert process.stdin is not None
         assert process.stdout is not None

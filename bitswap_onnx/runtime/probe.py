@@ -14,7 +14,8 @@ from bitswap_onnx.runtime.model_lanes import WholeLanes
 from bitswap_onnx.runtime.packed import PackedLane
 from bitswap_onnx.runtime.planted_faults import plant
 
-#: Inputs that a lane is tried with, at least.
+#: Inputs to try a lane with, rounded up to whole batches; fewer, but at least one batch, where their values do not fit
+#: the memory.
 PROBED_INPUTS = 32
 
 
@@ -32,9 +33,9 @@ class Probe:
     values_for: Callable[[Lane], frozenset[str]]
 
     def accepts(self, lane: Lane, path: FaultyPath) -> bool:
-        """Whether a lane is exact and bears planted faults; a lane that the runtime cannot load or run does not."""
+        """Whether a lane is exact, and exact for planted faults too; False if the runtime cannot load or run it."""
         try:
-            return self.is_exact(lane) and self.bears_plants(lane, path)
+            return self.is_exact(lane) and self.is_exact_for_planted_faults(lane, path)
         except ModelError:
             return False
 
@@ -49,7 +50,7 @@ class Probe:
             return False
         return all(bool(lane.control(block, rows).all()) for rows in (np.roll(order, 1), order // 2))
 
-    def bears_plants(self, lane: Lane, path: FaultyPath) -> bool:
+    def is_exact_for_planted_faults(self, lane: Lane, path: FaultyPath) -> bool:
         """Whether planted faults give the same scores on a lane as in the whole model."""
         block = self._block(lane)
         plants = plant(self.model, path, self.sites)

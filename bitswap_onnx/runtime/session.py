@@ -31,8 +31,9 @@ _FOLDING = frozenset(
 _MERGING = frozenset({"ConstantSharing"})
 _BLOCKED_LAYOUT = frozenset({"NchwcTransformer"})
 
-#: Optimisers that compute several nodes in one kernel, without the values between them. Off where faults hit neurons.
-_SWALLOWING = frozenset(
+#: Optimisers that fuse several nodes into one kernel, so that the values between the nodes do not exist. They are off
+#: where faults hit neurons.
+_FUSING = frozenset(
     (
         *("AttentionFusion", "BiasDropoutFusion", "BiasGeluFusion", "BiasSkipLayerNormFusion", "BiasSoftmaxFusion"),
         *(
@@ -212,7 +213,7 @@ def _options(numerics: Numerics) -> Any:
 
 def _disabled(numerics: Numerics, model: Model) -> list[str]:
     disabled = _FOLDING if numerics.fusion == "framework" else frozenset()
-    disabled = disabled | (_SWALLOWING if numerics.apart else frozenset())
+    disabled = disabled | (_FUSING if numerics.apart else frozenset())
     if any(_overwrites_statistics(node) for node in model.proto.graph.node):
         disabled = disabled | _MERGING
     return sorted(disabled | (_BLOCKED_LAYOUT if numerics.layout == "plain" else frozenset()))
@@ -253,7 +254,7 @@ def _provider_missing(provider: Provider) -> str:
 
 
 def machine_name(provider: Provider) -> str:
-    """Return the name of the CPU, behind the provider's where that is not the CPU."""
+    """Return the name of the CPU; for another provider, ``PROVIDER on CPU``."""
     info = Path("/proc/cpuinfo")
     match = re.search(r"model name\s*:\s*(.+)", info.read_text()) if info.is_file() else None
     name = match[1].strip() if match else platform.processor() or platform.machine()

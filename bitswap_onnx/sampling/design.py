@@ -73,7 +73,7 @@ def design_path(path: Path) -> Path:
 def read_design(path: str | Path) -> ListDesign:
     """Read a design that `generate_faults` wrote.
 
-    Raises FaultListError for a file that is missing, and as `parse_design`.
+    Raises FaultListError for a file that cannot be read, and as `parse_design`.
     """
     path = Path(path)
     try:

@@ -65,10 +65,10 @@ def draw(
     """Yield the faults of injections ``start`` to ``stop`` - 1 of the sample that ``seed`` draws from ``stratum``.
 
     A larger ``stop`` leaves the injections before it as they are; one exception: with the order ``listed``, a complete
-    stratum is in its own order. Any two injections differ, except in the order ``with_replacement``, where each is
-    drawn from all; its injections have one place each. Scattered faults take the drawn places K at a time, and memory
-    grows by some 100 bytes per injection there. Raises BitswapError where the stratum has fewer than ``stop``
-    injections.
+    stratum is in its own order. All injections differ, except with the order ``with_replacement``, which draws each
+    from the whole stratum and allows one place per injection. With scattered faults (K places per injection), memory
+    grows by about 100 bytes per injection. Raises BitswapError where the stratum has fewer than ``stop`` injections,
+    except ``with_replacement``.
     """
     population = pattern.population(stratum.slots)
     if stop > population and order != "with_replacement":

@@ -36,9 +36,9 @@ class SamplingRequest:
 
     A stratum gets as many injections as estimate a share of ``proportion`` p within ``margin`` e at ``confidence`` (or
     at its normal quantile ``t``); data-aware sizes take p from the weights. ``number``: injections per target, only for
-    ``per-target``. ``population``: the faults that a bit counts for in sizes, 1 (flips) or 2 (stuck_at); None: the
-    number of ``kinds``. ``layers``, ``exclude``, ``parameters``, ``bits``: filters of `find_population`. Raises
-    BitswapError for values outside their range, and for values that do not go together.
+    ``per-target``. ``population``: the number of faults per bit in the formula of sizes: ``flips`` counts 1,
+    ``stuck_at`` 2; None: the number of ``kinds``. ``layers``, ``exclude``, ``parameters``, ``bits``: filters of
+    `find_population`. Raises BitswapError for values outside their range, and for values that do not go together.
     """
 
     scheme: SamplingScheme = "network"

@@ -15,7 +15,8 @@ from bitswap_onnx.faults.fault import Injection
 from bitswap_onnx.sampling.draws import draw, permute
 from bitswap_onnx.sampling.strata import Pattern, Stratum
 
-Members = NDArray[np.intp]
+#: An array of numbers of strata or of injections.
+Indices = NDArray[np.intp]
 Probabilities = NDArray[np.float64]
 
 #: The number of faults left in a stratum that is never exhausted.
@@ -41,7 +42,7 @@ class Round:
 class Piece:
     """Consecutive draws with the same ``probabilities`` (strata,) or None; ``strata`` (draws,): the stratum of each."""
 
-    strata: Members
+    strata: Indices
     probabilities: Probabilities | None
 
 
@@ -81,7 +82,7 @@ def injections_of_last(
     return [Injection(str(number), next(draws[h])) for number, h in enumerate(last.tolist(), sum(taken))]
 
 
-def _strata_of(pieces: Sequence[Piece]) -> Members:
+def _strata_of(pieces: Sequence[Piece]) -> Indices:
     return np.concatenate([np.zeros(0, np.intp), *(piece.strata for piece in pieces)])
 
 
@@ -102,7 +103,7 @@ def _chosen(numbers: Probabilities, probabilities: Probabilities, left: NDArray[
         numbers = numbers[last:]
 
 
-def _last_of(chosen: Members, stratum: int, left: int) -> int:
+def _last_of(chosen: Indices, stratum: int, left: int) -> int:
     """Return the number of draws up to the one that takes the last fault of a stratum, or of all draws if none does."""
     hits = np.flatnonzero(chosen == stratum)
     return int(hits[left - 1]) + 1 if len(hits) >= left else len(chosen)

@@ -1,1 +1,1 @@
-"""Statistics on arrays: intervals, variances, allocation. Knows numpy and scipy, no files and no models."""
+"""Statistics on arrays: intervals, variances, allocation. Reads no files and no models."""

@@ -17,9 +17,10 @@ from bitswap_onnx.stats.intervals import Values
 _FLOORS = np.arange(0.1, 1.0, 0.05)
 #: The weight, in faults, that the spread of a stratum's family has in the guess of its spread.
 _BORROWED = 4.0
-#: A round has at least this share of the draws so far, and at most as many as the draws so far, or this number if
-#: larger.
-_SMALLEST, _WORTH = 0.1, 256
+#: A round has at least this share of the draws so far.
+_SMALLEST_SHARE = 0.1
+#: A round has at most as many draws as there were so far, or this number if that is more.
+_ALWAYS_ALLOWED = 256
 
 
 def allocate(ledger: Ledger, level: float, half_width: float) -> tuple[Values, int]:
@@ -35,7 +36,7 @@ def allocate(ledger: Ledger, level: float, half_width: float) -> tuple[Values, i
     needs = [_draws_needed(weights, spreads, plan, level, half_width) for plan in plans]
     best = int(np.argmin(needs))
     so_far = len(ledger)
-    size = min(max(needs[best] - so_far, _SMALLEST * so_far), max(so_far, _WORTH))
+    size = min(max(needs[best] - so_far, _SMALLEST_SHARE * so_far), max(so_far, _ALWAYS_ALLOWED))
     return plans[best], max(1, math.ceil(size))
 
 

@@ -15,7 +15,8 @@ from scipy import stats
 
 from bitswap_onnx.stats.intervals import Values
 
-DRAWS = 2000
+#: Number of bootstrap resamples.
+BOOTSTRAP_DRAWS = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ def clustered_mean(values: Values) -> Mean:
 
 
 def bootstrap_interval(
-    values: Values, strata: NDArray[Any], rng: np.random.Generator, level: float = 0.95, draws: int = DRAWS
+    values: Values, strata: NDArray[Any], rng: np.random.Generator, level: float = 0.95, draws: int = BOOTSTRAP_DRAWS
 ) -> tuple[float, float]:
     """Return the percentile interval of the mean of ``values`` (faults,) under a bootstrap stratified by ``strata``.
 

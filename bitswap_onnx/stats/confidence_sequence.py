@@ -16,9 +16,9 @@ positive. Against the true mean the expected capital never grows, so the probabi
 at most alpha / 2 (Ville's inequality). The interval holds every m that is refuted neither by the bets on a larger mean
 nor by those on a smaller one (Waudby-Smith and Ramdas 2024, doi 10.1093/jrsssb/qkad009).
 
-With ``with_replacement``, f is an estimate of the fault's share, from inputs drawn for that draw, so a value that was
-seen is not known. Each draw is then from all faults of its stratum: R_h stays their number, and no value counts as
-known.
+With ``with_replacement``, f is only an estimate of the fault's share, because its inputs are drawn too. A drawn fault
+is therefore not fully known. Each draw is then from all faults of its stratum: R_h stays their number, and no value
+counts as known.
 """
 
 import math
@@ -27,7 +27,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bitswap_onnx.sampling.rounds import Members
+from bitswap_onnx.sampling.rounds import Indices
 from bitswap_onnx.stats.intervals import Values
 
 #: The share of the capital that one bet may lose.
@@ -57,7 +57,7 @@ class Ledger:
     ``target_half_widths`` (terms,): the half width that `add` got for the draw.
     """
 
-    def __init__(self, populations: Values, family: Members, *, with_replacement: bool = False) -> None:
+    def __init__(self, populations: Values, family: Indices, *, with_replacement: bool = False) -> None:
         self.with_replacement = with_replacement
         self.populations = np.asarray(populations, np.float64)
         self.family = family
@@ -97,7 +97,7 @@ class Ledger:
         """Return, for each stratum, the sum of ``values`` (strata,) over its family."""
         return np.asarray(np.bincount(self.family, values)[self.family], np.float64)
 
-    def add(self, strata: Members, values: Values, probabilities: Values | None, target_half_width: float) -> None:
+    def add(self, strata: Indices, values: Values, probabilities: Values | None, target_half_width: float) -> None:
         """Add draws, in order: the ``strata`` that they hit and their ``values``, both (draws,).
 
         ``probabilities`` (strata,): the probabilities of the strata, 0 where nothing is left. None: the number of draws
@@ -114,7 +114,7 @@ class Ledger:
             self._add(strata[:size], values[:size], probabilities)
             strata, values = strata[size:], values[size:]
 
-    def _add(self, strata: Members, values: Values, probabilities: Values) -> None:
+    def _add(self, strata: Indices, values: Values, probabilities: Values) -> None:
         draws, guesses, total = np.arange(len(values)), self.guesses(), self.populations.sum()
         hits = np.zeros((len(values), len(self.populations)))
         hits[draws, strata] = 1
@@ -131,7 +131,7 @@ class Ledger:
         self.most = np.concatenate([self.most, base + (factors * (1 - guesses)).max(axis=1)])
         self._count(strata, values)
 
-    def _count(self, strata: Members, values: Values) -> None:
+    def _count(self, strata: Indices, values: Values) -> None:
         for sums, weights in ((self.drawn, None), (self.sums, values), (self.squares, values**2)):
             sums += np.bincount(strata, weights, minlength=len(sums))
 

@@ -25,7 +25,10 @@ FEWEST = 30
 
 @dataclass(frozen=True, slots=True)
 class Equivalence:
-    """Two one-sided tests: the 90 % interval of the mean difference, the larger p, the verdict."""
+    """The result of two one-sided tests.
+
+    ``low``, ``high``: the 1 - 2 alpha interval of the mean difference (90 % by default). ``p``: the larger p-value.
+    """
 
     low: float
     high: float

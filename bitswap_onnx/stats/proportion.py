@@ -11,7 +11,7 @@ from bitswap_onnx.stats.intervals import CONFIDENCE_LEVEL
 
 @dataclass(frozen=True, slots=True)
 class Proportion:
-    """``hits`` among ``inferences``, and the ends of the interval of their share; both ends NaN for no inferences."""
+    """``hits`` among ``inferences``, and the ends of the interval of their share; both ends NaN without inferences."""
 
     hits: int
     inferences: int
@@ -20,7 +20,7 @@ class Proportion:
 
     @property
     def share(self) -> float:
-        """The share, 0 to 1; NaN for no inferences."""
+        """The share, 0 to 1; NaN without inferences."""
         return self.hits / self.inferences if self.inferences else np.nan
 
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from scipy.linalg import hadamard
 
 from bitswap_onnx.errors import BitswapError
-from bitswap_onnx.stats.clustered import DRAWS
+from bitswap_onnx.stats.clustered import BOOTSTRAP_DRAWS
 from bitswap_onnx.stats.intervals import CONFIDENCE_LEVEL, Values
 
 LayerOrder = NDArray[np.intp]
@@ -142,7 +142,9 @@ def score_bounds(accuracies: Values) -> ScoreBounds:
     )
 
 
-def score_ranking(order: LayerOrder, per_input: Values, rng: np.random.Generator, draws: int = DRAWS) -> RankingScore:
+def score_ranking(
+    order: LayerOrder, per_input: Values, rng: np.random.Generator, draws: int = BOOTSTRAP_DRAWS
+) -> RankingScore:
     """Score ``order`` on ``per_input`` (layers, inputs), the correct shares of an input's trials.
 
     The score has the percentile bootstrap's interval over inputs. The normalised score t has the basic bootstrap
@@ -175,7 +177,7 @@ def score_ranking(order: LayerOrder, per_input: Values, rng: np.random.Generator
 
 
 def score_difference(
-    a: LayerOrder, b: LayerOrder, per_input: Values, rng: np.random.Generator, draws: int = DRAWS
+    a: LayerOrder, b: LayerOrder, per_input: Values, rng: np.random.Generator, draws: int = BOOTSTRAP_DRAWS
 ) -> ScoreDifference:
     """Compare the scores of two rankings on the same inputs, ``per_input`` (layers, inputs) of correct answers.
 
@@ -194,7 +196,9 @@ def score_difference(
     return ScoreDifference(len(first), BootstrapEstimate(float(d.mean()), low, high), verdict)
 
 
-def rank_agreement(a: Ranking, b: Ranking, top: int, rng: np.random.Generator, draws: int = DRAWS) -> RankAgreement:
+def rank_agreement(
+    a: Ranking, b: Ranking, top: int, rng: np.random.Generator, draws: int = BOOTSTRAP_DRAWS
+) -> RankAgreement:
     """Return Kendall's tau-b of the places of the common layers and |A_k ∩ B_k| / k for k = ``top``.
 
     A ranking from data is computed anew in each draw of inputs; two such rankings must have the same inputs. The draw's

@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bitswap_onnx.errors import RunError
-from bitswap_onnx.sampling.rounds import Members
+from bitswap_onnx.sampling.rounds import Indices
 from bitswap_onnx.sampling.strata import StratumPart
 from bitswap_onnx.stats.intervals import Values, fewest_faults, finite_shrink, share_interval
 
@@ -51,7 +51,7 @@ class Frame(NamedTuple):
     population correction. ``parts``: as in `Strata`.
     """
 
-    stratum: Members
+    stratum: Indices
     sizes: Values
     populations: Values
     inputs_drawn: bool = False
@@ -68,9 +68,9 @@ class Weights(NamedTuple):
     of each stratum in the list, group or not, where ``shares`` are estimated from them, else None.
     """
 
-    member: Members
-    place: Members
-    drawn: Members
+    member: Indices
+    place: Indices
+    drawn: Indices
     shares: Values
     unseen: Values
     shrink: Values
@@ -132,18 +132,18 @@ def frame_of(source: str, injections: int, strata: Strata | None, inputs_drawn: 
     return Frame(numbers, sizes, populations, inputs_drawn, strata.parts)
 
 
-def weigh(frame: Frame, member: Members, held: Values | None = None) -> Weights:
+def weigh(frame: Frame, member: Indices, group_sizes: Values | None = None) -> Weights:
     """Return the weights of a group, whose injections are ``member`` (indices, at least one).
 
-    ``held``: the number of the group's faults in each stratum (strata,). None: it is not known; it is then the size of
-    the stratum where all drawn faults are the group's, 0 where none is, and estimated elsewhere. A group that was found
-    in one stratum alone counts as lying in it completely.
+    ``group_sizes``: the number of the group's faults in each stratum (strata,). None: it is not known; it is then the
+    size of the stratum where all drawn faults are the group's, 0 where none is, and estimated elsewhere. A group that
+    was found in one stratum alone counts as lying in it completely.
     """
     strata, place, drawn = np.unique(frame.stratum[member], return_inverse=True, return_counts=True)
     sizes, populations = frame.sizes[strata], frame.populations[strata]
-    if held is not None:
-        whole = populations = held[strata]
-        sizes, listed, unknown = drawn.astype(np.float64), None, float(1 - whole.sum() / held.sum())
+    if group_sizes is not None:
+        whole = populations = group_sizes[strata]
+        sizes, listed, unknown = drawn.astype(np.float64), None, float(1 - whole.sum() / group_sizes.sum())
     else:
         whole = np.ones(1) if len(strata) == 1 else populations / sizes * drawn
         listed, unknown = (None if len(strata) == 1 or (drawn == sizes).all() else sizes), 0.0
@@ -153,10 +153,10 @@ def weigh(frame: Frame, member: Members, held: Values | None = None) -> Weights:
 
 
 def estimate_mean(
-    frame: Frame, member: Members, quantity: Bounded, level: float, held: Values | None = None
+    frame: Frame, member: Indices, quantity: Bounded, level: float, group_sizes: Values | None = None
 ) -> Estimate:
-    """Return the mean of ``quantity`` over the group of injections ``member``; `weigh` says what ``held`` is."""
-    return weighted_mean(weigh(frame, member, held), quantity, level)
+    """Return the mean of ``quantity`` over the group of injections ``member``; ``group_sizes`` as in `weigh`."""
+    return weighted_mean(weigh(frame, member, group_sizes), quantity, level)
 
 
 def weighted_mean(weights: Weights, quantity: Bounded, level: float) -> Estimate:

@@ -33,7 +33,7 @@ _STRATUM_NAMES: dict[UntilScheme, Callable[[Region, int], str]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Until:
-    """What to estimate, how precisely and of which faults: a ``goal``, a ``scheme`` of drawing, and filters.
+    """Request for a campaign that draws its own faults: ``goal``, ``scheme`` of drawing, ``kinds`` of faults, filters.
 
     ``layers``, ``exclude``, ``parameters`` and ``bits`` are those of `find_population`. Raises BitswapError for kinds
     of faults that `Pattern` refuses.
@@ -52,8 +52,9 @@ class Until:
 
 
 class DrawnList(AdaptiveList):
-    """The faults follow from scheme, filters, seed and the outcomes so far; the goal decides only when the list ends.
+    """A list whose faults follow from model, scheme, kinds, filters, seed, the outcomes so far, and each round's goal.
 
+    Margin and confidence set the size of a round and the probabilities of its strata, and they end the list.
     ``own_inputs``: each fault runs over inputs drawn for it. Its outcomes then give an estimate of its share, not the
     share over all inputs, so faults are drawn with replacement.
     """
@@ -91,7 +92,7 @@ class DrawnList(AdaptiveList):
 
     @property
     def identity(self) -> str:
-        """The SHA-256 of everything that decides which faults are drawn; the goal is not part of it."""
+        """The SHA-256 of scheme, kinds, filters and seed; not of the goal, so a run can be resumed with another one."""
         drawn = {key: value for key, value in asdict(self.until).items() if key != "goal"}
         drawn["seed"] = self.setup.seed
         return hashlib.sha256(json.dumps(drawn, sort_keys=True).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Goals: a share, the margin to estimate it within, and the confidence."""
+"""Goals: a share, the margin within which it has to be known, and the confidence."""
 
 import re
 from dataclasses import dataclass
@@ -12,9 +12,9 @@ _GOAL = re.compile(rf"\s*([a-z0-9_-]+)\s*(?:±|\+/?-)\s*{_NUMBER}\s*%\s*@\s*{_NU
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """The mean of ``quantity`` within ``margin``, at confidence ``level``; both are fractions.
+    """A campaign ends when the mean of ``quantity`` is known within ``margin`` at confidence ``level``.
 
-    The margin is the half width of the interval.
+    Margin and level are fractions. The margin is the half width of the interval.
     """
 
     quantity: str

@@ -7,7 +7,7 @@ import numpy as np
 
 from bitswap_onnx.campaign.records import InterimEstimate
 from bitswap_onnx.errors import BitswapError
-from bitswap_onnx.sampling.rounds import Members, Piece, Round
+from bitswap_onnx.sampling.rounds import Indices, Piece, Round
 from bitswap_onnx.sampling.sizes import FLOOR
 from bitswap_onnx.stats.allocation import allocate
 from bitswap_onnx.stats.confidence_sequence import Interval, Ledger
@@ -36,7 +36,7 @@ class Planner(Protocol):
 class Stratified:
     """Draws from strata by Neyman's allocation and estimates by a confidence sequence."""
 
-    def __init__(self, populations: Values, family: Members, goal: Goal, *, with_replacement: bool = False) -> None:
+    def __init__(self, populations: Values, family: Indices, goal: Goal, *, with_replacement: bool = False) -> None:
         self.ledger, self.goal = Ledger(populations, family, with_replacement=with_replacement), goal
 
     def begin(self) -> Round:
@@ -48,7 +48,10 @@ class Stratified:
         return self.ledger.interval(self.goal.level)
 
     def go_on(self) -> Round:
-        """Return the round that is expected to reach the goal, with at most as many draws as there were so far."""
+        """Return the next round, sized to reach the goal.
+
+        It has at most as many draws as there were so far, or 256 if that is more.
+        """
         probabilities, draws = allocate(self.ledger, self.goal.level, self.goal.margin)
         return Round(draws, tuple(probabilities.tolist()))
 
@@ -56,7 +59,7 @@ class Stratified:
 class Iterative:
     """Draws from one stratum and estimates by Wald's margin: `bitswap_onnx.stats.iterative_sfi`."""
 
-    def __init__(self, populations: Values, family: Members, goal: Goal, *, with_replacement: bool = False) -> None:
+    def __init__(self, populations: Values, family: Indices, goal: Goal, *, with_replacement: bool = False) -> None:
         if with_replacement:
             raise BitswapError(
                 "`scheme` iterative: expected all inputs for every fault; leave `inputs_per_injection` out"
@@ -75,7 +78,7 @@ class Iterative:
         return Interval(mean, mean - margin, mean + margin)
 
     def go_on(self) -> Round:
-        """Return the faults that the sample lacks for the next margin of the method."""
+        """Return a round with the draws, at least one, that the sample still needs for the method's next margin."""
         n, mean = len(self.ledger), self.ledger.mean_seen
         margin = next_margin(wald_margin(self.population, n, mean, self.goal.level), self.goal.margin, mean)
         return Round(max(planned(self.population, margin, self.goal.level, mean) - n, 1), (1.0,))

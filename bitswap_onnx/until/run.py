@@ -39,8 +39,8 @@ def run_until(
     """Run faults of ``model``, drawn with the settings' seed, until the goal is reached or all faults have run.
 
     The run directory also gets ``until.csv``, the interim estimate after each round; ``on_interim_estimate`` is called
-    with each. With ``options.resume``, a finished run goes on towards another margin or confidence; its intervals hold all
-    the same. Raises what `bitswap_onnx.campaign.run.run_campaign` raises, and BitswapError for a quantity that the model's
+    with each. With ``options.resume``, a finished run continues to another margin or confidence. Its intervals remain
+    valid. Raises what `bitswap_onnx.campaign.run.run_campaign` raises, and BitswapError for a quantity that the model's
     outcomes do not have.
     """
     setup = prepare_run(model, settings, options)

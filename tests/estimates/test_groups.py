@@ -14,7 +14,7 @@ from bitswap_onnx.campaign.audit import Audit
 from bitswap_onnx.campaign.options import RunOptions
 from bitswap_onnx.campaign.settings import Settings
 from bitswap_onnx.errors import BitswapError
-from bitswap_onnx.estimates.groups import SCOPES, held_by_strata
+from bitswap_onnx.estimates.groups import SCOPES, faults_by_stratum
 from bitswap_onnx.estimates.rates import HARMFUL, Question, Rates, estimate_rates
 from bitswap_onnx.faults.fault import Kind
 from bitswap_onnx.graph.model import load_model
@@ -61,7 +61,7 @@ def test_what_strata_hold_adds_up(model: Path, tmp_path: Path, scheme: SamplingS
     parts = parts_of(design.sampled, request.pattern)
     assert parts is not None
     for scope in SCOPES:
-        held = held_by_strata(parts, scope)
+        held = faults_by_stratum(parts, scope)
         strata: Counter[int] = Counter()
         for own in held.values():
             strata.update(own)
@@ -69,12 +69,12 @@ def test_what_strata_hold_adds_up(model: Path, tmp_path: Path, scheme: SamplingS
     layers: Counter[str] = Counter()
     for region in design.regions:
         layers[region.address[0]] += region.slots
-    assert {name: sum(own.values()) for name, own in held_by_strata(parts, "layer").items()} == layers
+    assert {name: sum(own.values()) for name, own in faults_by_stratum(parts, "layer").items()} == layers
     elements = sum(layers.values()) // 11
-    assert {name: sum(own.values()) for name, own in held_by_strata(parts, "bit").items()} == {
+    assert {name: sum(own.values()) for name, own in faults_by_stratum(parts, "bit").items()} == {
         str(bit): elements for bit in (3, *range(22, 32))
     }
-    classes = {name: sum(own.values()) for name, own in held_by_strata(parts, "bit-class").items()}
+    classes = {name: sum(own.values()) for name, own in faults_by_stratum(parts, "bit-class").items()}
     assert classes == {"mantissa": 2 * elements, "exponent": 8 * elements, "sign": elements}
 
 
@@ -86,7 +86,7 @@ def test_kinds_count_and_several_faults_have_no_group(model: Path, tmp_path: Pat
     ):
         design = generate_faults(load_model(model), request, tmp_path / "f.csv")
         parts = parts_of(design.sampled, request.pattern)
-        assert (parts and held_by_strata(parts, "layer")) == expected
+        assert (parts and faults_by_stratum(parts, "layer")) == expected
 
 
 def test_a_design_that_contradicts_itself_is_damaged(model: Path, tmp_path: Path) -> None:

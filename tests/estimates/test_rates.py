@@ -45,7 +45,7 @@ def test_by_hand(tmp_path: Path) -> None:
         "layer-bit": ["conv bit 31", "conv bit 30", "fc bit 30", "fc bit 3"],
     }.items():
         assert [row.group for row in rates.rows if (row.scope, row.quantity) == (scope, "masked")] == groups
-        assert rates.tables[scope] == len(groups)
+        assert rates.corrected_for[scope] == len(groups)
     assert rates.find("layer", "fc", "critical").level == pytest.approx(0.975)
 
 

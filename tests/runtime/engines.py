@@ -42,7 +42,7 @@ def engines(
     x = normal(count, *shape, seed=9) if inputs is None else inputs
     output = proto.graph.output[0].name
     scores = open_session(model, numerics, output).run(x)
-    chosen: dict[str, Any] = {"paths": dict.fromkeys(paths(proto), 100), "worth": 0} | options
+    chosen: dict[str, Any] = {"paths": dict.fromkeys(paths(proto), 100), "min_batches": 0} | options
     return (
         ReferenceEngine(model, numerics, output, x, scores),
         IncrementalEngine(model, numerics, output, x, scores, **chosen),

@@ -33,7 +33,7 @@ def engines(proto: onnx.ModelProto, batch: int = 4, count: int = COUNT, **option
     sites = {site.key: site for site in find_sites(Slicer(model, output, batch, shape))}
     x, numerics = normal(count, *shape, seed=9), Numerics(batch_size=batch)
     scores = open_session(model, numerics, output).run(x)
-    chosen: dict[str, Any] = {"paths": dict.fromkeys(((key,) for key in sites), 100), "worth": 0} | options
+    chosen: dict[str, Any] = {"paths": dict.fromkeys(((key,) for key in sites), 100), "min_batches": 0} | options
     return (
         ReferenceEngine(model, numerics, output, x, scores, sites),
         IncrementalEngine(model, numerics, output, x, scores, sites=sites, **chosen),

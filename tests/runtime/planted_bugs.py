@@ -49,7 +49,7 @@ def both(*mutants: Mutant) -> Mutant:
 def probe_looks_away(patch: Patch) -> None:
     """The probe accepts every lane."""
     patch.setattr(Probe, "is_exact", lambda self, lane: True)
-    patch.setattr(Probe, "bears_plants", lambda self, lane, path: True)
+    patch.setattr(Probe, "is_exact_for_planted_faults", lambda self, lane, path: True)
 
 
 def turned_back(patch: Patch) -> None:

@@ -37,7 +37,7 @@ def test_the_lanes_that_are_meant_really_run() -> None:
 
 def test_few_inferences_are_not_worth_a_search() -> None:
     path = ("conv.weight",)
-    _, engine = engines(cnn(), worth=8, paths={path: 7}, count=8)
+    _, engine = engines(cnn(), min_batches=8, paths={path: 7}, count=8)
     assert engine.lane_number(path) == WHOLE
     engine.expect({path: 8})
     assert engine.lane_number(path) == 0
@@ -47,7 +47,7 @@ def test_few_inferences_are_not_worth_a_search() -> None:
     engine.expect({path: 9, other: 9})
     assert engine.lane(path) is lane
     assert engine.shared_values == lane.values | engine.lane(other).values > lane.values
-    _, engine = engines(cnn(), worth=8, paths={path: 8}, count=8)
+    _, engine = engines(cnn(), min_batches=8, paths={path: 8}, count=8)
     assert engine.lane_number(path) == 0
 
 

@@ -66,7 +66,7 @@ def mixing() -> onnx.ModelProto:
 def engine_of(proto: onnx.ModelProto) -> IncrementalEngine:
     model, numerics, inputs = from_proto(proto), Numerics(batch_size=BATCH), normal(INPUTS, 1, 6, 6, seed=3)
     scores = open_session(model, numerics, "scores").run(inputs)
-    return IncrementalEngine(model, numerics, "scores", inputs, scores, {PATH: 100}, worth=0)
+    return IncrementalEngine(model, numerics, "scores", inputs, scores, {PATH: 100}, min_batches=0)
 
 
 def first_lane(engine: IncrementalEngine) -> PackedLane:

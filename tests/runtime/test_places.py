@@ -155,7 +155,7 @@ def test_approximations_at_double_precision_mind_their_neighbours() -> None:
         model, numerics = from_proto(build(text.replace("T[", f"{kind}["), **weights)), Numerics(batch_size=32)
         x = normal(32, 8, dtype=dtype)
         scores = open_session(model, numerics, "scores").run(x)
-        engine = IncrementalEngine(model, numerics, "scores", x, scores, {("fc1.weight",): 100}, worth=0)
+        engine = IncrementalEngine(model, numerics, "scores", x, scores, {("fc1.weight",): 100}, min_batches=0)
         assert any(isinstance(lane, PackedLane) for lane in engine.candidates.lanes(("fc1.weight",))) is packs
 
 

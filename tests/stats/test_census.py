@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bitswap_onnx.campaign.settings import Settings
-from bitswap_onnx.estimates.groups import ALL, SCOPES, Scope, groups, held_by_strata
+from bitswap_onnx.estimates.groups import ALL, SCOPES, Scope, faults_by_stratum, groups
 from bitswap_onnx.estimates.rates import HARMFUL, Question, estimate_rates
 from bitswap_onnx.estimates.read import FaultLabels
 from bitswap_onnx.sampling.generate import generate_faults
@@ -75,7 +75,7 @@ def test_sizes_are_those_of_the_census(census: Census, request_: SamplingRequest
     lists = plan_lists(census, request_)
     scopes: tuple[tuple[Scope, FaultLabels], ...] = (("layer", census.layers), ("bit", census.bits.astype(str)))
     for scope, labels in scopes:
-        held = held_by_strata(lists.frame.parts or (), scope)
+        held = faults_by_stratum(lists.frame.parts or (), scope)
         assert set(held) == set(labels[lists.population].tolist())
         for name, own in held.items():
             assert [own.get(i, 0) for i in range(len(lists.tables))] == lists.held(labels == name).tolist()
@@ -87,7 +87,7 @@ def test_groups_of_a_run_are_those_of_its_design(run: Path, census: Census) -> N
     for scope in SCOPES:
         own = {group.name: len(group.member) for group in groups(recorded_of(run), scope, lists.frame)}
         assert {
-            name: sum(held.values()) for name, held in held_by_strata(lists.frame.parts or (), scope).items()
+            name: sum(held.values()) for name, held in faults_by_stratum(lists.frame.parts or (), scope).items()
         } == own
 
 

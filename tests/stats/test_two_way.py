@@ -263,7 +263,7 @@ def test_a_run_over_inputs(folder: Path) -> None:
         conditional = plain.find(row.scope, row.group, row.quantity)
         assert row.mean == pytest.approx(conditional.mean)
         assert row.too_few == conditional.too_few
-    assert rates.tables == {name: rows for name, rows in plain.tables.items() if name != CURVE}
+    assert rates.corrected_for == {name: number for name, number in plain.corrected_for.items() if name != CURVE}
 
 
 def test_results_name_the_design(folder: Path, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from bitswap_onnx.experiments.comparison.paired_runs import READ_COUNTS, CountTa
 from bitswap_onnx.faults.bits import BIT_CLASSES
 from bitswap_onnx.files import replacing
 from bitswap_onnx.outcome import CRITICAL
-from bitswap_onnx.stats.clustered import DRAWS, bootstrap_interval, clustered_mean, upper_share
+from bitswap_onnx.stats.clustered import BOOTSTRAP_DRAWS, bootstrap_interval, clustered_mean, upper_share
 from bitswap_onnx.stats.intervals import CONFIDENCE_LEVEL
 from bitswap_onnx.stats.paired import equivalence, kappa, mcnemar, positive_agreement
 
@@ -235,7 +235,7 @@ def _about(pair: RunPair, run_a: Path, run_b: Path, judgement: Judgement) -> dic
         "inputs": pair.golden_a["inputs"],
         "unpaired": unpaired,
         "judgement": {**asdict(judgement), "delta_unit": "percentage points", "alpha": 0.05},
-        "bootstrap": {"draws": DRAWS, "strata": "layer", "interval": "percentile, 95 %"},
+        "bootstrap": {"draws": BOOTSTRAP_DRAWS, "strata": "layer", "interval": "percentile, 95 %"},
         "agreement": "per input" if pair.per_input else "per injection",
         "checked": list(pair.checked),
         "notes": notes,
