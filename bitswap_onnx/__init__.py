@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from bitswap_onnx.data.dataset import Dataset, load_dataset
     from bitswap_onnx.data.preprocessing import Preprocessing
     from bitswap_onnx.errors import BitswapError
-    from bitswap_onnx.estimates.rates import estimate_rates
+    from bitswap_onnx.estimates.rates import Question, estimate_rates
     from bitswap_onnx.experiments.neurons.run import run_neurons
     from bitswap_onnx.experiments.ranking.run import evaluate_robustness
     from bitswap_onnx.experiments.sweep.run import sweep_errors
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from bitswap_onnx.graph.weights import rewrite
     from bitswap_onnx.sampling.design import read_design
     from bitswap_onnx.sampling.generate import generate_faults
+    from bitswap_onnx.sampling.request import SamplingRequest
     from bitswap_onnx.until.drawn_list import Until
     from bitswap_onnx.until.goal import Goal, parse_goal
     from bitswap_onnx.until.run import run_until
@@ -41,7 +42,7 @@ _HOMES = {
     "data.dataset": ("Dataset", "load_dataset"),
     "data.preprocessing": ("Preprocessing",),
     "errors": ("BitswapError",),
-    "estimates.rates": ("estimate_rates",),
+    "estimates.rates": ("Question", "estimate_rates"),
     "experiments.neurons.run": ("run_neurons",),
     "experiments.ranking.run": ("evaluate_robustness",),
     "experiments.sweep.run": ("sweep_errors",),
@@ -54,6 +55,7 @@ _HOMES = {
     "graph.weights": ("rewrite",),
     "sampling.design": ("read_design",),
     "sampling.generate": ("generate_faults",),
+    "sampling.request": ("SamplingRequest",),
     "until.drawn_list": ("Until",),
     "until.goal": ("Goal", "parse_goal"),
     "until.run": ("run_until",),
@@ -72,9 +74,11 @@ __all__ = [
     "Model",
     "NeuronReceipt",
     "Preprocessing",
+    "Question",
     "Receipt",
     "ResolvedInjection",
     "RunOptions",
+    "SamplingRequest",
     "Settings",
     "Site",
     "Target",

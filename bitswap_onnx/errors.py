@@ -10,7 +10,9 @@ from collections.abc import Iterable
 from operator import index
 from os import PathLike
 from pathlib import Path
-from typing import SupportsIndex
+from typing import SupportsIndex, TypeVar
+
+_Checked = TypeVar("_Checked")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -80,11 +82,18 @@ class InterruptedRunError(BitswapError):
     exit_code = 130
 
 
+def shown(value: object) -> str:
+    """Return a value as a message shows it: text and numbers as they are written, of anything else its type."""
+    if isinstance(value, str | int | float | tuple | list) or value is None:
+        return repr(value)[:80]
+    return f"an object of type {type(value).__name__}"
+
+
 def check_choice(parameter: str, value: object, choices: Iterable[str]) -> str:
     """Return ``value`` if it is one of ``choices``; raises BitswapError that names the ``parameter`` otherwise."""
     known = tuple(choices)
     if not isinstance(value, str) or value not in known:
-        raise BitswapError(f"`{parameter}`: expected {', '.join(known)}, found {value!r}")
+        raise BitswapError(f"`{parameter}`: expected {', '.join(known)}, found {shown(value)}")
     return value
 
 
@@ -94,12 +103,25 @@ def check_whole(parameter: str, value: object, least: int) -> int:
     Raises BitswapError that names the ``parameter`` otherwise; True and False are no numbers.
     """
     if isinstance(value, bool) or not isinstance(value, SupportsIndex) or index(value) < least:
-        raise BitswapError(f"`{parameter}`: expected a whole number of at least {least}, found {value!r}")
+        raise BitswapError(f"`{parameter}`: expected a whole number of at least {least}, found {shown(value)}")
     return index(value)
+
+
+def check_flag(parameter: str, value: object) -> None:
+    """Raise BitswapError that names the ``parameter`` unless ``value`` is True or False."""
+    if not isinstance(value, bool):
+        raise BitswapError(f"`{parameter}`: expected True or False, found {shown(value)}")
 
 
 def check_path(parameter: str, value: object) -> Path:
     """Return ``value``, text or a path, as a path; raises BitswapError that names the ``parameter`` for anything else."""
     if not isinstance(value, str | PathLike) or not str(value):
-        raise BitswapError(f"`{parameter}`: expected a path, found {value!r}")
+        raise BitswapError(f"`{parameter}`: expected a path, found {shown(value)}")
     return Path(value)
+
+
+def check_type(parameter: str, value: object, kind: type[_Checked], advice: str) -> _Checked:
+    """Return ``value`` if it is of a ``kind``; raises BitswapError that names the ``parameter``, with ``advice``."""
+    if not isinstance(value, kind):
+        raise BitswapError(f"`{parameter}`: expected a {kind.__name__}, found {shown(value)}; {advice}")
+    return value

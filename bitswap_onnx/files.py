@@ -25,6 +25,8 @@ def replacing(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
         unfinished.replace(path)
     except OSError as error:
         _remove(unfinished)
+        if not path.parent.is_dir():
+            raise RunError(f"{path}: cannot write: there is no folder {path.parent}; make it first") from None
         reason = error.strerror or one_line(error)
         raise RunError(f"{path}: cannot write: {reason}; free some space or choose another place") from None
     except BaseException:

@@ -62,7 +62,7 @@ COMMAND = re.compile(
 )
 
 #: Parameters that messages name and no command has.
-PYTHON_ONLY = {"count", "opset", "records"}
+PYTHON_ONLY = {"count", "index", "input", "opset", "records"}
 
 
 MODULES = modules(REPO)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from bitswap_onnx.campaign.audit import DEFAULT_AUDIT, Audit, parse_audit
-from bitswap_onnx.errors import BitswapError, RunError, check_choice, check_path, check_whole
+from bitswap_onnx.errors import BitswapError, RunError, check_choice, check_flag, check_path, check_whole
 from bitswap_onnx.graph.resolve import BitOrder
 from bitswap_onnx.sampling.input_blocks import PerInjection, parse_per_injection
 
@@ -71,6 +71,8 @@ class RunOptions:
     stop: threading.Event | None = None
 
     def __post_init__(self) -> None:
+        for name in ("resume", "save_outputs", "per_input"):
+            check_flag(name, getattr(self, name))
         if self.run is not None:
             self._set("run", check_path("run", self.run))
         elif self.resume:

@@ -12,7 +12,7 @@ from bitswap_onnx.campaign.reach import find_unreachable
 from bitswap_onnx.campaign.schedule import join_paths
 from bitswap_onnx.campaign.setup import Setup
 from bitswap_onnx.campaign.store import Store
-from bitswap_onnx.errors import FaultListError
+from bitswap_onnx.errors import FaultListError, shown
 from bitswap_onnx.faults.fault import Injection
 from bitswap_onnx.faults.fault_list import FaultList, has_neurons, list_fingerprint, read_fault_list
 from bitswap_onnx.graph.receipts import ResolvedInjection
@@ -85,7 +85,7 @@ def check_list(
     Raises FaultListError for the first row that is wrong, for an empty list and for a neuron that faults cannot hit,
     ModelError for a model that takes no flip nodes where the list needs them, BitswapError as `sample_inputs`.
     """
-    injections = read_fault_list(faults) if isinstance(faults, str | Path) else tuple(faults)
+    injections = read_fault_list(faults) if isinstance(faults, str | Path) else _checked_types(faults)
     if has_neurons(injections):
         setup = setup.with_neurons()
     sample = sample_inputs(per_injection, len(setup.dataset), setup.batch_size, setup.seed)
@@ -138,6 +138,20 @@ class _Checker:
             yield injection
         if not ids:
             raise FaultListError("the fault list has no injections")
+
+
+def _checked_types(faults: Iterable[Injection]) -> tuple[Injection, ...]:
+    """Return injections that a Python caller gave; raises FaultListError for anything else."""
+    found: object = faults
+    if isinstance(faults, Iterable):
+        injections = tuple(faults)
+        found = next((element for element in injections if not isinstance(element, Injection)), None)
+        if found is None:
+            return injections
+    raise FaultListError(
+        f"`faults`: expected the path of a fault list or Injection objects, found {shown(found)}; "
+        'one fault is Injection("id", (fault,))'
+    )
 
 
 def _refuse_unreachable(setup: Setup, sites: dict[str, tuple[NeuronSite, str]]) -> None:

@@ -38,7 +38,7 @@ from bitswap_onnx.campaign.setup import Setup, prepare
 from bitswap_onnx.campaign.store import Store
 from bitswap_onnx.campaign.workers import SCRATCH
 from bitswap_onnx.data.chunks import chunk_length
-from bitswap_onnx.errors import ControlFailedError, RunError
+from bitswap_onnx.errors import ControlFailedError, RunError, check_type
 from bitswap_onnx.faults.fault import Injection
 from bitswap_onnx.outcome import Golden
 
@@ -65,6 +65,8 @@ def run_campaign(
     Raises BitswapError for wrong input (nothing is written then), ControlFailedError if a null control or the audit does
     not hold, InterruptedRunError after ``options.stop``. Whatever happens, finished units are kept.
     """
+    check_type("prepared", prepared, Setup, "prepare(model, settings) makes it")
+    check_type("options", options, RunOptions, "such as RunOptions(workers=2)")
     if options.per_input:
         require_parquet()
     setup = as_begun(prepared, options.run) if options.resume else prepared
@@ -81,6 +83,8 @@ def run_campaign(
     golden = golden_record(plan, clean, adaptive.name if adaptive else _list_name(faults))
     with _run_directory(folder) as store:
         if store.is_new:
+            if options.resume and options.on_notes:
+                options.on_notes([f"`resume`: {folder} holds no campaign yet, so this one begins there"])
             settings = _begun(plan, identity, golden, clean.seconds_per_input) | (
                 adaptive.pilot.settings if adaptive else {}
             )

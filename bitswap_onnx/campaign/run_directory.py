@@ -6,6 +6,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from bitswap_onnx.campaign.store import Store
+from bitswap_onnx.campaign.store_checks import REMEDY
 from bitswap_onnx.campaign.store_file import STORE_NAME
 from bitswap_onnx.errors import RunError
 
@@ -79,10 +80,14 @@ def _translated(run: Path) -> Iterator[None]:
     except sqlite3.ProgrammingError:  # a defect of ours
         raise
     except sqlite3.OperationalError as error:
-        full = "full" in str(error) or "disk I/O" in str(error)
-        remedy = (
-            "free some space and run again with `resume`; what was finished is saved" if full else "check the folder"
-        )
+        remedy = "check the folder"
+        if "full" in str(error) or "disk I/O" in str(error):
+            remedy = "free some space and run again with `resume`; what was finished is saved"
+        elif "decode" in str(error):
+            remedy = REMEDY
         raise RunError(f"{run}: cannot open, read or write the store: {error}; {remedy}") from None
     except sqlite3.DatabaseError as error:
-        raise RunError(f"{run / STORE_NAME}: not a store of bitswap-onnx: {error}; choose another `run`") from None
+        raise RunError(
+            f"{run / STORE_NAME}: expected a store of bitswap-onnx, found another or a damaged file: {error}; run the "
+            "campaign again in another folder"
+        ) from None

@@ -1,13 +1,13 @@
 """Settings of a model: its data and its numerics, whatever the faults."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from bitswap_onnx.data.preprocessing import Preprocessing
-from bitswap_onnx.errors import BitswapError, check_choice, check_path, check_whole
+from bitswap_onnx.errors import BitswapError, check_choice, check_path, check_type, check_whole, shown
 from bitswap_onnx.outcome import parse_criterion
 
 #: The value of ``seed`` that asks for a seed from the clock.
@@ -19,12 +19,12 @@ class Settings:
     """Settings of a model and its data that do not depend on the faults. The command line has the same options.
 
     ``data``: a dataset's path (`bitswap_onnx.data.dataset.load_dataset`); None: the ``.npz`` beside the model, else seeded
-    standard-normal inputs. ``limit``: the number of inputs to draw at random with ``seed``; ``first``: the number of first
-    inputs to take. ``input_shape``,
-    without the batch, settles open dimensions. ``output``: the value that holds the scores. ``criterion``: ``top-1`` or
-    ``tolerance=REL``. With ``seed`` `FROM_CLOCK` the clock gives the seed, and ``from_clock`` becomes True.
-    ``provider``, ``fusion``, ``layout``, ``batch_size``: see `Numerics`. ``neurons``: the model runs at the opset of flip
-    nodes (`for_neurons`). ``apart``: as in `Numerics`; None: True if faults hit neurons.
+    standard-normal inputs. ``preprocessing`` is also taken as the name of a preset. ``limit``: the number of inputs to
+    draw at random with ``seed``; ``first``: the number of first inputs to take. ``input_shape``, without the batch, settles
+    open dimensions. ``output``: the value that holds the scores. ``criterion``: ``top-1`` or ``tolerance=REL``. With
+    ``seed`` `FROM_CLOCK` the clock gives the seed, and ``from_clock`` becomes True. ``provider``, ``fusion``, ``layout``,
+    ``batch_size``: see `bitswap_onnx.runtime.session.Numerics`. ``neurons``: the model runs at the opset of flip nodes
+    (`for_neurons`). ``apart``: as in `Numerics`; None: True if faults hit neurons.
 
     Raises BitswapError for a value that its parameter does not allow.
     """
@@ -47,6 +47,9 @@ class Settings:
     from_clock: bool = False
 
     def __post_init__(self) -> None:
+        if isinstance(self.preprocessing, str):
+            self._set("preprocessing", Preprocessing(preset=self.preprocessing))
+        check_type("preprocessing", self.preprocessing, Preprocessing, "a preset may be given by its name")
         for name in ("data", "labels"):
             if getattr(self, name) is not None:
                 self._set(name, check_path(name, getattr(self, name)))
@@ -54,6 +57,9 @@ class Settings:
             if getattr(self, name) is not None:
                 self._set(name, check_whole(name, getattr(self, name), 1))
         if self.input_shape is not None:
+            if isinstance(self.input_shape, str) or not isinstance(self.input_shape, Iterable):
+                found = shown(self.input_shape)
+                raise BitswapError(f"`input_shape`: expected whole numbers like (3, 32, 32), found {found}")
             self._set("input_shape", tuple(check_whole("input_shape", size, 1) for size in self.input_shape))
         for name, choices in _CHOICES.items():
             check_choice(name, getattr(self, name), choices)

@@ -19,6 +19,7 @@ from bitswap_onnx.errors import (
     InterruptedRunError,
     ModelError,
     check_path,
+    check_type,
 )
 from bitswap_onnx.graph.model import Model, load_model
 from bitswap_onnx.graph.neurons import instrument
@@ -153,6 +154,7 @@ class Setup:
 def prepare(path: str | Path, settings: Settings = Settings()) -> Setup:
     """Load and check a model and its data; raises the BitswapError that says what does not fit."""
     path = check_path("model", path)
+    check_type("settings", settings, Settings, "such as Settings(batch_size=32)")
     model = load_model(path)
     criterion = parse_criterion(settings.criterion)
     spec = model_input(model, settings.input_shape)

@@ -8,7 +8,7 @@ from pathlib import Path
 from bitswap_onnx.campaign.run_directory import reading
 from bitswap_onnx.campaign.store import Store
 from bitswap_onnx.campaign.store_file import STORE_NAME
-from bitswap_onnx.errors import RunError
+from bitswap_onnx.errors import RunError, check_path
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +28,7 @@ def open_source(path: str | Path) -> Iterator[Source]:
 
     Raises RunError where there is neither, and for a run that is not finished or whose audit failed.
     """
-    path = Path(path)
+    path = check_path("source", path)
     if not path.exists():
         raise RunError(f"{path}: expected a run directory or a results file, found nothing there")
     if not path.is_dir():

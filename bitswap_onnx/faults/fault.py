@@ -50,7 +50,7 @@ class Fault:
 
     ``where`` is the place that the fault was read from (``faults.csv:14``); comparisons ignore it. Integers of other
     types, such as numpy's, are converted to int. ``kind`` and ``site`` are also taken as text (``"stuck_at_1"``,
-    ``"output"``). Raises FaultListError for other texts.
+    ``"output"``). Raises FaultListError for other texts, and for numbers that are not whole.
     """
 
     layer: str
@@ -68,11 +68,15 @@ class Fault:
             object.__setattr__(self, "kind", _member(Kind, "kind", self.kind, self.where))
         if self.site is not None and not isinstance(self.site, Site):
             object.__setattr__(self, "site", _member(Site, "site", self.site, self.where))
-        object.__setattr__(self, "index", tuple(map(operator.index, self.index)))
-        if self.bit is not None:
-            object.__setattr__(self, "bit", operator.index(self.bit))
-        if self.input is not None:
-            object.__setattr__(self, "input", operator.index(self.input))
+        try:
+            object.__setattr__(self, "index", tuple(map(operator.index, self.index)))
+            if self.bit is not None:
+                object.__setattr__(self, "bit", operator.index(self.bit))
+            if self.input is not None:
+                object.__setattr__(self, "input", operator.index(self.input))
+        except TypeError:
+            numbers = f"`index` {self.index!r}, `bit` {self.bit!r}, `input` {self.input!r}"
+            raise FaultListError(f"expected whole numbers, `index` a tuple of them, found {numbers}") from None
 
     def __str__(self) -> str:
         """Return the fault in one short phrase, for messages."""

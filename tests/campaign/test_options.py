@@ -27,6 +27,8 @@ WRONG_SETTINGS: list[tuple[dict[str, Any], str]] = [
     ({"data": 3}, "`data`: expected a path, found 3"),
     ({"labels": ""}, "`labels`: expected a path, found ''"),
     ({"input_shape": (3, 0)}, "`input_shape`: expected a whole number of at least 1, found 0"),
+    ({"input_shape": "3,32,32"}, "`input_shape`: expected whole numbers like (3, 32, 32), found '3,32,32'"),
+    ({"preprocessing": 3}, "`preprocessing`: expected a Preprocessing, found 3"),
     ({"criterion": "top-5"}, "`criterion`: expected top-1 or tolerance=REL with REL >= 0, found 'top-5'"),
 ]
 WRONG_OPTIONS: list[tuple[dict[str, Any], str]] = [
@@ -41,6 +43,8 @@ WRONG_OPTIONS: list[tuple[dict[str, Any], str]] = [
     ({"records": "scores"}, "`records`: expected a list of names, found 'scores'"),
     ({"inputs_per_injection": "some"}, "`inputs_per_injection`: expected auto or a number of inputs"),
     ({"run": 7}, "`run`: expected a path, found 7"),
+    ({"save_outputs": "yes"}, "`save_outputs`: expected True or False, found 'yes'"),
+    ({"per_input": 3}, "`per_input`: expected True or False, found 3"),
     ({"resume": True}, "`resume` needs `run`: the run directory to continue"),
 ]
 
@@ -90,3 +94,39 @@ def test_paths_as_text_and_no_workers(tmp_path: Path, monkeypatch: pytest.Monkey
     campaign = run_campaign(setup, [Injection("a", (Fault("fc", (0, 0), 30),))], RunOptions(run="run", workers=0))
     assert campaign.run == Path("run")
     assert (tmp_path / "run/results.csv").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("cnn.onnx", []), "`prepared`: expected a Setup, found 'cnn.onnx'; prepare(model, settings) makes it"),
+        ((None, [], None), "`options`: expected a RunOptions, found None"),
+        ((None, [Fault("fc", (0, 0), 30)]), "`faults`: expected the path of a fault list or Injection objects"),
+        ((None, 5), "`faults`: expected the path of a fault list or Injection objects, found 5"),
+    ],
+)
+def test_wrong_arguments(arguments: tuple[Any, ...], message: str, tmp_path: Path) -> None:
+    setup, *rest = arguments
+    prepared = prepare(save(cnn(), tmp_path / "cnn.onnx"), Settings(first=2, batch_size=2)) if setup is None else setup
+    with pytest.raises(BitswapError) as caught:
+        run_campaign(prepared, *rest)
+    assert str(caught.value).startswith(message)
+    assert not (tmp_path / "reports").exists()
+
+
+@pytest.mark.parametrize("wrong", [{"bit": "3"}, {"bit": 3.0}, {"index": "(0, 0)"}, {"index": 5}, {"input": "all"}])
+def test_faults_have_whole_numbers(wrong: dict[str, Any]) -> None:
+    with pytest.raises(BitswapError, match="expected whole numbers, `index` a tuple of them, found"):
+        Fault(**{"layer": "fc", "index": (0, 0), "bit": 3, **wrong})
+
+
+def test_a_preset_by_its_name() -> None:
+    assert Settings(preprocessing="cifar10").preprocessing.preset == "cifar10"  # type: ignore[arg-type]
+
+
+def test_a_resume_of_nothing_says_so(tmp_path: Path) -> None:
+    notes: list[str] = []
+    setup = prepare(save(cnn(), tmp_path / "cnn.onnx"), Settings(first=2, batch_size=2))
+    options = RunOptions(run=tmp_path / "run", resume=True, workers=0, on_notes=notes.extend)
+    run_campaign(setup, [Injection("a", (Fault("fc", (0, 0), 30),))], options)
+    assert f"`resume`: {tmp_path / 'run'} holds no campaign yet, so this one begins there" in notes

@@ -84,7 +84,7 @@ def test_a_store_of_another_version_or_kind_is_refused(model: Path, tmp_path: Pa
     with pytest.raises(RunError, match="expected schema version 5, found 99"):
         run(model, folder)
     (folder / "campaign.sqlite").write_bytes(b"no database at all, but long enough to look at" * 20)
-    with pytest.raises(RunError, match="not a store of bitswap-onnx"):
+    with pytest.raises(RunError, match="expected a store of bitswap-onnx, found another or a damaged file"):
         run(model, folder)
 
 

@@ -219,7 +219,7 @@ def _about(pair: RunPair, run_a: Path, run_b: Path, judgement: Judgement) -> dic
         )
     if not pair.per_input:
         notes.append(
-            "not both runs have the record `per_input`: kappa and positive agreement compare the outcome "
+            "at least one run lacks the record `per_input`: kappa and positive agreement compare the outcome "
             "that most inputs of an injection have"
         )
     unpaired = {"a": list(pair.unpaired_a), "b": list(pair.unpaired_b)}

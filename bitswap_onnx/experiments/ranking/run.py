@@ -88,6 +88,7 @@ def evaluate_robustness(
     Raises BitswapError as `run_campaign`, `select_sites` and `read_ranking` do, and for fewer than two layers.
     """
     trials = DEFAULT_TRIALS[where] if trials is None else trials
+    builtin = (builtin,) if isinstance(builtin, str) else builtin
     _check(builtin, where, trials)
     setup = _prepare(model, settings, where, evaluation_steps, options)
     setup, sites = _sites(setup, layers, layer_type, exclude, where)

@@ -3,8 +3,9 @@
 from collections.abc import Iterable, Iterator
 from decimal import Decimal
 from itertools import pairwise
+from numbers import Real
 
-from bitswap_onnx.errors import BitswapError
+from bitswap_onnx.errors import BitswapError, shown
 from bitswap_onnx.faults.numerals import real
 
 
@@ -39,7 +40,12 @@ def _decades(low: float, high: float) -> Iterator[float]:
 
 def check_rates(rates: Iterable[float]) -> tuple[float, ...]:
     """Return ``rates`` ascending; raises BitswapError for no rate, a repeated rate or a rate outside (0, 1)."""
-    given = sorted(rates)
+    values: tuple[object, ...] = (
+        tuple(rates) if isinstance(rates, Iterable) and not isinstance(rates, str) else (rates,)
+    )
+    if not all(isinstance(rate, Real) for rate in values):
+        raise BitswapError(f"`rates`: expected numbers like [1e-6, 1e-5], found {shown(rates)}")
+    given = sorted(float(rate) for rate in values if isinstance(rate, Real))
     if not given:
         raise BitswapError("`rates`: expected at least one bit error rate, found none")
     for rate in given:
