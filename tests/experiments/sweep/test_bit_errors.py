@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from itertools import pairwise, product
+from typing import Any
 
 import numpy as np
 import pytest
@@ -218,6 +219,19 @@ def test_wrong_input() -> None:
         plan_sweep(REGIONS, [0.1], 0, 0)
     with pytest.raises(BitswapError, match="there are no bits to flip"):
         plan_sweep([EMPTY], [0.1], 1, 0)
+
+
+@pytest.mark.parametrize("rates", ["1e-6:1e-5", ["a"], None])
+def test_rates_are_numbers(rates: Any) -> None:
+    with pytest.raises(BitswapError, match="`rates`: expected numbers like"):
+        check_rates(rates)
+
+
+@pytest.mark.parametrize(
+    ("rates", "expected"), [(0.25, (0.25,)), ([0.5, 0.25], (0.25, 0.5)), (iter([np.float32(0.25)]), (0.25,))]
+)
+def test_one_rate_and_numbers_of_numpy_are_taken(rates: Any, expected: tuple[float, ...]) -> None:
+    assert check_rates(rates) == expected
 
 
 def test_more_flips_than_a_campaign_can_hold_are_refused() -> None:
