@@ -210,7 +210,7 @@ def test_old_files_are_replaced_whole(tmp_path: Path) -> None:
 
 
 def test_where_nothing_can_be_written(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"nowhere/a\.svg: cannot write: No such file or directory; ") as caught:
+    with pytest.raises(RunError, match=r"nowhere/a\.svg: cannot write: there is no folder .*; make it first") as caught:
         save_figure(tmp_path / "nowhere" / "a", [sweep()])
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
