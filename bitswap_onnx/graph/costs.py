@@ -54,16 +54,28 @@ def _cost(slicer: Slicer, site: NeuronSite, targets: Sequence[Target]) -> LayerC
 
 
 def _macs(slicer: Slicer, site: NeuronSite, kernel: Target | None) -> int:
-    """Return a layer's multiply-accumulates per input: the elements of its output times the products summed in each."""
+    """Return a layer's multiply-accumulates per input."""
     node = slicer.producer.get(site.made) if site.role == "kernel" else None
-    slot = None if node is None else data_slot(slicer, node)
-    if node is None or slot is None:
+    return 0 if node is None else node_macs(slicer, node, None if kernel is None else kernel.elements)
+
+
+def node_macs(slicer: Slicer, index: int, weights: int | None = None) -> int:
+    """Return a node's multiply-accumulates per input: the elements of its output times the products summed in each.
+
+    ``weights``: the number of its weights (default: as many as its kernel has). 0 for nodes that multiply no kernel, and
+    where shapes are not known.
+    """
+    slot = data_slot(slicer, index)
+    node = slicer.nodes[index]
+    if slot is None:
         return 0
-    out, data = slicer.dims(site.made) or (), slicer.dims(slicer.nodes[node].input[slot]) or ()
+    out, data = slicer.dims(node.output[0]) or (), slicer.dims(node.input[slot]) or ()
     if len(out) < 2 or len(data) < 2:
         return 0
-    if kernel is not None and site.operator == "ConvTranspose":  # each input element meets all weights of its channel
-        return math.prod(data[1:]) * kernel.elements // data[1]
-    if kernel is not None and site.operator in _CONVOLUTIONS:
-        return math.prod(out[1:]) * kernel.elements // out[1]
+    if weights is None and node.op_type in ("Conv", "ConvTranspose", "FusedConv"):
+        weights = math.prod(slicer.dims(node.input[1]) or ())
+    if weights and node.op_type == "ConvTranspose":  # each input element meets all weights of its channel
+        return math.prod(data[1:]) * weights // data[1]
+    if weights and node.op_type in _CONVOLUTIONS:
+        return math.prod(out[1:]) * weights // out[1]
     return math.prod(out[1:]) * data[-1 if slot == 0 else -2]

@@ -164,25 +164,27 @@ class Slicer:
                 pending += [reader for name in self.nodes[node].output for reader in self.readers.get(name, ())]
         return frozenset(cone)
 
-    def cuts(self, cone: Collection[int], stop: str | None = None) -> tuple[str, ...] | None:
-        """Return the values, sorted, that are needed to compute the output from ``cone`` on: golden ones, and ``stop``.
+    def cuts(
+        self, cone: Collection[int], stops: Collection[str] = (), outputs: Iterable[str] | None = None
+    ) -> tuple[str, ...] | None:
+        """Return the values, sorted, that are needed to compute ``outputs`` from ``cone`` on: golden ones, and ``stops``.
 
-        A golden value is needed as it is if it has a row per input or is an input of the model; others are computed
-        again from such values. ``stop``, a value of the cone, is needed instead of the nodes before it. None if the
-        output does not depend on the cone: a fault there changes nothing.
+        ``outputs``: values of the model (default: its output). A golden value is needed as it is if it has a row per input
+        or is an input of the model; others are computed again from such values. ``stops``, values of the cone, are needed
+        instead of the nodes before them. None if no output depends on the cone: a fault there changes nothing.
         """
         cuts: set[str] = set()
         seen: set[str] = set()
-        pending, reached = [self.output], False
+        pending, reached = [self.output] if outputs is None else list(outputs), False
         while pending:
             name = pending.pop()
             if name in seen or name in self.stored:
                 continue
             seen.add(name)
             maker = self.producer.get(name)
-            if maker in cone or name == stop:
+            if maker in cone or name in stops:
                 reached = True
-            if name == stop or maker is None or (maker not in cone and self.has_rows(name)):
+            if name in stops or maker is None or (maker not in cone and self.has_rows(name)):
                 cuts.add(name)
             else:
                 pending += self.reads[maker]

@@ -6,7 +6,7 @@ where a value is read twice. `ChannelwiseStretch.build` returns a model of the s
 *row*, has its own faults: one run computes many injections, bit for bit.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -151,8 +151,12 @@ class ChannelwiseStretch:
         return [int(i) for i in np.unravel_index(flat, operand.array.shape)]
 
 
-def find_stretch(slicer: Slicer, tensor: str) -> ChannelwiseStretch | None:
+def find_stretch(
+    slicer: Slicer, tensor: str, before: Collection[str] = (), behind: Collection[str] = ()
+) -> ChannelwiseStretch | None:
     """Return the stretch for faults in one stored tensor, or None where such a fault reaches more than one channel.
+
+    It begins at the values ``before`` at the earliest, and ends at the values ``behind`` at the latest.
 
     A stretch begins as early as possible, at best at the convolution, Gemm or MatMul that makes the channels, so that
     nodes that the runtime may fuse stay together. Between its start and the tensor's node, channels stay apart and each
@@ -161,8 +165,8 @@ def find_stretch(slicer: Slicer, tensor: str) -> ChannelwiseStretch | None:
     user = _single_user(slicer, tensor)
     if user is None:
         return None
-    for start, step in _starts(slicer, user):
-        stretch = _grow(slicer, start, step)
+    for start, step in _starts(slicer, user, before):
+        stretch = _grow(slicer, start, step, behind)
         if stretch is not None and tensor in stretch.operands:
             return stretch
     return None
@@ -179,7 +183,7 @@ def _single_user(slicer: Slicer, tensor: str) -> int | None:
     return None
 
 
-def _starts(slicer: Slicer, user: int) -> list[tuple[int, Step]]:
+def _starts(slicer: Slicer, user: int, before: Collection[str]) -> list[tuple[int, Step]]:
     """Return the nodes at which a stretch that includes the node ``user`` may begin, the earliest first."""
     mixing = _mixing_step(slicer, user)
     if mixing is not None:
@@ -193,7 +197,7 @@ def _starts(slicer: Slicer, user: int) -> list[tuple[int, Step]]:
             break
         starts.append((index, step))
         maker = slicer.producer.get(value)
-        if maker is None or slicer.readers[value] != (index,) or value == slicer.output:
+        if maker is None or slicer.readers[value] != (index,) or value in {slicer.output, *before}:
             break
         mixing = _mixing_step(slicer, maker)
         if mixing is not None:
@@ -231,7 +235,7 @@ def _splits(slicer: Slicer, value: str, axis: int) -> bool:
     return slicer.has_rows(value) and dims is not None and 0 < axis < len(dims)
 
 
-def _grow(slicer: Slicer, start: int, step: Step) -> ChannelwiseStretch | None:
+def _grow(slicer: Slicer, start: int, step: Step, behind: Collection[str]) -> ChannelwiseStretch | None:
     """Return the longest stretch that begins with ``step`` at the node ``start``."""
     cone = slicer.cone([start])
     steps = [step]
@@ -240,7 +244,7 @@ def _grow(slicer: Slicer, start: int, step: Step) -> ChannelwiseStretch | None:
     def golden(name: str) -> bool:
         return slicer.producer.get(name) not in cone
 
-    while value != slicer.output and len(readers := slicer.readers.get(value, ())) == 1:
+    while value not in {slicer.output, *behind} and len(readers := slicer.readers.get(value, ())) == 1:
         following = channel_step(slicer, readers[0], value, axis, golden)
         if following is None or not _splits(slicer, following.node.output[0], following.axis):
             break

@@ -32,8 +32,8 @@ class CutRules:
         nodes = (self.slicer.nodes[start] for start in starts)
         return any(node.op_type in folded and not self.slicer.constants.isdisjoint(node.input) for node in nodes)
 
-    def may_cut(self, cuts: Collection[str]) -> bool:
-        """Whether the model may be cut at the values ``cuts``.
+    def may_cut(self, cuts: Collection[str], outputs: Collection[str] = ()) -> bool:
+        """Whether the part between the values ``cuts`` and ``outputs`` (default: the scores) may run on its own.
 
         The table of operators must have all nodes behind them. A cut may not separate nodes that are folded (`parts_fold`)
         or summed in one kernel (`parts_sum`). On the CPU a cut value may not have half precision: kernels compute in single
@@ -42,13 +42,15 @@ class CutRules:
         inner = [cut for cut in cuts if cut not in self.slicer.inputs]
         if self.numerics.provider == "cpu" and any(self._is_half(cut) for cut in inner):
             return False
-        if self.parts_fold(self._first_readers(inner)) or any(map(self.parts_sum, inner)):
+        behind = self.slicer.between(cuts, outputs or (self.slicer.output,))
+        if self.parts_fold(self._first_readers(inner, behind)) or any(map(self.parts_sum, inner)):
             return False
-        return all(is_known(self.slicer.nodes[i]) for i in self._behind(cuts))
+        return all(is_known(self.slicer.nodes[i]) for i in behind)
 
-    def rows_may_move(self, cuts: Collection[str]) -> bool:
-        """Whether rows of the part behind ``cuts`` keep their bits at any place of a batch; includes `may_cut`."""
-        return self.may_cut(cuts) and all(map(self._keeps_rows, unsettled(self.slicer, self._behind(cuts))))
+    def rows_may_move(self, cuts: Collection[str], outputs: Collection[str] = ()) -> bool:
+        """Whether rows of the part between ``cuts`` and ``outputs`` keep their bits at any place; includes `may_cut`."""
+        behind = self.slicer.between(cuts, outputs or (self.slicer.output,))
+        return self.may_cut(cuts, outputs) and all(map(self._keeps_rows, unsettled(self.slicer, behind)))
 
     def parts_sum(self, cut: str) -> bool:
         """Whether the convolution that makes a value may also compute the sum that reads it, so that no cut lies between.
@@ -68,12 +70,8 @@ class CutRules:
             self._keeps_rows_cache[index] = keeps_rows(self.slicer, self.numerics, index)
         return self._keeps_rows_cache[index]
 
-    def _behind(self, cuts: Collection[str]) -> set[int]:
-        return self.slicer.between(cuts, (self.slicer.output,))
-
-    def _first_readers(self, cuts: Collection[str]) -> Iterator[int]:
-        """Yield the nodes of the part behind ``cuts`` that read one of them."""
-        behind = self._behind(cuts)
+    def _first_readers(self, cuts: Collection[str], behind: Collection[int]) -> Iterator[int]:
+        """Yield the nodes ``behind`` some cuts that read one of them."""
         return (reader for cut in cuts for reader in self.slicer.readers.get(cut, ()) if reader in behind)
 
     def _is_half(self, name: str) -> bool:

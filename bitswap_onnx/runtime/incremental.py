@@ -1,8 +1,8 @@
-"""The incremental engine, exact and fast: it runs only the part that a fault can change, and the clean part once.
+"""The incremental engine, exact and fast: a fault costs its own stage of the model and those behind it.
 
-For every faulty path it uses the fastest lane (`bitswap_onnx.runtime.lanes`) that is exact for this model, in these
-numerics, on this machine: `Candidates` proposes lanes, `Probe` tries them, `LaneCache` keeps them loaded. Where no
-proposed lane is exact, the path runs as the whole model.
+The model is divided into a chain of stages (`bitswap_onnx.runtime.chain`). A faulty path with few injections runs its
+stages with the faults in them; where many injections are to come, a faster lane stands in for its stage, if one is exact.
+The rows that faults have changed then share batches in the stages behind. What cannot be divided runs as the whole model.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from bitswap_onnx.graph.edits import InjectionEdits
@@ -19,21 +18,25 @@ from bitswap_onnx.graph.neurons import tap
 from bitswap_onnx.graph.sites import NeuronSite
 from bitswap_onnx.graph.slices import Slicer
 from bitswap_onnx.outcome import Scores
-from bitswap_onnx.runtime.candidates import WHOLE, Candidates
+from bitswap_onnx.runtime.candidates import Candidates
+from bitswap_onnx.runtime.chain import Chain, find_chain, undivided
+from bitswap_onnx.runtime.common_batches import CommonBatches
 from bitswap_onnx.runtime.cut_rules import CutRules
-from bitswap_onnx.runtime.golden_values import GoldenValues
+from bitswap_onnx.runtime.golden_block import GoldenBlock
 from bitswap_onnx.runtime.lane_cache import LaneCache
-from bitswap_onnx.runtime.lanes import Block, FaultyPath, FaultyScores, Lane, LaneKind
+from bitswap_onnx.runtime.lanes import Block, FaultyPath, FaultyScores, LaneKind
 from bitswap_onnx.runtime.measure import with_seen_shapes
-from bitswap_onnx.runtime.model_lanes import WholeLanes, clean_model
+from bitswap_onnx.runtime.model_lanes import StagesLane, WholeLane, WholeLanes, clean_model
+from bitswap_onnx.runtime.neuron_lane import NeuronLane
+from bitswap_onnx.runtime.packed import PackedLane
 from bitswap_onnx.runtime.probe import PROBED_INPUTS, Probe
-from bitswap_onnx.runtime.session import Numerics
+from bitswap_onnx.runtime.probed_inputs import inputs_to_probe
+from bitswap_onnx.runtime.session import Numerics, open_session
 
-#: The fewest batches of a path for which a faster lane is searched. The search costs about ten runs of a batch.
-MIN_BATCHES_FOR_SEARCH = 24
+#: The fewest batches of a path for which a faster lane than its stages is tried.
+MIN_BATCHES_TO_PACK = 24
 
-#: Golden values on a device at most, in bytes: nothing tells how much of its memory is free.
-DEVICE_MEMORY = 4 << 30
+Lane = PackedLane | NeuronLane | StagesLane | WholeLane
 
 
 @dataclass(eq=False)
@@ -42,8 +45,7 @@ class IncrementalEngine:
 
     ``paths`` are the faulty paths to come, each with the number of batches that are likely to run there in all; ``sites``,
     by key, are their neuron sites. ``memory`` bounds, in bytes, the golden values and the loaded parts of the model, half
-    of it each. ``min_batches``: see `MIN_BATCHES_FOR_SEARCH`. ``device``: where golden values stay; None: in arrays of the
-    host (default: where the model computes, if that is not the CPU).
+    of it each. ``min_batches``: see `MIN_BATCHES_TO_PACK`.
     """
 
     model: Model
@@ -54,18 +56,15 @@ class IncrementalEngine:
     paths: Mapping[FaultyPath, int]
     sites: Mapping[str, NeuronSite] = field(default_factory=dict)
     memory: int = 1 << 30
-    min_batches: int = MIN_BATCHES_FOR_SEARCH
-    device: str | None = None
-    cache: LaneCache = field(init=False)
-    _lane_numbers: dict[FaultyPath, int] = field(default_factory=dict, init=False)
+    min_batches: int = MIN_BATCHES_TO_PACK
+    lost: int = field(default=0, init=False)
     _given_up: set[FaultyPath] = field(default_factory=set, init=False)
-    _shared_values: frozenset[str] | None = field(default=None, init=False)
+    _block: GoldenBlock | None = field(default=None, init=False)
 
-    def __post_init__(self) -> None:
-        if self.numerics.provider != "cpu":
-            self.device = self.device or self.numerics.provider
-            self.memory = min(self.memory, DEVICE_MEMORY)
-        self.cache = LaneCache(self.memory // 2)
+    @cached_property
+    def cache(self) -> LaneCache[Lane]:
+        """The lanes that are loaded."""
+        return LaneCache(self.memory // 2)
 
     @cached_property
     def slicer(self) -> Slicer:
@@ -75,23 +74,35 @@ class IncrementalEngine:
         return with_seen_shapes(slicer, self.inputs, self.numerics)
 
     @cached_property
-    def golden(self) -> GoldenValues:
-        """Golden values of the inputs, computed on demand, within half of the memory."""
-        return GoldenValues(self.slicer, self.numerics, self.inputs, self.scores, self.memory // 2, self.device)
+    def chain(self) -> Chain:
+        """The model as stages: as many as are exact."""
+        inputs, scores = self._probed
+        chain = find_chain(self.slicer, self.numerics, inputs, scores)
+        return (
+            chain if chain.count == 1 or self._survives_planted_faults(chain) else undivided(self.slicer, self.numerics)
+        )
 
     @cached_property
     def candidates(self) -> Candidates:
         """Proposes lanes."""
-        rules = CutRules(self.slicer, self.numerics)
-        return Candidates(
-            self.model, self.slicer, self.numerics, self.sites, rules, self._whole_lanes, device=self.device
-        )
+        return Candidates(self._probed_block(self.chain), self.sites, self._rules, self._packed_paths)
 
     @cached_property
     def probe(self) -> Probe:
         """Judges lanes."""
-        golden = self.golden.to_probe(self._clean_model, PROBED_INPUTS)
-        return Probe(self.model, self.sites, self._whole_lanes, golden, self._values_for)
+        return Probe(self.model, self.sites, self.candidates.block)
+
+    @cached_property
+    def _rules(self) -> CutRules:
+        return CutRules(self.slicer, self.numerics)
+
+    @cached_property
+    def _probed(self) -> tuple[NDArray[Any], Scores]:
+        """Inputs in whole batches to try chains and lanes with, and their golden scores."""
+        inputs = inputs_to_probe(self.inputs, PROBED_INPUTS, self.numerics.batch_size)
+        if len(inputs) <= len(self.inputs):
+            return inputs, self.scores[: len(inputs)]
+        return inputs, open_session(self._clean_model, self.numerics, self.output).run(inputs)
 
     @cached_property
     def _whole_lanes(self) -> WholeLanes:
@@ -103,94 +114,121 @@ class IncrementalEngine:
         return clean_model(self.model, self.sites)
 
     def control(self, path: FaultyPath, first: int, stop: int) -> int:
-        """Run the null control of ``path`` over the inputs ``first`` to ``stop``; return how many of them stay golden."""
+        """Return how many of the inputs ``first`` to ``stop`` stay golden on the way of ``path``: all, or it is not exact.
+
+        The whole model runs with no change in the path's tensors; the chain runs clean, from its start to its end.
+        """
         lane = self.lane(path)
-        return sum(
-            int(lane.control(block, np.arange(block.count)).sum()) for _, block in self.blocks(lane, first, stop)
-        )
+        if isinstance(lane, WholeLane):
+            return lane.control(
+                Block(self.inputs[first:stop], self.scores[first:stop], self.numerics.batch_size, first)
+            )
+        return sum(block.golden_inputs for block in self._blocks(first, stop))
 
     def run(
         self, path: FaultyPath, injections: Sequence[InjectionEdits], first: int, stop: int
     ) -> Iterator[tuple[int, FaultyScores]]:
-        """Yield the scores of ``injections`` of one path over the inputs ``first`` to ``stop``.
+        """As `run_all`, for one path."""
+        return self.run_all([(path, injections)], first, stop)
+
+    def run_all(
+        self, work: Sequence[tuple[FaultyPath, Sequence[InjectionEdits]]], first: int, stop: int
+    ) -> Iterator[tuple[int, FaultyScores]]:
+        """Yield the scores of injections of several paths over the inputs ``first`` to ``stop``.
 
         Each item is (start, scores), with rows counted from the input ``start``; every injection comes for every input
-        once.
+        once. Injections are numbered through all of ``work``. At the end ``lost`` is the number of golden rows that ran
+        along and did not stay golden: not 0 means that the scores are wrong.
         """
-        lane = self.lane(path)
-        for start, block in self.blocks(lane, first, stop):
-            yield from ((start, faulty) for faulty in lane.run(injections, block))
+        self.lost = 0
+        numbered: list[tuple[FaultyPath, list[tuple[int, InjectionEdits]]]] = []
+        count = 0
+        for path, injections in work:
+            numbered.append((path, list(enumerate(injections, count))))
+            count += len(injections)
+        whole = [each for each in numbered if isinstance(self.lane(each[0]), WholeLane)]
+        inputs = Block(self.inputs[first:stop], self.scores[first:stop], self.numerics.batch_size, first)
+        for path, injections in whole:
+            yield from ((first, faulty) for faulty in self._whole_lanes.lane(path).run(injections, inputs))
+        chained = [each for each in numbered if each not in whole]
+        if chained:
+            for block in self._blocks(first, stop):
+                yield block.first, self._run_chained(chained, block)
 
-    def blocks(self, lane: Lane, first: int, stop: int) -> Iterator[tuple[int, Block]]:
-        """Yield (first input, block) for the inputs ``first`` to ``stop``, with the golden values for a lane."""
-        return self.golden.blocks(self._values_for(lane), first, stop)
+    def _run_chained(
+        self, work: Sequence[tuple[FaultyPath, list[tuple[int, InjectionEdits]]]], block: GoldenBlock
+    ) -> FaultyScores:
+        common = CommonBatches(block, self.chain.count)
+        for path, injections in work:
+            lane = self.lane(path)
+            assert not isinstance(lane, WholeLane)
+            lane.run(injections, block, common)
+        common.drain()
+        self.lost += common.lost
+        return common.scores([number for _, injections in work for number, _ in injections])
 
     def lane(self, path: FaultyPath) -> Lane:
-        """Return the fastest exact lane of a faulty path; the first call for a path searches for it."""
-        number = self._lane_numbers.get(path)
-        if number is None:
-            number = self._lane_numbers[path] = self._search(path)
-        return self.cache.get(path, partial(self.candidates.lane, path, number))
-
-    def lane_number(self, path: FaultyPath) -> int:
-        """Return the number that the lane of a path has among its `Candidates`, or `WHOLE`."""
-        self.lane(path)
-        return self._lane_numbers[path]
+        """Return the lane of a faulty path; the first call for a path finds it."""
+        return self.cache.get(path, partial(self._find_lane, path))
 
     def lane_kind(self, path: FaultyPath) -> LaneKind:
         """Return the kind of lane that a path runs on."""
         return self.lane(path).kind
 
-    def adopt_lane(self, path: FaultyPath, number: int) -> None:
-        """Use the lane that another worker found for ``path`` (`lane_number`), unless this engine has found one."""
-        self._lane_numbers.setdefault(path, number)
-
     def give_up(self, path: FaultyPath) -> None:
         """Run a path as whole models from now on: its lane has failed the null control."""
-        self._given_up.add(path)
-        if self._lane_numbers.get(path) != WHOLE:
-            self._lane_numbers[path] = WHOLE
+        if path not in self._given_up:
+            self._given_up.add(path)
             self.cache.drop(path)
 
     def expect(self, paths: Mapping[FaultyPath, int]) -> None:
-        """Replace ``paths``; a path that was not worth a search before may be worth it now."""
-        before = set(filter(self._is_worth_a_search, self.paths))
+        """Replace ``paths``; a path that was not worth a faster lane before may be worth it now."""
+        before = self._packed_paths()
         self.paths = paths
-        if before == set(filter(self._is_worth_a_search, paths)):
-            return
-        for path in self._lane_numbers.keys() - before:
-            del self._lane_numbers[path]
+        for path in self._packed_paths() ^ before:
             self.cache.drop(path)
-        self._shared_values = None
 
-    def _search(self, path: FaultyPath) -> int:
-        candidates = enumerate(self.candidates.lanes(path) if self._is_worth_a_search(path) else ())
-        return next((number for number, lane in candidates if self.probe.accepts(lane, path)), WHOLE)
+    def _find_lane(self, path: FaultyPath) -> Lane:
+        stages = None if path in self._given_up else self.candidates.stages_lane(path)
+        if stages is None:
+            return self._whole_lanes.lane(path)
+        if path in self._packed_paths():
+            for lane in self.candidates.lanes(path, stages):
+                if self.probe.accepts(lane, stages):
+                    return lane
+        return self._whole_lanes.lane(path) if stages.covers_all else stages
 
-    def _is_worth_a_search(self, path: FaultyPath) -> bool:
-        return self.paths.get(path, 0) >= self.min_batches and path not in self._given_up
+    def _packed_paths(self) -> frozenset[FaultyPath]:
+        return frozenset(path for path, batches in self.paths.items() if batches >= self.min_batches) - self._given_up
 
-    def _values_for(self, lane: Lane) -> frozenset[str]:
-        """Return the golden values to compute for a lane: the shared ones, if they hold all that it reads."""
-        return self.shared_values if lane.values and lane.values <= self.shared_values else lane.values
+    def _survives_planted_faults(self, chain: Chain) -> bool:
+        """Whether the chain agrees with the whole model about faults planted in the first path that has tensors alone."""
+        block = self._probed_block(chain)
+        candidates = Candidates(block, self.sites, self._rules, self._packed_paths)
+        lanes = [candidates.stages_lane(path) for path in self.paths]
+        lanes = [lane for lane in lanes if lane is not None and not lane.covers_all]
+        first = min(lanes, key=lambda lane: lane.first, default=None)
+        probe = Probe(self.model, self.sites, block)
+        return first is None or probe.is_exact_chain(first, self._whole_lanes.lane(first.path))
 
-    @property
-    def shared_values(self) -> frozenset[str]:
-        """The golden values that one clean run computes for all paths together; empty if a batch exceeds the memory.
+    def _probed_block(self, chain: Chain) -> GoldenBlock:
+        return self._make_block(chain, *self._probed, 0)
 
-        Reading a value can end a fusion of kernels and change the scores. Such values are left out, and lanes that need
-        them get a clean run of their own.
-        """
-        if self._shared_values is None:
-            self._shared_values = self._find_shared_values()
-        return self._shared_values
+    def _make_block(self, chain: Chain, inputs: NDArray[Any], scores: Scores, first: int) -> GoldenBlock:
+        return GoldenBlock(inputs, scores, self.numerics.batch_size, first, chain, self.memory // 2)
 
-    def _find_shared_values(self) -> frozenset[str]:
-        paths = filter(self._is_worth_a_search, self.paths)
-        wanted = [next((lane.values for lane in self.candidates.lanes(path)), frozenset[str]()) for path in paths]
-        names = frozenset[str]().union(*wanted)
-        if not self.golden.fits(names):
-            return frozenset()
-        if not self.golden.keeps_scores(names):
-            names = frozenset[str]().union(*filter(self.golden.keeps_scores, set(wanted)))
-        return names if self.golden.keeps_scores(names) else frozenset()
+    def _blocks(self, first: int, stop: int) -> Iterator[GoldenBlock]:
+        """Yield the inputs ``first`` to ``stop`` in blocks whose golden values fit the memory; the last block is kept."""
+        size = self.numerics.batch_size
+        step = size * max(1, self.memory // 2 // (size * self._bytes_per_input))
+        for start in range(first, stop, step):
+            end = min(start + step, stop)
+            if self._block is None or (self._block.first, self._block.count) != (start, end - start):
+                self._block = None
+                self._block = self._make_block(self.chain, self.inputs[start:end], self.scores[start:end], start)
+            yield self._block
+
+    @cached_property
+    def _bytes_per_input(self) -> int:
+        """Bytes of golden values that one stage needs for an input: both its borders, and all values within."""
+        return max(self.chain.stage_bytes(stage) for stage in range(self.chain.count))

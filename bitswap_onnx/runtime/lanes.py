@@ -1,14 +1,12 @@
 """Lanes: ways to run the faults of one faulty path. This module has the types and functions that all lanes share.
 
-A lane takes injections and a `Block` of inputs, and returns the scores that can differ from the golden ones. All lanes
-that are used give the same bits: `bitswap_onnx.runtime.incremental` tries the candidates of each path and uses the
-fastest exact one.
+A lane takes injections and the golden values of some inputs, and hands on the rows that a fault has changed. All lanes
+that are used give the same bits: `bitswap_onnx.runtime.incremental` chooses among those that are exact.
 """
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,23 +19,20 @@ from bitswap_onnx.runtime.session import as_floats
 FaultyPath = tuple[str, ...]
 
 #: Names of the kinds of lanes, as runs record them.
-LaneKind = Literal["packed", "neuron", "cone", "whole"]
+LaneKind = Literal["packed", "neuron", "stages", "whole"]
 
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """Consecutive inputs with the golden ``values`` at which lanes cut the model.
+    """Consecutive inputs, run in batches of ``size``; the last batch is padded.
 
-    A value is an array over whole batches of ``size`` rows, the last batch padded; on a device it is a list of one device
-    value per batch. ``scores`` (count, classes) are the golden ones. ``first`` is the place of the block's first input in
-    the dataset.
+    ``scores`` (count, classes) are the golden ones. ``first`` is the place of the block's first input in the dataset.
     """
 
     inputs: NDArray[Any]
-    values: dict[str, Any]
     scores: Scores
     size: int
-    first: int = 0
+    first: int
 
     @property
     def count(self) -> int:
@@ -48,11 +43,6 @@ class Block:
     def starts(self) -> range:
         """The first input of each batch."""
         return range(0, self.count, self.size)
-
-    def batch(self, name: str, start: int) -> Any:
-        """Return a value's rows in the batch that begins at ``start``."""
-        value = self.values[name]
-        return value[start // self.size] if isinstance(value, list) else value[start : start + self.size]
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,26 +63,6 @@ class FaultyScores:
     def parts(self) -> list[slice]:
         """For each injection, the slice of ``rows`` and ``scores`` that is its own."""
         return [slice(first, stop) for first, stop in pairwise(self.bounds)]
-
-
-class Lane(Protocol):
-    """A way to run the injections of one faulty path."""
-
-    kind: ClassVar[LaneKind]
-
-    @property
-    def values(self) -> frozenset[str]:
-        """Names of the golden values that it reads from a block."""
-
-    @property
-    def loaded_bytes(self) -> int:
-        """Approximate size of what it keeps in memory between runs."""
-
-    def run(self, injections: Sequence[InjectionEdits], block: Block) -> Iterator[FaultyScores]:
-        """Yield the scores of ``injections``, each of them once."""
-
-    def control(self, block: Block, rows: NDArray[np.intp]) -> NDArray[np.bool_]:
-        """Run the block's ``rows``, in this order, the same way without a fault; return which of them stay golden."""
 
 
 def affected(edits: InjectionEdits, block: Block) -> NDArray[np.intp]:

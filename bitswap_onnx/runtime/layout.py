@@ -4,7 +4,6 @@ Blocked (NCHWc) kernels are up to twice as fast. But the runtime chooses them by
 that is cut in two may round otherwise than in one piece.
 """
 
-from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -13,15 +12,16 @@ from bitswap_onnx.data.dataset import synthetic_dataset
 from bitswap_onnx.errors import ModelError
 from bitswap_onnx.graph.model import Model
 from bitswap_onnx.graph.signature import ModelInput
+from bitswap_onnx.graph.stages import divide
 from bitswap_onnx.graph.targets import find_targets
+from bitswap_onnx.runtime.cut_rules import CutRules
 from bitswap_onnx.runtime.incremental import IncrementalEngine
-from bitswap_onnx.runtime.packed import PackedLane
 from bitswap_onnx.runtime.session import Numerics, open_session
 
-#: Number of layers that are tried, spread over the model.
+#: Number of layers that are tried where a model is not divided, spread over it.
 _LAYERS = 6
 
-#: Share of the tried layers that must be exact. A layer that is not runs as the whole model, at about four times the cost.
+#: Share of the wanted stages, or of the tried layers, that must be exact.
 _ENOUGH = 0.75
 
 
@@ -40,15 +40,10 @@ def choose_layout(model: Model, numerics: Numerics, output: str, spec: ModelInpu
     try:
         scores = open_session(model, blocked, output).run(inputs)
         engine = IncrementalEngine(model, blocked, output, inputs, scores, dict.fromkeys(tried, 1), min_batches=0)
-        exact = sum(_is_exact(engine, path) for path in tried)
+        wanted = len(divide(engine.slicer, CutRules(engine.slicer, blocked).rows_may_move)) - 1
+        if wanted > 1:
+            return blocked if engine.chain.count >= _ENOUGH * wanted else plain
+        exact = sum(engine.lane_kind(path) == "packed" for path in tried)
     except ModelError:  # the campaign itself reports what is wrong with the model
         return plain
     return blocked if tried and exact >= _ENOUGH * len(tried) else plain
-
-
-def _is_exact(engine: IncrementalEngine, path: tuple[str, ...]) -> bool:
-    for lane in engine.candidates.lanes(path):
-        with suppress(ModelError):  # a lane that the runtime does not take
-            if isinstance(lane, PackedLane) and engine.probe.is_exact(lane):
-                return True
-    return False

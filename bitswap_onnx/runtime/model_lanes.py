@@ -1,6 +1,6 @@
-"""Lanes that load the faulty model itself: as a whole, or only the nodes that can see the faults."""
+"""Lanes that load the faulty model itself: as a whole, or only the stages that have the faults."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar
@@ -13,24 +13,30 @@ from bitswap_onnx.graph.edits import InjectionEdits, WeightEdits
 from bitswap_onnx.graph.model import Model
 from bitswap_onnx.graph.neurons import by_input, flips, instrument
 from bitswap_onnx.graph.sites import NeuronSite, is_site
-from bitswap_onnx.graph.slices import Slicer
 from bitswap_onnx.graph.tensors import stored_tensors
 from bitswap_onnx.graph.weights import rewrite
 from bitswap_onnx.outcome import Scores
+from bitswap_onnx.runtime.chain import Chain, Values
+from bitswap_onnx.runtime.common_batches import CommonBatches
+from bitswap_onnx.runtime.golden_block import GoldenBlock, rows_that_differ
 from bitswap_onnx.runtime.lanes import Block, FaultyPath, FaultyScores, LaneKind, affected, flat, same
 from bitswap_onnx.runtime.session import Numerics
 from bitswap_onnx.runtime.submodel import Submodel, open_part
 
 
 @dataclass(eq=False)
-class _FaultyModel:
-    """A model that takes the injections of a path: tensors are rewritten, sites get flip nodes that are fed per input."""
+class FaultyModel:
+    """A model that takes the injections of a path: tensors are rewritten, sites get flip nodes that are fed per input.
+
+    ``outputs``: the values that it makes. ``blocked``: its images enter in blocked layout.
+    """
 
     model: Model
     numerics: Numerics
-    output: str
+    outputs: tuple[str, ...]
     path: FaultyPath
     sites: Mapping[str, NeuronSite]
+    blocked: bool = False
     _unwritten: Submodel | None = field(default=None, init=False)
 
     @cached_property
@@ -42,12 +48,16 @@ class _FaultyModel:
     def _path_sites(self) -> list[NeuronSite]:
         return [self.sites[key] for key in self.path if key in self.sites]
 
-    def scores(self, edits: InjectionEdits, feeds: Iterator[tuple[int, dict[str, Any]]], block: Block) -> "_RowScores":
-        """Run the batches that ``edits`` can change; ``feeds`` yields the first row and the input values of each batch."""
+    def run(
+        self, edits: InjectionEdits, feeds: Iterable[tuple[int, dict[str, Any]]], block: Block
+    ) -> Iterator[tuple[int, NDArray[np.intp], list[NDArray[Any]]]]:
+        """Run the batches that ``edits`` can change; ``feeds`` yields the first row and the input values of each batch.
+
+        Yield for each batch its first row, the rows that the injection runs over, and the outputs for the whole batch.
+        """
         part = self._part(edits)
         affected_rows = affected(edits, block)
         changes = {site.key: by_input(edits.neurons.get(site.key, ())) for site in self._path_sites}
-        rows, scores = [affected_rows[:0]], [block.scores[:0]]
         for start, values in feeds:
             batch_rows = affected_rows[(affected_rows >= start) & (affected_rows < start + block.size)]
             if not len(batch_rows):
@@ -55,9 +65,7 @@ class _FaultyModel:
             inputs = range(block.first + start, block.first + min(start + block.size, block.count))
             for site in self._path_sites:
                 values = values | flips(changes[site.key], inputs, site).feeds(site)
-            rows.append(batch_rows)
-            scores.append(flat(part.run(values)[0])[batch_rows - start])
-        return np.concatenate(rows), np.concatenate(scores)
+            yield start, batch_rows, part.run(values)
 
     def _part(self, edits: InjectionEdits) -> Submodel:
         """Load the model with the weight edits in it; without weight edits it is loaded once and kept."""
@@ -65,8 +73,10 @@ class _FaultyModel:
         if not weights and self._unwritten is not None:
             return self._unwritten
         model = rewrite(self.model, weights)
-        part = open_part(instrument(model, self._path_sites) if self._path_sites else model, self.numerics)
-        part = replace(part, outputs=(self.output,))
+        part = open_part(
+            instrument(model, self._path_sites) if self._path_sites else model, self.numerics, self.blocked
+        )
+        part = replace(part, outputs=self.outputs)
         if not weights:
             self._unwritten = part
         return part
@@ -93,28 +103,33 @@ class WholeLane:
     output: str
     path: FaultyPath
     sites: Mapping[str, NeuronSite] = field(default_factory=dict)
-    values: frozenset[str] = frozenset()
     loaded_bytes: int = 0
 
     @cached_property
-    def _faulty_model(self) -> _FaultyModel:
-        return _FaultyModel(self.model, self.numerics, self.output, self.path, self.sites)
+    def _faulty_model(self) -> FaultyModel:
+        return FaultyModel(self.model, self.numerics, (self.output,), self.path, self.sites)
 
-    def run(self, injections: Sequence[InjectionEdits], block: Block) -> Iterator[FaultyScores]:
-        """As `Lane.run`."""
-        for number, edits in enumerate(injections):
-            yield _of_one(number, self._scores(edits, block), block)
+    def run(self, injections: Sequence[tuple[int, InjectionEdits]], block: Block) -> Iterator[FaultyScores]:
+        """Yield the scores of ``injections``, which come with their numbers."""
+        for number, edits in injections:
+            rows, scores = self._scores(edits, block)
+            yield FaultyScores(block.count, [number], rows, [0, len(rows)], scores)
 
-    def control(self, block: Block, rows: NDArray[np.intp]) -> NDArray[np.bool_]:
-        """As `Lane.control`, but the rows run in the block's order: this lane runs faults in that order too."""
-        _, scores = self._scores(self._faulty_model.no_change, block)
-        return same(scores, block.scores)[rows]
+    def control(self, block: Block) -> int:
+        """Run the null control; return how many inputs stay golden."""
+        rows, scores = self._scores(self._faulty_model.no_change, block)
+        return int(same(scores, block.scores[rows]).sum())
 
     def _scores(self, edits: InjectionEdits, block: Block) -> _RowScores:
         stored = self._faulty_model.stored
         name = next(value.name for value in self.model.proto.graph.input if value.name not in stored)
         pairs = zip(block.starts, batches(block.inputs, block.size), strict=True)
-        return self._faulty_model.scores(edits, ((start, {name: batch}) for start, (batch, _) in pairs), block)
+        rows, scores = [np.empty(0, np.intp)], [block.scores[:0]]
+        feeds = ((start, {name: batch}) for start, (batch, _) in pairs)
+        for start, batch_rows, (made,) in self._faulty_model.run(edits, feeds, block):
+            rows.append(batch_rows)
+            scores.append(flat(made)[batch_rows - start])
+        return np.concatenate(rows), np.concatenate(scores)
 
 
 @dataclass(eq=False)
@@ -146,47 +161,55 @@ def clean_model(model: Model, sites: Mapping[str, NeuronSite]) -> Model:
 
 
 @dataclass(frozen=True, eq=False)
-class ConeLane:
-    """The nodes that can see the fault, fed with the golden values they take from the others."""
+class StagesLane:
+    """The stages that have the faults, loaded with them, from border ``first`` to border ``last`` of the chain."""
 
-    kind: ClassVar[LaneKind] = "cone"
+    kind: ClassVar[LaneKind] = "stages"
 
-    slicer: Slicer
-    numerics: Numerics
+    chain: Chain
+    first: int
+    last: int
     path: FaultyPath
-    cuts: tuple[str, ...]
-    sites: Mapping[str, NeuronSite] = field(default_factory=dict)
+    sites: Mapping[str, NeuronSite]
 
     @property
-    def values(self) -> frozenset[str]:
-        """As `Lane.values`."""
-        return frozenset(self.cuts)
+    def covers_all(self) -> bool:
+        """Whether it has all stages, so that it is the whole model."""
+        return self.last - self.first == self.chain.count
 
     @cached_property
     def loaded_bytes(self) -> int:
-        """As `Lane.loaded_bytes`."""
-        return self.slicer.loaded_bytes(self.cuts, (self.slicer.output,))
+        """Estimated bytes that it keeps in memory between runs."""
+        return self.chain.slicer.loaded_bytes(self.chain.borders[self.first], self.chain.borders[self.last])
 
     @cached_property
-    def _faulty_model(self) -> _FaultyModel:
-        model = self.slicer.extract(self.cuts, (self.slicer.output,))
-        return _FaultyModel(model, self.numerics, self.slicer.output, self.path, self.sites)
+    def _faulty_model(self) -> FaultyModel:
+        model, chain = self.chain.extract(self.first, self.last), self.chain
+        outputs = tuple(value.name for value in model.proto.graph.output)
+        return FaultyModel(model, chain.numerics, outputs, self.path, self.sites, self.first in chain.blocked)
 
-    def run(self, injections: Sequence[InjectionEdits], block: Block) -> Iterator[FaultyScores]:
-        """As `Lane.run`."""
-        for number, edits in enumerate(injections):
-            yield _of_one(number, self._scores(edits, block), block)
+    def run(self, injections: Sequence[tuple[int, InjectionEdits]], block: GoldenBlock, common: CommonBatches) -> None:
+        """Add the rows that ``injections``, which come with their numbers, change at the last border."""
+        before = block.border(self.first)
+        faulty = self._faulty_model
+        entering = [value.name for value in faulty.model.proto.graph.input if value.name not in faulty.stored]
+        for number, edits in injections:
+            feeds = (
+                (start, {name: before[name][start : start + block.size] for name in entering}) for start in block.starts
+            )
+            for start, rows, made in faulty.run(edits, feeds, block):
+                self._add(dict(zip(faulty.outputs, made, strict=True)), start, rows, number, block, common)
 
-    def control(self, block: Block, rows: NDArray[np.intp]) -> NDArray[np.bool_]:
-        """As `Lane.control`, but the rows run in the block's order: this lane runs faults in that order too."""
-        _, scores = self._scores(self._faulty_model.no_change, block)
-        return same(scores, block.scores)[rows]
+    def _add(
+        self, made: Values, start: int, rows: NDArray[np.intp], number: int, block: GoldenBlock, common: CommonBatches
+    ) -> None:
+        behind = block.border(self.last)
+        differ = rows_that_differ(made, behind, slice(start, start + block.size))
+        inputs = rows[differ[rows - start]]
 
-    def _scores(self, edits: InjectionEdits, block: Block) -> _RowScores:
-        feeds = ((start, {name: block.batch(name, start) for name in self.cuts}) for start in block.starts)
-        return self._faulty_model.scores(edits, feeds, block)
+        def write(arrays: Values, part: slice) -> None:
+            for name, array in arrays.items():
+                source, taken = (made[name], inputs[part] - start) if name in made else (behind[name], inputs[part])
+                np.take(source, taken, 0, out=array, mode="clip")
 
-
-def _of_one(number: int, row_scores: _RowScores, block: Block) -> FaultyScores:
-    rows, scores = row_scores
-    return FaultyScores(block.count, [number], rows, [0, len(rows)], scores)
+        common.add(self.last, behind, np.full(len(inputs), number), inputs, write)

@@ -1,12 +1,11 @@
-"""The lane for most neuron faults: golden values are changed in numpy, and the suffix runs on them, without flip nodes.
+"""The lane for most neuron faults: golden values are changed in numpy, and go on from there without flip nodes.
 
-A row of the suffix is a pair of an input and an injection, so that faults of one input each also fill its batches.
+A row is a pair of an input and an injection, so that faults of one input each also fill common batches.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,112 +14,59 @@ from bitswap_onnx.faults.bits import to_bits
 from bitswap_onnx.graph.edits import InjectionEdits, NeuronEdit
 from bitswap_onnx.graph.neurons import Flips, by_input, flips, tapped_value
 from bitswap_onnx.graph.sites import NeuronSite
-from bitswap_onnx.graph.slices import Slicer
-from bitswap_onnx.outcome import Scores
-from bitswap_onnx.runtime.lanes import Block, FaultyScores, LaneKind, affected, flat, same
-from bitswap_onnx.runtime.packed import padded_batches
-from bitswap_onnx.runtime.session import Numerics
-from bitswap_onnx.runtime.submodel import Submodel, open_part
+from bitswap_onnx.runtime.chain import Values
+from bitswap_onnx.runtime.common_batches import CommonBatches, Place
+from bitswap_onnx.runtime.golden_block import GoldenBlock, InnerValues
+from bitswap_onnx.runtime.lanes import LaneKind, affected
 
-#: Pairs that run together at most, which bounds the memory of their scores.
-_PAIRS = 4096
-
-#: Site key → for each injection of a group, its edits of the site, as `by_input` returns them.
-_Edits = dict[str, list[dict[int, list[NeuronEdit]]]]
+#: Site key → for each injection, its edits of the site, as `by_input` returns them.
+_Edits = dict[str, dict[int, dict[int, list[NeuronEdit]]]]
 
 
 @dataclass(frozen=True, eq=False)
 class NeuronLane:
-    """Runs faults of ``sites``. No site may depend on another one, so the values at ``cuts`` are golden.
+    """Runs faults of ``sites`` of one stage; no site depends on another one. Rows go on from ``place``.
 
-    ``slicer`` has the model in which each site has a value of its own (`bitswap_onnx.graph.neurons.tap`).
+    ``inner`` are golden values of the stage: those of the sites, and those that are fed beside them.
     """
 
     kind: ClassVar[LaneKind] = "neuron"
 
-    slicer: Slicer
-    numerics: Numerics
     sites: tuple[NeuronSite, ...]
-    cuts: tuple[str, ...]
-
-    @cached_property
-    def _sources(self) -> dict[str, str]:
-        """Input of the suffix → the golden value that it is fed with; a tap is fed with the value that it is a copy of."""
-        taps = {tapped_value(site.key): site.value for site in self.sites}
-        return {name: taps.get(name, name) for name in dict.fromkeys((*self.cuts, *taps))}
+    place: Place
+    inner: InnerValues
 
     @property
-    def values(self) -> frozenset[str]:
-        """As `Lane.values`."""
-        return frozenset(self._sources.values())
-
-    @cached_property
     def loaded_bytes(self) -> int:
-        """As `Lane.loaded_bytes`."""
-        return self.slicer.loaded_bytes(self.cuts, (self.slicer.output,))
+        """Estimated bytes that it keeps in memory between runs."""
+        return 0 if isinstance(self.place, int) else self.place.loaded_bytes
 
-    def run(self, injections: Sequence[InjectionEdits], block: Block) -> Iterator[FaultyScores]:
-        """As `Lane.run`."""
-        numbers: list[int] = []
-        rows: list[NDArray[np.intp]] = []
-        for number, edits in enumerate(injections):
-            injection_rows = affected(edits, block)
-            if rows and sum(map(len, rows)) + len(injection_rows) > _PAIRS:
-                yield self._group(numbers, rows, injections, block)
-                numbers, rows = [], []
-            numbers.append(number)
-            rows.append(injection_rows)
-        if numbers:
-            yield self._group(numbers, rows, injections, block)
-
-    def control(self, block: Block, rows: NDArray[np.intp]) -> NDArray[np.bool_]:
-        """As `Lane.control`."""
-        clean: _Edits = {site.key: [{}] for site in self.sites}
-        return same(self._scores(block, rows, np.zeros(len(rows), np.intp), clean), block.scores[rows])
-
-    def _group(
-        self, numbers: list[int], rows: list[NDArray[np.intp]], injections: Sequence[InjectionEdits], block: Block
-    ) -> FaultyScores:
-        edits = {
-            site.key: [by_input(injections[number].neurons.get(site.key, ())) for number in numbers]
+    def run(self, injections: Sequence[tuple[int, InjectionEdits]], block: GoldenBlock, common: CommonBatches) -> None:
+        """Add the rows of ``injections``, which come with their numbers."""
+        golden = block.border(self.place) if isinstance(self.place, int) else block.inner(self.inner)
+        edits: _Edits = {
+            site.key: {number: by_input(each.neurons.get(site.key, ())) for number, each in injections}
             for site in self.sites
         }
-        lengths = list(map(len, rows))
-        inputs, owner = np.concatenate(rows), np.repeat(np.arange(len(numbers)), lengths)
-        bounds = [0, *np.cumsum(lengths).tolist()]
-        return FaultyScores(block.count, numbers, inputs, bounds, self._scores(block, inputs, owner, edits))
+        rows = [affected(each, block) for _, each in injections]
+        owners = np.repeat(np.array([number for number, _ in injections], np.intp), list(map(len, rows)))
+        inputs = np.concatenate([np.empty(0, np.intp), *rows])
 
-    def _scores(self, block: Block, inputs: NDArray[np.intp], owner: NDArray[np.intp], edits: _Edits) -> Scores:
-        """Return the scores of pairs: ``inputs`` of the block, each with the edits of the injection ``owner``."""
-        size = self.numerics.batch_size
-        arrays = {name: _on_host(block.values[source]) for name, source in self._sources.items()}
-        scores = [block.scores[:0]]
-        for chosen in padded_batches(np.arange(len(inputs)), size):
-            feeds = {name: array.take(inputs[chosen], 0) for name, array in arrays.items()}
+        def write(arrays: Values, part: slice) -> None:
+            for name, array in arrays.items():
+                np.take(golden[name], inputs[part], 0, out=array, mode="clip")
             for site in self.sites:
-                bits = to_bits(feeds[tapped_value(site.key)])
-                for changes in _changes(edits[site.key], inputs[chosen] + block.first, owner[chosen], site):
-                    changes.apply(bits)
-            scores.append(flat(self._suffix.run(feeds)[0] if self._suffix else feeds[self.slicer.output]))
-        return np.concatenate(scores)[: len(inputs)]
+                bits = to_bits(arrays[tapped_value(site.key)])
+                for change in _changes(edits[site.key], inputs[part] + block.first, owners[part], site):
+                    change.apply(bits)
 
-    @cached_property
-    def _suffix(self) -> Submodel | None:
-        """The clean suffix; None where the site is the scores themselves."""
-        if self.cuts == (self.slicer.output,):
-            return None
-        return open_part(self.slicer.extract(self.cuts, (self.slicer.output,)), self.numerics)
+        common.add(self.place, golden, owners, inputs, write)
 
 
 def _changes(
-    edits: Sequence[dict[int, list[NeuronEdit]]], inputs: NDArray[np.intp], owner: NDArray[np.intp], site: NeuronSite
+    edits: dict[int, dict[int, list[NeuronEdit]]], inputs: NDArray[np.intp], owners: NDArray[np.intp], site: NeuronSite
 ) -> Iterator[Flips]:
-    """Yield the changes of a batch whose rows are dataset ``inputs``, for each stretch of rows with one ``owner``."""
-    starts = np.flatnonzero(np.diff(owner, prepend=-1))
-    for start, stop in zip(starts, [*starts[1:], len(owner)], strict=True):
-        yield flips(edits[owner[start]], inputs[start:stop].tolist(), site).behind(int(start) * site.elements)
-
-
-def _on_host(values: Any) -> NDArray[Any]:
-    """Return a golden value as one array; on a device it is a list of one per batch."""
-    return np.concatenate([value.numpy() for value in values]) if isinstance(values, list) else values
+    """Yield the changes of rows that are dataset ``inputs``, for each stretch of rows with one owner."""
+    starts = np.flatnonzero(np.diff(owners, prepend=-1))
+    for start, stop in zip(starts, [*starts[1:], len(owners)], strict=True):
+        yield flips(edits[owners[start]], inputs[start:stop].tolist(), site).behind(int(start) * site.elements)

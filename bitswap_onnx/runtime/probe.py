@@ -1,68 +1,115 @@
 """Judges whether a lane may be used, by trying it on some inputs."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bitswap_onnx.errors import ModelError
+from bitswap_onnx.graph.edits import InjectionEdits
 from bitswap_onnx.graph.model import Model
 from bitswap_onnx.graph.sites import NeuronSite
-from bitswap_onnx.runtime.golden_values import GoldenValues
-from bitswap_onnx.runtime.lanes import Block, FaultyPath, Lane
-from bitswap_onnx.runtime.model_lanes import WholeLanes
+from bitswap_onnx.runtime.chain import Values, orders, same_numbers
+from bitswap_onnx.runtime.common_batches import CommonBatches, Rest
+from bitswap_onnx.runtime.golden_block import GoldenBlock
+from bitswap_onnx.runtime.model_lanes import StagesLane, WholeLane
+from bitswap_onnx.runtime.neuron_lane import NeuronLane
 from bitswap_onnx.runtime.packed import PackedLane
 from bitswap_onnx.runtime.planted_faults import plant
 
-#: Inputs to try a lane with, rounded up to whole batches; fewer, but at least one batch, where their values do not fit
-#: the memory.
+#: Inputs to try lanes and chains with, rounded up to whole batches.
 PROBED_INPUTS = 32
+
+ChainLane = PackedLane | NeuronLane | StagesLane
 
 
 @dataclass(frozen=True, eq=False)
 class Probe:
-    """Tries lanes against the whole model.
-
-    ``golden`` has the inputs to try with, in whole batches; ``values_for`` tells which golden values a lane gets.
-    """
+    """Tries lanes on the golden ``block``: a lane of one stage against the stage, the chain against the whole model."""
 
     model: Model
     sites: Mapping[str, NeuronSite]
-    whole_lanes: WholeLanes
-    golden: GoldenValues
-    values_for: Callable[[Lane], frozenset[str]]
+    block: GoldenBlock
 
-    def accepts(self, lane: Lane, path: FaultyPath) -> bool:
-        """Whether a lane is exact, and exact for planted faults too; False if the runtime cannot load or run it."""
+    def accepts(self, lane: PackedLane | NeuronLane, stages: StagesLane) -> bool:
+        """Whether a lane makes what ``stages`` makes, clean and with planted faults; False if the runtime cannot run it."""
         try:
-            return self.is_exact(lane) and self.is_exact_for_planted_faults(lane, path)
+            return self.is_exact(lane) and self.is_exact_for_planted_faults(lane, stages)
         except ModelError:
             return False
 
-    def is_exact(self, lane: Lane) -> bool:
-        """Whether the scores keep the golden bits on a lane in other batches: rows rotated by one, and one half twice.
-
-        An operator that mixes the inputs of a batch may give the same in any order, but not beside other inputs.
-        """
-        block = self._block(lane)
-        order = np.arange(block.count)
-        if isinstance(lane, PackedLane) and not lane.keeps_places(block):
+    def is_exact(self, lane: PackedLane | NeuronLane) -> bool:
+        """Whether clean values keep the golden bits on a lane: channels in any row of a stretch, rows in any order."""
+        if isinstance(lane, PackedLane) and not lane.keeps_channels(self.block):
             return False
-        return all(bool(lane.control(block, rows).all()) for rows in (np.roll(order, 1), order // 2))
+        return isinstance(lane.place, int) or self._keeps_rows(lane.place, self.block.inner(lane.inner))
 
-    def is_exact_for_planted_faults(self, lane: Lane, path: FaultyPath) -> bool:
-        """Whether planted faults give the same scores on a lane as in the whole model."""
-        block = self._block(lane)
-        plants = plant(self.model, path, self.sites)
-        expected = np.stack([block.scores] * len(plants))
-        found = expected.copy()
-        for scores, tried in ((expected, self.whole_lanes.lane(path)), (found, lane)):
-            for faulty in tried.run(plants, block):
-                for number, part in zip(faulty.numbers, faulty.parts, strict=True):
-                    scores[number, faulty.rows[part]] = faulty.scores[part]
-        return np.array_equal(found, expected, equal_nan=True)
+    def is_exact_for_planted_faults(self, lane: PackedLane | NeuronLane, stages: StagesLane) -> bool:
+        """Whether planted faults give the same values on a lane as in the stage with the faults in it."""
+        plants = list(enumerate(plant(self.model, stages.path, self.sites)))
+        expected, made = (self._run(each, plants, stages.last) for each in (stages, lane))
+        return all(self._are_equal(number, expected, made, stages.last) for number, _ in plants)
 
-    def _block(self, lane: Lane) -> Block:
-        """Return the block of inputs that a lane is tried with: as many of the inputs as fit the memory together."""
-        _, block = next(self.golden.blocks(self.values_for(lane), 0, len(self.golden.inputs)))
-        return block
+    def is_exact_chain(self, stages: StagesLane, whole: WholeLane) -> bool:
+        """Whether planted faults in some stages give the same scores in the chain as in the whole model."""
+        plants = list(enumerate(plant(self.model, stages.path, self.sites)))
+        end, output = self.block.chain.count, self.block.chain.slicer.output
+        try:
+            made = self._run(stages, plants, end)
+        except ModelError:
+            return False
+        owners, inputs, scores = [], [], []
+        for faulty in whole.run(plants, self.block):
+            owners.append(np.full(len(faulty.rows), faulty.numbers[0]))
+            inputs.append(faulty.rows)
+            scores.append(faulty.scores)
+        shape = self.block.border(end)[output].shape[1:]
+        values = {output: np.concatenate(scores).reshape(-1, *shape)}
+        expected = _Rows(np.concatenate(owners), np.concatenate(inputs), values)
+        return all(self._are_equal(number, expected, made, end) for number, _ in plants)
+
+    def _keeps_rows(self, rest: Rest, golden: Values) -> bool:
+        behind, size = self.block.border(rest.stage + 1), self.block.size
+        part = rest.part
+        for order in orders(self.block.rows):
+            for first in range(0, len(order), size):
+                rows = order[first : first + size]
+                made = part.run({name: golden[name][rows] for name in rest.names})
+                if not all(map(same_numbers, made, (behind[name][rows] for name in part.outputs))):
+                    return False
+        return True
+
+    def _run(self, lane: ChainLane, plants: list[tuple[int, InjectionEdits]], end: int) -> "_Rows":
+        common = CommonBatches(self.block, end)
+        lane.run(plants, self.block, common)
+        common.drain()
+        if common.lost:
+            raise ModelError("golden rows were lost")
+        return _Rows(*common.collected())
+
+    def _are_equal(self, number: int, expected: "_Rows", made: "_Rows", end: int) -> bool:
+        golden = self.block.border(end)
+        for name in self.block.chain.borders[end]:
+            arrays = (rows.full(number, name, golden[name][: self.block.count]) for rows in (expected, made))
+            if not same_numbers(*arrays):
+                return False
+        return True
+
+
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """Rows that faults changed: their injections (``owners``), inputs and values."""
+
+    owners: NDArray[np.intp]
+    inputs: NDArray[np.intp]
+    values: Values
+
+    def full(self, number: int, name: str, golden: NDArray[Any]) -> NDArray[Any]:
+        """Return a value of one injection for all inputs: golden where it changed nothing."""
+        array = golden.copy()
+        rows = self.owners == number
+        if rows.any():
+            array[self.inputs[rows]] = self.values[name][rows]
+        return array

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from bitswap_onnx.graph.edits import InjectionEdits
@@ -34,14 +33,14 @@ class ReferenceEngine:
 
     def control(self, path: FaultyPath, first: int, stop: int) -> int:
         """Rewrite the tensors of ``path`` with the bits that they have, and run; return how many inputs stay golden."""
-        lane, block = self._lanes.lane(path), self._block(first, stop)
-        return int(lane.control(block, np.arange(block.count)).sum())
+        return self._lanes.lane(path).control(self._block(first, stop))
 
     def run(
         self, path: FaultyPath, injections: Sequence[InjectionEdits], first: int, stop: int
     ) -> Iterator[tuple[int, FaultyScores]]:
         """Yield the scores of each injection over the inputs ``first`` to ``stop``, as (first, scores)."""
-        for faulty in self._lanes.lane(path).run(injections, self._block(first, stop)):
+        numbered = list(enumerate(injections))
+        for faulty in self._lanes.lane(path).run(numbered, self._block(first, stop)):
             yield first, faulty
 
     @cached_property
@@ -49,4 +48,4 @@ class ReferenceEngine:
         return WholeLanes(clean_model(self.model, self.sites), self.numerics, self.output, self.sites)
 
     def _block(self, first: int, stop: int) -> Block:
-        return Block(self.inputs[first:stop], {}, self.scores[first:stop], self.numerics.batch_size, first)
+        return Block(self.inputs[first:stop], self.scores[first:stop], self.numerics.batch_size, first)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,11 @@ class Submodel:
 
     handle: Any = field(repr=False)
     outputs: tuple[str, ...]
+
+    @cached_property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the values that it takes."""
+        return tuple(value.name for value in self.handle.get_inputs())
 
     def values(self, names: Sequence[str], feeds: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
         """Return the outputs ``names`` for one batch of arrays; errors as `run`."""

@@ -58,8 +58,6 @@ class Worker:
         path, chunk = request.path, request.chunk
         if request.whole:
             self.incremental.give_up(path)
-        elif request.lane_number is not None:
-            self.incremental.adopt_lane(path, request.lane_number)
         engine = self.reference if request.engine == "reference" else self.incremental
         lane_kind = "whole" if engine is self.reference else self.incremental.lane_kind(path)
         is_due = request.control and request.controlled_lane != lane_kind
