@@ -20,7 +20,7 @@ from bitswap_onnx.campaign.records import AuditRecord
 from bitswap_onnx.campaign.store import Store
 from bitswap_onnx.data.chunks import Chunk, chunks
 from bitswap_onnx.errors import BitswapError, ControlFailedError
-from bitswap_onnx.runtime.messages import Unit, Work
+from bitswap_onnx.runtime.messages import PathUnit, PathWork, Unit, Work
 from bitswap_onnx.runtime.pool import Pool
 
 
@@ -70,12 +70,13 @@ def run_audit(
         if not waiting:
             return None
         position, path, chunk = waiting.pop(0)
-        work = Work(chunk, path, (position,), control=False)
-        return Unit(work, f"audit of {store.id_of(position)}", paths[path], [store.edits(position, chunk)], "reference")
+        work = Work(chunk, (PathWork(path, (position,), control=False),))
+        part = PathUnit(paths[path], [store.edits(position, chunk)])
+        return Unit(work, f"audit of {store.id_of(position)}", [part], "reference")
 
     checked: list[str] = []
     for done, (unit, result) in enumerate(pool.run(take, stop), 1):
-        (position,), chunk = unit.work.positions, unit.work.chunk
+        (position,), chunk = unit.work.parts[0].positions, unit.work.chunk
         stored, counts, records = store.outcome(position, chunk), result.counts[0], result.blobs[0]
         same = counts == stored.counts and records.get("per_input") == stored.per_input
         if not (same and _same_scores(records.get("scores"), stored.scores)):

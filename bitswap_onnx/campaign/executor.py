@@ -15,9 +15,9 @@ from bitswap_onnx.campaign.store import Store
 from bitswap_onnx.campaign.workers import CampaignWorkers
 from bitswap_onnx.data.chunks import Chunk, chunks
 from bitswap_onnx.errors import ControlFailedError, InterruptedRunError, amount
-from bitswap_onnx.outcome import Golden, judge
+from bitswap_onnx.outcome import Counts, Golden, judge
 from bitswap_onnx.runtime.lanes import FaultyPath
-from bitswap_onnx.runtime.messages import Engine, Result, Unit, Work
+from bitswap_onnx.runtime.messages import Engine, PathUnit, Result, Unit, Work
 from bitswap_onnx.runtime.pool import Pool
 
 #: Scores that one unit may keep, in bytes.
@@ -82,21 +82,20 @@ class Executor:
         store = self.store
         store.begin_injections(self._engine == "incremental")
         self._paths, self._lane_kinds = store.paths(), store.lanes or {}
-        schedule = Schedule(lots, largest=_largest_unit(store, lots))
+        schedule = Schedule(lots, self.workers.count, largest=_largest_unit(store, lots))
         done, inferences, critical = _tally(store)
         total, injections = done + sum(len(lot.positions) for lot in lots), store.injections
         for unit, result in pool.run(lambda worker: self._unit(schedule.take(worker)), self.stop):
-            if unit.work.path in store.given_up and not unit.whole:
-                continue  # begun before its lane was given up
-            if result.lane_kind != "whole" and result.control not in (None, len(unit.work.chunk)):
-                schedule.replace(unit.work.path, self._give_up(unit.work.path))
+            if self._failed(unit, result):
+                for part in unit.work.parts:
+                    schedule.replace(part.path, self._give_up(part.path))
                 done, inferences, critical = _tally(store)
                 continue
             schedule.learn(unit.work, result.seconds)
-            self._commit(unit, result)
-            done += len(result.counts)
-            inferences += sum(counts["inputs"] or 0 for counts in result.counts)
-            critical += sum(counts["critical"] or 0 for counts in result.counts)
+            counts = self._commit(unit, result)
+            done += len(counts)
+            inferences += sum(each["inputs"] or 0 for each in counts)
+            critical += sum(each["critical"] or 0 for each in counts)
             exactly = done * injections / total
             self._report(Progress("injections", int(exactly), injections, inferences, critical, exactly))
 
@@ -105,34 +104,55 @@ class Executor:
         if work is None:
             return None
         store = self.store
-        return Unit(
-            work=work,
-            label=f"faults in {store.label(work.path)}",
-            path=self._paths[work.path],
-            edits=[store.edits(position, work.chunk) for position in work.positions],
-            engine=self._engine,
-            lane_number=self.workers.lanes.get(work.path),
-            whole=work.path in store.given_up,
-        )
+        parts = [
+            PathUnit(
+                path=self._paths[part.path],
+                edits=[store.edits(position, work.chunk) for position in part.positions],
+                control=part.control,
+                controlled_lane=part.controlled_lane,
+                whole=part.path in store.given_up,
+            )
+            for part in work.parts
+        ]
+        label = f"faults in {store.label(work.parts[0].path)}"
+        if len(parts) > 1:
+            label += f" and {amount(len(parts) - 1, 'other faulty path')}"
+        return Unit(work, label, parts, self._engine)
 
-    def _commit(self, unit: Unit, result: Result) -> None:
-        """Commit a unit's outcomes and null control; raises ControlFailedError for a control that does not hold."""
+    def _failed(self, unit: Unit, result: Result) -> bool:
+        """Whether a lane has failed its null control, so that the paths of the unit have to run as whole models."""
+        lanes = zip(result.controls, result.lane_kinds, strict=True)
+        return any(control not in (None, len(unit.work.chunk)) and kind != "whole" for control, kind in lanes)
+
+    def _commit(self, unit: Unit, result: Result) -> list[Counts]:
+        """Commit a unit's outcomes and null controls; return the counts.
+
+        Raises ControlFailedError for a control that does not hold. Parts that had begun before the lane of their path was
+        given up are left out.
+        """
         work, store = unit.work, self.store
-        self.workers.lanes[work.path] = result.lane_number
-        path = ", ".join(unit.path)
-        if self._lane_kinds.get(path) != result.lane_kind:
-            self._lane_kinds[path] = result.lane_kind
-            store.keep_lanes(self._lane_kinds)
-        controls = [] if result.control is None else [(work.path, result.control, result.lane_kind)]
-        outcomes = list(zip(work.positions, result.counts, result.blobs, strict=bool(result.counts)))
+        counts, blobs = iter(result.counts), iter(result.blobs)
+        outcomes, controls = [], []
+        kinds = dict(self._lane_kinds)
+        for part, ran, control, kind in zip(work.parts, unit.parts, result.controls, result.lane_kinds, strict=True):
+            taken = list(zip(part.positions, counts, blobs, strict=False)) if result.counts else []
+            if part.path in store.given_up and not ran.whole:
+                continue
+            outcomes += taken
+            kinds[", ".join(ran.path)] = kind
+            if control is not None:
+                controls.append((part.path, control, kind))
+        if kinds != self._lane_kinds:
+            self._lane_kinds = kinds
+            store.keep_lanes(kinds)
         store.add(work.chunk, outcomes, controls)
-        if result.control not in (None, len(work.chunk)):
+        if any(control != len(work.chunk) for _, control, _ in controls):
             _refuse_failed_controls(store)
+        return [each for _, each, _ in outcomes]
 
     def _give_up(self, path: int) -> list[Lot]:
         """Give up the lane of a path and everything that it has committed; return the lots to run as whole models."""
         self.store.give_up(path)
-        self.workers.lanes.pop(path, None)
         queue = {block: {path: paths[path]} for block, paths in self.store.queue().items() if path in paths}
         return self._remaining(queue)
 

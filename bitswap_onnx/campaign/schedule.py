@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitswap_onnx.data.chunks import Chunk
-from bitswap_onnx.runtime.messages import Work
+from bitswap_onnx.runtime.messages import PathWork, Work
 
 #: Approximate seconds of a unit. A stopped campaign waits for the units that have begun.
 UNIT_SECONDS = 3.0
@@ -16,8 +16,8 @@ UNIT_SECONDS = 3.0
 #: Number of faulty paths with several tensors or sites up to which a campaign keeps them apart.
 _WIDE_PATHS = 8
 
-#: Injections of the first unit of a path, and of the largest. Between them, units are multiples of the first.
-FIRST_UNIT, LARGEST_UNIT = 32, 1024
+#: Injections of the first units, of the largest, and of the smallest that a short list is divided into.
+FIRST_UNIT, LARGEST_UNIT, SMALLEST_UNIT = 32, 1024, 8
 
 #: First input of a block → faulty path → positions of the injections that run over that block. None is the only key where
 #: injections run over all inputs.
@@ -46,15 +46,16 @@ class Lot:
 
 @dataclass
 class Schedule:
-    """Divides the ``lots`` of a campaign among workers.
+    """Divides the ``lots`` of a campaign among ``workers``.
 
-    A worker stays with its chunk of inputs, since it holds the golden values of that chunk. Workers go through the faulty
-    paths of their chunks, every second one backwards, so that each finds the lanes of about half of the paths for the
-    others. A worker without a chunk helps with the chunk that has most lots left. Units take about ``unit_seconds`` and
-    have at most ``largest`` injections.
+    A worker stays with its chunk of inputs, since it holds the golden values of that chunk, and goes through the lots of the
+    chunk in order. A worker without a chunk helps with the chunk that has most lots left. A unit takes lots until it is
+    likely to take ``unit_seconds``; it has at most ``largest`` injections, and towards the end a share of what is left, so
+    that workers end together.
     """
 
     lots: Iterable[Lot]
+    workers: int = 1
     unit_seconds: float = UNIT_SECONDS
     largest: int = LARGEST_UNIT
     _queues: dict[Chunk, deque[Lot]] = field(default_factory=dict)
@@ -66,21 +67,25 @@ class Schedule:
         for lot in self.lots:
             if not lot.is_handed_out:
                 self._queues.setdefault(lot.chunk, deque()).append(lot)
-        for queue in list(self._queues.values())[1::2]:
-            queue.reverse()
 
     def take(self, worker: int) -> Work | None:
         """Return the next work for a worker, or None if nothing is left."""
-        lot = self._current.get(worker)
-        if lot is None or lot.is_handed_out:
-            lot = self._next(lot.chunk if lot else None, {other.chunk for other in self._current.values()})
-            if lot is None:
-                return None
-            self._current[worker] = lot
-        size = self._size(lot)
-        positions, lot.positions = lot.positions[:size], lot.positions[size:]
-        control, lot.control = lot.control, False
-        return Work(lot.chunk, lot.path, tuple(positions.tolist()), control, lot.controlled_lane)
+        lot = self._next(worker)
+        if lot is None:
+            return None
+        chunk, parts = lot.chunk, list[PathWork]()
+        most = max(SMALLEST_UNIT, -(-self._left() // (2 * max(self.workers, 1))))
+        most, room = min(most, self.largest), 1.0
+        while lot is not None and lot.chunk == chunk and room > 0 and most > 0:
+            size = self._size(lot)
+            number = max(1, min(int(size * room), most))
+            positions, lot.positions = lot.positions[:number], lot.positions[number:]
+            control, lot.control = lot.control, False
+            parts.append(PathWork(lot.path, tuple(positions.tolist()), control, lot.controlled_lane))
+            room -= len(positions) / size
+            most -= len(positions)
+            lot = self._next(worker) if self._queues.get(chunk) or not lot.is_handed_out else None
+        return Work(chunk, tuple(parts))
 
     def replace(self, path: int, lots: Iterable[Lot]) -> None:
         """Put ``lots`` in place of the remaining work of a path."""
@@ -97,32 +102,46 @@ class Schedule:
         self._seconds.pop(path, None)
 
     def learn(self, work: Work, seconds: float) -> None:
-        """Note the seconds that some work took; the size of the next units of its path follows from them."""
-        if work.positions:
-            self._seconds[work.path] = seconds / (len(work.positions) * len(work.chunk))
+        """Note the seconds that some work took; the size of the next units with its paths follows from them."""
+        injections = sum(len(part.positions) for part in work.parts)
+        if injections:
+            each = seconds / (injections * len(work.chunk))
+            self._seconds |= {part.path: each for part in work.parts if part.positions}
+
+    def _left(self) -> int:
+        """Return how many injections have not been handed out."""
+        waiting = [lot for queue in self._queues.values() for lot in queue]
+        return sum(len(lot.positions) for lot in (*waiting, *self._begun))
 
     def _size(self, lot: Lot) -> int:
-        seconds = self._seconds.get(lot.path)
-        if seconds is None:
+        """Return how many injections of a lot make a unit of the wanted time."""
+        known = self._seconds.get(lot.path) or max(self._seconds.values(), default=None)
+        if known is None:
             return min(FIRST_UNIT, self.largest)
-        size = int(self.unit_seconds / max(seconds * len(lot.chunk), 1e-9))
-        size = size if size < FIRST_UNIT else size // FIRST_UNIT * FIRST_UNIT
-        return min(max(size, 1), self.largest)
+        return min(max(int(self.unit_seconds / max(known * len(lot.chunk), 1e-9)), 1), self.largest)
 
-    def _next(self, current: Chunk | None, taken: set[Chunk]) -> Lot | None:
-        """Return a lot of the ``current`` chunk, else of one that no worker has taken, else of the fullest one."""
+    def _next(self, worker: int) -> Lot | None:
+        """Return the worker's lot, or a new one: of its chunk, else of one that no worker has, else of the fullest one."""
+        lot = self._current.get(worker)
+        if lot is not None and not lot.is_handed_out:
+            return lot
+        taken = {other.chunk for other in self._current.values()}
         queues = {chunk: queue for chunk, queue in self._queues.items() if queue}
         free = [chunk for chunk in queues if chunk not in taken]
-        if current in queues:
-            lot = queues[current].popleft()
+        if lot is not None and lot.chunk in queues:
+            lot = queues[lot.chunk].popleft()
         elif free:
             lot = queues[free[0]].popleft()
         elif queues:
             lot = max(queues.values(), key=len).pop()
         else:
             self._begun = [lot for lot in self._begun if not lot.is_handed_out]
-            return max(self._begun, key=lambda lot: len(lot.positions), default=None)
+            lot = max(self._begun, key=lambda begun: len(begun.positions), default=None)
+            if lot is not None:
+                self._current[worker] = lot
+            return lot
         self._begun.append(lot)
+        self._current[worker] = lot
         return lot
 
 

@@ -1,4 +1,4 @@
-"""The workers of one campaign: their files, their settings, and the lanes that they have found."""
+"""The workers of one campaign: their files and their settings."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -13,7 +13,6 @@ from bitswap_onnx.campaign.setup import Setup
 from bitswap_onnx.campaign.store import Store
 from bitswap_onnx.errors import RunError
 from bitswap_onnx.outcome import Golden
-from bitswap_onnx.runtime.candidates import WHOLE
 from bitswap_onnx.runtime.lanes import FaultyPath
 from bitswap_onnx.runtime.pool import Pool
 from bitswap_onnx.runtime.worker_settings import WorkerSettings
@@ -29,16 +28,12 @@ _EXPECTED_GROWTH = 4
 
 @dataclass(eq=False)
 class CampaignWorkers:
-    """A pool of workers that stays while a list grows. Use it as a context manager; its end ends the workers.
-
-    ``lanes``: the lane that a worker found for a faulty path, by the path's number; it saves the others the search.
-    """
+    """A pool of workers that stays while a list grows. Use it as a context manager; its end ends the workers."""
 
     store: Store
     setup: Setup
     golden: Golden
     options: RunOptions
-    lanes: dict[int, int | None] = field(default_factory=dict, init=False)
     _pool: Pool | None = field(default=None, init=False)
 
     def __enter__(self) -> Self:
@@ -53,7 +48,7 @@ class CampaignWorkers:
     def started(self, queue: Queue) -> Pool:
         """Return the workers; if there are none yet, start them with the number of batches that each path has."""
         if self._pool is None:
-            self._pool = Pool(self._settings(self._expected_batches(queue)), self._count).__enter__()
+            self._pool = Pool(self._settings(self._expected_batches(queue)), self.count).__enter__()
         return self._pool
 
     def informed(self, queue: Queue) -> Pool:
@@ -61,12 +56,11 @@ class CampaignWorkers:
         pool, paths = self.started(queue), self._expected_batches(queue)
         if pool.settings.paths != paths:
             pool.expect(paths)
-            # a path that had too few batches for a search runs as the whole model; it may have enough now
-            self.lanes = {path: lane for path, lane in self.lanes.items() if lane != WHOLE}
         return pool
 
     @property
-    def _count(self) -> int:
+    def count(self) -> int:
+        """Number of worker processes; 0: everything runs in this one."""
         return self.options.worker_count(self.setup.numerics.provider)
 
     def _settings(self, paths: dict[FaultyPath, int]) -> WorkerSettings:
@@ -89,7 +83,7 @@ class CampaignWorkers:
             output=setup.output,
             criterion=golden.criterion,
             records=self.store.identity.records,
-            memory=self.options.memory_bytes // max(self._count, 1),
+            memory=self.options.memory_bytes // max(self.count, 1),
             paths=paths,
         )
 

@@ -107,7 +107,7 @@ class GoldenBlock(Block):
 def rows_that_differ(values: Values, golden: Values, rows: slice) -> NDArray[np.bool_]:
     """Return which rows of one batch of ``values`` have other bits than the golden ``rows``."""
     differ = [_differ(array, golden[name][rows]) for name, array in values.items()]
-    return np.logical_or.reduce(differ)
+    return np.asarray(np.logical_or.reduce(differ), np.bool_)
 
 
 def _differ(array: NDArray[Any], golden: NDArray[Any]) -> NDArray[np.bool_]:

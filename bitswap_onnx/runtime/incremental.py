@@ -148,8 +148,8 @@ class IncrementalEngine:
             count += len(injections)
         whole = [each for each in numbered if isinstance(self.lane(each[0]), WholeLane)]
         inputs = Block(self.inputs[first:stop], self.scores[first:stop], self.numerics.batch_size, first)
-        for path, injections in whole:
-            yield from ((first, faulty) for faulty in self._whole_lanes.lane(path).run(injections, inputs))
+        for path, ordered in whole:
+            yield from ((first, faulty) for faulty in self._whole_lanes.lane(path).run(ordered, inputs))
         chained = [each for each in numbered if each not in whole]
         if chained:
             for block in self._blocks(first, stop):
@@ -205,9 +205,8 @@ class IncrementalEngine:
         """Whether the chain agrees with the whole model about faults planted in the first path that has tensors alone."""
         block = self._probed_block(chain)
         candidates = Candidates(block, self.sites, self._rules, self._packed_paths)
-        lanes = [candidates.stages_lane(path) for path in self.paths]
-        lanes = [lane for lane in lanes if lane is not None and not lane.covers_all]
-        first = min(lanes, key=lambda lane: lane.first, default=None)
+        lanes = filter(None, map(candidates.stages_lane, self.paths))
+        first = min((lane for lane in lanes if not lane.covers_all), key=lambda lane: lane.first, default=None)
         probe = Probe(self.model, self.sites, block)
         return first is None or probe.is_exact_chain(first, self._whole_lanes.lane(first.path))
 

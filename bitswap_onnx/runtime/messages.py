@@ -20,15 +20,13 @@ Message = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
-    """Injections of one faulty path, by their ``positions`` in the campaign, to run over one chunk of inputs.
+class PathWork:
+    """Injections of one faulty path, by their ``positions`` in the campaign; ``path`` is the number of the path.
 
-    ``path`` is the number of the path. ``controlled_lane``: the lane whose null control has already passed; a new lane
-    needs its own. ``control``: whether this is the first unit of the path on this chunk. Its null control then runs
-    first, unless the worker uses ``controlled_lane``.
+    ``control``: whether this is the first work of the path on its chunk of inputs. Its null control is then due, unless the
+    path still runs on ``controlled_lane``, the lane whose null control has already passed.
     """
 
-    chunk: Chunk
     path: int
     positions: tuple[int, ...]
     control: bool
@@ -36,51 +34,61 @@ class Work:
 
 
 @dataclass(frozen=True, slots=True)
-class Unit:
-    """Some ``work`` with all that a worker needs for it: the keys of the faulty ``path``, and ``edits`` per injection.
+class Work:
+    """Injections of one or several faulty paths to run over one chunk of inputs."""
 
-    ``label`` names the unit in messages. ``lane_number``: the lane that another worker found for the path, None if none has.
-    ``whole``: the path runs as whole models, because its lane was given up.
+    chunk: Chunk
+    parts: tuple[PathWork, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PathUnit:
+    """What a worker needs for the injections of one path: the keys of the faulty ``path``, and ``edits`` per injection.
+
+    ``control`` and ``controlled_lane`` as in `PathWork`. ``whole``: the path runs as whole models, because its lane was
+    given up.
     """
+
+    path: tuple[str, ...]
+    edits: list[InjectionEdits]
+    control: bool = False
+    controlled_lane: str | None = None
+    whole: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """Some ``work`` with all that a worker needs for it, ``parts`` in the same order; ``label`` names it in messages."""
 
     work: Work
     label: str
-    path: tuple[str, ...]
-    edits: list[InjectionEdits]
+    parts: list[PathUnit]
     engine: Engine
-    lane_number: int | None = None
-    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
     """The outcome of a unit.
 
-    ``control``: the number of inputs that the null control left masked, None if none ran. If it left fewer than all,
-    nothing else was run. ``counts`` and ``blobs`` (the recorded ``per_input`` and ``scores``, by name) are per injection.
-    ``lane_number`` is the lane that the incremental engine found for the path, ``lane_kind`` its kind.
+    ``controls``: for each part, the number of inputs that the null control left masked, None if none was due. If it left
+    fewer than all, the unit has no outcomes. ``counts`` and ``blobs`` (the recorded ``per_input`` and ``scores``, by name)
+    are per injection, part after part. ``lane_kinds``: the kind of lane of each part.
     """
 
-    control: int | None
+    controls: list[int | None]
     counts: list[Counts]
     blobs: list[dict[str, bytes]]
     seconds: float
-    lane_number: int | None = None
-    lane_kind: str = "whole"
+    lane_kinds: list[str]
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerRequest:
-    """The part of a `Unit` and its `Work` that is sent to a worker; the fields have the same meaning as there."""
+    """The part of a `Unit` that is sent to a worker."""
 
-    path: tuple[str, ...]
     chunk: Chunk
-    edits: list[InjectionEdits]
-    control: bool
-    controlled_lane: str | None
+    parts: list[PathUnit]
     engine: Engine
-    lane_number: int | None
-    whole: bool
 
 
 def encode_edits(edits: InjectionEdits) -> list[Any]:
@@ -99,15 +107,17 @@ def decode_edits(encoded: list[Any]) -> InjectionEdits:
 
 def encode_request(request: WorkerRequest) -> Message:
     """Return a request as a message."""
-    chunk, edits = request.chunk, [encode_edits(edits) for edits in request.edits]
-    return {**_fields(request), "chunk": [chunk.first, chunk.stop], "edits": edits}
+    parts = [{**_fields(part), "edits": [encode_edits(edits) for edits in part.edits]} for part in request.parts]
+    return {"chunk": [request.chunk.first, request.chunk.stop], "parts": parts, "engine": request.engine}
 
 
 def decode_request(message: Message) -> WorkerRequest:
     """Return the request that `encode_request` encoded."""
-    edits = [decode_edits(encoded) for encoded in message["edits"]]
-    path, chunk = tuple(message["path"]), Chunk(*message["chunk"])
-    return WorkerRequest(**{**message, "path": path, "chunk": chunk, "edits": edits})
+    parts = [
+        PathUnit(**{**part, "path": tuple(part["path"]), "edits": [decode_edits(encoded) for encoded in part["edits"]]})
+        for part in message["parts"]
+    ]
+    return WorkerRequest(Chunk(*message["chunk"]), parts, message["engine"])
 
 
 def encode_result(result: Result) -> tuple[Message, dict[str, bytes]]:
@@ -126,7 +136,7 @@ def decode_result(message: Message, blobs: dict[str, bytes]) -> Result:
     return Result(**message, blobs=by_injection)
 
 
-def _fields(record: WorkerRequest | Result) -> Message:
+def _fields(record: PathUnit | Result) -> Message:
     return {name: getattr(record, name) for name in record.__slots__}
 
 

@@ -99,23 +99,19 @@ class Pool:
                 yield running.pop(future)[1], future.result()
 
     def _run(self, worker: int, unit: Unit) -> Result:
-        """Run a unit; injections with the same edits run only once."""
-        keys = [json.dumps(encode_edits(edits)) for edits in unit.edits]
-        distinct = dict(zip(keys, unit.edits, strict=True))
-        work = unit.work
-        request = WorkerRequest(
-            path=unit.path,
-            chunk=work.chunk,
-            edits=list(distinct.values()),
-            control=work.control,
-            controlled_lane=work.controlled_lane,
-            engine=unit.engine,
-            lane_number=unit.lane_number,
-            whole=unit.whole,
-        )
+        """Run a unit; injections of a path with the same edits run only once."""
+        parts, order = [], []
+        count = 0
+        for part in unit.parts:
+            keys = [json.dumps(encode_edits(edits)) for edits in part.edits]
+            distinct = dict(zip(keys, part.edits, strict=True))
+            numbers = {key: number for number, key in enumerate(distinct, count)}
+            order += [numbers[key] for key in keys]
+            count += len(distinct)
+            parts.append(replace(part, edits=list(distinct.values())))
+        request = WorkerRequest(unit.work.chunk, parts, unit.engine)
         result = self._run_in_process(request, unit.label) if not self.size else self._send(worker, request, unit.label)
-        numbers = {key: number for number, key in enumerate(distinct)}
-        order = [numbers[key] for key in keys] if result.counts else []
+        order = order if result.counts else []
         return replace(result, counts=[result.counts[i] for i in order], blobs=[result.blobs[i] for i in order])
 
     def _run_in_process(self, request: WorkerRequest, label: str) -> Result:

@@ -11,7 +11,7 @@ from bitswap_onnx.graph.edits import InjectionEdits
 from bitswap_onnx.graph.model import Model
 from bitswap_onnx.graph.sites import NeuronSite
 from bitswap_onnx.outcome import Scores
-from bitswap_onnx.runtime.lanes import Block, FaultyPath, FaultyScores
+from bitswap_onnx.runtime.lanes import Block, FaultyPath, FaultyScores, LaneKind
 from bitswap_onnx.runtime.model_lanes import WholeLanes, clean_model
 from bitswap_onnx.runtime.session import Numerics
 
@@ -31,6 +31,15 @@ class ReferenceEngine:
     scores: Scores
     sites: Mapping[str, NeuronSite] = field(default_factory=dict)
 
+    @property
+    def lost(self) -> int:
+        """As `IncrementalEngine.lost`: no golden rows run along with whole models, which have null controls."""
+        return 0
+
+    def lane_kind(self, path: FaultyPath) -> LaneKind:
+        """Return the kind of lane that every path runs on."""
+        return self._lanes.lane(path).kind
+
     def control(self, path: FaultyPath, first: int, stop: int) -> int:
         """Rewrite the tensors of ``path`` with the bits that they have, and run; return how many inputs stay golden."""
         return self._lanes.lane(path).control(self._block(first, stop))
@@ -38,10 +47,18 @@ class ReferenceEngine:
     def run(
         self, path: FaultyPath, injections: Sequence[InjectionEdits], first: int, stop: int
     ) -> Iterator[tuple[int, FaultyScores]]:
-        """Yield the scores of each injection over the inputs ``first`` to ``stop``, as (first, scores)."""
-        numbered = list(enumerate(injections))
-        for faulty in self._lanes.lane(path).run(numbered, self._block(first, stop)):
-            yield first, faulty
+        """As `run_all`, for one path."""
+        return self.run_all([(path, injections)], first, stop)
+
+    def run_all(
+        self, work: Sequence[tuple[FaultyPath, Sequence[InjectionEdits]]], first: int, stop: int
+    ) -> Iterator[tuple[int, FaultyScores]]:
+        """Yield the scores of injections of several paths, numbered through, over the inputs ``first`` to ``stop``."""
+        count = 0
+        for path, injections in work:
+            for faulty in self._lanes.lane(path).run(list(enumerate(injections, count)), self._block(first, stop)):
+                yield first, faulty
+            count += len(injections)
 
     @cached_property
     def _lanes(self) -> WholeLanes:

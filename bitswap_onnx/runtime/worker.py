@@ -24,11 +24,21 @@ from bitswap_onnx.graph.slices import Slicer
 from bitswap_onnx.outcome import Counts, Golden, Outcomes, Scores, judge_rows
 from bitswap_onnx.runtime.incremental import IncrementalEngine
 from bitswap_onnx.runtime.lanes import FaultyPath, affected_inputs
-from bitswap_onnx.runtime.messages import Message, Result, WorkerRequest, decode_request, encode_result, receive, send
+from bitswap_onnx.runtime.messages import (
+    Message,
+    PathUnit,
+    Result,
+    WorkerRequest,
+    decode_request,
+    encode_result,
+    receive,
+    send,
+)
 from bitswap_onnx.runtime.reference import ReferenceEngine
 from bitswap_onnx.runtime.worker_settings import WorkerSettings, decode_paths, decode_settings
 
 Rows = NDArray[np.intp]
+Engine = ReferenceEngine | IncrementalEngine
 
 
 class Worker:
@@ -53,31 +63,38 @@ class Worker:
         self._golden_part: tuple[Chunk, Golden] | None = None
 
     def run(self, request: WorkerRequest) -> Result:
-        """Run one unit: the null control if it is due, then the injections unless it failed."""
+        """Run one unit: the null controls that are due, then the injections, unless a control failed."""
         begun = time.perf_counter()
-        path, chunk = request.path, request.chunk
-        if request.whole:
-            self.incremental.give_up(path)
+        for part in request.parts:
+            if part.whole:
+                self.incremental.give_up(part.path)
         engine = self.reference if request.engine == "reference" else self.incremental
-        lane_kind = "whole" if engine is self.reference else self.incremental.lane_kind(path)
-        is_due = request.control and request.controlled_lane != lane_kind
-        control = engine.control(path, chunk.first, chunk.stop) if is_due else None
-        tallies = self._run_injections(engine, request) if control in (None, len(chunk)) else []
+        kinds: list[str] = [engine.lane_kind(part.path) for part in request.parts]
+        controls = [self._control(engine, request, part, kind) for part, kind in zip(request.parts, kinds, strict=True)]
+        whole = len(request.chunk)
+        tallies = self._run_injections(engine, request) if set(controls) <= {None, whole} else []
+        if engine.lost:  # golden rows that ran along did not stay golden
+            controls, tallies = [max(0, whole - engine.lost)] * len(controls), []
         counts, blobs = [tally.counts for tally in tallies], [tally.blobs() for tally in tallies]
-        lane_number = None if engine is self.reference else self.incremental.lane_number(path)
-        return Result(control, counts, blobs, time.perf_counter() - begun, lane_number, lane_kind)
+        return Result(controls, counts, blobs, time.perf_counter() - begun, kinds)
 
     def expect(self, paths: Mapping[FaultyPath, int]) -> None:
         """Take in the faulty paths to come, with their batches; their neuron sites are among those of the settings."""
         self.incremental.expect(paths)
 
-    def _run_injections(self, engine: ReferenceEngine | IncrementalEngine, request: WorkerRequest) -> list["_Tally"]:
-        tallies = [_Tally(self.records) for _ in request.edits]
-        for start, faulty in engine.run(request.path, request.edits, request.chunk.first, request.chunk.stop):
+    def _control(self, engine: Engine, request: WorkerRequest, part: PathUnit, kind: str) -> int | None:
+        is_due = part.control and part.controlled_lane != kind
+        return engine.control(part.path, request.chunk.first, request.chunk.stop) if is_due else None
+
+    def _run_injections(self, engine: Engine, request: WorkerRequest) -> list["_Tally"]:
+        injections = [edits for part in request.parts for edits in part.edits]
+        tallies = [_Tally(self.records) for _ in injections]
+        work = [(part.path, part.edits) for part in request.parts]
+        for start, faulty in engine.run_all(work, request.chunk.first, request.chunk.stop):
             golden = self._golden_of(Chunk(start, start + faulty.inputs))
             outcomes = judge_rows(golden, faulty.rows, faulty.scores, faulty.bounds)
             for number, part, judged in zip(faulty.numbers, faulty.parts, outcomes, strict=True):
-                inputs = affected_inputs(request.edits[number], start, faulty.inputs)
+                inputs = affected_inputs(injections[number], start, faulty.inputs)
                 tallies[number].add(judged, inputs, golden, faulty.rows[part], faulty.scores[part])
         return tallies
 
