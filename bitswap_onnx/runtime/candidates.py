@@ -26,11 +26,12 @@ _BLOCKED_ENTRIES = ((False, False), (True, True), (False, True), (True, False))
 
 @dataclass(frozen=True, eq=False)
 class _Plan:
-    """A way through one stage: values ``changed`` go on, to make ``computed`` values of the border from ``names``.
+    """A way through a ``stage``: values ``changed`` go on, to make ``computed`` values of the border from ``names``.
 
     ``names`` are the border's values where nothing is to be computed. ``wanted``: all golden values within the stage.
     """
 
+    stage: int
     changed: tuple[str, ...]
     names: tuple[str, ...]
     computed: tuple[str, ...]
@@ -65,10 +66,9 @@ class Candidates:
         return None if span is None else StagesLane(self.chain, *span, path, reaching)
 
     def lanes(self, path: FaultyPath, stages: StagesLane) -> Iterator[PackedLane | NeuronLane]:
-        """Yield the lanes that may stand in for ``stages``, if that is one stage; the one to try first comes first."""
-        stage = stages.first
+        """Yield the lanes that may stand in for ``stages``, if one stage is enough; the one to try first comes first."""
         for plan in self._plans(path, stages):
-            inner = self._inner_values(stage, plan.wanted)
+            stage, inner = plan.stage, self._inner_values(plan.stage, plan.wanted)
             if inner is None:
                 continue
             entries = _BLOCKED_ENTRIES if self.chain.numerics.layout == "blocked" else _BLOCKED_ENTRIES[:1]
@@ -85,15 +85,16 @@ class Candidates:
         if not is_site(key):
             return slicer.users(key)
         value = tapped_value(key)
-        maker = slicer.producer.get(value)
-        return slicer.readers.get(value, ()) if maker is None else (maker,)
+        makers = {slicer.producer[value]} if value in slicer.producer else set[int]()
+        is_input = value == key  # its flip node stands before the node that reads it
+        return makers.union(slicer.readers.get(value, ())) if is_input or not makers else makers
 
     def _plans(self, path: FaultyPath, stages: StagesLane) -> Iterator[_Plan]:
-        if stages.last != stages.first + 1 or self.chain.slicer.model.proto.graph.sparse_initializer:
+        if self.chain.slicer.model.proto.graph.sparse_initializer:
             return
         if any(map(is_site, path)):
             yield from self._neuron_plans(path, stages)
-        elif len(path) == 1:
+        elif len(path) == 1 and stages.last == stages.first + 1:
             yield from self._packed_plans(path[0], stages.first)
 
     def _packed_plans(self, tensor: str, stage: int) -> Iterator[_Plan]:
@@ -106,13 +107,15 @@ class Candidates:
             yield from self._plan(stage, (stretch.value,), slicer.cone([stretch.start]), feeds, stretch)
 
     def _neuron_plans(self, path: FaultyPath, stages: StagesLane) -> Iterator[_Plan]:
-        """Yield the plan for a path of sites none of which depends on another one."""
+        """Yield the plan for a path of sites of one stage, none of which depends on another one."""
         slicer = self.chain.slicer
         values = tuple(tapped_value(key) for key in stages.sites)
+        makers = [slicer.producer[value] for value in values if value in slicer.producer]
         behind = slicer.cone(reader for value in values for reader in slicer.readers.get(value, ()))
-        are_apart = all(slicer.producer.get(value) not in behind for value in values)
-        if values and all(map(is_site, path)) and are_apart:
-            yield from self._plan(stages.first, values, behind, (), None)
+        span = self.chain.span(makers) or (0, 1)  # inputs of the model have no maker
+        is_one_stage = span[1] - span[0] == 1 and (span[0] == 0 or len(makers) == len(values))
+        if values and all(map(is_site, path)) and is_one_stage and behind.isdisjoint(makers):
+            yield from self._plan(span[0], values, behind, (), None)
 
     def _plan(
         self,
@@ -129,7 +132,9 @@ class Candidates:
         cuts = slicer.cuts(cone, changed, computed) if computed else border if passing else None
         if cuts is None or not self.rules.rows_may_move({*cuts, *changed}, computed or changed):
             return
-        yield _Plan(changed, tuple(sorted({*cuts, *passing})), computed, frozenset({*cuts, *changed, *more}), stretch)
+        yield _Plan(
+            stage, changed, tuple(sorted({*cuts, *passing})), computed, frozenset({*cuts, *changed, *more}), stretch
+        )
 
     def _inner_values(self, stage: int, wanted: frozenset[str]) -> InnerValues | None:
         """Return golden values that include those ``wanted``; None if reading them changes what the stage makes."""
@@ -143,8 +148,8 @@ class Candidates:
         names: frozenset[str] = frozenset()
         for path in self.paths():
             lane = self.stages_lane(path)
-            if lane is not None and lane.first == stage:
-                names |= next((plan.wanted for plan in self._plans(path, lane)), names)
+            if lane is not None and lane.first <= stage < lane.last:
+                names |= next((plan.wanted for plan in self._plans(path, lane) if plan.stage == stage), frozenset())
         return names
 
     def _exact_inner_values(self, stage: int, names: frozenset[str]) -> InnerValues | None:

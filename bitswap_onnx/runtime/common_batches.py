@@ -138,13 +138,13 @@ class CommonBatches:
             self._pass_on(border + 1, values, waiting.owners[real], waiting.inputs[real], real)
 
     def scores(self, numbers: Iterable[int]) -> FaultyScores:
-        """Return the scores that were collected for the injections ``numbers``, which ascend from 0."""
+        """Return the scores that were collected for the injections ``numbers``, which ascend and have all rows."""
         numbers = list(numbers)
         owners, inputs, values = self.collected()
         output = self.chain.slicer.output
         scores: Scores = flat(values[output]) if values else self.block.scores[:0]
         order = np.argsort(owners, kind="stable")
-        bounds = np.searchsorted(owners[order], np.arange(len(numbers) + 1)).tolist()
+        bounds = [*np.searchsorted(owners[order], numbers).tolist(), len(owners)]
         return FaultyScores(self.block.count, numbers, inputs[order], bounds, scores[order])
 
     def collected(self) -> tuple[NDArray[np.intp], NDArray[np.intp], Values]:
