@@ -85,6 +85,7 @@ class CommonBatches:
     end: int
     lost: int = 0
     _waiting: dict[Place, _Waiting] = field(default_factory=dict, init=False)
+    _ran: set[int] = field(default_factory=set, init=False)
     _done: list[tuple[NDArray[np.intp], NDArray[np.intp], Values]] = field(default_factory=list, init=False)
     _batches: int = field(default=0, init=False)
 
@@ -124,6 +125,10 @@ class CommonBatches:
         """Count golden rows that a lane found changed."""
         self.lost += lost
 
+    def finish(self, numbers: Iterable[int]) -> None:
+        """Note that a lane has added all rows of the injections ``numbers``."""
+        self._ran.update(numbers)
+
     def drain(self) -> None:
         """Run all rows that still wait."""
         for place in [place for place in self._waiting if isinstance(place, Rest)]:
@@ -138,8 +143,10 @@ class CommonBatches:
             self._pass_on(border + 1, values, waiting.owners[real], waiting.inputs[real], real)
 
     def scores(self, numbers: Iterable[int]) -> FaultyScores:
-        """Return the scores that were collected for the injections ``numbers``, which ascend and have all rows."""
+        """Return the scores that were collected for the injections ``numbers``, which ascend and are finished."""
         numbers = list(numbers)
+        if self._waiting or not self._ran.issuperset(numbers):
+            raise AssertionError("rows of some injections did not run")
         owners, inputs, values = self.collected()
         output = self.chain.slicer.output
         scores: Scores = flat(values[output]) if values else self.block.scores[:0]

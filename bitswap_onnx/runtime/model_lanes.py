@@ -199,6 +199,7 @@ class StagesLane:
             )
             for start, rows, made in faulty.run(edits, feeds, block):
                 self._add(dict(zip(faulty.outputs, made, strict=True)), start, rows, number, block, common)
+            common.finish([number])
 
     def _add(
         self, made: Values, start: int, rows: NDArray[np.intp], number: int, block: GoldenBlock, common: CommonBatches

@@ -61,6 +61,7 @@ class NeuronLane:
                     change.apply(bits)
 
         common.add(self.place, golden, owners, inputs, write)
+        common.finish(number for number, _ in injections)
 
 
 def _changes(

@@ -130,6 +130,7 @@ class PackedLane:
             faulty = np.moveaxis(value, self.stretch.axis, 1)
             write = self._writer(golden, inputs + start, channels, faulty, (inputs, places))
             common.add(self.place, golden, owners, inputs + start, write)
+        common.finish(pack.numbers.tolist())
 
     def _writer(
         self,

@@ -12,9 +12,10 @@ from bitswap_onnx.faults.bits import FORMATS, BitFormat, to_bits
 from bitswap_onnx.graph.edits import ALL_INPUTS, InjectionEdits, NeuronEdit, WeightEdit
 from bitswap_onnx.graph.model import Model
 from bitswap_onnx.graph.sites import NeuronSite
+from bitswap_onnx.graph.stretches import ROWS
 
-#: Elements of a tensor or site that each planted injection hits, at most.
-_PLANTED = 16
+#: Elements of a tensor or site that each planted injection hits, at most: as many as a run of a stretch has room for.
+_PLANTED = ROWS - 1
 
 
 def plant(model: Model, path: tuple[str, ...], sites: Mapping[str, NeuronSite]) -> list[InjectionEdits]:
@@ -23,7 +24,7 @@ def plant(model: Model, path: tuple[str, ...], sites: Mapping[str, NeuronSite]) 
     - The first makes the middle element as large as its format allows: Inf spreads from it, and NaN (Inf times 0).
     - The second hits elements all over a tensor. Every other one becomes subnormal; the others become ordinary numbers of
       either sign, so that channels that are dead without a fault may live and show how they round.
-    - The others change mantissas all over a tensor, of at least 16 elements in all. A part of the model may prepare
+    - The others change mantissas all over a tensor, of at least 15 elements in all. A part of the model may prepare
       parameters at loading with another rounding than the whole model, which clean parameters need not show.
 
     Of integers a bit flips. Neurons are hit in every input.

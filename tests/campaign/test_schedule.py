@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from bitswap_onnx.campaign.schedule import FIRST_UNIT, LARGEST_UNIT, Lot, Queue, Schedule, make_lots
 from bitswap_onnx.data.chunks import BATCHES_PER_CHUNK, CHUNKS, Chunk, chunk_length, chunks
-from bitswap_onnx.runtime.messages import Work
+from bitswap_onnx.runtime.messages import PathWork, Work
 
 
 def lots(*sizes: int, parts: int = 2) -> list[Lot]:
@@ -42,33 +42,51 @@ def test_all_work_is_handed_out_once(sizes: list[int], parts: int, order: list[i
             continue
         taken.append(work)
         schedule.learn(work, data.draw(st.floats(0, 100)))
-    handed = sorted((work.chunk.first, position) for work in taken for position in work.positions)
+    handed = sorted((work.chunk.first, at) for work in taken for part in work.parts for at in part.positions)
     assert handed == [(8 * part, position) for part in range(parts) for position in range(sum(sizes))]
-    controls = sorted((work.chunk.first, work.path) for work in taken if work.control)
+    controls = sorted((work.chunk.first, part.path) for work in taken for part in work.parts if part.control)
     paths = [path for path, size in enumerate(sizes) if size]  # one that has nothing to run needs no control
     assert controls == [(8 * part, path) for part in range(parts) for path in paths]
+
+
+def handed_out(work: Work | None) -> list[tuple[int, int]]:
+    """Return each path of a unit and its number of injections."""
+    assert work is not None
+    return [(part.path, len(part.positions)) for part in work.parts]
 
 
 def test_the_null_control_comes_first() -> None:
     schedule = Schedule(lots(100, parts=1))
     works = [schedule.take(0) for _ in range(4)]
-    assert [work.control for work in works if work] == [True, False, False, False]
+    assert [work.parts[0].control for work in works if work] == [True, False, False, False]
 
 
-def test_a_worker_stays_with_its_chunk_and_others_walk_backwards() -> None:
-    schedule = Schedule(lots(1, 1, 1))
-    taken = [(worker, work.chunk.first, work.path) for worker in (0, 1, 0, 1) if (work := schedule.take(worker))]
-    assert taken == [(0, 0, 0), (1, 8, 2), (0, 0, 1), (1, 8, 1)]
+def test_a_unit_takes_several_paths_of_its_chunk() -> None:
+    schedule = Schedule(lots(10, 10, 10, 40))
+    assert handed_out(schedule.take(0)) == [(0, 10), (1, 10), (2, 10), (3, 2)]
+    assert handed_out(schedule.take(0)) == [(3, 32)]
+    assert handed_out(schedule.take(0)) == [(3, 6)]
+    work = schedule.take(0)
+    assert work is not None
+    assert work.chunk == Chunk(8, 16)
 
 
 def test_who_has_nothing_left_helps() -> None:
-    schedule = Schedule(lots(1, 200, parts=1))
-    assert schedule.take(0) == Work(Chunk(0, 8), 0, (0,), control=True)
+    schedule = Schedule(lots(1, 200, parts=1), workers=2)
     first, helped = schedule.take(0), schedule.take(1)
+    assert handed_out(first) == [(0, 1), (1, 31)]
+    assert handed_out(helped) == [(1, 32)]
     assert first is not None
     assert helped is not None
-    assert (first.path, helped.path) == (1, 1)
-    assert not set(first.positions) & set(helped.positions)
+    assert not set(first.parts[1].positions) & set(helped.parts[0].positions)
+
+
+def test_short_lists_end_in_small_units() -> None:
+    schedule = Schedule(lots(40, parts=1), workers=2)
+    sizes = []
+    while (work := schedule.take(len(sizes) % 2)) is not None:
+        sizes.append(len(work.parts[0].positions))
+    assert sizes == [10, 8, 8, 8, 6]
 
 
 def test_units_grow_and_shrink_with_the_time_they_take() -> None:
@@ -77,11 +95,11 @@ def test_units_grow_and_shrink_with_the_time_they_take() -> None:
     for seconds_per_injection in (0.001, 0.1, 2.0, 0.0):
         work = schedule.take(0)
         assert work is not None
-        sizes.append(len(work.positions))
-        schedule.learn(work, seconds_per_injection * len(work.positions))
+        sizes.append(len(work.parts[0].positions))
+        schedule.learn(work, seconds_per_injection * sizes[-1])
     last = schedule.take(0)
     assert last is not None
-    assert [*sizes, len(last.positions)] == [FIRST_UNIT, 992, 10, 1, LARGEST_UNIT]
+    assert [*sizes, len(last.parts[0].positions)] == [FIRST_UNIT, 1000, 10, 1, LARGEST_UNIT]
 
 
 def test_what_is_done_is_not_handed_out_again() -> None:
@@ -97,11 +115,11 @@ def test_what_is_done_is_not_handed_out_again() -> None:
 def test_an_injection_is_run_over_its_block_alone() -> None:
     """And so is the null control of its path: (chunk, path, positions, control, the lane that one held on)."""
     queue: Queue = {0: {0: np.array([4]), 2: np.array([0])}, 16: {0: np.array([1, 3])}}
-    left = make_lots(chunks(20, 8), queue, lambda chunk: np.array([0, 3]), lambda chunk: {chunk.first: "cone"})
+    left = make_lots(chunks(20, 8), queue, lambda chunk: np.array([0, 3]), lambda chunk: {chunk.first: "stages"})
     assert [(lot.chunk.first, lot.path, lot.positions.tolist(), lot.control, lot.controlled_lane) for lot in left] == [
-        (0, 0, [4], True, "cone"),
+        (0, 0, [4], True, "stages"),
         (0, 2, [], False, None),
         (16, 0, [1], True, None),
     ]
     (_, work) = (Schedule(left).take(worker) for worker in (1, 0))
-    assert work == Work(Chunk(16, 20), 0, (1,), control=True)
+    assert work == Work(Chunk(16, 20), (PathWork(0, (1,), control=True),))

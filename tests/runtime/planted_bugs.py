@@ -1,9 +1,10 @@
 """Bugs to plant with a `pytest.MonkeyPatch`, beyond those of the packed lane: each is a function of the patch."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import islice
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,12 +23,12 @@ from bitswap_onnx.graph.receipts import ResolvedInjection
 from bitswap_onnx.graph.row_rules import ROW_RULES
 from bitswap_onnx.graph.sites import NeuronSite
 from bitswap_onnx.graph.slices import Slicer
-from bitswap_onnx.graph.stretches import ROWS, ChannelwiseStretch, StretchRow
+from bitswap_onnx.graph.stretches import ChannelwiseStretch, StretchRow
 from bitswap_onnx.outcome import Golden
-from bitswap_onnx.runtime import model_lanes, neuron_lane, worker
-from bitswap_onnx.runtime.golden_values import GoldenValues
-from bitswap_onnx.runtime.lanes import Block, FaultyScores
-from bitswap_onnx.runtime.packed import Pack, PackedLane
+from bitswap_onnx.runtime import model_lanes, neuron_lane, packed, worker
+from bitswap_onnx.runtime.common_batches import CommonBatches, Rest
+from bitswap_onnx.runtime.lanes import Block
+from bitswap_onnx.runtime.packed import FAULTY_ROWS, Pack, PackedLane
 from bitswap_onnx.runtime.probe import Probe
 from bitswap_onnx.runtime.submodel import Submodel
 from bitswap_onnx.runtime.worker import Worker
@@ -49,7 +50,7 @@ def both(*mutants: Mutant) -> Mutant:
 def probe_looks_away(patch: Patch) -> None:
     """The probe accepts every lane."""
     patch.setattr(Probe, "is_exact", lambda self, lane: True)
-    patch.setattr(Probe, "is_exact_for_planted_faults", lambda self, lane, path: True)
+    patch.setattr(Probe, "is_exact_for_planted_faults", lambda self, lane, stages: True)
 
 
 def turned_back(patch: Patch) -> None:
@@ -62,9 +63,16 @@ def turned_back(patch: Patch) -> None:
 
 
 def side_of_the_first_batch(patch: Patch) -> None:
-    """What a residual Add takes in beside the channels is that of the block's first batch."""
-    batch = Block.batch
-    patch.setattr(Block, "batch", lambda self, name, start: batch(self, name, 0 if name == "side" else start))
+    """What a residual Add takes in beside the channels is that of the first batch."""
+    right, kept = packed._fed, list[Any]()
+
+    def first(value: Any, feed: Any, rows: Any) -> Any:
+        if feed.value != "side":
+            return right(value, feed, rows)
+        kept.append(value)
+        return right(kept[0], feed, rows)
+
+    patch.setattr(packed, "_fed", first)
 
 
 def first_reader_only(patch: Patch) -> None:
@@ -114,29 +122,15 @@ def stuck_at_0_keeps(patch: Patch) -> None:
     patch.setattr(resolve, "operation", wrong)
 
 
-def last_batch_of_the_block_before(patch: Patch) -> None:
-    """Where memory of a block is used again, its last batch is not written."""
-    make = GoldenValues._values
-
-    def partly(self: GoldenValues, inputs: Any, names: frozenset[str], spare: dict[str, Any]) -> dict[str, Any]:
-        before = {name: array.copy() for name, array in spare.items()}
-        values = make(self, inputs, names, spare)
-        for name, array in before.items():
-            values[name][-BATCH:] = array[: len(values[name])][-BATCH:]
-        return values
-
-    patch.setattr(GoldenValues, "_values", partly)
-
-
 def owners_of_the_first_pack(patch: Patch) -> None:
     """What later packs change is put down to the injections of the first one."""
-    finish = PackedLane._finish
+    right = Pack.pairs
 
-    def mixed_up(self: PackedLane, numbers: list[int], held: list[Any], block: Block) -> FaultyScores:
-        counted = [replace(pairs, owner=pairs.owner % (ROWS // pairs.channels.shape[1])) for pairs in held]
-        return finish(self, numbers, counted, block)
+    def mixed_up(self: Pack, changed: Any) -> tuple[NDArray[np.intp], ...]:
+        inputs, owners, places, channels = right(self, changed)
+        return inputs, owners % FAULTY_ROWS, places, channels
 
-    patch.setattr(PackedLane, "_finish", mixed_up)
+    patch.setattr(Pack, "pairs", mixed_up)
 
 
 def one_fault_per_channel(patch: Patch) -> None:
@@ -165,7 +159,7 @@ def golden_of_equal_length(patch: Patch) -> None:
 
 def first_model_kept(patch: Patch) -> None:
     """The first faulty model that is loaded, that of the null control, is run for all faults."""
-    make = model_lanes._FaultyModel._part
+    make = model_lanes.FaultyModel._part
 
     def kept(self: Any, edits: InjectionEdits) -> Submodel:
         if self._unwritten is None:
@@ -173,7 +167,7 @@ def first_model_kept(patch: Patch) -> None:
         part: Submodel = self._unwritten
         return part
 
-    patch.setattr(model_lanes._FaultyModel, "_part", kept)
+    patch.setattr(model_lanes.FaultyModel, "_part", kept)
 
 
 def outcomes_kept(patch: Patch) -> None:
@@ -213,12 +207,8 @@ def first_input_lost(patch: Patch) -> None:
 
 def late_packs_lost(patch: Patch) -> None:
     """What comes after the sixth pack is dropped."""
-    run_packs = PackedLane._run_packs
-
-    def some(self: PackedLane, packs: Iterator[Pack], block: Block) -> Iterator[FaultyScores]:
-        return run_packs(self, islice(packs, 6), block)
-
-    patch.setattr(PackedLane, "_run_packs", some)
+    right = packed.packs
+    patch.setattr(packed, "packs", lambda injections: islice(right(injections), 6))
 
 
 def unchanged_if_any(patch: Patch) -> None:
@@ -323,21 +313,38 @@ def rows_gathered_anywhere(patch: Patch) -> None:
 
 def counted_from_the_block(patch: Patch) -> None:
     """Flip nodes count inputs from the block's first one."""
-    scores = model_lanes._FaultyModel.scores
+    run = model_lanes.FaultyModel.run
     patch.setattr(
-        model_lanes._FaultyModel,
-        "scores",
-        lambda self, edits, feeds, block: scores(self, edits, feeds, replace(block, first=0)),
+        model_lanes.FaultyModel,
+        "run",
+        lambda self, edits, feeds, block: run(self, edits, feeds, Block(block.inputs, block.scores, block.size, 0)),
     )
 
 
 def golden_at_first(patch: Patch) -> None:
     """A lane that gives golden scores for the first chunk, and then others."""
-    run_suffix = PackedLane._scores
+    run = CommonBatches._run_rest
 
-    def scores(self: PackedLane, block: Block, pairs: Any) -> Any:
-        found = run_suffix(self, block, pairs)
-        return np.nextafter(found, np.float32(np.inf)) if block.first else block.scores[pairs.inputs]
+    def later(self: CommonBatches, *arguments: Any) -> None:
+        if self.block.first:
+            run(self, *arguments)
 
     probe_looks_away(patch)
-    patch.setattr(PackedLane, "_scores", scores)
+    rest_changed(lambda array: np.nextafter(array, np.float32(np.inf)))(patch)
+    patch.setattr(CommonBatches, "_run_rest", later)
+
+
+def rest_changed(change: Callable[[NDArray[Any]], NDArray[Any]]) -> Mutant:
+    """The rest of a stage makes something else."""
+
+    def plant(patch: Patch) -> None:
+        right = Rest.part.fget  # type: ignore[attr-defined]
+
+        def wrong(self: Rest) -> Any:
+            part = right(self)
+            run = lambda feeds: [change(array) for array in part.run(feeds)]  # noqa: E731
+            return SimpleNamespace(inputs=part.inputs, outputs=part.outputs, run=run)
+
+        patch.setattr(Rest, "part", property(wrong))
+
+    return plant

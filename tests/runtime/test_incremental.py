@@ -14,7 +14,6 @@ from onnx import helper, numpy_helper
 from bitswap_onnx.graph.edits import InjectionEdits, WeightEdit
 from bitswap_onnx.graph.model import load_model
 from bitswap_onnx.graph.signature import ModelInput
-from bitswap_onnx.runtime.candidates import WHOLE
 from bitswap_onnx.runtime.incremental import IncrementalEngine
 from bitswap_onnx.runtime.layout import choose_layout
 from bitswap_onnx.runtime.model_lanes import WholeLane
@@ -34,6 +33,7 @@ from tests.runtime.engines import (
 )
 
 
+@pytest.mark.usefixtures("either_way")
 @pytest.mark.parametrize("numerics", NUMERICS, ids=lambda n: f"{n.fusion}-{n.layout}")
 @pytest.mark.parametrize("name", MODELS)
 def test_both_engines_give_the_same_scores(name: str, numerics: Numerics) -> None:
@@ -42,6 +42,7 @@ def test_both_engines_give_the_same_scores(name: str, numerics: Numerics) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("either_way")
 @settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(dags(), st.sampled_from(NUMERICS), st.sampled_from([1, 3, 8, 16]), st.randoms(use_true_random=False))
 def test_random_networks(proto: onnx.ModelProto, numerics: Numerics, size: int, random: Any) -> None:
@@ -50,6 +51,7 @@ def test_random_networks(proto: onnx.ModelProto, numerics: Numerics, size: int, 
     assert_equal(reference, engine, random.sample(list(engine.paths), min(4, len(engine.paths))))
 
 
+@pytest.mark.usefixtures("either_way")
 @pytest.mark.parametrize("name", ["cnn", "mobile"])
 @pytest.mark.parametrize("memory", [1, 1 << 15, 1 << 16])
 def test_blocks_that_fit_the_memory(name: str, memory: int) -> None:
@@ -60,6 +62,7 @@ def test_blocks_that_fit_the_memory(name: str, memory: int) -> None:
     assert starts == {0, 4, 8, 12} or memory > 1
 
 
+@pytest.mark.usefixtures("either_way")
 @pytest.mark.parametrize(("size", "count"), [(1, 1), (1, 3), (4, 1), (4, 3), (4, 4), (4, 5), (32, 5), (3, 9)])
 @pytest.mark.parametrize("name", ["residual", "attention"])
 def test_batches_and_what_is_left_of_them(name: str, size: int, count: int) -> None:
@@ -67,6 +70,7 @@ def test_batches_and_what_is_left_of_them(name: str, size: int, count: int) -> N
     assert_equal(reference, engine, list(engine.paths))
 
 
+@pytest.mark.usefixtures("either_way")
 def test_a_chunk_is_a_part_of_the_whole() -> None:
     reference, engine = engines(cnn(), count=19)
     for path in engine.paths:
@@ -78,6 +82,7 @@ def test_a_chunk_is_a_part_of_the_whole() -> None:
             assert engine.control(path, first, stop) == stop - first
 
 
+@pytest.mark.usefixtures("either_way")
 def test_the_order_and_company_of_injections_do_not_matter() -> None:
     path = ("conv.weight",)
     reference, engine = engines(cnn())
@@ -113,6 +118,7 @@ def test_a_satisfied_fault_beside_others_changes_nothing() -> None:
     assert np.array_equal(found[[0, 2]], [engine.scores] * 2)
 
 
+@pytest.mark.usefixtures("either_way")
 def test_a_tensor_that_does_not_reach_the_scores() -> None:
     """Alone it changes nothing; beside another one it must not be in its way."""
     text = """net (float[N, 3] x) => (float[N, 4] y, float[N, 4] aside) {
@@ -120,7 +126,7 @@ def test_a_tensor_that_does_not_reach_the_scores() -> None:
         aside = MatMul (x, "b.weight")
     }"""
     reference, engine = engines(build(text, a__weight=normal(3, 4), b__weight=normal(3, 4)))
-    assert engine.lane_number(("b.weight",)) == WHOLE
+    assert engine.lane_kind(("b.weight",)) == "whole"
     assert_equal(reference, engine, list(engine.paths))
 
 
@@ -160,6 +166,7 @@ MIXED = {
 }
 
 
+@pytest.mark.usefixtures("either_way")
 @pytest.mark.parametrize(("size", "count"), [(4, 8), (4, 4), (4, 1), (4, 3)])
 @pytest.mark.parametrize("name", MIXED)
 def test_a_model_that_mixes_the_inputs_of_a_batch(name: str, size: int, count: int) -> None:

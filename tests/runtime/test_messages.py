@@ -10,6 +10,7 @@ from bitswap_onnx.graph.edits import ALL_INPUTS, InjectionEdits, NeuronEdit, Wei
 from bitswap_onnx.outcome import Tolerance
 from bitswap_onnx.runtime.messages import (
     Message,
+    PathUnit,
     Result,
     WorkerRequest,
     decode_request,
@@ -41,19 +42,23 @@ def through_pipe(message: Message, blobs: dict[str, bytes] | None = None) -> tup
 
 def test_a_request_arrives_with_its_types() -> None:
     path = ("@input:d", "@output:c", "a.weight")
-    request = WorkerRequest(path, Chunk(8, 24), EDITS, True, "packed", "incremental", -1, False)
+    parts = [PathUnit(path, EDITS, True, "packed"), PathUnit(("a.weight",), EDITS[:1], whole=True)]
+    request = WorkerRequest(Chunk(8, 24), parts, "incremental")
     arrived = decode_request(through_pipe(encode_request(request))[0])
     assert arrived == request
-    assert all(type(edit) is WeightEdit for edits in arrived.edits for own in edits.weights.values() for edit in own)
-    assert all(type(edit) is NeuronEdit for edits in arrived.edits for own in edits.neurons.values() for edit in own)
+    every = [edits for part in arrived.parts for edits in part.edits]
+    assert all(type(edit) is WeightEdit for edits in every for own in edits.weights.values() for edit in own)
+    assert all(type(edit) is NeuronEdit for edits in every for own in edits.neurons.values() for edit in own)
 
 
 @pytest.mark.parametrize(
     "result",
     [
-        Result(16, [{"inputs": 16, "critical": 2, "sdc_5": None}, {"inputs": 1}], [{}, {}], 0.5, 3, "cone"),
-        Result(None, [{"inputs": 1}] * 11, [{"per_input": bytes([i]), "scores": b"\n{}"} for i in range(11)], 1e-9),
-        Result(7, [], [], 0.25),
+        Result([16, None], [{"inputs": 16, "sdc_5": None}, {"inputs": 1}], [{}, {}], 0.5, ["stages", "packed"]),
+        Result(
+            [None], [{"inputs": 1}] * 11, [{"per_input": bytes([i]), "scores": b"\n{}"} for i in range(11)], 1e-9, ["x"]
+        ),
+        Result([7], [], [], 0.25, ["whole"]),
     ],
 )
 def test_a_result_arrives_with_its_blobs(result: Result) -> None:

@@ -6,13 +6,14 @@ planted bug                                               seen by
 changed values are put into another channel               the probe: a planted fault gives other scores
 faults of a stretch are skipped, all or all but the first    the probe
 faults of the second half of a stretch are skipped           the audit
-the suffix rounds otherwise                               the probe; the null control if that looks away
-two rows of a batch change places                         the probe; the null control if that looks away
-scores that were run are thrown away                      the probe; the audit if that looks away
+the rest of a stage rounds otherwise                      the probe; golden rows in its batches if that looks away
+two rows of a batch change places                         the probe; golden rows in its batches if that looks away
+rows that were run are thrown away                        the probe; the audit if that looks away
+a clean channel of a stretch rounds otherwise             the probe; the clean channel in each run if that looks away
 golden values of another block, with its own scores       the null control
 another block as a whole, scores included                 the audit
-a model whose inputs see each other is cut                the probe; the audit if that looks away
-a batch that is not full does not run                     an exception, in the control already
+a model whose inputs see each other is cut                no lane is offered
+a batch that is not full does not run                     an exception
 changes in the last batch or chunk are forgotten          the audit
 ========================================================  ====================================================
 """
@@ -35,16 +36,18 @@ from bitswap_onnx.campaign.settings import Settings
 from bitswap_onnx.campaign.setup import prepare
 from bitswap_onnx.errors import ControlFailedError, InterruptedRunError
 from bitswap_onnx.faults.fault import Fault, Injection
+from bitswap_onnx.graph.edits import InjectionEdits, WeightEdit
 from bitswap_onnx.graph.model import Model, from_proto
 from bitswap_onnx.graph.stretches import ChannelwiseStretch, StretchRow
 from bitswap_onnx.runtime import packed
-from bitswap_onnx.runtime.golden_values import GoldenValues
+from bitswap_onnx.runtime.common_batches import CommonBatches
+from bitswap_onnx.runtime.golden_block import GoldenBlock
 from bitswap_onnx.runtime.incremental import IncrementalEngine
-from bitswap_onnx.runtime.lanes import Block
+from bitswap_onnx.runtime.neuron_lane import NeuronLane
 from bitswap_onnx.runtime.packed import PackedLane
 from bitswap_onnx.runtime.session import Numerics, open_session
 from tests.builders import build, cnn, normal, save
-from tests.runtime.planted_bugs import BATCH, INPUTS, Mutant, Patch, both, probe_looks_away
+from tests.runtime.planted_bugs import BATCH, INPUTS, Mutant, Patch, both, probe_looks_away, rest_changed
 
 PATH = ("conv.weight",)
 
@@ -69,16 +72,18 @@ def engine_of(proto: onnx.ModelProto) -> IncrementalEngine:
     return IncrementalEngine(model, numerics, "scores", inputs, scores, {PATH: 100}, min_batches=0)
 
 
-def first_lane(engine: IncrementalEngine) -> PackedLane:
-    lane = next(engine.candidates.lanes(PATH))
-    assert isinstance(lane, PackedLane)
-    return lane
+def lanes_of(engine: IncrementalEngine) -> list[PackedLane | NeuronLane]:
+    stages = engine.candidates.stages_lane(PATH)
+    assert stages is not None
+    return list(engine.candidates.lanes(PATH, stages))
 
 
 def accepts(engine: IncrementalEngine) -> bool:
-    """Whether the probe takes the fastest lane."""
-    lane = first_lane(engine)
-    return engine.probe.accepts(lane, PATH)
+    """Whether the probe takes the packed lane."""
+    (lane,), stages = lanes_of(engine), engine.candidates.stages_lane(PATH)
+    assert isinstance(lane, PackedLane)
+    assert stages is not None
+    return engine.probe.accepts(lane, stages)
 
 
 def wrong_channel(patch: Patch) -> None:
@@ -108,40 +113,42 @@ def flips_skipped(after: int) -> Mutant:
     return plant
 
 
-def one_bit_off(patch: Patch) -> None:
-    """The suffix rounds otherwise than the whole model."""
-    run = PackedLane._scores
-    patch.setattr(PackedLane, "_scores", lambda *args: np.nextafter(run(*args), np.float32(np.inf)))
+def swap_rows(array: NDArray[Any]) -> NDArray[Any]:
+    return array[[1, 0, *range(2, len(array))]]
 
 
-def swapped(patch: Patch) -> None:
-    """The first two rows of a batch change places on their way through the suffix."""
-    run = PackedLane._scores
+#: The rest of a stage rounds otherwise than the whole model; the first two rows of a batch change places in it.
+one_bit_off = rest_changed(lambda array: np.nextafter(array, np.float32(np.inf)))
+swapped = rest_changed(swap_rows)
 
-    def mixed_up(self: PackedLane, block: Block, pairs: Any) -> Any:
-        scores = run(self, block, pairs).copy()
-        scores[:2] = scores[:2][::-1].copy()
-        return scores
 
-    patch.setattr(PackedLane, "_scores", mixed_up)
+def clean_channel_off(patch: Patch) -> None:
+    """The last row of a stretch that carries faults, which is its clean channel, rounds otherwise."""
+    run = PackedLane._run_stretch
+
+    def wrong(self: PackedLane, rows: Sequence[StretchRow], block: GoldenBlock) -> Iterator[tuple[int, Any, Any]]:
+        for start, value, changed in run(self, rows, block):
+            changed[:, len(rows) - 1] = True
+            yield start, value, changed
+
+    patch.setattr(PackedLane, "_run_stretch", wrong)
 
 
 def not_put_back(patch: Patch) -> None:
     """What was run is thrown away: everything stays golden."""
-    patch.setattr(PackedLane, "_scores", lambda self, block, pairs: block.scores[pairs.inputs])
+    patch.setattr(CommonBatches, "_run_rest", lambda self, rest, waiting, real: None)
 
 
 def last_batch_dropped(patch: Patch) -> None:
-    """The batch that is not full is not run through the suffix."""
-    cut = packed.padded_batches
-    patch.setattr(packed, "padded_batches", lambda rows, size: cut(rows[: max(size, len(rows) // size * size)], size))
+    """The batches that are not full do not run."""
+    patch.setattr(CommonBatches, "drain", lambda self: None)
 
 
 def last_batch_forgotten(patch: Patch) -> None:
     """What changed in the batch that is not full is taken for golden."""
     run = PackedLane._run_stretch
 
-    def forgetful(self: PackedLane, rows: Sequence[StretchRow], block: Block) -> Iterator[tuple[int, Any, Any]]:
+    def forgetful(self: PackedLane, rows: Sequence[StretchRow], block: GoldenBlock) -> Iterator[tuple[int, Any, Any]]:
         for start, value, changed in run(self, rows, block):
             yield start, value, changed & (start + BATCH <= block.count)
 
@@ -152,7 +159,7 @@ def last_chunk_forgotten(patch: Patch) -> None:
     """What changed in the chunk that is not full is taken for golden: no effect anywhere tells of it."""
     run = PackedLane._run_stretch
 
-    def forgetful(self: PackedLane, rows: Sequence[StretchRow], block: Block) -> Iterator[tuple[int, Any, Any]]:
+    def forgetful(self: PackedLane, rows: Sequence[StretchRow], block: GoldenBlock) -> Iterator[tuple[int, Any, Any]]:
         for start, value, changed in run(self, rows, block):
             yield start, value, changed & (block.count % BATCH == 0)
 
@@ -161,38 +168,42 @@ def last_chunk_forgotten(patch: Patch) -> None:
 
 def stale_values(patch: Patch) -> None:
     """Golden values stay those of the first block of inputs."""
-    make, kept = GoldenValues._values, dict[Any, Any]()
-
-    def remembered(self: GoldenValues, inputs: Any, names: frozenset[str], spare: Any) -> Any:
-        return kept.setdefault((len(inputs), names), make(self, inputs, names, {}))
-
-    patch.setattr(GoldenValues, "_values", remembered)
+    make, kept = GoldenBlock._padded_inputs, dict[int, Any]()
+    patch.setattr(GoldenBlock, "_padded_inputs", lambda self: kept.setdefault(self.count, make(self)))
 
 
 def stale_block(patch: Patch) -> None:
     """The whole block stays, its golden scores included, so that it agrees with itself."""
-    make, kept = GoldenValues._block_of, dict[Any, Block]()
+    make, kept = IncrementalEngine._make_block, dict[int, GoldenBlock]()
 
-    def remembered(self: GoldenValues, first: int, stop: int, names: frozenset[str]) -> Block:
-        key = stop - first, names
-        if key not in kept:
-            self._last = None  # its arrays would be written over
-            kept[key] = make(self, first, stop, names)
-        return kept[key]
+    def remembered(self: IncrementalEngine, chain: Any, inputs: Any, *others: Any) -> GoldenBlock:
+        return kept.setdefault(len(inputs), make(self, chain, inputs, *others))
 
-    patch.setattr(GoldenValues, "_block_of", remembered)
+    patch.setattr(IncrementalEngine, "_make_block", remembered)
+
+
+def stays_golden(engine: IncrementalEngine) -> bool:
+    """Whether the null control holds over two chunks, and the golden rows that run along with faults."""
+    held = True
+    for first, stop in ((0, 8), (8, 16)):
+        held &= engine.control(PATH, first, stop) == stop - first
+        edits = [InjectionEdits({PATH[0]: [WeightEdit(element, 1 << 29)]}) for element in range(9)]
+        list(engine.run(PATH, edits, first, stop))
+        held &= not engine.lost
+    return held
 
 
 def test_without_a_bug_the_probe_takes_the_packed_lane() -> None:
     engine = engine_of(cnn())
     assert accepts(engine)
-    assert engine.control(PATH, 0, INPUTS) == INPUTS
+    assert engine.lane_kind(PATH) == "packed"
+    assert stays_golden(engine)
 
 
 @pytest.mark.parametrize(
     "mutant",
-    [wrong_channel, flips_skipped(0), flips_skipped(1), one_bit_off, swapped, not_put_back],
-    ids=["wrong channel", "all flips skipped", "flips skipped", "one bit off", "swapped", "not put back"],
+    [wrong_channel, flips_skipped(0), flips_skipped(1), one_bit_off, swapped, not_put_back, clean_channel_off],
+    ids=["wrong channel", "all skipped", "flips skipped", "one bit off", "swapped", "not put back", "clean channel"],
 )
 def test_the_probe_sees(mutant: Mutant, monkeypatch: Patch) -> None:
     """So the lane is declined, and what remains is right."""
@@ -203,19 +214,23 @@ def test_the_probe_sees(mutant: Mutant, monkeypatch: Patch) -> None:
 
 
 def test_no_lane_that_moves_rows_is_offered_where_inputs_mix() -> None:
-    assert not any(isinstance(lane, PackedLane) for lane in engine_of(mixing()).candidates.lanes(PATH))
+    assert not lanes_of(engine_of(mixing()))
 
 
 @pytest.mark.parametrize(
     "mutant",
-    [stale_values, both(probe_looks_away, one_bit_off), both(probe_looks_away, swapped)],
-    ids=["stale values", "one bit off, accepted", "swapped, accepted"],
+    [
+        stale_values,
+        both(probe_looks_away, one_bit_off),
+        both(probe_looks_away, swapped),
+        both(probe_looks_away, clean_channel_off),
+    ],
+    ids=["stale values", "one bit off, accepted", "swapped, accepted", "clean channel, accepted"],
 )
 def test_the_null_control_sees(mutant: Mutant, monkeypatch: Patch, tmp_path: Path) -> None:
     """The lane is given up and its faults run again as whole models; a resume keeps to that."""
     mutant(monkeypatch)
-    engine = engine_of(cnn())
-    assert engine.control(PATH, 0, 8) + engine.control(PATH, 8, 16) < 16
+    assert not stays_golden(engine_of(cnn()))
     stop = threading.Event()
     with pytest.raises(InterruptedRunError):
         run(cnn(), tmp_path, stop=stop, on_progress=lambda progress: stop.set())
@@ -241,11 +256,11 @@ def test_the_audit_sees(mutant: Mutant, monkeypatch: Patch, tmp_path: Path) -> N
 
 
 def test_a_lost_batch_is_loud(monkeypatch: Patch) -> None:
-    """Scores that are missing raise where they are put back, in the control too."""
     both(probe_looks_away, last_batch_dropped)(monkeypatch)
     engine = engine_of(cnn())
-    with pytest.raises((IndexError, ValueError)):
-        engine.control(PATH, 0, INPUTS)
+    edits = [InjectionEdits({PATH[0]: [WeightEdit(0, 1 << 29)]})]
+    with pytest.raises(AssertionError, match="rows of some injections did not run"):
+        list(engine.run(PATH, edits, 0, 7))
 
 
 def test_without_a_bug_the_campaign_ends_with_results(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ def test_planted_faults_make_every_kind_of_number() -> None:
     plants = plant(model, ("w.bias", "w.weight"), {})
     assert all(set(edits.weights) == {"w.bias", "w.weight"} for edits in plants)
     largest, small, noisy = (planted(array, edits.weights["w.weight"]) for edits in plants)
-    spread = np.unique(np.linspace(0, 119, 16).astype(int)).tolist()
+    spread = np.unique(np.linspace(0, 119, 15).astype(int)).tolist()
     assert np.flatnonzero(largest != array).tolist() == [60]
     assert largest[60] == np.finfo(np.float32).max
     assert np.flatnonzero(small != array).tolist() == spread
