@@ -33,7 +33,7 @@ OPERATORS = {
     *("Add", "Mul", "Sub", "Concat", "Split", "Reshape", "Transpose", "Flatten", "ReduceMean"),
     *("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "DynamicQuantizeLinear"),
 }
-LANES = {f"weights: {lane}" for lane in ("packed", "cone", "whole")} | {"neurons: neuron", "mixed: cone"}
+LANES = {f"weights: {lane}" for lane in ("packed", "stages", "whole")} | {"neurons: neuron", "mixed: stages"}
 FAULTS = {f"{site}{kind}" for site in ("", "neuron ") for kind in ("flip", "stuck_at_0", "stuck_at_1", "mask", "set")}
 
 

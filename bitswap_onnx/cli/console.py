@@ -160,7 +160,7 @@ def _how(golden: dict[str, Any]) -> str:
     names = {
         "packed": "packed by channel",
         "neuron": "from golden neurons on",
-        "cone": "from the faulty layer on",
+        "stages": "one by one in their stage",
         "whole": "as whole models",
     }
     ways = ", ".join(f"{kinds[kind]} {name}" for kind, name in names.items() if kinds[kind])
