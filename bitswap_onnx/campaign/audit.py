@@ -55,9 +55,16 @@ def is_due(store: Store, audit: Audit) -> bool:
 
 
 def run_audit(
-    store: Store, pool: Pool, audit: Audit, report: Callable[[int, int], None], stop: threading.Event
+    store: Store,
+    pool: Pool,
+    audit: Audit,
+    seconds: dict[str, float],
+    report: Callable[[int, int], None],
+    stop: threading.Event,
 ) -> None:
     """Run injections again, each over one chunk of inputs, and commit what was found.
+
+    ``seconds``: what the workers spent so far, by span; the audit adds its own.
 
     Raises ControlFailedError if a count differs. Once ``stop`` is set it ends. Nothing is committed then,
     unless a count differed.
@@ -75,6 +82,7 @@ def run_audit(
 
     checked: list[str] = []
     for done, (unit, result) in enumerate(pool.run(take, stop), 1):
+        seconds["audit"] += sum(result.spans.values())
         (position,), chunk = unit.work.positions, unit.work.chunk
         stored, counts, records = store.outcome(position, chunk), result.counts[0], result.blobs[0]
         same = counts == stored.counts and records.get("per_input") == stored.per_input

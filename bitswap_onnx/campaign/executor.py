@@ -19,6 +19,7 @@ from bitswap_onnx.outcome import Golden, judge
 from bitswap_onnx.runtime.lanes import FaultyPath
 from bitswap_onnx.runtime.messages import Engine, Result, Unit, Work
 from bitswap_onnx.runtime.pool import Pool
+from bitswap_onnx.runtime.stopwatch import SPANS
 
 #: Scores that one unit may keep, in bytes.
 _SCORE_BYTES = 1 << 26
@@ -28,7 +29,8 @@ _SCORE_BYTES = 1 << 26
 class Executor:
     """Runs what a ``store`` lacks. It can run again after the list has grown: its workers and their lanes stay.
 
-    Use it as a context manager; its end ends the workers. Setting ``stop`` ends a run after the units at hand.
+    Use it as a context manager; its end ends the workers, and the store keeps the seconds that they spent. Setting ``stop``
+    ends a run after the units at hand.
     """
 
     store: Store
@@ -39,6 +41,7 @@ class Executor:
     workers: CampaignWorkers = field(init=False)
     _paths: dict[int, FaultyPath] = field(default_factory=dict, init=False)
     _lane_kinds: dict[str, str] = field(default_factory=dict, init=False)
+    _seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(SPANS, 0.0), init=False)
 
     def __post_init__(self) -> None:
         self.workers = CampaignWorkers(self.store, self.setup, self.golden, self.options)
@@ -52,6 +55,8 @@ class Executor:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.workers.__exit__(kind, error, trace)
+        if any(self._seconds.values()) and kind in (None, InterruptedRunError):
+            self.store.add_seconds(self._seconds)
 
     def run(self, *, audited: bool = True) -> None:
         """Run the rest of the list and, if it is to be ``audited``, the audit.
@@ -68,7 +73,7 @@ class Executor:
             self._run_lots(self.workers.informed(queue), self._remaining(queue))
         if not self.stop.is_set() and is_due(store, audit):
             pool = self.workers.started(queue)
-            run_audit(store, pool, audit, lambda done, total: self._report(Progress("audit", done, total)), self.stop)
+            run_audit(store, pool, audit, self._seconds, self._report_audit, self.stop)
         if self.stop.is_set() and (is_due(store, audit) or not _all_done(self._remaining(queue))):
             raise InterruptedRunError(
                 f"stopped; everything finished is saved: continue with `resume` `run` {store.run}"
@@ -86,6 +91,8 @@ class Executor:
         done, inferences, critical = _tally(store)
         total, injections = done + sum(len(lot.positions) for lot in lots), store.injections
         for unit, result in pool.run(lambda worker: self._unit(schedule.take(worker)), self.stop):
+            for name, spent in result.spans.items():
+                self._seconds[name] += spent
             if unit.work.path in store.given_up and not unit.whole:
                 continue  # begun before its lane was given up
             if result.lane_kind != "whole" and result.control not in (None, len(unit.work.chunk)):
@@ -135,6 +142,9 @@ class Executor:
         self.workers.lanes.pop(path, None)
         queue = {block: {path: paths[path]} for block, paths in self.store.queue().items() if path in paths}
         return self._remaining(queue)
+
+    def _report_audit(self, done: int, total: int) -> None:
+        self._report(Progress("audit", done, total))
 
     def _report(self, progress: Progress) -> None:
         if self.options.on_progress is not None:

@@ -17,6 +17,7 @@ from bitswap_onnx.outcome import Scores
 from bitswap_onnx.runtime.lanes import Block
 from bitswap_onnx.runtime.memory import aligned_empty
 from bitswap_onnx.runtime.session import Numerics, open_session
+from bitswap_onnx.runtime.stopwatch import STOPWATCH
 from bitswap_onnx.runtime.submodel import Submodel, open_part, to_device
 
 
@@ -93,6 +94,7 @@ class GoldenValues:
             self._last = key, Block(inputs, values, self.scores[first:stop], self.numerics.batch_size, first)
         return self._last[1]
 
+    @STOPWATCH.span("golden")
     def _values(self, inputs: NDArray[Any], names: frozenset[str], spare: dict[str, NDArray[Any]]) -> dict[str, Any]:
         """Return the values ``names`` of ``inputs``; the arrays in ``spare`` are overwritten."""
         if self.device is not None:

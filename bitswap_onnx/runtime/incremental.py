@@ -28,6 +28,7 @@ from bitswap_onnx.runtime.measure import with_seen_shapes
 from bitswap_onnx.runtime.model_lanes import WholeLanes, clean_model
 from bitswap_onnx.runtime.probe import PROBED_INPUTS, Probe
 from bitswap_onnx.runtime.session import Numerics
+from bitswap_onnx.runtime.stopwatch import STOPWATCH
 
 #: The fewest batches of a path for which a faster lane is searched. The search costs about ten runs of a batch.
 MIN_BATCHES_FOR_SEARCH = 24
@@ -102,6 +103,7 @@ class IncrementalEngine:
     def _clean_model(self) -> Model:
         return clean_model(self.model, self.sites)
 
+    @STOPWATCH.span("controls")
     def control(self, path: FaultyPath, first: int, stop: int) -> int:
         """Run the null control of ``path`` over the inputs ``first`` to ``stop``; return how many of them stay golden."""
         lane = self.lane(path)
@@ -163,6 +165,7 @@ class IncrementalEngine:
             self.cache.drop(path)
         self._shared_values = None
 
+    @STOPWATCH.span("probing")
     def _search(self, path: FaultyPath) -> int:
         candidates = enumerate(self.candidates.lanes(path) if self._is_worth_a_search(path) else ())
         return next((number for number, lane in candidates if self.probe.accepts(lane, path)), WHOLE)

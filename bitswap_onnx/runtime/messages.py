@@ -5,7 +5,7 @@ pipe a message is one line of JSON, followed by the bytes of its blobs.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import starmap
 from typing import Any, BinaryIO, Literal
 
@@ -58,6 +58,7 @@ class Result:
 
     ``control``: the number of inputs that the null control left masked, None if none ran. If it left fewer than all,
     nothing else was run. ``counts`` and ``blobs`` (the recorded ``per_input`` and ``scores``, by name) are per injection.
+    ``seconds`` is the time of the whole unit, ``spans`` where it went (`bitswap_onnx.runtime.stopwatch.SPANS`).
     ``lane_number`` is the lane that the incremental engine found for the path, ``lane_kind`` its kind.
     """
 
@@ -67,6 +68,7 @@ class Result:
     seconds: float
     lane_number: int | None = None
     lane_kind: str = "whole"
+    spans: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from bitswap_onnx.outcome import Scores
 from bitswap_onnx.runtime.lanes import Block, FaultyPath, FaultyScores
 from bitswap_onnx.runtime.model_lanes import WholeLanes, clean_model
 from bitswap_onnx.runtime.session import Numerics
+from bitswap_onnx.runtime.stopwatch import STOPWATCH
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +33,7 @@ class ReferenceEngine:
     scores: Scores
     sites: Mapping[str, NeuronSite] = field(default_factory=dict)
 
+    @STOPWATCH.span("controls")
     def control(self, path: FaultyPath, first: int, stop: int) -> int:
         """Rewrite the tensors of ``path`` with the bits that they have, and run; return how many inputs stay golden."""
         lane, block = self._lanes.lane(path), self._block(first, stop)

@@ -26,6 +26,7 @@ from bitswap_onnx.runtime.incremental import IncrementalEngine
 from bitswap_onnx.runtime.lanes import FaultyPath, affected_inputs
 from bitswap_onnx.runtime.messages import Message, Result, WorkerRequest, decode_request, encode_result, receive, send
 from bitswap_onnx.runtime.reference import ReferenceEngine
+from bitswap_onnx.runtime.stopwatch import STOPWATCH
 from bitswap_onnx.runtime.worker_settings import WorkerSettings, decode_paths, decode_settings
 
 Rows = NDArray[np.intp]
@@ -55,6 +56,7 @@ class Worker:
     def run(self, request: WorkerRequest) -> Result:
         """Run one unit: the null control if it is due, then the injections unless it failed."""
         begun = time.perf_counter()
+        STOPWATCH.restart()
         path, chunk = request.path, request.chunk
         if request.whole:
             self.incremental.give_up(path)
@@ -67,12 +69,13 @@ class Worker:
         tallies = self._run_injections(engine, request) if control in (None, len(chunk)) else []
         counts, blobs = [tally.counts for tally in tallies], [tally.blobs() for tally in tallies]
         lane_number = None if engine is self.reference else self.incremental.lane_number(path)
-        return Result(control, counts, blobs, time.perf_counter() - begun, lane_number, lane_kind)
+        return Result(control, counts, blobs, time.perf_counter() - begun, lane_number, lane_kind, STOPWATCH.seconds)
 
     def expect(self, paths: Mapping[FaultyPath, int]) -> None:
         """Take in the faulty paths to come, with their batches; their neuron sites are among those of the settings."""
         self.incremental.expect(paths)
 
+    @STOPWATCH.span("faults")
     def _run_injections(self, engine: ReferenceEngine | IncrementalEngine, request: WorkerRequest) -> list["_Tally"]:
         tallies = [_Tally(self.records) for _ in request.edits]
         for start, faulty in engine.run(request.path, request.edits, request.chunk.first, request.chunk.stop):

@@ -51,7 +51,15 @@ def test_a_request_arrives_with_its_types() -> None:
 @pytest.mark.parametrize(
     "result",
     [
-        Result(16, [{"inputs": 16, "critical": 2, "sdc_5": None}, {"inputs": 1}], [{}, {}], 0.5, 3, "cone"),
+        Result(
+            16,
+            [{"inputs": 16, "critical": 2, "sdc_5": None}, {"inputs": 1}],
+            [{}, {}],
+            0.5,
+            3,
+            "cone",
+            {"faults": 0.25, "loading": 1e-9},
+        ),
         Result(None, [{"inputs": 1}] * 11, [{"per_input": bytes([i]), "scores": b"\n{}"} for i in range(11)], 1e-9),
         Result(7, [], [], 0.25),
     ],
