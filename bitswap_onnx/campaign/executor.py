@@ -1,7 +1,9 @@
 """Runs everything that a store still lacks: null controls, injections and the audit. Each finished unit is committed."""
 
 import threading
+from collections import Counter
 from dataclasses import dataclass, field
+from random import Random
 from types import TracebackType
 from typing import Self
 
@@ -11,7 +13,7 @@ from bitswap_onnx.campaign.audit import Audit, is_due, refuse_failed, run_audit
 from bitswap_onnx.campaign.options import Progress, RunOptions
 from bitswap_onnx.campaign.schedule import LARGEST_UNIT, Lot, Queue, Schedule, make_lots
 from bitswap_onnx.campaign.setup import Setup
-from bitswap_onnx.campaign.store import Store
+from bitswap_onnx.campaign.store import Fingerprint, Store
 from bitswap_onnx.campaign.workers import CampaignWorkers
 from bitswap_onnx.data.chunks import Chunk, chunks
 from bitswap_onnx.errors import ControlFailedError, InterruptedRunError, amount
@@ -23,6 +25,9 @@ from bitswap_onnx.runtime.stopwatch import SPANS
 
 #: Scores that one unit may keep, in bytes.
 _SCORE_BYTES = 1 << 26
+
+#: The outcomes by which audits tell injections apart, the first that an injection has.
+_EFFECTS = ("critical", "non_critical")
 
 
 @dataclass(eq=False)
@@ -41,6 +46,8 @@ class Executor:
     workers: CampaignWorkers = field(init=False)
     _paths: dict[int, FaultyPath] = field(default_factory=dict, init=False)
     _lane_kinds: dict[str, str] = field(default_factory=dict, init=False)
+    _units: Counter[Chunk] = field(default_factory=Counter, init=False)
+    _draw: Random = field(default_factory=lambda: Random(0), init=False)
     _seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(SPANS, 0.0), init=False)
 
     def __post_init__(self) -> None:
@@ -118,9 +125,17 @@ class Executor:
             path=self._paths[work.path],
             edits=[store.edits(position, work.chunk) for position in work.positions],
             engine=self._engine,
+            batch=self._next_batch(work.chunk),
             lane_number=self.workers.lanes.get(work.path),
             whole=work.path in store.given_up,
         )
+
+    def _next_batch(self, chunk: Chunk) -> Chunk:
+        """Return the batch of a chunk whose fingerprints the next unit keeps: the batches in turn, the last one first."""
+        batches = chunks(len(chunk), self.setup.batch_size)
+        self._units[chunk] += 1
+        batch = batches[-self._units[chunk] % len(batches)]
+        return Chunk(chunk.first + batch.first, chunk.first + batch.stop)
 
     def _commit(self, unit: Unit, result: Result) -> None:
         """Commit a unit's outcomes and null control; raises ControlFailedError for a control that does not hold."""
@@ -132,9 +147,21 @@ class Executor:
             store.keep_lanes(self._lane_kinds)
         controls = [] if result.control is None else [(work.path, result.control, result.lane_kind)]
         outcomes = list(zip(work.positions, result.counts, result.blobs, strict=bool(result.counts)))
-        store.add(work.chunk, outcomes, controls)
+        store.add(work.chunk, outcomes, controls, self._fingerprints(unit, result))
         if result.control not in (None, len(work.chunk)):
             _refuse_failed_controls(store)
+
+    def _fingerprints(self, unit: Unit, result: Result) -> list[Fingerprint]:
+        """Return the fingerprints to keep for an audit: of a drawn injection of each kind, as audits know them."""
+        positions = unit.work.positions
+        telling = self.store.with_top_exponent(positions)
+        kinds: dict[str, list[Fingerprint]] = {}
+        for position, counts, value in zip(positions, result.counts, result.fingerprints, strict=bool(result.counts)):
+            if value is not None:
+                is_telling = counts["nonfinite"] or position in telling
+                kind = "telling" if is_telling else next((name for name in _EFFECTS if counts[name]), "masked")
+                kinds.setdefault(kind, []).append((position, unit.batch.first, value))
+        return [self._draw.choice(of_kind) for of_kind in kinds.values()]
 
     def _give_up(self, path: int) -> list[Lot]:
         """Give up the lane of a path and everything that it has committed; return the lots to run as whole models."""

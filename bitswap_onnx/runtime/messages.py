@@ -5,7 +5,7 @@ pipe a message is one line of JSON, followed by the bytes of its blobs.
 """
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from itertools import starmap
 from typing import Any, BinaryIO, Literal
 
@@ -40,7 +40,8 @@ class Unit:
     """Some ``work`` with all that a worker needs for it: the keys of the faulty ``path``, and ``edits`` per injection.
 
     ``label`` names the unit in messages. ``lane_number``: the lane that another worker found for the path, None if none has.
-    ``whole``: the path runs as whole models, because its lane was given up.
+    ``whole``: the path runs as whole models, because its lane was given up. ``batch``: the inputs of one batch whose
+    fingerprint (`bitswap_onnx.runtime.fingerprint`) is wanted per injection.
     """
 
     work: Work
@@ -48,6 +49,7 @@ class Unit:
     path: tuple[str, ...]
     edits: list[InjectionEdits]
     engine: Engine
+    batch: Chunk
     lane_number: int | None = None
     whole: bool = False
 
@@ -57,7 +59,8 @@ class Result:
     """The outcome of a unit.
 
     ``control``: the number of inputs that the null control left masked, None if none ran. If it left fewer than all,
-    nothing else was run. ``counts`` and ``blobs`` (the recorded ``per_input`` and ``scores``, by name) are per injection.
+    nothing else was run. ``counts``, ``blobs`` (the recorded ``per_input`` and ``scores``, by name) and ``fingerprints`` (of
+    the batch; None for an injection that runs over none of its inputs) are per injection.
     ``seconds`` is the time of the whole unit, ``spans`` where it went (`bitswap_onnx.runtime.stopwatch.SPANS`).
     ``lane_number`` is the lane that the incremental engine found for the path, ``lane_kind`` its kind.
     """
@@ -65,6 +68,7 @@ class Result:
     control: int | None
     counts: list[Counts]
     blobs: list[dict[str, bytes]]
+    fingerprints: list[int | None]
     seconds: float
     lane_number: int | None = None
     lane_kind: str = "whole"
@@ -77,6 +81,7 @@ class WorkerRequest:
 
     path: tuple[str, ...]
     chunk: Chunk
+    batch: Chunk
     edits: list[InjectionEdits]
     control: bool
     controlled_lane: str | None
@@ -101,15 +106,15 @@ def decode_edits(encoded: list[Any]) -> InjectionEdits:
 
 def encode_request(request: WorkerRequest) -> Message:
     """Return a request as a message."""
-    chunk, edits = request.chunk, [encode_edits(edits) for edits in request.edits]
-    return {**_fields(request), "chunk": [chunk.first, chunk.stop], "edits": edits}
+    edits = [encode_edits(edits) for edits in request.edits]
+    return {**_fields(request), "chunk": astuple(request.chunk), "batch": astuple(request.batch), "edits": edits}
 
 
 def decode_request(message: Message) -> WorkerRequest:
     """Return the request that `encode_request` encoded."""
     edits = [decode_edits(encoded) for encoded in message["edits"]]
-    path, chunk = tuple(message["path"]), Chunk(*message["chunk"])
-    return WorkerRequest(**{**message, "path": path, "chunk": chunk, "edits": edits})
+    decoded = {"path": tuple(message["path"]), "chunk": Chunk(*message["chunk"]), "batch": Chunk(*message["batch"])}
+    return WorkerRequest(**{**message, **decoded, "edits": edits})
 
 
 def encode_result(result: Result) -> tuple[Message, dict[str, bytes]]:

@@ -108,6 +108,7 @@ class Pool:
         request = WorkerRequest(
             path=unit.path,
             chunk=work.chunk,
+            batch=unit.batch,
             edits=list(distinct.values()),
             control=work.control,
             controlled_lane=work.controlled_lane,
@@ -119,8 +120,13 @@ class Pool:
         spans = result.spans | {"start": self._start_seconds.pop(worker, 0.0)}
         numbers = {key: number for number, key in enumerate(distinct)}
         order = [numbers[key] for key in keys] if result.counts else []
-        counts, blobs = [result.counts[i] for i in order], [result.blobs[i] for i in order]
-        return replace(result, counts=counts, blobs=blobs, spans=spans)
+        return replace(
+            result,
+            counts=[result.counts[i] for i in order],
+            blobs=[result.blobs[i] for i in order],
+            fingerprints=[result.fingerprints[i] for i in order],
+            spans=spans,
+        )
 
     def _run_in_process(self, request: WorkerRequest, label: str) -> Result:
         try:

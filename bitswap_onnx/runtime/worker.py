@@ -22,6 +22,7 @@ from bitswap_onnx.graph.model import load_model
 from bitswap_onnx.graph.sites import find_sites, is_site
 from bitswap_onnx.graph.slices import Slicer
 from bitswap_onnx.outcome import Counts, Golden, Outcomes, Scores, judge_rows
+from bitswap_onnx.runtime.fingerprint import fingerprint
 from bitswap_onnx.runtime.incremental import IncrementalEngine
 from bitswap_onnx.runtime.lanes import FaultyPath, affected_inputs
 from bitswap_onnx.runtime.messages import Message, Result, WorkerRequest, decode_request, encode_result, receive, send
@@ -68,8 +69,10 @@ class Worker:
         control = engine.control(path, chunk.first, chunk.stop) if is_due else None
         tallies = self._run_injections(engine, request) if control in (None, len(chunk)) else []
         counts, blobs = [tally.counts for tally in tallies], [tally.blobs() for tally in tallies]
+        fingerprints = [tally.fingerprint for tally in tallies]
         lane_number = None if engine is self.reference else self.incremental.lane_number(path)
-        return Result(control, counts, blobs, time.perf_counter() - begun, lane_number, lane_kind, STOPWATCH.seconds)
+        seconds, spans = time.perf_counter() - begun, STOPWATCH.seconds
+        return Result(control, counts, blobs, fingerprints, seconds, lane_number, lane_kind, spans)
 
     def expect(self, paths: Mapping[FaultyPath, int]) -> None:
         """Take in the faulty paths to come, with their batches; their neuron sites are among those of the settings."""
@@ -77,13 +80,17 @@ class Worker:
 
     @STOPWATCH.span("faults")
     def _run_injections(self, engine: ReferenceEngine | IncrementalEngine, request: WorkerRequest) -> list["_Tally"]:
-        tallies = [_Tally(self.records) for _ in request.edits]
+        tallies, batch = [_Tally(self.records) for _ in request.edits], request.batch
         for start, faulty in engine.run(request.path, request.edits, request.chunk.first, request.chunk.stop):
             golden = self._golden_of(Chunk(start, start + faulty.inputs))
             outcomes = judge_rows(golden, faulty.rows, faulty.scores, faulty.bounds)
             for number, part, judged in zip(faulty.numbers, faulty.parts, outcomes, strict=True):
                 inputs = affected_inputs(request.edits[number], start, faulty.inputs)
-                tallies[number].add(judged, inputs, golden, faulty.rows[part], faulty.scores[part])
+                rows, scores = faulty.rows[part], faulty.scores[part]
+                tallies[number].add(judged, inputs, golden, rows, scores)
+                of_batch = inputs[slice(*np.searchsorted(inputs, (batch.first - start, batch.stop - start)))]
+                if len(of_batch):
+                    tallies[number].fingerprint = fingerprint(judged, golden.scores, rows, scores, of_batch)
         return tallies
 
     def _golden_of(self, chunk: Chunk) -> Golden:
@@ -101,6 +108,7 @@ class _Tally:
         self.counts: Counts = {"inputs": 0}
         self.per_input: list[bytes] = []
         self.scores: list[bytes] = []
+        self.fingerprint: int | None = None
 
     def add(self, outcomes: Outcomes, inputs: Rows, golden: Golden, rows: Rows, scores: Scores) -> None:
         """Add the outcomes of ``inputs``; ``rows`` have the faulty ``scores``, all others the golden ones."""

@@ -161,7 +161,7 @@ def test_a_resume_keeps_the_layout_and_may_change_the_engine(
     golden = json.loads((tmp_path / "run/golden.json").read_text())
     assert golden["identity"]["numerics"]["layout"] == "plain"
     assert "packed" in golden["lanes"].values()
-    assert len(golden["audit"]["checked"]) == 10
+    assert 4 <= len(golden["audit"]["checked"]) <= 10
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -41,7 +41,7 @@ def through_pipe(message: Message, blobs: dict[str, bytes] | None = None) -> tup
 
 def test_a_request_arrives_with_its_types() -> None:
     path = ("@input:d", "@output:c", "a.weight")
-    request = WorkerRequest(path, Chunk(8, 24), EDITS, True, "packed", "incremental", -1, False)
+    request = WorkerRequest(path, Chunk(8, 24), Chunk(16, 24), EDITS, True, "packed", "incremental", -1, False)
     arrived = decode_request(through_pipe(encode_request(request))[0])
     assert arrived == request
     assert all(type(edit) is WeightEdit for edits in arrived.edits for own in edits.weights.values() for edit in own)
@@ -55,13 +55,20 @@ def test_a_request_arrives_with_its_types() -> None:
             16,
             [{"inputs": 16, "critical": 2, "sdc_5": None}, {"inputs": 1}],
             [{}, {}],
+            [1 << 31, None],
             0.5,
             3,
             "cone",
             {"faults": 0.25, "loading": 1e-9},
         ),
-        Result(None, [{"inputs": 1}] * 11, [{"per_input": bytes([i]), "scores": b"\n{}"} for i in range(11)], 1e-9),
-        Result(7, [], [], 0.25),
+        Result(
+            None,
+            [{"inputs": 1}] * 11,
+            [{"per_input": bytes([i]), "scores": b"\n{}"} for i in range(11)],
+            [7] * 11,
+            1e-9,
+        ),
+        Result(7, [], [], [], 0.25),
     ],
 )
 def test_a_result_arrives_with_its_blobs(result: Result) -> None:
