@@ -1,43 +1,54 @@
 """The audit: some injections of a finished campaign run once more, as whole models on the reference engine.
 
-It takes one injection of each kind in turn: with a fault in the top exponent bit or nonfinite scores (where engines are most
-likely to differ), critical, changed, masked. Within a kind it takes the faulty path that was audited least so far. Every
-count must equal the stored one.
+An injection runs again over one chunk of inputs, and every count must equal the stored one; or over one batch, and scores
+and outcomes there must have the fingerprint that was stored when the campaign ran. Both look at what the campaign itself
+computed, with other faults in the same runs. A second run on the fast engine would be alone, and would miss what goes wrong
+between faults, chunks and the store.
 """
 
 import math
 import re
 import threading
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import cycle
-from random import Random
 
-import numpy as np
-
+from bitswap_onnx.campaign.audit_check import agrees
+from bitswap_onnx.campaign.audit_choice import AuditChoice, AuditChoices
 from bitswap_onnx.campaign.records import AuditRecord
 from bitswap_onnx.campaign.store import Store
-from bitswap_onnx.data.chunks import Chunk, chunks
 from bitswap_onnx.errors import BitswapError, ControlFailedError
-from bitswap_onnx.runtime.messages import PathUnit, PathWork, Unit, Work
+from bitswap_onnx.runtime.messages import PathUnit, PathWork, Result, Unit, Work
 from bitswap_onnx.runtime.pool import Pool
+
+#: Injections that an audit with a limit of time always runs, over one batch each: one of each kind.
+_AT_LEAST = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """How many injections to run again: ``number`` of them, or that ``share`` of all."""
+    """How many injections to run again: ``number`` of them, or that ``share`` of all, each over one chunk of inputs.
+
+    ``time``: a limit, as a fraction of the time that the workers spent on all else. The first four injections then run
+    over one batch each, whatever they take. Further ones, up to ``number``, run while the limit is likely to hold: over a
+    chunk, or if that takes too long, over a batch.
+    """
 
     number: int = 10
     share: float | None = None
+    time: float | None = None
 
     def size(self, injections: int) -> int:
-        """Return how many of ``injections`` to run again."""
+        """Return how many of ``injections`` to run again, at most."""
         return min(injections, self.number if self.share is None else math.ceil(self.share * injections))
 
+    def is_met_by(self, checked: int, injections: int) -> bool:
+        """Whether an earlier audit, which ``checked`` so many of ``injections``, is enough."""
+        wanted = self.size(injections)
+        return checked >= (wanted if self.time is None else min(wanted, 1))
 
-#: Ten injections.
-DEFAULT_AUDIT = Audit()
+
+#: Up to ten injections, in a twentieth of the time.
+DEFAULT_AUDIT = Audit(time=0.05)
 
 
 def parse_audit(text: str) -> Audit:
@@ -51,42 +62,114 @@ def parse_audit(text: str) -> Audit:
 def is_due(store: Store, audit: Audit) -> bool:
     """Whether the incremental engine ran injections and the last audit checked fewer of them than ``audit`` asks for."""
     done = store.audit
-    return store.uses_incremental_engine and audit.size(store.changing) > (len(done.checked) if done else 0)
+    return store.uses_incremental_engine and not audit.is_met_by(len(done.checked) if done else 0, store.changing)
 
 
 def run_audit(
-    store: Store, pool: Pool, audit: Audit, report: Callable[[int, int], None], stop: threading.Event
+    store: Store,
+    pool: Pool,
+    audit: Audit,
+    seconds: dict[str, float],
+    report: Callable[[int, int], None],
+    stop: threading.Event,
 ) -> None:
-    """Run injections again, each over one chunk of inputs, and commit what was found.
+    """Run injections again and commit what was found.
 
-    Raises ControlFailedError if a count differs. Once ``stop`` is set it ends. Nothing is committed then,
-    unless a count differed.
+    ``seconds``: what the workers spent in this process, by span; the audit adds its own.
+
+    Raises ControlFailedError if anything differs. Once ``stop`` is set it ends. Nothing is committed then, unless something
+    differed.
     """
-    chosen = _choose(store, audit.size(store.changing))
-    paths, waiting = store.paths(), list(chosen)
-    different: list[str] = []
+    spent = sum(sum(own.values()) - own.get("audit", 0.0) for own in (seconds, store.seconds))
+    plan = _Plan(store, audit, spent)
+    paths, different, checked = store.paths(), list[str](), list[str]()
 
     def take(worker: int) -> Unit | None:
-        if not waiting:
-            return None
-        position, path, chunk = waiting.pop(0)
-        work = Work(chunk, (PathWork(path, (position,), control=False),))
-        part = PathUnit(paths[path], [store.edits(position, chunk)])
-        return Unit(work, f"audit of {store.id_of(position)}", [part], "reference")
+        choice = plan.take()
+        return None if choice is None else _unit(store, choice, paths[choice.path])
 
-    checked: list[str] = []
-    for done, (unit, result) in enumerate(pool.run(take, stop), 1):
-        (position,), chunk = unit.work.parts[0].positions, unit.work.chunk
-        stored, counts, records = store.outcome(position, chunk), result.counts[0], result.blobs[0]
-        same = counts == stored.counts and records.get("per_input") == stored.per_input
-        if not (same and _same_scores(records.get("scores"), stored.scores)):
-            different.append(f"{store.id_of(position)} over the inputs {chunk.first} to {chunk.stop - 1}")
-        checked.append(store.id_of(position))
-        report(done, len(chosen))
+    for unit, result in pool.run(take, stop):
+        choice = plan.note(unit, result)
+        seconds["audit"] += sum(result.spans.values())
+        checked.append(store.id_of(choice.position))
+        if not agrees(store, choice, result):
+            different.append(f"{checked[-1]} over the inputs {choice.inputs.first} to {choice.inputs.stop - 1}")
+        report(len(checked), plan.total)
     if stop.is_set() and not different:
         return
     store.keep_audit(AuditRecord(tuple(checked), tuple(different)))
     refuse_failed(store)
+
+
+@dataclass(eq=False)
+class _Plan:
+    """Hands out the injections of an audit. ``spent``: the seconds that the workers spent on all else."""
+
+    store: Store
+    audit: Audit
+    spent: float
+
+    def __post_init__(self) -> None:
+        self._choices = AuditChoices(self.store)
+        self._size = self.audit.size(self.store.changing)
+        self._taken = 0
+        self._out: dict[int, AuditChoice] = {}
+        self._results: list[Result] = []
+        self._inputs = 0
+
+    @property
+    def total(self) -> int:
+        """The number of injections that will have run again, as far as it is decided."""
+        return self._size if self.audit.time is None else max(self._taken, min(_AT_LEAST, self._size))
+
+    def take(self) -> AuditChoice | None:
+        """Return the next injection, None if none is left, or none fits the limit as far as is known now."""
+        choice = self._next() if self._taken < self._size else None
+        if choice is not None:
+            self._out[choice.position] = choice
+            self._taken += 1
+        return choice
+
+    def note(self, unit: Unit, result: Result) -> AuditChoice:
+        """Note the result of an injection that was handed out, and return it."""
+        choice = self._out.pop(unit.work.parts[0].positions[0])
+        self._results.append(result)
+        self._inputs += len(choice.inputs)
+        return choice
+
+    def _next(self) -> AuditChoice | None:
+        if self.audit.time is None:
+            return self._choices.over_chunk()
+        if self._taken < _AT_LEAST:
+            return self._choices.over_batch() or self._choices.over_chunk()
+        taken = sum(result.seconds for result in self._results)
+        expected = sum(self._seconds(len(choice.inputs)) for choice in self._out.values())
+        left = self.audit.time * self.spent - taken - expected
+        if self._seconds(self.store.unit_length) <= left:
+            return self._choices.over_chunk()
+        if self._seconds(self.store.identity.numerics.batch_size) <= left:
+            return self._choices.over_batch()
+        return None
+
+    def _seconds(self, inputs: int) -> float:
+        """Return the seconds that an injection over so many inputs is likely to take; infinite before anything is known."""
+        if not self._results:
+            return math.inf
+        loading = sum(result.spans.get("loading", 0.0) for result in self._results)
+        rest = sum(result.seconds for result in self._results) - loading
+        return loading / len(self._results) + rest / self._inputs * inputs
+
+
+def _unit(store: Store, choice: AuditChoice, path: tuple[str, ...]) -> Unit:
+    """Return what a worker needs to run an injection again."""
+    position, inputs = choice.position, choice.inputs
+    return Unit(
+        work=Work(inputs, (PathWork(choice.path, (position,), control=False),)),
+        label=f"audit of {store.id_of(position)}",
+        parts=[PathUnit(path, [store.edits(position, inputs)])],
+        engine="reference",
+        batch=inputs,
+    )
 
 
 def refuse_failed(store: Store) -> None:
@@ -98,48 +181,3 @@ def refuse_failed(store: Store) -> None:
             f"injection {audit.different[0]} ({len(audit.different)} of {len(audit.checked)} differ); this run is "
             "invalid: start again in another `run` with `engine` reference, and please report it"
         )
-
-
-def _same_scores(again: bytes | None, stored: bytes | None) -> bool:
-    """Whether two records of scores (float32) are equal, NaN to NaN."""
-    if again is None or stored is None:
-        return again is stored
-    return np.array_equal(np.frombuffer(again, np.float32), np.frombuffer(stored, np.float32), equal_nan=True)
-
-
-def _choose(store: Store, size: int) -> list[tuple[int, int, Chunk]]:
-    """Return (position, path, chunk) of the injections to run again, the kinds in turn."""
-    kinds: list[dict[int, list[int]]] = [{}, {}, {}, {}]  # telling, critical, changed, masked: path → positions
-    for position, path, *marks in store.audit_candidates():
-        kind = marks.index(True) if True in marks else len(marks)
-        kinds[kind].setdefault(path, []).append(position)
-    draw = Random(0)
-    for by_path in kinds:
-        for positions in by_path.values():
-            draw.shuffle(positions)
-    used: Counter[int] = Counter()
-    chosen: list[tuple[int, int, Chunk]] = []
-    for by_path in cycle(kinds):
-        if len(chosen) == size:
-            return chosen
-        if by_path:
-            path = min(by_path, key=lambda number: used[number])
-            position = by_path[path].pop()
-            used[path] += 1
-            if not by_path[path]:
-                del by_path[path]
-            chosen.append((position, path, _chunk(store, position, len(chosen), draw)))
-    raise AssertionError("unreachable")
-
-
-def _chunk(store: Store, position: int, number: int, draw: Random) -> Chunk:
-    """Return the chunk over which an injection had most effect; of equal ones, any.
-
-    Every other injection takes the chunks in turn instead, the last one first: a lost effect shows as no effect.
-    """
-    effects = store.effects(position)
-    if number % 2:
-        first, _ = effects[-1 - number // 2 % len(effects)]
-    else:
-        first, _ = max(effects, key=lambda effect: (*effect[1], draw.random()))
-    return next(chunk for chunk in chunks(store.golden.inputs, store.unit_length) if chunk.first == first)

@@ -1,7 +1,9 @@
 """Runs everything that a store still lacks: null controls, injections and the audit. Each finished unit is committed."""
 
 import threading
+from collections import Counter
 from dataclasses import dataclass, field
+from random import Random
 from types import TracebackType
 from typing import Self
 
@@ -11,7 +13,7 @@ from bitswap_onnx.campaign.audit import Audit, is_due, refuse_failed, run_audit
 from bitswap_onnx.campaign.options import Progress, RunOptions
 from bitswap_onnx.campaign.schedule import LARGEST_UNIT, Lot, Queue, Schedule, make_lots
 from bitswap_onnx.campaign.setup import Setup
-from bitswap_onnx.campaign.store import Store
+from bitswap_onnx.campaign.store import Fingerprint, Store
 from bitswap_onnx.campaign.workers import CampaignWorkers
 from bitswap_onnx.data.chunks import Chunk, chunks
 from bitswap_onnx.errors import ControlFailedError, InterruptedRunError, amount
@@ -19,16 +21,21 @@ from bitswap_onnx.outcome import Counts, Golden, judge
 from bitswap_onnx.runtime.lanes import FaultyPath
 from bitswap_onnx.runtime.messages import Engine, PathUnit, Result, Unit, Work
 from bitswap_onnx.runtime.pool import Pool
+from bitswap_onnx.runtime.stopwatch import SPANS
 
 #: Scores that one unit may keep, in bytes.
 _SCORE_BYTES = 1 << 26
+
+#: The outcomes by which audits tell injections apart, the first that an injection has.
+_EFFECTS = ("critical", "non_critical")
 
 
 @dataclass(eq=False)
 class Executor:
     """Runs what a ``store`` lacks. It can run again after the list has grown: its workers and their lanes stay.
 
-    Use it as a context manager; its end ends the workers. Setting ``stop`` ends a run after the units at hand.
+    Use it as a context manager; its end ends the workers, and the store keeps the seconds that they spent. Setting ``stop``
+    ends a run after the units at hand.
     """
 
     store: Store
@@ -39,6 +46,9 @@ class Executor:
     workers: CampaignWorkers = field(init=False)
     _paths: dict[int, FaultyPath] = field(default_factory=dict, init=False)
     _lane_kinds: dict[str, str] = field(default_factory=dict, init=False)
+    _units: Counter[Chunk] = field(default_factory=Counter, init=False)
+    _draw: Random = field(default_factory=lambda: Random(0), init=False)
+    _seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(SPANS, 0.0), init=False)
 
     def __post_init__(self) -> None:
         self.workers = CampaignWorkers(self.store, self.setup, self.golden, self.options)
@@ -52,6 +62,8 @@ class Executor:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.workers.__exit__(kind, error, trace)
+        if any(self._seconds.values()) and kind in (None, InterruptedRunError):
+            self.store.add_seconds(self._seconds)
 
     def run(self, *, audited: bool = True) -> None:
         """Run the rest of the list and, if it is to be ``audited``, the audit.
@@ -68,7 +80,7 @@ class Executor:
             self._run_lots(self.workers.informed(queue), self._remaining(queue))
         if not self.stop.is_set() and is_due(store, audit):
             pool = self.workers.started(queue)
-            run_audit(store, pool, audit, lambda done, total: self._report(Progress("audit", done, total)), self.stop)
+            run_audit(store, pool, audit, self._seconds, self._report_audit, self.stop)
         if self.stop.is_set() and (is_due(store, audit) or not _all_done(self._remaining(queue))):
             raise InterruptedRunError(
                 f"stopped; everything finished is saved: continue with `resume` `run` {store.run}"
@@ -86,6 +98,8 @@ class Executor:
         done, inferences, critical = _tally(store)
         total, injections = done + sum(len(lot.positions) for lot in lots), store.injections
         for unit, result in pool.run(lambda worker: self._unit(schedule.take(worker)), self.stop):
+            for name, spent in result.spans.items():
+                self._seconds[name] += spent
             if self._failed(unit, result):
                 for part in unit.work.parts:
                     schedule.replace(part.path, self._give_up(part.path))
@@ -117,7 +131,15 @@ class Executor:
         label = f"faults in {store.label(work.parts[0].path)}"
         if len(parts) > 1:
             label += f" and {amount(len(parts) - 1, 'other faulty path')}"
-        return Unit(work, label, parts, self._engine)
+        return Unit(work, label, parts, self._engine, self._batch(work.chunk))
+
+    def _batch(self, chunk: Chunk) -> Chunk:
+        """Return the batch of a chunk whose fingerprints a unit makes: in turn, the last one first."""
+        size, number = self.setup.batch_size, self._units[chunk]
+        self._units[chunk] += 1
+        batches = -(-len(chunk) // size)
+        first = chunk.first + size * ((batches - 1 - number) % batches)
+        return Chunk(first, min(first + size, chunk.stop))
 
     def _failed(self, unit: Unit, result: Result) -> bool:
         """Whether a lane has failed its null control, so that the paths of the unit have to run as whole models."""
@@ -131,30 +153,45 @@ class Executor:
         given up are left out.
         """
         work, store = unit.work, self.store
-        counts, blobs = iter(result.counts), iter(result.blobs)
-        outcomes, controls = [], []
+        ran_outcomes = iter(zip(result.counts, result.blobs, result.fingerprints, strict=True))
+        outcomes, controls, fingerprints = [], [], []
         kinds = dict(self._lane_kinds)
         for part, ran, control, kind in zip(work.parts, unit.parts, result.controls, result.lane_kinds, strict=True):
-            taken = list(zip(part.positions, counts, blobs, strict=False)) if result.counts else []
+            of_part = list(zip(part.positions, ran_outcomes, strict=False)) if result.counts else []
             if part.path in store.given_up and not ran.whole:
                 continue
-            outcomes += taken
+            outcomes += [(position, counts, blobs) for position, (counts, blobs, _) in of_part]
+            fingerprints += [(position, counts, value) for position, (counts, _, value) in of_part]
             kinds[", ".join(ran.path)] = kind
             if control is not None:
                 controls.append((part.path, control, kind))
         if kinds != self._lane_kinds:
             self._lane_kinds = kinds
             store.keep_lanes(kinds)
-        store.add(work.chunk, outcomes, controls)
+        store.add(work.chunk, outcomes, controls, self._chosen(fingerprints, unit.batch))
         if any(control != len(work.chunk) for _, control, _ in controls):
             _refuse_failed_controls(store)
         return [each for _, each, _ in outcomes]
+
+    def _chosen(self, fingerprints: list[tuple[int, Counts, int | None]], batch: Chunk) -> list[Fingerprint]:
+        """Return the fingerprints to keep for an audit: of a drawn injection of each kind, as audits know them."""
+        telling = self.store.with_top_exponent([position for position, _, _ in fingerprints])
+        kinds: dict[str, list[Fingerprint]] = {}
+        for position, counts, value in fingerprints:
+            if value is not None:
+                is_telling = counts["nonfinite"] or position in telling
+                kind = "telling" if is_telling else next((name for name in _EFFECTS if counts[name]), "masked")
+                kinds.setdefault(kind, []).append((position, batch.first, value))
+        return [self._draw.choice(of_kind) for of_kind in kinds.values()]
 
     def _give_up(self, path: int) -> list[Lot]:
         """Give up the lane of a path and everything that it has committed; return the lots to run as whole models."""
         self.store.give_up(path)
         queue = {block: {path: paths[path]} for block, paths in self.store.queue().items() if path in paths}
         return self._remaining(queue)
+
+    def _report_audit(self, done: int, total: int) -> None:
+        self._report(Progress("audit", done, total))
 
     def _report(self, progress: Progress) -> None:
         if self.options.on_progress is not None:

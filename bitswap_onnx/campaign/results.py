@@ -54,16 +54,18 @@ def write_results(store: Store, path: Path) -> None:
 def how_it_ran(store: Store) -> dict[str, Any]:
     """Return the kind of lane of each faulty path (``lanes``) and the ``audit``; None where there was none.
 
-    ``given_up``: the paths whose lane failed its null control, so that they ran again as whole models.
+    ``given_up``: the paths whose lane failed its null control, so that they ran again as whole models. ``seconds``: what
+    workers spent, by `bitswap_onnx.runtime.stopwatch.SPANS`, over all resumes.
     """
     paths = store.paths()
     given_up = [", ".join(paths[number]) for number in sorted(store.given_up)]
     audit = store.audit
-    return {"lanes": store.lanes, "audit": audit and audit.stored(), "given_up": given_up}
+    seconds = {name: round(spent, 3) for name, spent in store.seconds.items()}
+    return {"lanes": store.lanes, "audit": audit and audit.stored(), "given_up": given_up, "seconds": seconds}
 
 
 def write_golden(store: Store, path: Path) -> None:
-    """Write golden.json: the golden run, the identity, the lane of each faulty path, the audit."""
+    """Write golden.json: the golden run, the identity, the lane of each faulty path, the audit, the workers' seconds."""
     with replacing(path) as file:
         json.dump({**store.golden.stored(), "identity": store.identity.stored(), **how_it_ran(store)}, file, indent=2)
         file.write("\n")

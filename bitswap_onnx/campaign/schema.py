@@ -34,7 +34,8 @@ RECEIPT_COLUMNS = (
 
 #: ``injection.inputs``: how many it runs over, NULL for all; ``injection.first_input``: where its own block of them begins,
 #: NULL for those that its faults name, or all. ``outcome.failed``: inputs without scores, because the runtime raised,
-#: crashed or hung: masked + non_critical + critical + failed = inputs. ``measure``: further numbers of an outcome, by name.
+#: crashed or hung: masked + non_critical + critical + failed = inputs. ``measure``: further numbers of an outcome, by name;
+#: ``fingerprint`` is that of the batch from input ``first`` on.
 SCHEMA = f"""
 CREATE TABLE setting (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE path (number INTEGER PRIMARY KEY, tensors TEXT NOT NULL UNIQUE);

@@ -32,6 +32,9 @@ Outcome = tuple[int, Counts, dict[str, bytes]]
 #: A faulty path, the inputs that its null control left masked, and the kind of its lane.
 Control = tuple[int, int, str]
 
+#: An injection's position, the first input of a batch, and the fingerprint of what ran there.
+Fingerprint = tuple[int, int, int]
+
 _OUTCOME_COLUMNS = ("position", "first", "inputs", *COUNTS, "per_input", "scores", "failed")
 
 
@@ -156,8 +159,14 @@ class Store(StoreQueries):
                 weights.setdefault(key, []).append(WeightEdit(element, int(mask, 16)))
         return InjectionEdits(weights, neurons)
 
-    def add(self, chunk: Chunk, outcomes: Iterable[Outcome], controls: Iterable[Control] = ()) -> None:
-        """Commit, in one transaction, outcomes over ``chunk`` and null controls.
+    def add(
+        self,
+        chunk: Chunk,
+        outcomes: Iterable[Outcome],
+        controls: Iterable[Control] = (),
+        fingerprints: Iterable[Fingerprint] = (),
+    ) -> None:
+        """Commit, in one transaction, outcomes over ``chunk``, null controls, and fingerprints of batches of the chunk.
 
         The counts of an outcome have, as ``inputs``, the number of the chunk's inputs that the injection ran over, and may
         have, as ``failed``, how many of these gave no scores.
@@ -174,6 +183,7 @@ class Store(StoreQueries):
                 [(path, chunk.first, len(chunk), masked, lane) for path, masked, lane in controls],
             )
             db.executemany(f"INSERT INTO outcome ({names}) VALUES ({values})", rows)
+            db.executemany("INSERT OR REPLACE INTO measure VALUES (?, ?, 'fingerprint', ?)", fingerprints)
 
     @property
     def given_up(self) -> frozenset[int]:
@@ -189,7 +199,8 @@ class Store(StoreQueries):
         """Delete, in one transaction, all outcomes and controls of a path; it runs as whole models from now on."""
         with self._transaction() as db:
             of_path = "IN (SELECT position FROM injection WHERE path = ? AND changes)"
-            db.execute(f"DELETE FROM outcome WHERE position {of_path}", (path,))
+            for table in ("outcome", "measure"):
+                db.execute(f"DELETE FROM {table} WHERE position {of_path}", (path,))
             db.execute("DELETE FROM control WHERE path = ?", (path,))
             self._put_in(db, "given_up", sorted(self.given_up | {path}))
 

@@ -14,6 +14,7 @@ from bitswap_onnx.campaign.schema import UPGRADES
 from bitswap_onnx.campaign.store_checks import REMEDY, check_golden, check_outcomes, check_plan, check_schema
 from bitswap_onnx.campaign.stored_settings import REQUIRED_SETTINGS, misfit
 from bitswap_onnx.errors import RunError
+from bitswap_onnx.runtime.stopwatch import SPANS
 
 if TYPE_CHECKING:
     from bitswap_onnx.campaign.store_checks import Digest
@@ -166,6 +167,16 @@ class StoreFile:
         if incremental:
             self._put("incremental", True)
             self._put("audit", None)
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Seconds that workers spent so far, over all resumes, by `SPANS`; empty before anything was kept."""
+        return dict(self._setting("seconds") or {})
+
+    def add_seconds(self, seconds: Mapping[str, float]) -> None:
+        """Add seconds that workers spent to those of earlier runs."""
+        before = self.seconds
+        self._put("seconds", {name: before.get(name, 0.0) + seconds.get(name, 0.0) for name in SPANS})
 
     def use_engine(self, engine: str) -> None:
         """Note the engine that runs from now on; null controls of another engine no longer count."""

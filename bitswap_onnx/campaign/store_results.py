@@ -1,7 +1,7 @@
 """Queries for the results files, the summary and the audit. No query changes the store."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
@@ -24,6 +24,11 @@ JOIN (SELECT position, SUM(inputs) AS inputs, {", ".join(f"SUM({name}) AS {name}
       FROM outcome GROUP BY position) o ON o.position = i.position
 ORDER BY i.position, r.row
 """
+
+
+#: Whether the injection ``i`` has a fault in the top exponent bit.
+_TOP_EXPONENT = """EXISTS (SELECT 1 FROM receipt r WHERE r.position = i.position AND r.bit_class = 'exponent'
+AND r.bit = 4 * (LENGTH(r.clean_bits) - 2) - 2)"""
 
 
 class AuditCandidate(NamedTuple):
@@ -159,14 +164,31 @@ class StoreResults(StoreFile):
     def audit_candidates(self) -> Iterator[AuditCandidate]:
         """Yield the injections that change something and have an outcome."""
         rows = self._db.execute(
-            "SELECT i.position, i.path, SUM(o.nonfinite) > 0 OR EXISTS"
-            " (SELECT 1 FROM receipt r WHERE r.position = i.position AND r.bit_class = 'exponent'"
-            " AND r.bit = 4 * (LENGTH(r.clean_bits) - 2) - 2), SUM(o.critical) > 0,"
+            f"SELECT i.position, i.path, SUM(o.nonfinite) > 0 OR {_TOP_EXPONENT}, SUM(o.critical) > 0,"
             " SUM(o.non_critical) > 0 FROM injection i JOIN outcome o ON o.position = i.position WHERE i.changes"
             " GROUP BY i.position"
         )
-        for position, path, *marks in rows:
-            yield AuditCandidate(position, path, *map(bool, marks))
+        for position, path, telling, critical, changed in rows:
+            yield AuditCandidate(position, path, bool(telling), bool(critical), bool(changed))
+
+    def with_top_exponent(self, positions: Sequence[int]) -> set[int]:
+        """Return those of some injections that have a fault in the top exponent bit."""
+        listed = ", ".join(str(int(position)) for position in positions)  # too many for parameters
+        rows = self._db.execute(f"SELECT position FROM injection i WHERE position IN ({listed}) AND {_TOP_EXPONENT}")
+        return {position for (position,) in rows}
+
+    def fingerprints(self) -> Iterator[tuple[AuditCandidate, int, int]]:
+        """Yield injections with the first input and the fingerprint of a batch; their marks are of the chunk around it."""
+        rows = self._db.execute(
+            f"SELECT i.position, i.path, o.nonfinite > 0 OR {_TOP_EXPONENT}, o.critical > 0, o.non_critical > 0,"
+            " m.first, m.value"
+            " FROM measure m JOIN injection i ON i.position = m.position"
+            " JOIN outcome o ON o.position = m.position AND o.first = m.first - m.first % ?"
+            " WHERE m.name = 'fingerprint' AND i.changes ORDER BY m.first, m.position",
+            (self.unit_length,),
+        )
+        for position, path, telling, critical, changed, first, value in rows:
+            yield AuditCandidate(position, path, bool(telling), bool(critical), bool(changed)), first, int(value)
 
     def effects(self, position: int) -> list[tuple[int, tuple[int, int, int]]]:
         """Return the first input of each chunk, with the (nonfinite, critical, non-critical) inferences there."""

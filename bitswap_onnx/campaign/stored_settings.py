@@ -8,6 +8,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from bitswap_onnx.runtime.stopwatch import SPANS
+
 
 @dataclass(frozen=True)
 class _Whole:
@@ -96,6 +98,7 @@ SHAPES: dict[str, Any] = {
     "given_up": [_FROM_0],
     "audit": ({"checked": [str], "different": [str]}, None),
     "growing": bool,
+    "seconds": dict.fromkeys(SPANS, float),
     "until": _UNTIL,
 }
 

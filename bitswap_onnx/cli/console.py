@@ -3,7 +3,7 @@
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,6 +24,14 @@ _WIDE = 200
 #: Prints names as they are: no markup, no emoji, no wrapping.
 out = Console(highlight=False, markup=False, emoji=False, soft_wrap=True, width=None if sys.stdout.isatty() else _WIDE)
 _PLAIN_SECONDS = 10.0
+
+#: The words for spans of workers whose name says too little.
+_SPAN_NAMES = {
+    "controls": "null controls",
+    "probing": "probing lanes",
+    "golden": "golden values",
+    "loading": "loading sessions",
+}
 
 
 def share(part: int | None, whole: int | None) -> str:
@@ -151,6 +159,8 @@ def print_campaign(campaign: Campaign) -> None:
         out.print(worst)
     if golden["lanes"]:
         out.print(_how(golden))
+    if any(golden["seconds"].values()):
+        out.print(_where_time_went(golden["seconds"]))
     out.print(f"run directory: {campaign.run}")
 
 
@@ -171,6 +181,14 @@ def _how(golden: dict[str, Any]) -> str:
         + (f", {given_up} of these after a null control failed on a faster way" if given_up else "")
         + (f"; audit: {amount(audited, 'injection')} as whole models, all equal" if audited else "")
     )
+
+
+def _where_time_went(seconds: Mapping[str, float]) -> str:
+    """Return a sentence: the seconds of all workers, and the share of each span, the largest first."""
+    total = sum(seconds.values())
+    largest_first = sorted(seconds.items(), key=lambda span: -span[1])
+    shares = ", ".join(f"{_SPAN_NAMES.get(name, name)} {100 * spent / total:.0f} %" for name, spent in largest_first)
+    return f"time of the workers: {total:,.1f} s: {shares}"
 
 
 def _shares(counts: Counts) -> list[str]:

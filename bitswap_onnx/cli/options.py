@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import typer
 
-from bitswap_onnx.campaign.audit import parse_audit
+from bitswap_onnx.campaign.audit import DEFAULT_AUDIT, parse_audit
 from bitswap_onnx.campaign.options import RunOptions
 from bitswap_onnx.campaign.settings import FROM_CLOCK, Settings
 from bitswap_onnx.data.preprocessing import PRESETS, Preprocessing
@@ -148,16 +148,17 @@ def _run_options(
         typer.Option(metavar="SIZE", help="Memory of all workers together, e.g. 4G. Default: half of the free memory."),
     ] = None,
     audit: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="N|P%",
-            help="Number or share of injections to run again on the reference engine at the end; 0: none.",
+            help="Number or share of injections to run again on the reference engine at the end, each over a chunk of "
+            "inputs; 0: none. Default: four over a batch each, then up to ten in all within a twentieth of the time.",
         ),
-    ] = "10",
+    ] = None,
 ) -> RunOptions:
     """Return the options of a run that the command line describes."""
-    size = parse_size(memory, "--memory")
-    return RunOptions(run=out, resume=resume, workers=workers, engine=engine, memory=size, audit=parse_audit(audit))
+    size, again = parse_size(memory, "--memory"), DEFAULT_AUDIT if audit is None else parse_audit(audit)
+    return RunOptions(run=out, resume=resume, workers=workers, engine=engine, memory=size, audit=again)
 
 
 def _until(

@@ -13,6 +13,7 @@ from bitswap_onnx.outcome import Scores
 from bitswap_onnx.runtime.chain import Chain, Values
 from bitswap_onnx.runtime.lanes import Block, flat, same
 from bitswap_onnx.runtime.memory import aligned_empty
+from bitswap_onnx.runtime.stopwatch import STOPWATCH
 from bitswap_onnx.runtime.submodel import Submodel
 
 
@@ -80,6 +81,7 @@ class GoldenBlock(Block):
         computed = self._computed(self.chain.stage(stage), before, self.chain.computed(stage))
         return {name: computed[name] if name in computed else before[name] for name in self.chain.borders[stage + 1]}
 
+    @STOPWATCH.span("golden")
     def _computed(self, part: Submodel, before: Values, names: Iterable[str]) -> Values:
         made = {name: self._array(name) for name in names}
         if not made:

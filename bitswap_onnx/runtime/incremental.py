@@ -32,6 +32,7 @@ from bitswap_onnx.runtime.packed import PackedLane
 from bitswap_onnx.runtime.probe import PROBED_INPUTS, Probe
 from bitswap_onnx.runtime.probed_inputs import inputs_to_probe
 from bitswap_onnx.runtime.session import Numerics, open_session
+from bitswap_onnx.runtime.stopwatch import STOPWATCH
 
 #: The fewest batches of a path for which a faster lane than its stages is tried.
 MIN_BATCHES_TO_PACK = 24
@@ -76,6 +77,10 @@ class IncrementalEngine:
     @cached_property
     def chain(self) -> Chain:
         """The model as stages: as many as are exact."""
+        return self._find_chain()
+
+    @STOPWATCH.span("probing")
+    def _find_chain(self) -> Chain:
         inputs, scores = self._probed
         chain = find_chain(self.slicer, self.numerics, inputs, scores)
         return (
@@ -113,6 +118,7 @@ class IncrementalEngine:
     def _clean_model(self) -> Model:
         return clean_model(self.model, self.sites)
 
+    @STOPWATCH.span("controls")
     def control(self, path: FaultyPath, first: int, stop: int) -> int:
         """Return how many of the inputs ``first`` to ``stop`` stay golden on the way of ``path``: all, or it is not exact.
 
@@ -188,6 +194,7 @@ class IncrementalEngine:
         for path in self._packed_paths() ^ before:
             self.cache.drop(path)
 
+    @STOPWATCH.span("probing")
     def _find_lane(self, path: FaultyPath) -> Lane:
         stages = None if path in self._given_up else self.candidates.stages_lane(path)
         if stages is None:

@@ -5,7 +5,7 @@ pipe a message is one line of JSON, followed by the bytes of its blobs.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, field
 from itertools import starmap
 from typing import Any, BinaryIO, Literal
 
@@ -58,12 +58,17 @@ class PathUnit:
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """Some ``work`` with all that a worker needs for it, ``parts`` in the same order; ``label`` names it in messages."""
+    """Some ``work`` with all that a worker needs for it, ``parts`` in the same order.
+
+    ``label`` names it in messages. ``batch``: the inputs of one batch whose fingerprint
+    (`bitswap_onnx.runtime.fingerprint`) is wanted per injection.
+    """
 
     work: Work
     label: str
     parts: list[PathUnit]
     engine: Engine
+    batch: Chunk
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,15 +76,19 @@ class Result:
     """The outcome of a unit.
 
     ``controls``: for each part, the number of inputs that the null control left masked, None if none was due. If it left
-    fewer than all, the unit has no outcomes. ``counts`` and ``blobs`` (the recorded ``per_input`` and ``scores``, by name)
-    are per injection, part after part. ``lane_kinds``: the kind of lane of each part.
+    fewer than all, the unit has no outcomes. ``counts``, ``blobs`` (the recorded ``per_input`` and ``scores``, by name) and
+    ``fingerprints`` (of the batch; None for an injection that runs over none of its inputs) are per injection, part after
+    part. ``seconds`` is the time of the whole unit, ``spans`` where it went (`bitswap_onnx.runtime.stopwatch.SPANS`).
+    ``lane_kinds``: the kind of lane of each part.
     """
 
     controls: list[int | None]
     counts: list[Counts]
     blobs: list[dict[str, bytes]]
+    fingerprints: list[int | None]
     seconds: float
     lane_kinds: list[str]
+    spans: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +98,7 @@ class WorkerRequest:
     chunk: Chunk
     parts: list[PathUnit]
     engine: Engine
+    batch: Chunk
 
 
 def encode_edits(edits: InjectionEdits) -> list[Any]:
@@ -108,7 +118,7 @@ def decode_edits(encoded: list[Any]) -> InjectionEdits:
 def encode_request(request: WorkerRequest) -> Message:
     """Return a request as a message."""
     parts = [{**_fields(part), "edits": [encode_edits(edits) for edits in part.edits]} for part in request.parts]
-    return {"chunk": [request.chunk.first, request.chunk.stop], "parts": parts, "engine": request.engine}
+    return {"chunk": astuple(request.chunk), "parts": parts, "engine": request.engine, "batch": astuple(request.batch)}
 
 
 def decode_request(message: Message) -> WorkerRequest:
@@ -117,7 +127,7 @@ def decode_request(message: Message) -> WorkerRequest:
         PathUnit(**{**part, "path": tuple(part["path"]), "edits": [decode_edits(encoded) for encoded in part["edits"]]})
         for part in message["parts"]
     ]
-    return WorkerRequest(Chunk(*message["chunk"]), parts, message["engine"])
+    return WorkerRequest(Chunk(*message["chunk"]), parts, message["engine"], Chunk(*message["batch"]))
 
 
 def encode_result(result: Result) -> tuple[Message, dict[str, bytes]]:

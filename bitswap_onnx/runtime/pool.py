@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
@@ -44,6 +45,7 @@ class Pool:
     _threads: list[ThreadPoolExecutor] = field(default_factory=list, init=False)
     _processes: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict, init=False)
     _in_process: Worker | None = field(default=None, init=False)
+    _start_seconds: dict[int, float] = field(default_factory=dict, init=False)
 
     def __enter__(self) -> Self:
         self._threads = [ThreadPoolExecutor(1) for _ in range(self.size)]
@@ -109,15 +111,23 @@ class Pool:
             order += [numbers[key] for key in keys]
             count += len(distinct)
             parts.append(replace(part, edits=list(distinct.values())))
-        request = WorkerRequest(unit.work.chunk, parts, unit.engine)
+        request = WorkerRequest(unit.work.chunk, parts, unit.engine, unit.batch)
         result = self._run_in_process(request, unit.label) if not self.size else self._send(worker, request, unit.label)
         order = order if result.counts else []
-        return replace(result, counts=[result.counts[i] for i in order], blobs=[result.blobs[i] for i in order])
+        return replace(
+            result,
+            counts=[result.counts[i] for i in order],
+            blobs=[result.blobs[i] for i in order],
+            fingerprints=[result.fingerprints[i] for i in order],
+            spans=result.spans | {"start": self._start_seconds.pop(worker, 0.0)},
+        )
 
     def _run_in_process(self, request: WorkerRequest, label: str) -> Result:
         try:
             if self._in_process is None:
+                begun = time.perf_counter()
                 self._in_process = Worker(self.settings)
+                self._start_seconds[0] = time.perf_counter() - begun
             return self._in_process.run(request)
         except BitswapError as error:
             raise ModelError(f"{label}: {error}") from None
@@ -132,6 +142,7 @@ class Pool:
         detached: dict[str, Any] = {"start_new_session": True}
         if sys.platform == "win32":
             detached = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
+        begun = time.perf_counter()
         path = os.pathsep.join(filter(None, sys.path))  # the same as the parent's, without the working directory
         try:
             self._processes[worker] = subprocess.Popen(
@@ -144,6 +155,7 @@ class Pool:
         except OSError as error:
             raise RunError(f"cannot start a worker: {error.strerror}; try fewer `workers`") from None
         self._ask(worker, encode_settings(self.settings), "start")
+        self._start_seconds[worker] = time.perf_counter() - begun
 
     def _ask(self, worker: int, message: Message, label: str) -> tuple[Message, dict[str, bytes]]:
         """Send a message to a worker and return its answer.

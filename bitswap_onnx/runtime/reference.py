@@ -14,6 +14,7 @@ from bitswap_onnx.outcome import Scores
 from bitswap_onnx.runtime.lanes import Block, FaultyPath, FaultyScores, LaneKind
 from bitswap_onnx.runtime.model_lanes import WholeLanes, clean_model
 from bitswap_onnx.runtime.session import Numerics
+from bitswap_onnx.runtime.stopwatch import STOPWATCH
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +41,7 @@ class ReferenceEngine:
         """Return the kind of lane that every path runs on."""
         return self._lanes.lane(path).kind
 
+    @STOPWATCH.span("controls")
     def control(self, path: FaultyPath, first: int, stop: int) -> int:
         """Rewrite the tensors of ``path`` with the bits that they have, and run; return how many inputs stay golden."""
         return self._lanes.lane(path).control(self._block(first, stop))

@@ -19,6 +19,7 @@ from bitswap_onnx.errors import ModelError, one_line
 from bitswap_onnx.graph.model import Model
 from bitswap_onnx.graph.nodes import attribute
 from bitswap_onnx.runtime.memory import aligned
+from bitswap_onnx.runtime.stopwatch import STOPWATCH
 
 Provider = Literal["cpu", "cuda"]
 
@@ -147,6 +148,7 @@ def open_session(model: Model, numerics: Numerics, output: str, save_optimized: 
     return Session(handle, handle.get_inputs()[0].name, output, numerics.batch_size)
 
 
+@STOPWATCH.span("loading")
 def load(model: Model, numerics: Numerics, save_optimized: str | None = None) -> Any:
     """Load a model with any inputs and outputs, as the runtime's own session; errors as `open_session`."""
     options = _options(numerics)

@@ -22,6 +22,7 @@ from bitswap_onnx.graph.model import load_model
 from bitswap_onnx.graph.sites import find_sites, is_site
 from bitswap_onnx.graph.slices import Slicer
 from bitswap_onnx.outcome import Counts, Golden, Outcomes, Scores, judge_rows
+from bitswap_onnx.runtime.fingerprint import fingerprint
 from bitswap_onnx.runtime.incremental import IncrementalEngine
 from bitswap_onnx.runtime.lanes import FaultyPath, affected_inputs
 from bitswap_onnx.runtime.messages import (
@@ -35,6 +36,7 @@ from bitswap_onnx.runtime.messages import (
     send,
 )
 from bitswap_onnx.runtime.reference import ReferenceEngine
+from bitswap_onnx.runtime.stopwatch import STOPWATCH
 from bitswap_onnx.runtime.worker_settings import WorkerSettings, decode_paths, decode_settings
 
 Rows = NDArray[np.intp]
@@ -65,6 +67,7 @@ class Worker:
     def run(self, request: WorkerRequest) -> Result:
         """Run one unit: the null controls that are due, then the injections, unless a control failed."""
         begun = time.perf_counter()
+        STOPWATCH.restart()
         for part in request.parts:
             if part.whole:
                 self.incremental.give_up(part.path)
@@ -76,7 +79,9 @@ class Worker:
         if engine.lost:  # golden rows that ran along did not stay golden
             controls, tallies = [max(0, whole - engine.lost)] * len(controls), []
         counts, blobs = [tally.counts for tally in tallies], [tally.blobs() for tally in tallies]
-        return Result(controls, counts, blobs, time.perf_counter() - begun, kinds)
+        fingerprints = [tally.fingerprint for tally in tallies]
+        seconds, spans = time.perf_counter() - begun, STOPWATCH.seconds
+        return Result(controls, counts, blobs, fingerprints, seconds, kinds, spans)
 
     def expect(self, paths: Mapping[FaultyPath, int]) -> None:
         """Take in the faulty paths to come, with their batches; their neuron sites are among those of the settings."""
@@ -86,16 +91,21 @@ class Worker:
         is_due = part.control and part.controlled_lane != kind
         return engine.control(part.path, request.chunk.first, request.chunk.stop) if is_due else None
 
+    @STOPWATCH.span("faults")
     def _run_injections(self, engine: Engine, request: WorkerRequest) -> list["_Tally"]:
         injections = [edits for part in request.parts for edits in part.edits]
         tallies = [_Tally(self.records) for _ in injections]
-        work = [(part.path, part.edits) for part in request.parts]
+        work, batch = [(part.path, part.edits) for part in request.parts], request.batch
         for start, faulty in engine.run_all(work, request.chunk.first, request.chunk.stop):
             golden = self._golden_of(Chunk(start, start + faulty.inputs))
             outcomes = judge_rows(golden, faulty.rows, faulty.scores, faulty.bounds)
             for number, part, judged in zip(faulty.numbers, faulty.parts, outcomes, strict=True):
                 inputs = affected_inputs(injections[number], start, faulty.inputs)
-                tallies[number].add(judged, inputs, golden, faulty.rows[part], faulty.scores[part])
+                rows, scores = faulty.rows[part], faulty.scores[part]
+                tallies[number].add(judged, inputs, golden, rows, scores)
+                of_batch = inputs[slice(*np.searchsorted(inputs, (batch.first - start, batch.stop - start)))]
+                if len(of_batch):
+                    tallies[number].fingerprint = fingerprint(judged, golden.scores, rows, scores, of_batch)
         return tallies
 
     def _golden_of(self, chunk: Chunk) -> Golden:
@@ -113,6 +123,7 @@ class _Tally:
         self.counts: Counts = {"inputs": 0}
         self.per_input: list[bytes] = []
         self.scores: list[bytes] = []
+        self.fingerprint: int | None = None
 
     def add(self, outcomes: Outcomes, inputs: Rows, golden: Golden, rows: Rows, scores: Scores) -> None:
         """Add the outcomes of ``inputs``; ``rows`` have the faulty ``scores``, all others the golden ones."""

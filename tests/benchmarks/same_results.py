@@ -2,9 +2,9 @@
 
 ``python -m tests.benchmarks.same_results --before COMMIT [--reference DIR]`` runs the same commands with the code of both,
 in folders of the same layout, and compares the files byte for byte. Each command has one worker: several finish their
-units in any order. Not compared: the ``notes`` and ``method`` of JSON, whose wording may change, versions and machine in
-golden.json, stores and texts. With the reference data, ResNet20 runs as well: every 50th fault of its published list over
-846 images, and a ranking of its layers.
+units in any order. Not compared: the ``notes`` and ``method`` of JSON, whose wording may change, versions, machine, audit
+and seconds in golden.json, stores and texts. With the reference data, ResNet20 runs as well: every 50th fault of its
+published list over 846 images, and a ranking of its layers.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from bitswap_onnx.faults.fault_list import read_fault_list, write_fault_list
 REPO = Path(__file__).resolve().parents[2]
 PACKAGES = ("bitswap_onnx", "converters", "models")
 #: Keys of JSON files that are no results.
-WORDS = {"notes", "method", "versions", "machine"}
+WORDS = {"notes", "method", "versions", "machine", "audit", "seconds"}
 
 
 #: Command lines, in order: later ones read what earlier ones wrote. The JSON that some print is compared as well.

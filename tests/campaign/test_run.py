@@ -197,7 +197,7 @@ def test_nonfinite_golden_scores_are_counted_alike_everywhere(tmp_path: Path) ->
 
 def test_progress_counts(model: Path, tmp_path: Path) -> None:
     seen: list[Progress] = []
-    finished = run(model, tmp_path / "run", on_progress=seen.append)
+    finished = run(model, tmp_path / "run", on_progress=seen.append, audit=Audit(10))
     last = [progress for progress in seen if progress.stage == "injections"][-1]
     assert last.done == last.exactly == last.total == len(faults())
     assert last.inferences == len(faults()) * INPUTS == finished.summary.totals["inputs"]

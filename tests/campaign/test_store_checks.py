@@ -18,6 +18,7 @@ from bitswap_onnx.campaign.settings import Settings
 from bitswap_onnx.campaign.setup import prepare
 from bitswap_onnx.campaign.stored_settings import misfit
 from bitswap_onnx.errors import BitswapError, RunError
+from bitswap_onnx.runtime.stopwatch import SPANS
 from tests.campaign.old_stores import finish, injections, old_model
 from tests.campaigns import rows_of_store
 from tests.recorded import recorded_of
@@ -212,6 +213,8 @@ def test_without_labels_and_records(tmp_path: Path) -> None:
         ("until", [], "expected an object, found '[]'"),
         ("identity", None, "expected an object, found 'None'"),
         ("design", 3, "expected text, found '3'"),
+        ("seconds", dict.fromkeys(SPANS, 0.5), None),
+        ("seconds", {**dict.fromkeys(SPANS, 0), "audit": "1"}, "expected a finite number as audit, found '1'"),
         ("growing", 1, "expected true or false, found '1'"),
         ("whatever", [object], None),
     ],

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -47,6 +48,7 @@ def test_inject_prints_totals_and_where_everything_lies(run: Run) -> None:
     assert "data: all 20 inputs of cnn.npz" in err
     assert "injections: 3/3" in err
     assert "faulty layers and parameters: 2 as whole models; audit: 3 injections as whole models, all equal" in out
+    assert re.search(r"time of the workers: [0-9.]+ s: (faults|start|loading sessions) [0-9]+ %, .*audit [0-9]+ %", out)
     assert Path("here/results.csv").is_file()
 
 

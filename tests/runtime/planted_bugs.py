@@ -186,8 +186,8 @@ def controls_of_the_first_chunk(patch: Patch) -> None:
     """Every null control is written down for the first chunk."""
     add = Store.add
 
-    def misplaced(self: Store, chunk: Chunk, outcomes: Any, controls: Any = ()) -> None:
-        add(self, chunk, outcomes)
+    def misplaced(self: Store, chunk: Chunk, outcomes: Any, controls: Any = (), fingerprints: Any = ()) -> None:
+        add(self, chunk, outcomes, (), fingerprints)
         add(self, Chunk(0, len(chunk)), (), controls)
 
     patch.setattr(Store, "add", misplaced)

@@ -43,7 +43,7 @@ def through_pipe(message: Message, blobs: dict[str, bytes] | None = None) -> tup
 def test_a_request_arrives_with_its_types() -> None:
     path = ("@input:d", "@output:c", "a.weight")
     parts = [PathUnit(path, EDITS, True, "packed"), PathUnit(("a.weight",), EDITS[:1], whole=True)]
-    request = WorkerRequest(Chunk(8, 24), parts, "incremental")
+    request = WorkerRequest(Chunk(8, 24), parts, "incremental", Chunk(16, 20))
     arrived = decode_request(through_pipe(encode_request(request))[0])
     assert arrived == request
     every = [edits for part in arrived.parts for edits in part.edits]
@@ -54,11 +54,19 @@ def test_a_request_arrives_with_its_types() -> None:
 @pytest.mark.parametrize(
     "result",
     [
-        Result([16, None], [{"inputs": 16, "sdc_5": None}, {"inputs": 1}], [{}, {}], 0.5, ["stages", "packed"]),
+        Result(
+            [16, None],
+            [{"inputs": 16, "sdc_5": None}, {"inputs": 1}],
+            [{}, {}],
+            [1, None],
+            0.5,
+            ["stages", "packed"],
+            {"faults": 0.25},
+        ),
         Result(
             [None], [{"inputs": 1}] * 11, [{"per_input": bytes([i]), "scores": b"\n{}"} for i in range(11)], 1e-9, ["x"]
         ),
-        Result([7], [], [], 0.25, ["whole"]),
+        Result([7], [], [], [], 0.25, ["whole"]),
     ],
 )
 def test_a_result_arrives_with_its_blobs(result: Result) -> None:

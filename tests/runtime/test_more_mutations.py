@@ -139,6 +139,7 @@ def pairs_of_faults() -> list[Injection]:
     ]
 
 
+@pytest.mark.parametrize("audit", [Audit(10), Audit(time=1e-9)], ids=["chunks", "batches"])
 @pytest.mark.parametrize(
     ("mutant", "subject", "injections"),
     [
@@ -151,12 +152,17 @@ def pairs_of_faults() -> list[Injection]:
     ids=["owners", "one fault per channel", "golden of equal length", "first model kept", "outcomes kept"],
 )
 def test_the_audit_sees(
-    mutant: Mutant, subject: Subject, injections: list[Injection] | None, monkeypatch: Patch, tmp_path: Path
+    mutant: Mutant,
+    subject: Subject,
+    injections: list[Injection] | None,
+    audit: Audit,
+    monkeypatch: Patch,
+    tmp_path: Path,
 ) -> None:
     """With its eyes open the probe takes the lane: of these bugs it sees nothing."""
     mutant(monkeypatch)
     with pytest.raises(ControlFailedError, match="the audit failed"):
-        run(subject, tmp_path, injections, audit=Audit(10))
+        run(subject, tmp_path, injections, audit=audit)
     assert not (tmp_path / "run/results.csv").exists()
 
 

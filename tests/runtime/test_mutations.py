@@ -242,16 +242,17 @@ def test_the_null_control_sees(mutant: Mutant, monkeypatch: Patch, tmp_path: Pat
     assert results[0] == results[1]
 
 
+@pytest.mark.parametrize("audit", [Audit(10), Audit(time=1e-9)], ids=["chunks", "batches"])
 @pytest.mark.parametrize(
     "mutant",
     [flips_skipped(8), stale_block, last_batch_forgotten, last_chunk_forgotten, wrong_channel, not_put_back],
     ids=["flips skipped", "stale block", "last batch", "last chunk", "wrong channel", "not put back"],
 )
-def test_the_audit_sees(mutant: Mutant, monkeypatch: Patch, tmp_path: Path) -> None:
+def test_the_audit_sees(mutant: Mutant, audit: Audit, monkeypatch: Patch, tmp_path: Path) -> None:
     """What the null control lets pass, even where the probe looks away."""
     both(probe_looks_away, mutant)(monkeypatch)
     with pytest.raises(ControlFailedError, match=r"the audit failed: .* start again in another `run` with `engine`"):
-        run(cnn(), tmp_path)
+        run(cnn(), tmp_path, audit=audit)
     assert_invalid(tmp_path)
 
 
@@ -280,7 +281,7 @@ def run(proto: onnx.ModelProto, folder: Path, **options: Any) -> None:
     model = save(proto, folder / "model.onnx")
     np.savez(folder / "model.npz", x=normal(INPUTS, 1, 6, 6, seed=3), y=np.arange(INPUTS) % 4)
     settings = Settings(batch_size=BATCH, layout="plain")
-    own = RunOptions(run=folder / "run", workers=0, audit=Audit(10), **options)
+    own = RunOptions(**{"run": folder / "run", "workers": 0, "audit": Audit(10), **options})
     campaign.run_campaign(prepare(model, settings), faults(), own)
 
 

@@ -95,8 +95,11 @@ def wrong_inputs(patch: Patch) -> None:
     patch.setattr(neuron_lane, "affected", lambda e, b: (affected(e, b) + 1) % b.count)
 
 
+@pytest.mark.parametrize("audit", [Audit(10), Audit(time=1e-9)], ids=["chunks", "batches"])
 @pytest.mark.parametrize("mutant", [lost_toggle, next_row, first_ignored, wrong_inputs])
-def test_the_audit_or_a_control_sees(mutant: Callable[[Patch], None], model: Path, tmp_path: Path) -> None:
+def test_the_audit_or_a_control_sees(
+    mutant: Callable[[Patch], None], audit: Audit, model: Path, tmp_path: Path
+) -> None:
     """Even where the probe looks away; with its eyes open, the lane is declined or the audit sees it."""
     every = [Injection(f"f{i}", (exponent(i, i % INPUTS), exponent(i + 1, (i + 5) % INPUTS))) for i in range(44)]
     for blind in (True, False):
@@ -107,7 +110,7 @@ def test_the_audit_or_a_control_sees(mutant: Callable[[Patch], None], model: Pat
             mutant(patch)
             folder = tmp_path / f"run{blind}"
             try:
-                finished = run(model, folder, every, audit=Audit(10))
+                finished = run(model, folder, every, audit=audit)
             except ControlFailedError:
                 assert not (folder / "results.csv").exists()
             else:
