@@ -3,14 +3,16 @@
 import os
 import re
 import threading
-from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from bitswap_onnx.campaign.audit import DEFAULT_AUDIT, Audit, parse_audit
 from bitswap_onnx.errors import BitswapError, RunError, check_choice, check_flag, check_path, check_whole
 from bitswap_onnx.graph.resolve import BitOrder
+from bitswap_onnx.runtime.processes import WorkerProcess, workers_ahead
 from bitswap_onnx.sampling.input_blocks import PerInjection, parse_per_injection
 
 #: What a store can keep of every inference.
@@ -50,7 +52,7 @@ class RunOptions:
     without a file. ``inputs_per_injection``: the number of inputs drawn for each injection with the settings' seed,
     rounded up to whole batches (``"auto"``: one batch); None: all inputs. ``on_progress`` and ``on_notes`` are
     called from the thread that runs the campaign. ``stop``: set it from another thread or a signal handler to end the
-    campaign after the units at hand.
+    campaign after the units at hand. ``waiting``: workers that have been started already; see `starting_workers`.
 
     Raises BitswapError for a value that its parameter does not allow, RunError for ``resume`` without ``run``.
     """
@@ -69,6 +71,7 @@ class RunOptions:
     on_progress: OnProgress | None = None
     on_notes: Callable[[Iterable[str]], None] | None = None
     stop: threading.Event | None = None
+    waiting: list[WorkerProcess] = field(default_factory=list, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for name in ("resume", "save_outputs", "per_input"):
@@ -123,6 +126,19 @@ class RunOptions:
     def memory_bytes(self) -> int:
         """The bytes for golden values and loaded parts of the model, of all workers together."""
         return self.memory or free_memory() // 2
+
+
+@contextmanager
+def starting_workers(options: RunOptions, provider: str) -> Iterator[RunOptions]:
+    """Give ``options`` with workers that start now, and load while a campaign is prepared; end those that it did not need.
+
+    None are started where some are waiting already, and none for a resumed run, which may be finished.
+    """
+    if options.resume or options.waiting:
+        yield options
+        return
+    with workers_ahead(options.worker_count(provider)) as waiting:
+        yield replace(options, waiting=waiting)
 
 
 def cores() -> int:
