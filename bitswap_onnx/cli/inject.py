@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,8 +22,10 @@ from bitswap_onnx.cli import console
 from bitswap_onnx.cli.options import BitOrderOption, ModelPath, with_shared
 from bitswap_onnx.errors import BitswapError, amount
 from bitswap_onnx.sampling.input_blocks import parse_per_injection
-from bitswap_onnx.until.drawn_list import Until
-from bitswap_onnx.until.run import Reached, run_until
+
+if TYPE_CHECKING:
+    from bitswap_onnx.until.drawn_list import Until
+    from bitswap_onnx.until.run import Reached
 
 
 @with_shared
@@ -31,7 +33,7 @@ def command(
     model: ModelPath,
     settings: Settings,
     options: RunOptions,
-    until: Until | None,
+    until: "Until | None",
     faults: Annotated[
         Path | None, typer.Argument(metavar="FAULTS", help="A fault list (CSV); none with --until.", show_default=False)
     ] = None,
@@ -68,6 +70,8 @@ def command(
     )
     with watched(options) as watched_options:
         if until is not None:
+            from bitswap_onnx.until.run import run_until
+
             reached = run_until(
                 model, until, settings=settings, options=watched_options, on_interim_estimate=print_interim_estimate
             )
@@ -83,7 +87,7 @@ def print_interim_estimate(estimate: InterimEstimate) -> None:
     console.print_notes_aside([f"round {estimate.round}: {_interval(estimate)}"])
 
 
-def print_reached(reached: Reached) -> None:
+def print_reached(reached: "Reached") -> None:
     """Print the final estimate, and how far it can be trusted."""
     last, goal = reached.interim_estimates[-1], reached.until.goal
     validity = f"{100 * goal.level:g} % confidence after every round"

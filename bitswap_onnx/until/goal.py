@@ -1,10 +1,13 @@
-"""Goals: a share, the margin within which it has to be known, and the confidence."""
+"""Goals: a share, the margin within which it has to be known, and the confidence; the names of the ways to reach one."""
 
 import re
 from dataclasses import dataclass
+from typing import Literal
 
 from bitswap_onnx.campaign.records import InterimEstimate
 from bitswap_onnx.errors import BitswapError
+
+UntilScheme = Literal["stratified", "iterative"]
 
 _NUMBER = r"(\d+\.?\d*|\.\d+)"
 _GOAL = re.compile(rf"\s*([a-z0-9_-]+)\s*(?:±|\+/?-)\s*{_NUMBER}\s*%\s*@\s*{_NUMBER}\s*%\s*", re.ASCII)
