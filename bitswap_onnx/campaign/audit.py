@@ -5,47 +5,21 @@ likely to differ), critical, changed, masked. Within a kind it takes the faulty 
 count must equal the stored one.
 """
 
-import math
-import re
 import threading
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import cycle
 from random import Random
 
 import numpy as np
 
+from bitswap_onnx.campaign.options import Audit
 from bitswap_onnx.campaign.records import AuditRecord
 from bitswap_onnx.campaign.store import Store
 from bitswap_onnx.data.chunks import Chunk, chunks
-from bitswap_onnx.errors import BitswapError, ControlFailedError
+from bitswap_onnx.errors import ControlFailedError
 from bitswap_onnx.runtime.messages import Unit, Work
 from bitswap_onnx.runtime.pool import Pool
-
-
-@dataclass(frozen=True, slots=True)
-class Audit:
-    """How many injections to run again: ``number`` of them, or that ``share`` of all."""
-
-    number: int = 10
-    share: float | None = None
-
-    def size(self, injections: int) -> int:
-        """Return how many of ``injections`` to run again."""
-        return min(injections, self.number if self.share is None else math.ceil(self.share * injections))
-
-
-#: Ten injections.
-DEFAULT_AUDIT = Audit()
-
-
-def parse_audit(text: str) -> Audit:
-    """Return the audit that ``10``, ``5%`` or ``0`` asks for; raises BitswapError for anything else."""
-    match = re.fullmatch(r"([0-9]{1,9})|([0-9]{1,3}(?:\.[0-9]+)?)%", text)
-    if match is None or (match[2] and float(match[2]) > 100):
-        raise BitswapError(f"`audit`: expected a number of injections (10), a share (5%) or 0, found {text!r}")
-    return Audit(int(match[1])) if match[1] else Audit(share=float(match[2]) / 100)
 
 
 def is_due(store: Store, audit: Audit) -> bool:

@@ -7,8 +7,8 @@ from typing import Self
 
 import numpy as np
 
-from bitswap_onnx.campaign.audit import Audit, is_due, refuse_failed, run_audit
-from bitswap_onnx.campaign.options import Progress, RunOptions
+from bitswap_onnx.campaign.audit import is_due, refuse_failed, run_audit
+from bitswap_onnx.campaign.options import Audit, Progress, RunOptions
 from bitswap_onnx.campaign.schedule import LARGEST_UNIT, Lot, Queue, Schedule, make_lots
 from bitswap_onnx.campaign.setup import Setup
 from bitswap_onnx.campaign.store import Store

@@ -1,5 +1,6 @@
-"""Options of a run: its directory, its processes, its records, its observers."""
+"""Options of a run: its directory, its processes, its audit, its records, its observers."""
 
+import math
 import os
 import re
 import threading
@@ -9,9 +10,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from bitswap_onnx.campaign.audit import DEFAULT_AUDIT, Audit, parse_audit
 from bitswap_onnx.errors import BitswapError, RunError, check_choice, check_flag, check_path, check_whole
-from bitswap_onnx.graph.resolve import BitOrder
+from bitswap_onnx.faults.fault import BitOrder
 from bitswap_onnx.runtime.processes import WorkerProcess, workers_ahead
 from bitswap_onnx.sampling.input_blocks import PerInjection, parse_per_injection
 
@@ -37,6 +37,22 @@ class Progress:
 
 
 OnProgress = Callable[[Progress], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """How many injections to run again: ``number`` of them, or that ``share`` of all."""
+
+    number: int = 10
+    share: float | None = None
+
+    def size(self, injections: int) -> int:
+        """Return how many of ``injections`` to run again."""
+        return min(injections, self.number if self.share is None else math.ceil(self.share * injections))
+
+
+#: Ten injections.
+DEFAULT_AUDIT = Audit()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,11 +144,20 @@ class RunOptions:
         return self.memory or free_memory() // 2
 
 
+def parse_audit(text: str) -> Audit:
+    """Return the audit that ``10``, ``5%`` or ``0`` asks for; raises BitswapError for anything else."""
+    match = re.fullmatch(r"([0-9]{1,9})|([0-9]{1,3}(?:\.[0-9]+)?)%", text)
+    if match is None or (match[2] and float(match[2]) > 100):
+        raise BitswapError(f"`audit`: expected a number of injections (10), a share (5%) or 0, found {text!r}")
+    return Audit(int(match[1])) if match[1] else Audit(share=float(match[2]) / 100)
+
+
 @contextmanager
 def starting_workers(options: RunOptions, provider: str) -> Iterator[RunOptions]:
     """Give ``options`` with workers that start now, and load while a campaign is prepared; end those that it did not need.
 
-    None are started where some are waiting already, and none for a resumed run, which may be finished.
+    None are started where some are waiting already, and none for a resumed run, which may be finished. For the
+    ``provider`` auto, one is: it may turn out to be a GPU.
     """
     if options.resume or options.waiting:
         yield options

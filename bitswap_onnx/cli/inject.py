@@ -13,10 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bitswap_onnx.campaign.adaptive_list import INTERIM_ESTIMATES_NAME
-from bitswap_onnx.campaign.options import RunOptions
-from bitswap_onnx.campaign.records import InterimEstimate
-from bitswap_onnx.campaign.run import prepare_run, run_campaign
+from bitswap_onnx.campaign.options import RunOptions, starting_workers
 from bitswap_onnx.campaign.settings import Settings
 from bitswap_onnx.cli import console
 from bitswap_onnx.cli.options import BitOrderOption, ModelPath, with_shared
@@ -24,6 +21,7 @@ from bitswap_onnx.errors import BitswapError, amount
 from bitswap_onnx.sampling.input_blocks import parse_per_injection
 
 if TYPE_CHECKING:
+    from bitswap_onnx.campaign.records import InterimEstimate
     from bitswap_onnx.until.drawn_list import Until
     from bitswap_onnx.until.run import Reached
 
@@ -68,27 +66,31 @@ def command(
         save_outputs=save_outputs,
         per_input=per_input,
     )
-    with watched(options) as watched_options:
+    with starting_workers(options, settings.provider) as ready, watched(ready) as watched_options:
         if until is not None:
-            from bitswap_onnx.until.run import run_until
+            from bitswap_onnx.until.run import run_until  # while the workers load
 
             reached = run_until(
                 model, until, settings=settings, options=watched_options, on_interim_estimate=print_interim_estimate
             )
         elif faults is not None:
+            from bitswap_onnx.campaign.run import prepare_run, run_campaign  # while the workers load
+
             campaign = run_campaign(prepare_run(model, settings, options), faults, watched_options)
     console.print_campaign(reached.campaign if reached else campaign)
     if reached:
         print_reached(reached)
 
 
-def print_interim_estimate(estimate: InterimEstimate) -> None:
+def print_interim_estimate(estimate: "InterimEstimate") -> None:
     """Print the estimate after a round to stderr."""
     console.print_notes_aside([f"round {estimate.round}: {_interval(estimate)}"])
 
 
 def print_reached(reached: "Reached") -> None:
     """Print the final estimate, and how far it can be trusted."""
+    from bitswap_onnx.campaign.adaptive_list import INTERIM_ESTIMATES_NAME
+
     last, goal = reached.interim_estimates[-1], reached.until.goal
     validity = f"{100 * goal.level:g} % confidence after every round"
     if reached.is_census:
@@ -108,7 +110,7 @@ def print_reached(reached: "Reached") -> None:
     console.out.print(f"rounds: {reached.campaign.run / INTERIM_ESTIMATES_NAME}")
 
 
-def _interval(estimate: InterimEstimate) -> str:
+def _interval(estimate: "InterimEstimate") -> str:
     low, mean, high = (f"{100 * share:.4g}" for share in (estimate.low, estimate.mean, estimate.high))
     half = f"{100 * estimate.half_width:.3g}"
     return (

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 
-from bitswap_onnx.campaign.audit import parse_audit
-from bitswap_onnx.campaign.options import RunOptions
+from bitswap_onnx.campaign.options import RunOptions, parse_audit
 from bitswap_onnx.campaign.settings import FROM_CLOCK, Settings
 from bitswap_onnx.data.preprocessing import PRESETS, Preprocessing
 from bitswap_onnx.errors import BitswapError

@@ -2,10 +2,12 @@
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from bitswap_onnx.campaign.records import InterimEstimate
 from bitswap_onnx.errors import BitswapError
+
+if TYPE_CHECKING:
+    from bitswap_onnx.campaign.records import InterimEstimate
 
 UntilScheme = Literal["stratified", "iterative"]
 
@@ -45,6 +47,6 @@ def _percent(share: float) -> str:
     return f"{100 * share:.12f}".rstrip("0").rstrip(".")
 
 
-def is_reached(estimate: InterimEstimate, goal: Goal) -> bool:
+def is_reached(estimate: "InterimEstimate", goal: Goal) -> bool:
     """Whether an interim estimate is precise enough."""
     return estimate.half_width <= goal.margin
