@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bitswap_onnx.converters.torch_taps import LayerCall
 from bitswap_onnx.errors import FaultListError
 from bitswap_onnx.faults.bits import to_bits
 from bitswap_onnx.graph.model import Model, load_model
@@ -24,6 +23,8 @@ if TYPE_CHECKING:
     import torch
 
 NativeArray = NDArray[Any]
+#: Input of one call of a layer, None if it was no tensor, and its output.
+LayerCall = tuple[NativeArray | None, NativeArray]
 _BATCH = 64
 
 

@@ -14,12 +14,10 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from bitswap_onnx.converters.native import LayerCall
+
 if TYPE_CHECKING:
     import torch
-
-
-#: Input of one call of a layer, None if it was no tensor, and its output.
-LayerCall = tuple[NDArray[Any] | None, NDArray[Any]]
 
 
 @dataclass

@@ -52,8 +52,8 @@ HOMES = {
     "scipy": {"stats", "sampling"},
     "sqlite3": {"campaign"},
 }
-#: Libraries that are optional, so never imported when a module is.
-LAZY = {"torch", "tensorflow", "keras", "sklearn", "PIL", "pyarrow", "tf2onnx", "onnx2tf", "matplotlib"}
+#: Libraries that are optional, or slow to load where few commands compute with them: never imported when a module is.
+LAZY = {"torch", "tensorflow", "keras", "sklearn", "PIL", "pyarrow", "tf2onnx", "onnx2tf", "matplotlib", "scipy"}
 
 #: An option as a message may name it; a command with its options (``inject --resume``) may be named.
 OPTION = re.compile(r"--([a-z]|$)")

@@ -7,56 +7,21 @@ between faults, chunks and the store.
 """
 
 import math
-import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from bitswap_onnx.campaign.audit_check import agrees
 from bitswap_onnx.campaign.audit_choice import AuditChoice, AuditChoices
+from bitswap_onnx.campaign.options import Audit
 from bitswap_onnx.campaign.records import AuditRecord
 from bitswap_onnx.campaign.store import Store
-from bitswap_onnx.errors import BitswapError, ControlFailedError
+from bitswap_onnx.errors import ControlFailedError
 from bitswap_onnx.runtime.messages import PathUnit, PathWork, Result, Unit, Work
 from bitswap_onnx.runtime.pool import Pool
 
 #: Injections that an audit with a limit of time always runs, over one batch each: one of each kind.
 _AT_LEAST = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Audit:
-    """How many injections to run again: ``number`` of them, or that ``share`` of all, each over one chunk of inputs.
-
-    ``time``: a limit, as a fraction of the time that the workers spent on all else. The first four injections then run
-    over one batch each, whatever they take. Further ones, up to ``number``, run while the limit is likely to hold: over a
-    chunk, or if that takes too long, over a batch.
-    """
-
-    number: int = 10
-    share: float | None = None
-    time: float | None = None
-
-    def size(self, injections: int) -> int:
-        """Return how many of ``injections`` to run again, at most."""
-        return min(injections, self.number if self.share is None else math.ceil(self.share * injections))
-
-    def is_met_by(self, checked: int, injections: int) -> bool:
-        """Whether an earlier audit, which ``checked`` so many of ``injections``, is enough."""
-        wanted = self.size(injections)
-        return checked >= (wanted if self.time is None else min(wanted, 1))
-
-
-#: Up to ten injections, in a twentieth of the time.
-DEFAULT_AUDIT = Audit(time=0.05)
-
-
-def parse_audit(text: str) -> Audit:
-    """Return the audit that ``10``, ``5%`` or ``0`` asks for; raises BitswapError for anything else."""
-    match = re.fullmatch(r"([0-9]{1,9})|([0-9]{1,3}(?:\.[0-9]+)?)%", text)
-    if match is None or (match[2] and float(match[2]) > 100):
-        raise BitswapError(f"`audit`: expected a number of injections (10), a share (5%) or 0, found {text!r}")
-    return Audit(int(match[1])) if match[1] else Audit(share=float(match[2]) / 100)
 
 
 def is_due(store: Store, audit: Audit) -> bool:

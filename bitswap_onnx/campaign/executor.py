@@ -9,8 +9,8 @@ from typing import Self
 
 import numpy as np
 
-from bitswap_onnx.campaign.audit import Audit, is_due, refuse_failed, run_audit
-from bitswap_onnx.campaign.options import Progress, RunOptions
+from bitswap_onnx.campaign.audit import is_due, refuse_failed, run_audit
+from bitswap_onnx.campaign.options import Audit, Progress, RunOptions
 from bitswap_onnx.campaign.schedule import LARGEST_UNIT, Lot, Queue, Schedule, make_lots
 from bitswap_onnx.campaign.setup import Setup
 from bitswap_onnx.campaign.store import Fingerprint, Store
@@ -131,15 +131,14 @@ class Executor:
         label = f"faults in {store.label(work.parts[0].path)}"
         if len(parts) > 1:
             label += f" and {amount(len(parts) - 1, 'other faulty path')}"
-        return Unit(work, label, parts, self._engine, self._batch(work.chunk))
+        return Unit(work, label, parts, self._engine, self._next_batch(work.chunk))
 
-    def _batch(self, chunk: Chunk) -> Chunk:
-        """Return the batch of a chunk whose fingerprints a unit makes: in turn, the last one first."""
-        size, number = self.setup.batch_size, self._units[chunk]
+    def _next_batch(self, chunk: Chunk) -> Chunk:
+        """Return the batch of a chunk whose fingerprints the next unit keeps: the batches in turn, the last one first."""
+        batches = chunks(len(chunk), self.setup.batch_size)
         self._units[chunk] += 1
-        batches = -(-len(chunk) // size)
-        first = chunk.first + size * ((batches - 1 - number) % batches)
-        return Chunk(first, min(first + size, chunk.stop))
+        batch = batches[-self._units[chunk] % len(batches)]
+        return Chunk(chunk.first + batch.first, chunk.first + batch.stop)
 
     def _failed(self, unit: Unit, result: Result) -> bool:
         """Whether a lane has failed its null control, so that the paths of the unit have to run as whole models."""

@@ -1,16 +1,18 @@
-"""Options of a run: its directory, its processes, its records, its observers."""
+"""Options of a run: its directory, its processes, its audit, its records, its observers."""
 
+import math
 import os
 import re
 import threading
-from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from bitswap_onnx.campaign.audit import DEFAULT_AUDIT, Audit, parse_audit
 from bitswap_onnx.errors import BitswapError, RunError, check_choice, check_flag, check_path, check_whole
-from bitswap_onnx.graph.resolve import BitOrder
+from bitswap_onnx.faults.fault import BitOrder
+from bitswap_onnx.runtime.processes import WorkerProcess, workers_ahead
 from bitswap_onnx.sampling.input_blocks import PerInjection, parse_per_injection
 
 #: What a store can keep of every inference.
@@ -37,6 +39,33 @@ class Progress:
 OnProgress = Callable[[Progress], None]
 
 
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """How many injections to run again: ``number`` of them, or that ``share`` of all, each over one chunk of inputs.
+
+    ``time``: a limit, as a fraction of the time that the workers spent on all else. The first four injections then run
+    over one batch each, whatever they take. Further ones, up to ``number``, run while the limit is likely to hold: over a
+    chunk, or if that takes too long, over a batch.
+    """
+
+    number: int = 10
+    share: float | None = None
+    time: float | None = None
+
+    def size(self, injections: int) -> int:
+        """Return how many of ``injections`` to run again, at most."""
+        return min(injections, self.number if self.share is None else math.ceil(self.share * injections))
+
+    def is_met_by(self, checked: int, injections: int) -> bool:
+        """Whether an earlier audit, which ``checked`` so many of ``injections``, is enough."""
+        wanted = self.size(injections)
+        return checked >= (wanted if self.time is None else min(wanted, 1))
+
+
+#: Up to ten injections, in a twentieth of the time.
+DEFAULT_AUDIT = Audit(time=0.05)
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
     """How a campaign runs and what it keeps. ``workers``, ``engine``, ``memory`` and ``audit`` never change a result.
@@ -51,7 +80,7 @@ class RunOptions:
     the same in the store without a file. ``inputs_per_injection``: the number of inputs drawn for each injection with the
     settings' seed, rounded up to whole batches (``"auto"``: one batch); None: all inputs. ``on_progress`` and ``on_notes``
     are called from the thread that runs the campaign. ``stop``: set it from another thread or a signal handler to end the
-    campaign after the units at hand.
+    campaign after the units at hand. ``waiting``: workers that have been started already; see `starting_workers`.
 
     Raises BitswapError for a value that its parameter does not allow, RunError for ``resume`` without ``run``.
     """
@@ -70,6 +99,7 @@ class RunOptions:
     on_progress: OnProgress | None = None
     on_notes: Callable[[Iterable[str]], None] | None = None
     stop: threading.Event | None = None
+    waiting: list[WorkerProcess] = field(default_factory=list, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for name in ("resume", "save_outputs", "per_input"):
@@ -124,6 +154,28 @@ class RunOptions:
     def memory_bytes(self) -> int:
         """The bytes for golden values and loaded parts of the model, of all workers together."""
         return self.memory or free_memory() // 2
+
+
+def parse_audit(text: str) -> Audit:
+    """Return the audit that ``10``, ``5%`` or ``0`` asks for; raises BitswapError for anything else."""
+    match = re.fullmatch(r"([0-9]{1,9})|([0-9]{1,3}(?:\.[0-9]+)?)%", text)
+    if match is None or (match[2] and float(match[2]) > 100):
+        raise BitswapError(f"`audit`: expected a number of injections (10), a share (5%) or 0, found {text!r}")
+    return Audit(int(match[1])) if match[1] else Audit(share=float(match[2]) / 100)
+
+
+@contextmanager
+def starting_workers(options: RunOptions, provider: str) -> Iterator[RunOptions]:
+    """Give ``options`` with workers that start now, and load while a campaign is prepared; end those that it did not need.
+
+    None are started where some are waiting already, and none for a resumed run, which may be finished. For the
+    ``provider`` auto, one is: it may turn out to be a GPU.
+    """
+    if options.resume or options.waiting:
+        yield options
+        return
+    with workers_ahead(options.worker_count(provider)) as waiting:
+        yield replace(options, waiting=waiting)
 
 
 def cores() -> int:

@@ -13,10 +13,10 @@ from bitswap_onnx.campaign.schedule import join_paths
 from bitswap_onnx.campaign.setup import Setup
 from bitswap_onnx.campaign.store import Store
 from bitswap_onnx.errors import FaultListError, shown
-from bitswap_onnx.faults.fault import Injection
+from bitswap_onnx.faults.fault import BitOrder, Injection
 from bitswap_onnx.faults.fault_list import FaultList, has_neurons, list_fingerprint, read_fault_list
 from bitswap_onnx.graph.receipts import ResolvedInjection
-from bitswap_onnx.graph.resolve import BitOrder, Resolver
+from bitswap_onnx.graph.resolve import Resolver
 from bitswap_onnx.graph.sites import NeuronSite
 from bitswap_onnx.outcome import Golden
 from bitswap_onnx.runtime.observe import Observer

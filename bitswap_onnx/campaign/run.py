@@ -19,7 +19,7 @@ from bitswap_onnx.campaign.identity import (
     golden_record,
     identity_of,
 )
-from bitswap_onnx.campaign.options import RunOptions
+from bitswap_onnx.campaign.options import RunOptions, starting_workers
 from bitswap_onnx.campaign.plan import CheckedList, check_list
 from bitswap_onnx.campaign.records import GoldenRecord, Identity
 from bitswap_onnx.campaign.results import (
@@ -41,6 +41,7 @@ from bitswap_onnx.data.chunks import chunk_length
 from bitswap_onnx.errors import ControlFailedError, RunError, check_type
 from bitswap_onnx.faults.fault import Injection
 from bitswap_onnx.outcome import Golden
+from bitswap_onnx.runtime.session import choose_provider
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,11 @@ def run_campaign(
     check_type("options", options, RunOptions, "such as RunOptions(workers=2)")
     if options.per_input:
         require_parquet()
+    with starting_workers(options, choose_provider(prepared.settings.provider)) as options_with_workers:
+        return _run(prepared, faults, options_with_workers)
+
+
+def _run(prepared: Setup, faults: str | Path | Iterable[Injection] | AdaptiveList, options: RunOptions) -> Campaign:
     setup = as_begun(prepared, options.run) if options.resume else prepared
     adaptive = faults if isinstance(faults, AdaptiveList) else None
     first = faults.pilot.injections if isinstance(faults, AdaptiveList) else faults

@@ -48,7 +48,8 @@ class CampaignWorkers:
     def started(self, queue: Queue) -> Pool:
         """Return the workers; if there are none yet, start them with the number of batches that each path has."""
         if self._pool is None:
-            self._pool = Pool(self._settings(self._expected_batches(queue)), self.count).__enter__()
+            settings = self._settings(self._expected_batches(queue))
+            self._pool = Pool(settings, self.count, self.options.waiting).__enter__()
         return self._pool
 
     def informed(self, queue: Queue) -> Pool:

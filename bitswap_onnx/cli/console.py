@@ -5,7 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
@@ -13,10 +13,12 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from bitswap_onnx.campaign.options import OnProgress, Progress
-from bitswap_onnx.campaign.run import Campaign
 from bitswap_onnx.cli.option_names import in_options
 from bitswap_onnx.errors import amount
 from bitswap_onnx.outcome import Counts
+
+if TYPE_CHECKING:
+    from bitswap_onnx.campaign.run import Campaign
 
 #: Width of tables where the output is no terminal: wide enough that no column is squeezed.
 _WIDE = 200
@@ -134,7 +136,7 @@ class _Lines:
         sys.stderr.write(", ".join(part for part in parts if part) + "\n")
 
 
-def print_campaign(campaign: Campaign) -> None:
+def print_campaign(campaign: "Campaign") -> None:
     """Print totals, shares per bit class, the worst injections and the run directory."""
     golden, summary = campaign.golden, campaign.summary
     totals = summary.totals

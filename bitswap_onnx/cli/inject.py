@@ -9,21 +9,21 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bitswap_onnx.campaign.adaptive_list import INTERIM_ESTIMATES_NAME
-from bitswap_onnx.campaign.options import RunOptions
-from bitswap_onnx.campaign.records import InterimEstimate
-from bitswap_onnx.campaign.run import prepare_run, run_campaign
+from bitswap_onnx.campaign.options import RunOptions, starting_workers
 from bitswap_onnx.campaign.settings import Settings
 from bitswap_onnx.cli import console
 from bitswap_onnx.cli.options import BitOrderOption, ModelPath, with_shared
 from bitswap_onnx.errors import BitswapError, amount
 from bitswap_onnx.sampling.input_blocks import parse_per_injection
-from bitswap_onnx.until.drawn_list import Until
-from bitswap_onnx.until.run import Reached, run_until
+
+if TYPE_CHECKING:
+    from bitswap_onnx.campaign.records import InterimEstimate
+    from bitswap_onnx.until.drawn_list import Until
+    from bitswap_onnx.until.run import Reached
 
 
 @with_shared
@@ -31,7 +31,7 @@ def command(
     model: ModelPath,
     settings: Settings,
     options: RunOptions,
-    until: Until | None,
+    until: "Until | None",
     faults: Annotated[
         Path | None, typer.Argument(metavar="FAULTS", help="A fault list (CSV); none with --until.", show_default=False)
     ] = None,
@@ -66,25 +66,31 @@ def command(
         save_outputs=save_outputs,
         per_input=per_input,
     )
-    with watched(options) as watched_options:
+    with starting_workers(options, settings.provider) as ready, watched(ready) as watched_options:
         if until is not None:
+            from bitswap_onnx.until.run import run_until  # while the workers load
+
             reached = run_until(
                 model, until, settings=settings, options=watched_options, on_interim_estimate=print_interim_estimate
             )
         elif faults is not None:
+            from bitswap_onnx.campaign.run import prepare_run, run_campaign  # while the workers load
+
             campaign = run_campaign(prepare_run(model, settings, options), faults, watched_options)
     console.print_campaign(reached.campaign if reached else campaign)
     if reached:
         print_reached(reached)
 
 
-def print_interim_estimate(estimate: InterimEstimate) -> None:
+def print_interim_estimate(estimate: "InterimEstimate") -> None:
     """Print the estimate after a round to stderr."""
     console.print_notes_aside([f"round {estimate.round}: {_interval(estimate)}"])
 
 
-def print_reached(reached: Reached) -> None:
+def print_reached(reached: "Reached") -> None:
     """Print the final estimate, and how far it can be trusted."""
+    from bitswap_onnx.campaign.adaptive_list import INTERIM_ESTIMATES_NAME
+
     last, goal = reached.interim_estimates[-1], reached.until.goal
     validity = f"{100 * goal.level:g} % confidence after every round"
     if reached.is_census:
@@ -104,7 +110,7 @@ def print_reached(reached: Reached) -> None:
     console.out.print(f"rounds: {reached.campaign.run / INTERIM_ESTIMATES_NAME}")
 
 
-def _interval(estimate: InterimEstimate) -> str:
+def _interval(estimate: "InterimEstimate") -> str:
     low, mean, high = (f"{100 * share:.4g}" for share in (estimate.low, estimate.mean, estimate.high))
     half = f"{100 * estimate.half_width:.3g}"
     return (

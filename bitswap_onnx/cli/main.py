@@ -9,46 +9,21 @@ from typing import NoReturn
 
 import typer
 
-from bitswap_onnx.cli import (
-    compare,
-    crosscheck,
-    estimate,
-    evaluate,
-    export,
-    faults,
-    inject,
-    inspect,
-    neurons,
-    rank,
-    results,
-    rewrite,
-    sweep,
-)
+from bitswap_onnx.cli.commands import LazyGroup, add_commands
 from bitswap_onnx.cli.option_names import in_options
 from bitswap_onnx.errors import BitswapError, printable
 
 _LONGEST = 1000
 
 app = typer.Typer(
+    cls=LazyGroup,
     name="bitswap-onnx",
     help="Bit-exact fault injection into ONNX models: flip bits, run a whole test set clean and faulty, count what changed.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-app.command("inspect")(inspect.command)
-app.command("inject")(inject.command)
-app.command("evaluate")(evaluate.command)
-app.command("rewrite")(rewrite.command)
-app.command("estimate")(estimate.command)
-app.command("neurons")(neurons.command)
-app.command("rank")(rank.command)
-app.command("sweep")(sweep.command)
-app.command("compare")(compare.command)
-app.command("crosscheck")(crosscheck.command)
-app.add_typer(export.app, name="export")
-app.add_typer(faults.app, name="faults")
-app.add_typer(results.app, name="results")
+add_commands(app)
 
 
 @app.callback(invoke_without_command=True)

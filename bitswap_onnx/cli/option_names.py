@@ -5,7 +5,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator
 
-import typer
+from bitswap_onnx.cli.commands import COMMANDS, load_command
 
 #: Parameters of the library whose option or argument has another name.
 _OTHER_NAMES = {"run": "--out", "folder": "--out", "goal": "--until", "where": "--site", "numbers": "--layer-num"}
@@ -35,9 +35,7 @@ def names_on_the_command_line() -> dict[str, str]:
 
 def _parameters() -> Iterator[tuple[str, str]]:
     """Yield every parameter of every command with its longest option, or its metavar if it is an argument."""
-    from bitswap_onnx.cli.main import app  # imported late: that module imports this one
-
-    commands = [typer.main.get_command(app)]
+    commands = [load_command(name) for name in COMMANDS]
     while commands:
         command = commands.pop()
         commands += getattr(command, "commands", {}).values()

@@ -5,20 +5,20 @@ import inspect
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 
-from bitswap_onnx.campaign.audit import DEFAULT_AUDIT, parse_audit
-from bitswap_onnx.campaign.options import RunOptions
+from bitswap_onnx.campaign.options import DEFAULT_AUDIT, RunOptions, parse_audit
 from bitswap_onnx.campaign.settings import FROM_CLOCK, Settings
 from bitswap_onnx.data.preprocessing import PRESETS, Preprocessing
 from bitswap_onnx.errors import BitswapError
 from bitswap_onnx.faults.fault import BIT_KINDS, Kind
 from bitswap_onnx.faults.numerals import real, whole
-from bitswap_onnx.until.drawn_list import Until
-from bitswap_onnx.until.goal import parse_goal
-from bitswap_onnx.until.planners import UntilScheme
+from bitswap_onnx.until.goal import UntilScheme, parse_goal
+
+if TYPE_CHECKING:
+    from bitswap_onnx.until.drawn_list import Until
 
 Number = TypeVar("Number", int, float)
 ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX file.", show_default=False)]
@@ -184,9 +184,11 @@ def _until(
     exclude: Exclude = None,
     parameters: Parameters = "weight",
     bits: BitsOption = None,
-) -> Until | None:
+) -> "Until | None":
     """Return the goal of a campaign that draws its faults; None for one with a fault list."""
     if until is not None:
+        from bitswap_onnx.until.drawn_list import Until
+
         return Until(
             goal=parse_goal(until),
             scheme=scheme,

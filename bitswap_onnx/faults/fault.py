@@ -4,11 +4,14 @@ import operator
 import re
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from bitswap_onnx.errors import FaultListError
 
 _Choice = TypeVar("_Choice", bound=StrEnum)
+#: Bit 0 in a list is the least significant bit, or the sign.
+BitOrder = Literal["lsb", "msb"]
+
 _ID = re.compile(r"[A-Za-z0-9_.-]{1,200}")
 
 

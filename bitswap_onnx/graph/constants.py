@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx.reference import ReferenceEvaluator
 
 from bitswap_onnx.graph.nodes import attribute, constant_tensor
 from bitswap_onnx.graph.slices import Slicer
@@ -58,6 +57,8 @@ def constant_value(slicer: Slicer, name: str) -> ConstantValue:
 
 
 def _computed(slicer: Slicer, name: str) -> NDArray[Any]:
+    from onnx.reference import ReferenceEvaluator
+
     proto = slicer.extract((), (name,)).proto
     for inner in stored_tensors(proto).values():  # the evaluator does not know the model's folder
         if inner.data_location == onnx.TensorProto.EXTERNAL:

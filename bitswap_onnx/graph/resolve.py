@@ -3,13 +3,13 @@
 import sys
 from collections.abc import Iterable, Iterator
 from functools import cached_property
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 
 from bitswap_onnx.errors import BitswapError, FaultListError, nearest
 from bitswap_onnx.faults.bits import FORMATS, BitFormat, Bits, edit_one, encode, parse_pattern, to_bits
-from bitswap_onnx.faults.fault import BIT_KINDS, SATISFIABLE_KINDS, Fault, Injection, Kind
+from bitswap_onnx.faults.fault import BIT_KINDS, SATISFIABLE_KINDS, BitOrder, Fault, Injection, Kind
 from bitswap_onnx.graph.edits import ALL_INPUTS
 from bitswap_onnx.graph.model import Model
 from bitswap_onnx.graph.neurons import bake, operation
@@ -19,8 +19,6 @@ from bitswap_onnx.graph.sites import NeuronSite, find_sites
 from bitswap_onnx.graph.slices import Slicer
 from bitswap_onnx.graph.targets import Target, find_targets
 from bitswap_onnx.graph.weights import rewrite
-
-BitOrder = Literal["lsb", "msb"]
 
 #: The batch size that shapes are inferred for by default.
 _BATCH = 32

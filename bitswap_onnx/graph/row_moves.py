@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx.reference import ReferenceEvaluator
 
 from bitswap_onnx.graph.marks import NOTHING, MarkedValues, Marks, merge, merged, whole_mark
 
@@ -36,6 +35,8 @@ def move(values: MarkedValues) -> list[Marks]:
     The marks are raised by one meanwhile, so that zeros that the operator pads with become `NOTHING`. Raises ValueError
     if the operator combines elements, or if an input that says where elements move to has unknown numbers.
     """
+    from onnx.reference import ReferenceEvaluator
+
     if values.setting("reduction", b"none") != b"none":
         raise ValueError("elements are combined, not moved")
     node = onnx.NodeProto()

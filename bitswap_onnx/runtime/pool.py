@@ -2,16 +2,13 @@
 
 import contextlib
 import json
-import os
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from bitswap_onnx.errors import BitswapError, ModelError, RunError
 from bitswap_onnx.runtime.lanes import FaultyPath
@@ -26,6 +23,7 @@ from bitswap_onnx.runtime.messages import (
     receive,
     send,
 )
+from bitswap_onnx.runtime.processes import WorkerProcess, end_workers, start_worker
 from bitswap_onnx.runtime.worker import Worker
 from bitswap_onnx.runtime.worker_settings import WorkerSettings, encode_paths, encode_settings
 
@@ -37,13 +35,15 @@ _UNITS_PER_WORKER = 2
 class Pool:
     """``size`` worker processes with the same ``settings``. Use it as a context manager; its end ends the processes.
 
-    ``size`` 0: no process is started, and units run in this one, one after the other.
+    ``size`` 0: no process is started, and units run in this one, one after the other. ``waiting``: workers that were
+    started ahead (`bitswap_onnx.runtime.processes.workers_ahead`); they are taken from the list before others are started.
     """
 
     settings: WorkerSettings
     size: int
+    waiting: list[WorkerProcess] = field(default_factory=list)
     _threads: list[ThreadPoolExecutor] = field(default_factory=list, init=False)
-    _processes: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict, init=False)
+    _processes: dict[int, WorkerProcess] = field(default_factory=dict, init=False)
     _in_process: Worker | None = field(default=None, init=False)
     _start_seconds: dict[int, float] = field(default_factory=dict, init=False)
 
@@ -54,16 +54,11 @@ class Pool:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is not None:  # nobody waits for the units at hand
-            for process in list(self._processes.values()):
-                process.kill()
+        for process in list(self._processes.values()):  # nobody waits for the units at hand
+            process.kill()
         for thread in self._threads:
             thread.shutdown(cancel_futures=True)
-        for process in self._processes.values():
-            for pipe in (process.stdin, process.stdout):
-                with contextlib.suppress(OSError):
-                    pipe.close()  # type: ignore[union-attr]
-            process.wait()
+        end_workers([*self._processes.values()])
 
     def expect(self, paths: Mapping[FaultyPath, int]) -> None:
         """Send the workers the faulty paths to come, each with its number of batches. Call it between two runs.
@@ -138,22 +133,8 @@ class Pool:
         return decode_result(*self._ask(worker, encode_request(request), label))
 
     def _start(self, worker: int) -> None:
-        """Start a worker outside the terminal's process group, so that Ctrl-C reaches the parent alone."""
-        detached: dict[str, Any] = {"start_new_session": True}
-        if sys.platform == "win32":
-            detached = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
         begun = time.perf_counter()
-        path = os.pathsep.join(filter(None, sys.path))  # the same as the parent's, without the working directory
-        try:
-            self._processes[worker] = subprocess.Popen(
-                [sys.executable, "-P", "-m", "bitswap_onnx.runtime.worker"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
-                **detached,
-            )
-        except OSError as error:
-            raise RunError(f"cannot start a worker: {error.strerror}; try fewer `workers`") from None
+        self._processes[worker] = self.waiting.pop() if self.waiting else start_worker()
         self._ask(worker, encode_settings(self.settings), "start")
         self._start_seconds[worker] = time.perf_counter() - begun
 

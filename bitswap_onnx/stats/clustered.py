@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from bitswap_onnx.stats.intervals import Values
 
@@ -29,7 +28,9 @@ class Mean:
 
     def interval(self, level: float) -> tuple[float, float]:
         """Return Student's two-sided interval with n - 1 degrees of freedom; NaN for fewer than two faults."""
-        half = float(stats.t.ppf((1 + level) / 2, self.n - 1)) * self.se if self.n > 1 else np.nan
+        from scipy import special
+
+        half = float(special.stdtrit(self.n - 1, (1 + level) / 2)) * self.se if self.n > 1 else np.nan
         return self.mean - half, self.mean + half
 
 
@@ -65,7 +66,9 @@ def upper_share(hits: int, n: int, level: float = 0.95) -> float:
 
     Clopper and Pearson 1934, doi 10.1093/biomet/26.4.404. Without a hit it is about 3 / n at 95 %.
     """
-    return float(stats.beta.ppf(level, hits + 1, n - hits)) if hits < n else 1.0
+    from scipy import special
+
+    return float(special.betaincinv(hits + 1, n - hits, level)) if hits < n else 1.0
 
 
 def _members(strata: NDArray[Any]) -> list[NDArray[np.bool_]]:

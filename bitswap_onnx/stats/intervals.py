@@ -18,7 +18,6 @@ import math
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import special
 
 Values = NDArray[np.float64]
 
@@ -46,6 +45,8 @@ def share_interval(
 
 def _quantile(share: float, total: Values, squares: Values) -> Values:
     """Return the quantile of Beta(hits, 1 / w - hits + 1), for total / w hits of the weight w = squares / total."""
+    from scipy import special
+
     certain = squares <= 0
     weight = np.where(certain, 1.0, squares / np.where(certain, 1.0, total))
     hits, misses = total / weight, (1 - total) / weight + 1

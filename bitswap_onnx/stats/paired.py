@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from bitswap_onnx.stats.clustered import Mean
 
@@ -52,12 +51,14 @@ def equivalence(difference: Mean, delta: float, alpha: float = 0.05) -> Equivale
     it does not, and the 1 - alpha interval excludes zero. ``not shown``: neither, or fewer than `FEWEST` faults. p is
     the larger p-value of the two one-sided tests.
     """
+    from scipy import special
+
     low, high = difference.interval(1 - 2 * alpha)
     distance = abs(difference.mean) - delta
     if difference.n < 2:
         p = np.nan
     elif difference.se:
-        p = float(stats.t.cdf(distance / difference.se, difference.n - 1))
+        p = float(special.stdtr(difference.n - 1, distance / difference.se))
     else:
         p = float(distance >= 0)
     if difference.n < FEWEST:
@@ -72,6 +73,8 @@ def equivalence(difference: Mean, delta: float, alpha: float = 0.05) -> Equivale
 
 def mcnemar(a: _Flags, b: _Flags) -> McNemar:
     """Return McNemar's exact two-sided test on paired flags (faults,): binomial with 1/2 over the discordant pairs."""
+    from scipy import stats
+
     a_only, b_only = int(np.sum(a & ~b)), int(np.sum(b & ~a))
     p = 2 * float(stats.binom.cdf(min(a_only, b_only), a_only + b_only, 0.5))
     return McNemar(a_only, b_only, min(1.0, p))

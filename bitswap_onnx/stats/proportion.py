@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from bitswap_onnx.stats.intervals import CONFIDENCE_LEVEL
 
@@ -33,12 +32,14 @@ def proportion(hits: NDArray[np.bool_], level: float = CONFIDENCE_LEVEL) -> Prop
     for each input it is the number of inputs. Where no inference or every inference is a hit, n is the number of
     inputs.
     """
+    from scipy import special
+
     if not hits.size:
         return Proportion(0, 0, np.nan, np.nan)
     inputs, count, share = len(hits), int(np.count_nonzero(hits)), float(hits.mean())
     spread, between = share * (1 - share), float(np.var(hits.mean(axis=1)))
     n = float(inputs) if not spread else min(inputs * spread / between, hits.size) if between else float(hits.size)
-    z = float(stats.norm.ppf((1 + level) / 2))
+    z = float(special.ndtri((1 + level) / 2))
     middle, half = share + z**2 / (2 * n), z * np.sqrt(spread / n + z**2 / (4 * n**2))
     low, high = ((middle + end) / (1 + z**2 / n) for end in (-half, half))
     return Proportion(count, hits.size, low if count else 0.0, high if count < hits.size else 1.0)

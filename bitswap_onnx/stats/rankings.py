@@ -20,7 +20,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import hadamard
 
 from bitswap_onnx.errors import BitswapError
 from bitswap_onnx.stats.clustered import BOOTSTRAP_DRAWS
@@ -249,6 +248,8 @@ def _score_random_oracle(values: Values, places: LayerOrder, counts: Values) -> 
     one half orders and the other scores, then the other way round. All copies of an input are in one group. NaN where a
     half is empty.
     """
+    from scipy.linalg import hadamard
+
     weights, groups = 100 * score_weights(len(values)), np.array_split(np.arange(values.shape[1]), INPUT_GROUPS)
     sums = np.stack([values[:, group] @ counts[group] for group in groups])  # (groups, layers, draws)
     sizes = np.stack([counts[group].sum(axis=0) for group in groups])

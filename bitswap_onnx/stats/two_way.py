@@ -19,7 +19,6 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
 
 from bitswap_onnx.stats.intervals import Values, fewest_faults
 from bitswap_onnx.stats.stratified import Estimate
@@ -70,11 +69,13 @@ def over_inputs(estimate: Estimate, part: InputPart, level: float, low: float = 
     distances of both parts to their limits add as squares (MOVER: Zou and Donner 2008, doi 10.1002/sim.3095). With
     fewer than `fewest_faults` inputs the standard error is NaN and the interval is ``low`` to ``high``.
     """
+    from scipy import special
+
     m = len(part.columns)
     if m < fewest_faults(level):
         return estimate._replace(se=math.nan, low=low, high=high)
     variance = float(np.var(part.columns, ddof=1))
-    half = float(stats.t.ppf((1 + level) / 2, m - 1)) * math.sqrt(variance / m)
+    half = float(special.stdtrit(m - 1, (1 + level) / 2)) * math.sqrt(variance / m)
     return estimate._replace(
         se=math.sqrt(estimate.se**2 + max(variance - part.excess, 0.0) / m),
         low=max(low, estimate.mean - math.hypot(estimate.mean - estimate.low, half)),

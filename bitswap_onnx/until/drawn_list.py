@@ -21,8 +21,8 @@ from bitswap_onnx.files import replacing
 from bitswap_onnx.sampling.population import find_population
 from bitswap_onnx.sampling.rounds import Round, choose_strata, injections_of_last
 from bitswap_onnx.sampling.strata import Pattern, Region, bit_group, parts_of, stratify
-from bitswap_onnx.until.goal import Goal, is_reached
-from bitswap_onnx.until.planners import SCHEMES, Planner, UntilScheme, add_round, interim_estimate
+from bitswap_onnx.until.goal import Goal, UntilScheme, is_reached
+from bitswap_onnx.until.planners import SCHEMES, Planner, add_round, interim_estimate
 
 #: The name of a bit's stratum in each scheme; bits with the same name are one stratum.
 _STRATUM_NAMES: dict[UntilScheme, Callable[[Region, int], str]] = {

@@ -1,10 +1,15 @@
-"""Goals: a share, the margin within which it has to be known, and the confidence."""
+"""Goals: a share, the margin within which it has to be known, and the confidence; the names of the ways to reach one."""
 
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
-from bitswap_onnx.campaign.records import InterimEstimate
 from bitswap_onnx.errors import BitswapError
+
+if TYPE_CHECKING:
+    from bitswap_onnx.campaign.records import InterimEstimate
+
+UntilScheme = Literal["stratified", "iterative"]
 
 _NUMBER = r"(\d+\.?\d*|\.\d+)"
 _GOAL = re.compile(rf"\s*([a-z0-9_-]+)\s*(?:±|\+/?-)\s*{_NUMBER}\s*%\s*@\s*{_NUMBER}\s*%\s*", re.ASCII)
@@ -42,6 +47,6 @@ def _percent(share: float) -> str:
     return f"{100 * share:.12f}".rstrip("0").rstrip(".")
 
 
-def is_reached(estimate: InterimEstimate, goal: Goal) -> bool:
+def is_reached(estimate: "InterimEstimate", goal: Goal) -> bool:
     """Whether an interim estimate is precise enough."""
     return estimate.half_width <= goal.margin

@@ -1,7 +1,7 @@
 """Planners: how a campaign draws its next round, and the estimate after each; one for each scheme of drawing."""
 
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -13,9 +13,7 @@ from bitswap_onnx.stats.allocation import allocate
 from bitswap_onnx.stats.confidence_sequence import Interval, Ledger
 from bitswap_onnx.stats.intervals import Values
 from bitswap_onnx.stats.iterative_sfi import PILOT_MARGIN, next_margin, planned, wald_margin
-from bitswap_onnx.until.goal import Goal
-
-UntilScheme = Literal["stratified", "iterative"]
+from bitswap_onnx.until.goal import Goal, UntilScheme
 
 
 class Planner(Protocol):

@@ -27,8 +27,8 @@ from bitswap_onnx.sampling.draws import draw, permute
 from bitswap_onnx.sampling.input_blocks import sample_inputs
 from bitswap_onnx.sampling.rounds import choose_strata
 from bitswap_onnx.until.drawn_list import DrawnList, Until
-from bitswap_onnx.until.goal import Goal, is_reached
-from bitswap_onnx.until.planners import UntilScheme, add_round, interim_estimate
+from bitswap_onnx.until.goal import Goal, UntilScheme, is_reached
+from bitswap_onnx.until.planners import add_round, interim_estimate
 from tests.benchmarks.census import EVERYTHING
 from tests.campaigns import rows_of_store
 from tests.census import MODEL, Census, take_census

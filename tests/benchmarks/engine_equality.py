@@ -21,7 +21,7 @@ from typing import Literal
 
 import numpy as np
 
-from bitswap_onnx.campaign.audit import Audit
+from bitswap_onnx.campaign.options import Audit
 from bitswap_onnx.campaign.settings import Settings
 from bitswap_onnx.faults.fault import Fault, Injection
 from bitswap_onnx.faults.fault_list import read_fault_list

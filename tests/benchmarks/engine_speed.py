@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bitswap_onnx.campaign.audit import Audit
+from bitswap_onnx.campaign.options import Audit
 from bitswap_onnx.campaign.setup import prepare
 from bitswap_onnx.faults.fault import Injection
 from bitswap_onnx.faults.fault_list import read_fault_list

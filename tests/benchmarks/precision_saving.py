@@ -22,8 +22,8 @@ from bitswap_onnx.campaign.records import InterimEstimate
 from bitswap_onnx.sampling.rounds import choose_strata
 from bitswap_onnx.sampling.strata import bit_group
 from bitswap_onnx.stats.intervals import Values, share_interval
-from bitswap_onnx.until.goal import Goal, is_reached
-from bitswap_onnx.until.planners import SCHEMES, UntilScheme, add_round, interim_estimate
+from bitswap_onnx.until.goal import Goal, UntilScheme, is_reached
+from bitswap_onnx.until.planners import SCHEMES, add_round, interim_estimate
 from tests import reference
 from tests.recorded import recorded_of
 

@@ -25,8 +25,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from bitswap_onnx.campaign.audit import Audit
-from bitswap_onnx.campaign.options import RunOptions
+from bitswap_onnx.campaign.options import Audit, RunOptions
 from bitswap_onnx.campaign.run import run_campaign
 from bitswap_onnx.campaign.settings import Settings
 from bitswap_onnx.campaign.setup import prepare

@@ -16,8 +16,7 @@ from unittest import mock
 
 import torch
 
-from bitswap_onnx.campaign.audit import DEFAULT_AUDIT, Audit
-from bitswap_onnx.campaign.options import RunOptions
+from bitswap_onnx.campaign.options import DEFAULT_AUDIT, Audit, RunOptions
 from bitswap_onnx.campaign.run import run_campaign
 from bitswap_onnx.campaign.settings import Settings
 from bitswap_onnx.campaign.setup import prepare

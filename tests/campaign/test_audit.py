@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from bitswap_onnx.campaign.audit import Audit, parse_audit
-from bitswap_onnx.campaign.options import Progress, RunOptions
+from bitswap_onnx.campaign.options import Audit, Progress, RunOptions, parse_audit
 from bitswap_onnx.campaign.run_directory import reading
 from bitswap_onnx.campaign.settings import Settings
 from bitswap_onnx.errors import BitswapError, ControlFailedError, RunError

@@ -113,9 +113,11 @@ def test_ctrl_c_saves_and_says_how_to_resume(tmp_path: Path, undisturbed: bytes,
 INTERRUPTED = """
 import os, signal, sys, time
 
+interrupted, sys.argv = sys.argv[1], ["bitswap-onnx", "inspect", "cnn.onnx"]
+
 class Interrupted:
     def find_spec(self, name, path, target=None):
-        if name == "bitswap_onnx.cli.main":
+        if name == interrupted:
             try:
                 os.kill(os.getpid(), signal.SIGINT)
                 time.sleep(60)
@@ -129,8 +131,10 @@ main()
 
 
 @POSIX
-def test_ctrl_c_while_libraries_load_is_quiet() -> None:
-    ended = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, check=False)
+@pytest.mark.parametrize("module", ["bitswap_onnx.cli.main", "bitswap_onnx.cli.inspect"])
+def test_ctrl_c_while_libraries_load_is_quiet(module: str) -> None:
+    command = [sys.executable, "-c", INTERRUPTED, module]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stderr) == (-signal.SIGINT, "")
 
 

@@ -6,8 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bitswap_onnx.campaign.audit import Audit
-from bitswap_onnx.campaign.options import RunOptions
+from bitswap_onnx.campaign.options import Audit, RunOptions
 from bitswap_onnx.campaign.run import run_campaign
 from bitswap_onnx.campaign.settings import Settings, for_neurons
 from bitswap_onnx.campaign.setup import prepare

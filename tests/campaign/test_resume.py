@@ -263,9 +263,9 @@ def test_a_wrong_row_at_the_end_writes_nothing(model: Path, tmp_path: Path, inje
 
 
 def test_a_worker_that_dies_is_said(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bitswap_onnx.runtime.pool.sys.executable", "/bin/false")
+    monkeypatch.setattr("bitswap_onnx.runtime.processes.sys.executable", "/bin/false")
     with pytest.raises(RunError, match=r"a worker ended unexpectedly \(exit status 1\)"):
         run(model, tmp_path / "run")
-    monkeypatch.setattr("bitswap_onnx.runtime.pool.sys.executable", "/nowhere/python")
+    monkeypatch.setattr("bitswap_onnx.runtime.processes.sys.executable", "/nowhere/python")
     with pytest.raises(RunError, match="cannot start a worker: No such file"):
         run(model, tmp_path / "run", resume=True)

@@ -13,8 +13,7 @@ from onnx import numpy_helper
 
 from bitswap_onnx.campaign import executor as execute
 from bitswap_onnx.campaign import schedule as plan
-from bitswap_onnx.campaign.audit import Audit
-from bitswap_onnx.campaign.options import Progress, RunOptions
+from bitswap_onnx.campaign.options import Audit, Progress, RunOptions
 from bitswap_onnx.campaign.results import RESULT_COLUMNS
 from bitswap_onnx.campaign.run import Campaign, run_campaign
 from bitswap_onnx.campaign.settings import Settings

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from bitswap_onnx.campaign.audit import Audit
-from bitswap_onnx.campaign.options import RunOptions
+from bitswap_onnx.campaign.options import Audit, RunOptions
 from bitswap_onnx.campaign.settings import Settings
 from bitswap_onnx.errors import BitswapError
 from bitswap_onnx.estimates.groups import SCOPES, faults_by_stratum

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bitswap_onnx.campaign.audit import parse_audit
+from bitswap_onnx.campaign.options import parse_audit
 from bitswap_onnx.cli import export, neurons, options
 from bitswap_onnx.errors import BitswapError
 from bitswap_onnx.experiments.sweep.rates import parse_rates

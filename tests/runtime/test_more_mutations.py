@@ -43,7 +43,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from bitswap_onnx.campaign.audit import Audit
+from bitswap_onnx.campaign.options import Audit
 from bitswap_onnx.errors import ControlFailedError, RunError
 from bitswap_onnx.faults.fault import Fault, Injection, Kind, Site
 from bitswap_onnx.graph.model import from_proto

@@ -30,8 +30,7 @@ import pytest
 from numpy.typing import NDArray
 
 from bitswap_onnx.campaign import run as campaign
-from bitswap_onnx.campaign.audit import Audit
-from bitswap_onnx.campaign.options import RunOptions
+from bitswap_onnx.campaign.options import Audit, RunOptions
 from bitswap_onnx.campaign.settings import Settings
 from bitswap_onnx.campaign.setup import prepare
 from bitswap_onnx.errors import ControlFailedError, InterruptedRunError

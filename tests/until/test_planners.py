@@ -7,8 +7,8 @@ from bitswap_onnx.campaign.records import InterimEstimate
 from bitswap_onnx.errors import BitswapError
 from bitswap_onnx.sampling.rounds import choose_strata
 from bitswap_onnx.stats.iterative_sfi import next_margin, planned, wald_margin
-from bitswap_onnx.until.goal import Goal, is_reached, parse_goal
-from bitswap_onnx.until.planners import SCHEMES, UntilScheme, add_round, interim_estimate
+from bitswap_onnx.until.goal import Goal, UntilScheme, is_reached, parse_goal
+from bitswap_onnx.until.planners import SCHEMES, add_round, interim_estimate
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,7 @@ import numpy as np
 import onnx
 import pytest
 
-from bitswap_onnx.campaign.audit import Audit
-from bitswap_onnx.campaign.options import RunOptions
+from bitswap_onnx.campaign.options import Audit, RunOptions
 from bitswap_onnx.campaign.records import InterimEstimate
 from bitswap_onnx.campaign.run import run_campaign
 from bitswap_onnx.campaign.run_directory import reading

@@ -11,11 +11,11 @@ from bitswap_onnx.campaign.run_directory import has_store
 from bitswap_onnx.campaign.settings import Settings
 from bitswap_onnx.errors import FaultListError, MissingExtraError, RunError
 from bitswap_onnx.experiments.comparison.compare_runs import Comparison, Judgement, compare_runs
-from bitswap_onnx.faults.fault import Injection
+from bitswap_onnx.faults.fault import BitOrder, Injection
 from bitswap_onnx.faults.fault_list import read_fault_list, refuse_neurons, write_fault_list
 from bitswap_onnx.graph.list_conversion import convert_faults
 from bitswap_onnx.graph.model import Model, load_model
-from bitswap_onnx.graph.resolve import BitOrder, resolve
+from bitswap_onnx.graph.resolve import resolve
 
 #: Names in the folder of a comparison, beside compare.json and compare.csv: both runs, and a converted list.
 RUN_A, RUN_B, LIST_B = "a", "b", "faults_b.csv"

@@ -21,10 +21,10 @@ from bitswap_onnx.converters.native import Native
 from bitswap_onnx.errors import ControlFailedError
 from bitswap_onnx.experiments.crosscheck.agreement import Agreement, measure_agreement
 from bitswap_onnx.experiments.crosscheck.divergence import Divergence, find_divergence
-from bitswap_onnx.faults.fault import Injection
+from bitswap_onnx.faults.fault import BitOrder, Injection
 from bitswap_onnx.faults.fault_list import read_fault_list, refuse_neurons
 from bitswap_onnx.graph.model import Model
-from bitswap_onnx.graph.resolve import BitOrder, resolve
+from bitswap_onnx.graph.resolve import resolve
 
 #: Clean scores may differ by this much of an input's largest score: float32 rounding through a deep network.
 MAX_CLEAN_DIFFERENCE = 1e-3

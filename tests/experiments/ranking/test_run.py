@@ -13,8 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from bitswap_onnx.campaign.audit import Audit
-from bitswap_onnx.campaign.options import RunOptions
+from bitswap_onnx.campaign.options import Audit, RunOptions
 from bitswap_onnx.campaign.settings import Settings, for_neurons
 from bitswap_onnx.campaign.setup import Setup, prepare
 from bitswap_onnx.errors import BitswapError

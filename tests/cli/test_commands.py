@@ -1,0 +1,111 @@
+"""Commands are loaded when they are chosen: the help knows them all, and no command loads the libraries of another."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bitswap_onnx.cli.commands import COMMANDS, load_command
+from tests.builders import cnn, normal, save
+from tests.command_line import runner
+
+#: Runs a command line, then prints which of the libraries named first have been loaded.
+LOADED = """
+import sys
+from bitswap_onnx.__main__ import main
+libraries, sys.argv = sys.argv[1].split(","), ["bitswap-onnx", *sys.argv[2:]]
+try:
+    main()
+except SystemExit as ended:
+    assert not ended.code
+print("loaded:", *sorted(library for library in libraries if library in sys.modules))
+"""
+
+#: Runs a command line, then prints of each worker whether onnx had been loaded when it started.
+STARTED = """
+import sys
+from bitswap_onnx.__main__ import main
+from bitswap_onnx.runtime import processes
+start, late, sys.argv = processes.start_worker, [], ["bitswap-onnx", *sys.argv[1:]]
+def start_worker():
+    late.append("onnx" in sys.modules)
+    return start()
+processes.start_worker = start_worker
+try:
+    main()
+except SystemExit:
+    print(late)
+"""
+
+#: Libraries that no command of the core loads unless it computes with them.
+NEEDLESS = ("scipy", "scipy.stats", "sympy", "onnx_ir", "torch", "tensorflow", "keras", "matplotlib", "pyarrow", "PIL")
+HEAVY = ("numpy", "onnx", "onnxruntime", "sqlite3", *NEEDLESS)
+
+
+def last_line(code: str, *arguments: object) -> str:
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout.splitlines()[-1]
+
+
+def loaded(libraries: tuple[str, ...], *arguments: object) -> str:
+    return last_line(LOADED, ",".join(libraries), *arguments).removeprefix("loaded:").strip()
+
+
+@pytest.fixture
+def inject(tmp_path: Path) -> tuple[object, ...]:
+    """The arguments of a small campaign in ``tmp_path / "run"``, without the number of workers."""
+    save(cnn(), tmp_path / "cnn.onnx")
+    np.savez(tmp_path / "cnn.npz", x=normal(20, 1, 6, 6, seed=3), y=np.arange(20) % 4)
+    (tmp_path / "faults.csv").write_text('Injection,Layer,TensorIndex,Bit\n0,conv,"(0, 0, 0, 0)",30\n')
+    return "inject", tmp_path / "cnn.onnx", tmp_path / "faults.csv", "--out", tmp_path / "run", "--workers"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_lines_are_the_commands_own(name: str) -> None:
+    assert " ".join(load_command(name).help.split("\n\n")[0].split()) == COMMANDS[name]
+
+
+def test_the_help_lists_every_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = runner(monkeypatch, capsys)("--help")
+    assert code == 0
+    for name, line in COMMANDS.items():
+        assert f" {name} " in out
+        assert line in out
+
+
+def test_a_command_that_does_not_exist(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = runner(monkeypatch, capsys)("injekt")
+    assert code == 2
+    assert "No such command 'injekt'. Did you mean 'inject', 'inspect'?" in err
+
+
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_the_help_loads_no_library(option: str) -> None:
+    assert loaded(HEAVY, option) == ""
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_help_of_a_command_loads_no_needless_library(name: str) -> None:
+    libraries = NEEDLESS if name != "inject" else ("onnx", "onnxruntime", *NEEDLESS)
+    assert loaded(libraries, name, "--help") == ""
+
+
+def test_a_worker_loads_no_needless_library() -> None:
+    code = "import sys, bitswap_onnx.runtime.worker; print(*sys.modules)"
+    modules = subprocess.check_output([sys.executable, "-c", code], text=True).split()
+    assert not {*NEEDLESS, "sqlite3", "rich", "typer"} & {*modules}
+
+
+def test_a_campaign_loads_no_needless_library(inject: tuple[object, ...], tmp_path: Path) -> None:
+    rooms = ("converters", "estimates", "experiments", "report", "stats")
+    assert loaded((*NEEDLESS, *(f"bitswap_onnx.{room}" for room in rooms)), *inject, 0) == ""
+    assert loaded(("matplotlib", "pyarrow", "scipy.stats"), "estimate", tmp_path / "run") == ""
+
+
+def test_workers_start_before_the_parent_loads_its_libraries(inject: tuple[object, ...]) -> None:
+    assert last_line(STARTED, *inject, 2) == "[False, False]"
+    assert last_line(STARTED, *inject, 2, "--resume") == "[]"
