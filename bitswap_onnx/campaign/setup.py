@@ -28,6 +28,7 @@ from bitswap_onnx.graph.rows import refuse_random
 from bitswap_onnx.graph.signature import ModelInput, ends_in_softmax, model_input, score_output
 from bitswap_onnx.graph.slices import Slicer
 from bitswap_onnx.outcome import Criterion, Golden, parse_criterion
+from bitswap_onnx.runtime.chain import ChainPlan
 from bitswap_onnx.runtime.golden import golden_run
 from bitswap_onnx.runtime.layout import choose_layout
 from bitswap_onnx.runtime.measure import why_one_at_a_time
@@ -77,9 +78,18 @@ class Setup:
         """Return the setup for faults in neurons; raises BitswapError as `for_neurons`."""
         return self if self.settings.neurons else replace(self, settings=for_neurons(self.settings))
 
-    @cached_property
+    @property
     def numerics(self) -> Numerics:
-        """How everything is computed. ``layout`` auto is decided here, by trying it."""
+        """How everything is computed. ``layout`` auto is decided when it is first asked for, by trying it."""
+        return self._computes[0]
+
+    @property
+    def chain(self) -> ChainPlan | None:
+        """The chain of stages that was found where ``layout`` auto was decided, None without one."""
+        return self._computes[1]
+
+    @cached_property
+    def _computes(self) -> tuple[Numerics, ChainPlan | None]:
         settings = self.settings
         numerics = Numerics(
             provider=choose_provider(settings.provider),
@@ -89,7 +99,9 @@ class Setup:
             quantized=_quantized(self.model, settings),
             apart=settings.neurons if settings.apart is None else settings.apart,
         )
-        return choose_layout(self.model, numerics, self.output, self.spec) if settings.layout == "auto" else numerics
+        if settings.layout == "auto":
+            return choose_layout(self.model, numerics, self.output, self.spec)
+        return numerics, None
 
     @cached_property
     def notes(self) -> tuple[str, ...]:

@@ -86,6 +86,7 @@ class CampaignWorkers:
             records=self.store.identity.records,
             memory=self.options.memory_bytes // max(self.count, 1),
             paths=paths,
+            chain=setup.chain,
         )
 
     def _expected_batches(self, queue: Queue) -> dict[FaultyPath, int]:

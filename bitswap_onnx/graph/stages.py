@@ -7,6 +7,7 @@ row per input, so the rows of several runs can meet at a border and go on in com
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -43,6 +44,7 @@ def divide(slicer: Slicer, may_cut: Callable[[Border], bool]) -> list[Border]:
     """
     crossings = {crossing.values: crossing for crossing in _crossings(slicer)}
     first, last = tuple(sorted(slicer.inputs)), (slicer.output,)
+    may_cut = cache(may_cut)
     while True:
         chosen = _cheapest(list(crossings.values()), slicer.batch)
         refused = [border for border in chosen if not may_cut(border)]

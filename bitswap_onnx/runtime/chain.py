@@ -11,13 +11,20 @@ from numpy.typing import NDArray
 from bitswap_onnx.errors import ModelError
 from bitswap_onnx.graph.model import Model
 from bitswap_onnx.graph.slices import Slicer
-from bitswap_onnx.graph.stages import Border, divide
-from bitswap_onnx.runtime.cut_rules import CutRules
+from bitswap_onnx.graph.stages import Border
 from bitswap_onnx.runtime.session import Numerics
 from bitswap_onnx.runtime.submodel import Submodel, open_part
 
 #: Values by name; each has one row per input.
 Values = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class ChainPlan:
+    """The division of a model into a chain: the fields of `Chain` that decide it."""
+
+    borders: tuple[Border, ...]
+    blocked: tuple[int, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +40,11 @@ class Chain:
     borders: tuple[Border, ...]
     blocked: frozenset[int] = frozenset()
     _loaded: dict[int, Submodel] = field(default_factory=dict, init=False, repr=False)
+
+    @property
+    def plan(self) -> ChainPlan:
+        """The division, for a chain of the same model elsewhere."""
+        return ChainPlan(self.borders, tuple(sorted(self.blocked)))
 
     @property
     def count(self) -> int:
@@ -104,20 +116,21 @@ def undivided(slicer: Slicer, numerics: Numerics) -> Chain:
     return Chain(slicer, numerics, (tuple(sorted(slicer.inputs)), (slicer.output,)))
 
 
-def find_chain(slicer: Slicer, numerics: Numerics, inputs: NDArray[Any], scores: NDArray[Any]) -> Chain:
-    """Return a chain that keeps the golden bits on ``inputs`` (n, ...): whole batches, with golden ``scores`` (n, classes).
+def find_chain(
+    slicer: Slicer, numerics: Numerics, borders: Sequence[Border], inputs: NDArray[Any], scores: NDArray[Any]
+) -> Chain:
+    """Return a chain with those ``borders`` that keep the golden bits on ``inputs`` (n, ...).
 
-    Each stage is compared with the whole model, value by value, on its rows as they are, rotated by one, and with each row
-    of one half twice: an operator that sees other rows may give the same in any order, but not beside other rows. A stage
-    that is not exact is tried with its images in blocked layout, and then joined with the next one.
+    These are whole batches, with golden ``scores`` (n, classes). Each stage is compared with the whole model, value by
+    value, on its rows as they are, rotated by one, and with each row of one half twice: an operator that sees other rows may
+    give the same in any order, but not beside other rows. A stage that is not exact is tried with its images in blocked
+    layout, and then joined with the one before or behind it.
     """
-    rules = CutRules(slicer, numerics)
-    borders = divide(slicer, rules.rows_may_move) if not slicer.model.proto.graph.sparse_initializer else []
     if len(borders) < 3:
         return undivided(slicer, numerics)
     observed = _observe(slicer, numerics, borders[1:-1], inputs, scores)
-    borders = [border for border in borders if all(name in observed for name in border)]
-    return _exact_chain(slicer, numerics, borders, observed)
+    seen = [border for border in borders if all(name in observed for name in border)]
+    return _exact_chain(slicer, numerics, seen, observed)
 
 
 def _exact_chain(slicer: Slicer, numerics: Numerics, borders: list[Border], observed: Values) -> Chain:
@@ -131,8 +144,9 @@ def _exact_chain(slicer: Slicer, numerics: Numerics, borders: list[Border], obse
     def entry(start: int) -> bool | None:
         """Return the exact entry, blocked or not, of a stage from a kept border to the next one waiting."""
         trial = Chain(slicer, numerics, (kept[start], waiting[0]))
-        may_be_blocked = numerics.layout == "blocked" and start > 0  # the model's own input is plain
-        return next((b for b in (False, True)[: 1 + may_be_blocked] if _is_exact(trial, b, observed)), None)
+        likely = entries[start - 1] if start else False  # the model's own input is plain
+        tried = (likely, not likely) if numerics.layout == "blocked" and start else (False,)
+        return next((blocked for blocked in tried if _is_exact(trial, blocked, observed)), None)
 
     while waiting:
         start = len(kept) - 1

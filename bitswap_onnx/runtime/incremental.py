@@ -17,9 +17,10 @@ from bitswap_onnx.graph.model import Model
 from bitswap_onnx.graph.neurons import tap
 from bitswap_onnx.graph.sites import NeuronSite
 from bitswap_onnx.graph.slices import Slicer
+from bitswap_onnx.graph.stages import Border, divide
 from bitswap_onnx.outcome import Scores
 from bitswap_onnx.runtime.candidates import Candidates
-from bitswap_onnx.runtime.chain import Chain, find_chain, undivided
+from bitswap_onnx.runtime.chain import Chain, ChainPlan, find_chain, undivided
 from bitswap_onnx.runtime.common_batches import CommonBatches
 from bitswap_onnx.runtime.cut_rules import CutRules
 from bitswap_onnx.runtime.golden_block import GoldenBlock
@@ -46,7 +47,7 @@ class IncrementalEngine:
 
     ``paths`` are the faulty paths to come, each with the number of batches that are likely to run there in all; ``sites``,
     by key, are their neuron sites. ``memory`` bounds, in bytes, the golden values and the loaded parts of the model, half
-    of it each. ``min_batches``: see `MIN_BATCHES_TO_PACK`.
+    of it each. ``min_batches``: see `MIN_BATCHES_TO_PACK`. ``plan``: the chain, if it is known to be exact.
     """
 
     model: Model
@@ -58,6 +59,7 @@ class IncrementalEngine:
     sites: Mapping[str, NeuronSite] = field(default_factory=dict)
     memory: int = 1 << 30
     min_batches: int = MIN_BATCHES_TO_PACK
+    plan: ChainPlan | None = None
     lost: int = field(default=0, init=False)
     _given_up: set[FaultyPath] = field(default_factory=set, init=False)
     _block: GoldenBlock | None = field(default=None, init=False)
@@ -75,14 +77,23 @@ class IncrementalEngine:
         return with_seen_shapes(slicer, self.inputs, self.numerics)
 
     @cached_property
+    def wanted_borders(self) -> list[Border]:
+        """The borders at which the model would best be divided, if all of them are exact."""
+        if self.model.proto.graph.sparse_initializer:  # a part of the model would lack them
+            return []
+        return divide(self.slicer, self._rules.rows_may_move)
+
+    @cached_property
     def chain(self) -> Chain:
         """The model as stages: as many as are exact."""
         return self._find_chain()
 
     @STOPWATCH.span("probing")
     def _find_chain(self) -> Chain:
+        if self.plan is not None:
+            return Chain(self.slicer, self.numerics, self.plan.borders, frozenset(self.plan.blocked))
         inputs, scores = self._probed
-        chain = find_chain(self.slicer, self.numerics, inputs, scores)
+        chain = find_chain(self.slicer, self.numerics, self.wanted_borders, inputs, scores)
         return (
             chain if chain.count == 1 or self._survives_planted_faults(chain) else undivided(self.slicer, self.numerics)
         )

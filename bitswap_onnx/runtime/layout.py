@@ -12,9 +12,8 @@ from bitswap_onnx.data.dataset import synthetic_dataset
 from bitswap_onnx.errors import ModelError
 from bitswap_onnx.graph.model import Model
 from bitswap_onnx.graph.signature import ModelInput
-from bitswap_onnx.graph.stages import divide
 from bitswap_onnx.graph.targets import find_targets
-from bitswap_onnx.runtime.cut_rules import CutRules
+from bitswap_onnx.runtime.chain import ChainPlan
 from bitswap_onnx.runtime.incremental import IncrementalEngine
 from bitswap_onnx.runtime.session import Numerics, open_session
 
@@ -25,25 +24,27 @@ _LAYERS = 6
 _ENOUGH = 0.75
 
 
-def choose_layout(model: Model, numerics: Numerics, output: str, spec: ModelInput) -> Numerics:
-    """Return ``numerics`` with the layout to use for a model on this machine, tried on seeded synthetic inputs.
+def choose_layout(model: Model, numerics: Numerics, output: str, spec: ModelInput) -> tuple[Numerics, ChainPlan | None]:
+    """Return ``numerics`` with the layout to use for a model on this machine, and the chain found with it, if any.
 
-    Only the model, the other numerics and the processor decide, so the same campaign gets the same layout.
+    Both are tried on seeded synthetic inputs. Only the model, the other numerics and the processor decide, so the same
+    campaign gets the same layout.
     """
     plain, blocked = (replace(numerics, layout=layout) for layout in ("plain", "blocked"))
     convolves = any(node.op_type == "Conv" for node in model.proto.graph.node)
     if numerics.provider != "cpu" or not convolves or spec.dtype != np.float32:
-        return plain
+        return plain, None
     weights = [(target.tensor,) for target in find_targets(model) if target.role == "weight" and len(target.shape) > 2]
     tried = [weights[i] for i in np.unique(np.linspace(0, len(weights) - 1, _LAYERS).astype(int))] if weights else []
     inputs = synthetic_dataset(spec.shape, spec.dtype, numerics.batch_size, seed=0).batch(0, numerics.batch_size)
     try:
         scores = open_session(model, blocked, output).run(inputs)
         engine = IncrementalEngine(model, blocked, output, inputs, scores, dict.fromkeys(tried, 1), min_batches=0)
-        wanted = len(divide(engine.slicer, CutRules(engine.slicer, blocked).rows_may_move)) - 1
+        wanted = len(engine.wanted_borders) - 1
         if wanted > 1:
-            return blocked if engine.chain.count >= _ENOUGH * wanted else plain
+            chain = engine.chain
+            return (blocked, chain.plan) if chain.count >= _ENOUGH * wanted else (plain, None)
         exact = sum(engine.lane_kind(path) == "packed" for path in tried)
     except ModelError:  # the campaign itself reports what is wrong with the model
-        return plain
-    return blocked if tried and exact >= _ENOUGH * len(tried) else plain
+        return plain, None
+    return (blocked, engine.chain.plan) if tried and exact >= _ENOUGH * len(tried) else (plain, None)

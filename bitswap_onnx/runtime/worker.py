@@ -60,7 +60,17 @@ class Worker:
         slicer = Slicer(model, output, numerics.batch_size, inputs.shape[1:])
         sites = {site.key: site for site in (find_sites(slicer) if keys else ()) if site.key in keys}
         self.reference = ReferenceEngine(model, numerics, output, inputs, scores, sites)
-        self.incremental = IncrementalEngine(model, numerics, output, inputs, scores, paths, sites, settings.memory)
+        self.incremental = IncrementalEngine(
+            model,
+            numerics,
+            output,
+            inputs,
+            scores,
+            paths,
+            sites,
+            settings.memory,
+            plan=None if sites else settings.chain,
+        )
         self.records = frozenset(settings.records)
         self._golden_part: tuple[Chunk, Golden] | None = None
 

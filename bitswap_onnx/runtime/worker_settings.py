@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from bitswap_onnx.outcome import Criterion, criterion_from
+from bitswap_onnx.runtime.chain import ChainPlan
 from bitswap_onnx.runtime.lanes import FaultyPath
 from bitswap_onnx.runtime.messages import Message
 from bitswap_onnx.runtime.session import Numerics
@@ -17,7 +18,7 @@ class WorkerSettings:
     ``model`` is the path of the model's file, which must have the hash ``sha256``. The folder ``scratch`` holds
     ``inputs.npy``, ``golden.npy`` (scores) and, if ``has_labels``, ``labels.npy``. ``records`` names the blobs to record per
     injection: ``per_input``, ``scores``. ``memory``: bytes for each worker. ``paths``: the faulty paths to come, each with
-    the number of batches that are likely to run there.
+    the number of batches that are likely to run there. ``chain``: the stages of the model, None if they are not known yet.
     """
 
     model: str
@@ -30,6 +31,7 @@ class WorkerSettings:
     records: tuple[str, ...]
     memory: int
     paths: Mapping[FaultyPath, int]
+    chain: ChainPlan | None = None
 
 
 def encode_paths(paths: Mapping[FaultyPath, int]) -> list[Any]:
@@ -54,5 +56,10 @@ def decode_settings(message: Message) -> WorkerSettings:
         "criterion": criterion_from(message["criterion"]),
         "records": tuple(message["records"]),
         "paths": decode_paths(message["paths"]),
+        "chain": message["chain"] and _chain(message["chain"]),
     }
     return WorkerSettings(**(message | decoded))
+
+
+def _chain(encoded: Message) -> ChainPlan:
+    return ChainPlan(tuple(tuple(border) for border in encoded["borders"]), tuple(encoded["blocked"]))

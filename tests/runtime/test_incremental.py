@@ -261,4 +261,4 @@ def test_constants_that_lie_outside_the_file(tmp_path: pathlib.Path) -> None:
     paths: dict[Path, int] = {("c.weight",): 1, ("c.scale",): 1}
     engine = IncrementalEngine(model, PLAIN, "y", inputs, scores, paths, min_batches=0)
     assert_equal(ReferenceEngine(model, PLAIN, "y", inputs, scores), engine, list(paths))
-    assert choose_layout(model, PLAIN, "y", ModelInput("x", np.dtype(np.float32), (2, 4, 4), None))
+    assert choose_layout(model, PLAIN, "y", ModelInput("x", np.dtype(np.float32), (2, 4, 4), None))[0]

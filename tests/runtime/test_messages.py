@@ -8,6 +8,7 @@ import pytest
 from bitswap_onnx.data.chunks import Chunk
 from bitswap_onnx.graph.edits import ALL_INPUTS, InjectionEdits, NeuronEdit, WeightEdit
 from bitswap_onnx.outcome import Tolerance
+from bitswap_onnx.runtime.chain import ChainPlan
 from bitswap_onnx.runtime.messages import (
     Message,
     PathUnit,
@@ -64,7 +65,12 @@ def test_a_request_arrives_with_its_types() -> None:
             {"faults": 0.25},
         ),
         Result(
-            [None], [{"inputs": 1}] * 11, [{"per_input": bytes([i]), "scores": b"\n{}"} for i in range(11)], 1e-9, ["x"]
+            [None],
+            [{"inputs": 1}] * 11,
+            [{"per_input": bytes([i]), "scores": b"\n{}"} for i in range(11)],
+            [*range(11)],
+            1e-9,
+            ["whole"],
         ),
         Result([7], [], [], [], 0.25, ["whole"]),
     ],
@@ -85,6 +91,7 @@ def test_settings_arrive() -> None:
         records=("per_input", "scores"),
         memory=1 << 40,
         paths={("a.weight",): 3, ("@output:c", "a.weight"): 7},
+        chain=ChainPlan((("x",), ("a", "b"), ("y",)), (1,)),
     )
     assert decode_settings(through_pipe(encode_settings(settings))[0]) == settings
 
