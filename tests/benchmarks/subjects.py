@@ -137,16 +137,17 @@ class Measured:
     @property
     def layout(self) -> str:
         """The layout that it ran with."""
-        return str(self._golden["identity"]["numerics"]["layout"])
+        return str(self.golden["identity"]["numerics"]["layout"])
 
     @property
     def lanes(self) -> str:
         """How many of its faulty paths ran which way."""
-        kinds = Counter((self._golden["lanes"] or {}).values())
+        kinds = Counter((self.golden["lanes"] or {}).values())
         return ", ".join(f"{kind} {number}" for kind, number in kinds.most_common())
 
     @property
-    def _golden(self) -> dict[str, Any]:
+    def golden(self) -> dict[str, Any]:
+        """What golden.json says."""
         golden: dict[str, Any] = json.loads((self.run / "golden.json").read_text())
         return golden
 
