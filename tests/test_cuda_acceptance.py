@@ -2,15 +2,18 @@
 
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.benchmarks.acceptance_report import checks, table
+from tests.benchmarks.acceptance_steps import DIGITS, Machine, Sizes
 from tests.benchmarks.gpu_use import parse_samples
 from tests.benchmarks.timed_steps import Step, run_step
 
@@ -53,6 +56,7 @@ def test_every_step_says_what_it_found(accepted: dict[str, Any]) -> None:
     assert steps["fast"]["inferences"] == steps["slow"]["inferences"] == 40 * 360
     assert "packed" in steps["fast"]["paths_by_lane"]
     assert steps["slow"]["compared"] == 40
+    assert steps["slow"]["inferences_compared"] == 40 * 360
     assert steps["neurons"]["compared"] == 60
     assert "neuron" in steps["neurons"]["fast"]["paths_by_lane"]
     assert steps["tf32"]["on_against_off"]["largest_difference"] == 0
@@ -74,10 +78,24 @@ def test_what_differs_is_not_accepted(accepted: dict[str, Any]) -> None:
 
 
 def test_a_failed_step_is_told_and_not_accepted(accepted: dict[str, Any]) -> None:
-    failed = {"seconds": 1.0, "budget": 1, "failure": "out of\nmemory", "gpu": None}
+    failed = {"seconds": 1.0, "budget": 1, "failure": "\x1b[1;31mout of\nmemory\x1b[m", "gpu": None}
     report = {**accepted, "steps": {**accepted["steps"], "slow": failed}}
     assert checks(report) == {**accepted["checks"], "controls_masked": False, "fast_equals_slow": False}
     assert "| slow | 1.0 | out of memory |" in table(report)
+
+
+def test_runs_are_compared_where_both_have_finished(tmp_path: Path) -> None:
+    machine = Machine("cpu", 0, Sizes(faults=5, inputs=128, neurons=0, list_share=0, list_inputs=0), tmp_path)
+    machine.run_fast(DIGITS, 60)
+    machine.run_slow(DIGITS, 60)
+    alike = {"compared": 5, "inferences_compared": 5 * 128, "different": 0, "examples": []}
+    assert machine.compare("digits_cnn_incremental", "digits_cnn_reference") == alike
+    with closing(sqlite3.connect(tmp_path / "digits_cnn_reference/campaign.sqlite")) as db, db:
+        db.execute("DELETE FROM outcome WHERE position = 1")
+        db.execute("DELETE FROM outcome WHERE position = 2 AND first = 0")
+        db.execute("UPDATE outcome SET masked = masked + 1 WHERE position = 3 AND first = 32")
+    found = machine.compare("digits_cnn_incremental", "digits_cnn_reference")
+    assert (found["compared"], found["inferences_compared"], found["different"]) == (4, 4 * 128 - 32, 1)
 
 
 def answer() -> dict[str, Any]:

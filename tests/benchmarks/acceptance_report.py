@@ -1,5 +1,6 @@
 """What the steps of `tests.benchmarks.cuda_acceptance` mean: the checks that must hold, and a table to read."""
 
+import re
 from collections.abc import Iterator
 from typing import TypeGuard
 
@@ -70,7 +71,8 @@ def row(name: str, step: Found) -> tuple[str, ...]:
 
 
 def one_line(text: str) -> str:
-    return " ".join(text.split()).replace("|", "/")
+    """Return a message as a cell: without the runtime's colours, line ends and bars."""
+    return " ".join(re.sub(r"\x1b\[[0-9;]*m", "", text).split()).replace("|", "/")
 
 
 def phrases(step: Found) -> Iterator[str]:
@@ -88,7 +90,8 @@ def phrases(step: Found) -> Iterator[str]:
     if "whole_list_seconds" in step:
         yield f"{step['share_of_list_done']:.2%} of the list done, all of it: {step['whole_list_seconds']:,.0f} s"
     if "compared" in step:
-        yield f"{step['different']} of {step['compared']} injections count otherwise"
+        where = f"on {step['inferences_compared']:,} inferences"
+        yield f"{step['different']} of {step['compared']} injections count otherwise {where}"
 
 
 def far_apart(found: Found) -> str:

@@ -4,6 +4,7 @@ Each returns plain data. What later steps read, runs and scores, stays in a fold
 """
 
 import json
+import math
 import random
 import subprocess
 import sys
@@ -200,11 +201,20 @@ class Machine:
         return {"faults": len(faults), "finished": finished, **left_behind(run, time.perf_counter() - start)}
 
     def compare(self, fast: str, slow: str) -> Found:
-        """Compare two runs of the same faults, injection by injection where both have run over all inputs."""
-        one, other = (finished_counts(self.work / name) for name in (fast, slow))
-        both = one.keys() & other.keys()
-        different = sorted(identifier for identifier in both if one[identifier] != other[identifier])
-        return {"compared": len(both), "different": len(different), "examples": different[:5]}
+        """Compare two runs of the same faults on the inputs that both have finished."""
+        runs = self.work / fast, self.work / slow
+        length = math.lcm(*(unit_length(run) for run in runs))
+        one, other = (counts_by_block(run, length) for run in runs)
+        both = {key for key in one.keys() & other.keys() if one[key][0] == other[key][0]}
+        different = sorted(
+            {identifier for identifier, block in both if one[identifier, block] != other[identifier, block]}
+        )
+        return {
+            "compared": len({identifier for identifier, _ in both}),
+            "inferences_compared": sum(one[key][0] for key in both),
+            "different": len(different),
+            "examples": different[:5],
+        }
 
 
 def left_behind(run: Path, seconds: float) -> Found:
@@ -226,13 +236,18 @@ def left_behind(run: Path, seconds: float) -> Found:
     }
 
 
-def finished_counts(run: Path) -> dict[str, tuple[int, ...]]:
-    """Return the counts of each injection that has run over all its inputs."""
-    ((inputs,),) = rows_of_store(run, "SELECT json_extract(value, '$.inputs') FROM setting WHERE key = 'golden'")
-    sums = ", ".join(f"sum(outcome.{name})" for name in COUNTS)
-    query = f"""SELECT injection.id, {sums} FROM outcome JOIN injection USING (position)
-        GROUP BY position HAVING sum(outcome.inputs) = coalesce(injection.inputs, ?)"""
-    return {row[0]: row[1:] for row in rows_of_store(run, query, (inputs,))}
+def unit_length(run: Path) -> int:
+    """Return how many inputs a run finishes at a time."""
+    ((length,),) = rows_of_store(run, "SELECT value FROM setting WHERE key = 'unit_length'")
+    return int(json.loads(length))
+
+
+def counts_by_block(run: Path, length: int) -> dict[tuple[str, int], tuple[int, ...]]:
+    """Return the inputs and the counts of each injection on each block of ``length`` inputs."""
+    sums = ", ".join(f"sum(outcome.{name})" for name in ("inputs", *COUNTS))
+    query = f"""SELECT injection.id, outcome.first / ?, {sums} FROM outcome JOIN injection USING (position)
+        GROUP BY position, outcome.first / ?"""
+    return {(row[0], row[1]): row[2:] for row in rows_of_store(run, query, (length, length))}
 
 
 def differing_rows(one: Array, other: Array) -> int:

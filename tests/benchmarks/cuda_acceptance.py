@@ -7,7 +7,7 @@ acceptance.json and acceptance.md, in less than 8 minutes. Without ``--data`` it
 libraries are found where pip has installed them (``nvidia-...``), or where ``LD_LIBRARY_PATH`` says.
 
 Every step is a process of its own with its own time budget; one that fails is recorded as text, and the others still run.
-Campaigns whose time runs out are compared on the injections that they have finished. The exit status is 1 unless all
+Campaigns whose time runs out are compared on what both have finished. The exit status is 1 unless all
 checks hold: nodes ran on the provider; two golden runs have equal bits; every null control is masked, so that no lane was
 given up; and both engines count alike, for faults in weights and in neurons. ``--provider cpu`` puts the CPU in the GPU's
 place.
