@@ -40,7 +40,7 @@ SEED = 2026
 REPO = Path(__file__).parents[2]
 DIGITS, DIGITS_FAULTS = "digits_cnn", 20
 #: Images on which the necessary kernels are timed.
-FLOOR_INPUTS = 64
+FLOOR_INPUTS = 32
 
 
 @dataclass(frozen=True)
