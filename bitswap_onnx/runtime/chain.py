@@ -15,8 +15,8 @@ from bitswap_onnx.graph.stages import Border
 from bitswap_onnx.runtime.session import Numerics
 from bitswap_onnx.runtime.submodel import Submodel, open_part
 
-#: Values by name; each has one row per input.
-Values = dict[str, NDArray[Any]]
+#: Arrays by name; each has one row per input.
+Arrays = dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,13 +86,13 @@ class Chain:
             self._loaded[number] = open_part(model, self.numerics, number in self.blocked)
         return self._loaded[number]
 
-    def run(self, number: int, values: Values) -> Values:
+    def run(self, number: int, values: Arrays) -> Arrays:
         """Return the values behind a stage for one batch of the values before it."""
         part = self.stage(number)
         made = dict(zip(part.outputs, part.run({name: values[name] for name in part.inputs}), strict=True))
         return {name: made[name] if name in made else values[name] for name in self.borders[number + 1]}
 
-    def run_through(self, first: int, last: int, values: Values) -> Values:
+    def run_through(self, first: int, last: int, values: Arrays) -> Arrays:
         """Return the values at border ``last`` for one batch of those at border ``first``."""
         for number in range(first, last):
             values = self.run(number, values)
@@ -133,7 +133,7 @@ def find_chain(
     return _exact_chain(slicer, numerics, seen, observed)
 
 
-def _exact_chain(slicer: Slicer, numerics: Numerics, borders: list[Border], observed: Values) -> Chain:
+def _exact_chain(slicer: Slicer, numerics: Numerics, borders: list[Border], observed: Arrays) -> Chain:
     """Return the chain of those ``borders`` between which stages are exact, from front to back.
 
     Where no exact stage leads from one border to the next, the former is left out if that helps, else the latter.
@@ -166,7 +166,7 @@ def _exact_chain(slicer: Slicer, numerics: Numerics, borders: list[Border], obse
     return Chain(slicer, numerics, tuple(kept), frozenset(i for i, blocked in enumerate(entries) if blocked))
 
 
-def _is_exact(trial: Chain, blocked: bool, observed: Values) -> bool:
+def _is_exact(trial: Chain, blocked: bool, observed: Arrays) -> bool:
     """Whether the one stage of ``trial`` makes the observed values from those before it, whatever the order of rows."""
     size = trial.numerics.batch_size
     try:
@@ -195,7 +195,7 @@ def same_numbers(array: NDArray[Any], other: NDArray[Any]) -> bool:
 
 def _observe(
     slicer: Slicer, numerics: Numerics, borders: Sequence[Border], inputs: NDArray[Any], scores: NDArray[Any]
-) -> Values:
+) -> Arrays:
     """Return values of the whole model at ``borders``, its input and its scores; without those whose reading changes scores.
 
     Reading a value can end a fusion of kernels. Then the borders are read one by one, and those kept that change nothing.
@@ -203,7 +203,7 @@ def _observe(
     try:
         return _read(slicer, numerics, {name for border in borders for name in border}, inputs, scores)
     except _ChangedScoresError:
-        values: Values = {}
+        values: Arrays = {}
     for border in borders:
         try:
             values |= _read(slicer, numerics, set(border), inputs, scores)
@@ -216,7 +216,7 @@ class _ChangedScoresError(Exception):
     """The model has other scores, or does not run, when some of its values are read."""
 
 
-def _read(slicer: Slicer, numerics: Numerics, names: set[str], inputs: NDArray[Any], scores: NDArray[Any]) -> Values:
+def _read(slicer: Slicer, numerics: Numerics, names: set[str], inputs: NDArray[Any], scores: NDArray[Any]) -> Arrays:
     (source,) = slicer.inputs
     computed = sorted((names | {slicer.output}) - {source})
     size = numerics.batch_size

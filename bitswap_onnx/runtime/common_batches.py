@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from bitswap_onnx.graph.stages import Border
 from bitswap_onnx.outcome import Scores
-from bitswap_onnx.runtime.chain import Chain, Values
+from bitswap_onnx.runtime.chain import Arrays, Chain
 from bitswap_onnx.runtime.golden_block import GoldenBlock, rows_that_differ
 from bitswap_onnx.runtime.lanes import FaultyScores, flat, same
 from bitswap_onnx.runtime.memory import aligned_empty
@@ -27,7 +27,7 @@ _LEAST_FOR_GOLDEN_ROW = 8
 _BATCHES_PER_GOLDEN_BATCH = 8
 
 #: Writes some of the rows to add, given by their slice, into arrays (rows, ...) by name.
-Write = Callable[[Values, slice], None]
+Write = Callable[[Arrays, slice], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,15 +59,15 @@ class Rest:
 
 
 #: Where rows are added: at a border, or within a stage.
-Place = int | Rest
+RowPlace = int | Rest
 
 
 @dataclass(eq=False)
 class _Waiting:
     """Rows that wait at one place for a batch to be full."""
 
-    arrays: Values
-    golden: Values
+    arrays: Arrays
+    golden: Arrays
     owners: NDArray[np.intp]
     inputs: NDArray[np.intp]
     golden_slot: int
@@ -84,9 +84,9 @@ class CommonBatches:
     block: GoldenBlock
     end: int
     lost: int = 0
-    _waiting: dict[Place, _Waiting] = field(default_factory=dict, init=False)
+    _waiting: dict[RowPlace, _Waiting] = field(default_factory=dict, init=False)
     _ran: set[int] = field(default_factory=set, init=False)
-    _done: list[tuple[NDArray[np.intp], NDArray[np.intp], Values]] = field(default_factory=list, init=False)
+    _done: list[tuple[NDArray[np.intp], NDArray[np.intp], Arrays]] = field(default_factory=list, init=False)
     _batches: int = field(default=0, init=False)
 
     @property
@@ -95,7 +95,7 @@ class CommonBatches:
         return self.block.chain
 
     def add(
-        self, place: Place, golden: Values, owners: NDArray[np.intp], inputs: NDArray[np.intp], write: Write
+        self, place: RowPlace, golden: Arrays, owners: NDArray[np.intp], inputs: NDArray[np.intp], write: Write
     ) -> None:
         """Add rows that belong to the block's ``inputs`` and the injections ``owners``; ``write`` gives their values.
 
@@ -154,7 +154,7 @@ class CommonBatches:
         bounds = [*np.searchsorted(owners[order], numbers).tolist(), len(owners)]
         return FaultyScores(self.block.count, numbers, inputs[order], bounds, scores[order])
 
-    def collected(self) -> tuple[NDArray[np.intp], NDArray[np.intp], Values]:
+    def collected(self) -> tuple[NDArray[np.intp], NDArray[np.intp], Arrays]:
         """Return the owners, the inputs and the values of all rows that reached the end."""
         if not self._done:
             empty = np.empty(0, np.intp)
@@ -163,7 +163,7 @@ class CommonBatches:
         arrays = {name: np.concatenate([each[name] for each in values]) for name in values[0]}
         return np.concatenate(owners), np.concatenate(inputs), arrays
 
-    def _at(self, place: Place, golden: Values) -> _Waiting:
+    def _at(self, place: RowPlace, golden: Arrays) -> _Waiting:
         if place not in self._waiting:
             size = self.block.size
             names = self.chain.borders[place] if isinstance(place, int) else place.names
@@ -190,7 +190,7 @@ class CommonBatches:
             array[waiting.count :] = array[:1]
         return waiting
 
-    def _run_full(self, place: Place, waiting: _Waiting) -> None:
+    def _run_full(self, place: RowPlace, waiting: _Waiting) -> None:
         real = np.flatnonzero(waiting.owners >= _GOLDEN)
         owners, inputs = waiting.owners[real], waiting.inputs[real]
         if isinstance(place, Rest):
@@ -202,7 +202,7 @@ class CommonBatches:
         if size < _LEAST_FOR_GOLDEN_ROW and self._batches % _BATCHES_PER_GOLDEN_BATCH == 1:
             self._run_golden_batch(place, waiting)
 
-    def _run_golden_batch(self, place: Place, waiting: _Waiting) -> None:
+    def _run_golden_batch(self, place: RowPlace, waiting: _Waiting) -> None:
         rows = (self._batches + np.arange(self.block.size)) % self.block.count
         arrays = {name: np.take(waiting.golden[name], rows, 0) for name in waiting.arrays}
         golden = _Waiting(arrays, waiting.golden, np.full(len(rows), _GOLDEN, np.intp), rows, self.block.size)
@@ -225,7 +225,7 @@ class CommonBatches:
         self.lost += _unequal(made, golden, inputs, np.flatnonzero(is_golden))
         chosen = np.flatnonzero(differ & ~is_golden)
 
-        def write(arrays: Values, part: slice) -> None:
+        def write(arrays: Arrays, part: slice) -> None:
             for name, array in arrays.items():
                 source, rows = (made[name], chosen[part]) if name in made else (golden[name], inputs[chosen[part]])
                 np.take(source, rows, 0, out=array, mode="clip")
@@ -233,13 +233,13 @@ class CommonBatches:
         self.add(border, golden, owners[chosen], inputs[chosen], write)
 
     def _pass_on(
-        self, border: int, values: Values, owners: NDArray[np.intp], inputs: NDArray[np.intp], rows: NDArray[np.intp]
+        self, border: int, values: Arrays, owners: NDArray[np.intp], inputs: NDArray[np.intp], rows: NDArray[np.intp]
     ) -> None:
         if border == self.end:
             self._collect({name: array[rows] for name, array in values.items()}, owners, inputs)
             return
 
-        def write(arrays: Values, part: slice) -> None:
+        def write(arrays: Arrays, part: slice) -> None:
             for name, array in arrays.items():
                 np.take(values[name], rows[part], 0, out=array, mode="clip")
 
@@ -254,7 +254,7 @@ class CommonBatches:
         write(arrays, slice(0, len(owners)))
         self._collect(arrays, owners, inputs)
 
-    def _collect(self, values: Values, owners: NDArray[np.intp], inputs: NDArray[np.intp]) -> None:
+    def _collect(self, values: Arrays, owners: NDArray[np.intp], inputs: NDArray[np.intp]) -> None:
         golden_rows = np.flatnonzero(owners == _GOLDEN)
         if len(golden_rows):
             if self.end == self.chain.count:
@@ -267,7 +267,7 @@ class CommonBatches:
             self._done.append((owners[others], inputs[others], {name: array[others] for name, array in values.items()}))
 
 
-def _unequal(values: Values, golden: Values, inputs: NDArray[np.intp], rows: NDArray[np.intp]) -> int:
+def _unequal(values: Arrays, golden: Arrays, inputs: NDArray[np.intp], rows: NDArray[np.intp]) -> int:
     """Return how many of ``rows`` hold other numbers than the golden values of their ``inputs``."""
     if not len(rows):
         return 0

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitswap_onnx.outcome import Scores
-from bitswap_onnx.runtime.chain import Chain, Values
+from bitswap_onnx.runtime.chain import Arrays, Chain
 from bitswap_onnx.runtime.lanes import Block, flat, same
 from bitswap_onnx.runtime.memory import aligned_empty
 from bitswap_onnx.runtime.stopwatch import STOPWATCH
@@ -36,15 +36,15 @@ class GoldenBlock(Block):
 
     chain: Chain
     memory: int
-    _borders: dict[int, Values] = field(default_factory=dict, init=False)
-    _inner: dict[InnerValues, Values] = field(default_factory=dict, init=False)
+    _borders: dict[int, Arrays] = field(default_factory=dict, init=False)
+    _inner: dict[InnerValues, Arrays] = field(default_factory=dict, init=False)
 
     @property
     def rows(self) -> int:
         """Number of inputs, rounded up to whole batches."""
         return math.ceil(self.count / self.size) * self.size
 
-    def border(self, number: int) -> Values:
+    def border(self, number: int) -> Arrays:
         """Return the golden values at a border."""
         if number not in self._borders:
             nearest = max((known for known in self._borders if known < number), default=None)
@@ -54,7 +54,7 @@ class GoldenBlock(Block):
         self._borders[number] = self._borders.pop(number)  # read last
         return self._borders[number]
 
-    def inner(self, wanted: InnerValues) -> Values:
+    def inner(self, wanted: InnerValues) -> Arrays:
         """Return golden values within a stage; those of one stage are kept."""
         if wanted not in self._inner:
             self._inner.clear()
@@ -69,20 +69,20 @@ class GoldenBlock(Block):
         made: Scores = flat(self.border(self.chain.count)[self.chain.slicer.output][: self.count])
         return int(same(made, self.scores).sum())
 
-    def _padded_inputs(self) -> Values:
+    def _padded_inputs(self) -> Arrays:
         (source,) = self.chain.slicer.inputs
         array = aligned_empty((self.rows, *self.inputs.shape[1:]), self.inputs.dtype)
         array[: self.count] = self.inputs
         array[self.count :] = self.inputs[-1:]
         return {source: array}
 
-    def _behind(self, stage: int) -> Values:
+    def _behind(self, stage: int) -> Arrays:
         before = self._borders[stage]
         computed = self._computed(self.chain.stage(stage), before, self.chain.computed(stage))
         return {name: computed[name] if name in computed else before[name] for name in self.chain.borders[stage + 1]}
 
     @STOPWATCH.span("golden")
-    def _computed(self, part: Submodel, before: Values, names: Iterable[str]) -> Values:
+    def _computed(self, part: Submodel, before: Arrays, names: Iterable[str]) -> Arrays:
         made = {name: self._array(name) for name in names}
         if not made:
             return made
@@ -106,7 +106,7 @@ class GoldenBlock(Block):
         return sum(arrays.values())
 
 
-def rows_that_differ(values: Values, golden: Values, rows: slice) -> NDArray[np.bool_]:
+def rows_that_differ(values: Arrays, golden: Arrays, rows: slice) -> NDArray[np.bool_]:
     """Return which rows of one batch of ``values`` have other bits than the golden ``rows``."""
     differ = [_differ(array, golden[name][rows]) for name, array in values.items()]
     return np.asarray(np.logical_or.reduce(differ), np.bool_)

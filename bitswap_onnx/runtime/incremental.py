@@ -140,7 +140,7 @@ class IncrementalEngine:
             return lane.control(
                 Block(self.inputs[first:stop], self.scores[first:stop], self.numerics.batch_size, first)
             )
-        return sum(block.golden_inputs for block in self._blocks(first, stop))
+        return sum(block.golden_inputs for _, block in self._blocks(first, stop))
 
     def run(
         self, path: FaultyPath, injections: Sequence[InjectionEdits], first: int, stop: int
@@ -169,8 +169,8 @@ class IncrementalEngine:
             yield from ((first, faulty) for faulty in self._whole_lanes.lane(path).run(ordered, inputs))
         chained = [each for each in numbered if each not in whole]
         if chained:
-            for block in self._blocks(first, stop):
-                yield block.first, self._run_chained(chained, block)
+            for start, block in self._blocks(first, stop):
+                yield start, self._run_chained(chained, block)
 
     def _run_chained(
         self, work: Sequence[tuple[FaultyPath, list[tuple[int, InjectionEdits]]]], block: GoldenBlock
@@ -234,8 +234,11 @@ class IncrementalEngine:
     def _make_block(self, chain: Chain, inputs: NDArray[Any], scores: Scores, first: int) -> GoldenBlock:
         return GoldenBlock(inputs, scores, self.numerics.batch_size, first, chain, self.memory // 2)
 
-    def _blocks(self, first: int, stop: int) -> Iterator[GoldenBlock]:
-        """Yield the inputs ``first`` to ``stop`` in blocks whose golden values fit the memory; the last block is kept."""
+    def _blocks(self, first: int, stop: int) -> Iterator[tuple[int, GoldenBlock]]:
+        """Yield (first input, block) for the inputs ``first`` to ``stop``, in blocks whose golden values fit the memory.
+
+        The last block is kept.
+        """
         size = self.numerics.batch_size
         step = size * max(1, self.memory // 2 // (size * self._bytes_per_input))
         for start in range(first, stop, step):
@@ -243,7 +246,7 @@ class IncrementalEngine:
             if self._block is None or (self._block.first, self._block.count) != (start, end - start):
                 self._block = None
                 self._block = self._make_block(self.chain, self.inputs[start:end], self.scores[start:end], start)
-            yield self._block
+            yield start, self._block
 
     @cached_property
     def _bytes_per_input(self) -> int:

@@ -16,7 +16,7 @@ from bitswap_onnx.graph.sites import NeuronSite, is_site
 from bitswap_onnx.graph.tensors import stored_tensors
 from bitswap_onnx.graph.weights import rewrite
 from bitswap_onnx.outcome import Scores
-from bitswap_onnx.runtime.chain import Chain, Values
+from bitswap_onnx.runtime.chain import Arrays, Chain
 from bitswap_onnx.runtime.common_batches import CommonBatches
 from bitswap_onnx.runtime.golden_block import GoldenBlock, rows_that_differ
 from bitswap_onnx.runtime.lanes import Block, FaultyPath, FaultyScores, LaneKind, affected, flat, same
@@ -202,13 +202,13 @@ class StagesLane:
             common.finish([number])
 
     def _add(
-        self, made: Values, start: int, rows: NDArray[np.intp], number: int, block: GoldenBlock, common: CommonBatches
+        self, made: Arrays, start: int, rows: NDArray[np.intp], number: int, block: GoldenBlock, common: CommonBatches
     ) -> None:
         behind = block.border(self.last)
         differ = rows_that_differ(made, behind, slice(start, start + block.size))
         inputs = rows[differ[rows - start]]
 
-        def write(arrays: Values, part: slice) -> None:
+        def write(arrays: Arrays, part: slice) -> None:
             for name, array in arrays.items():
                 source, taken = (made[name], inputs[part] - start) if name in made else (behind[name], inputs[part])
                 np.take(source, taken, 0, out=array, mode="clip")

@@ -14,8 +14,8 @@ from bitswap_onnx.faults.bits import to_bits
 from bitswap_onnx.graph.edits import InjectionEdits, NeuronEdit
 from bitswap_onnx.graph.neurons import Flips, by_input, flips, tapped_value
 from bitswap_onnx.graph.sites import NeuronSite
-from bitswap_onnx.runtime.chain import Values
-from bitswap_onnx.runtime.common_batches import CommonBatches, Place
+from bitswap_onnx.runtime.chain import Arrays
+from bitswap_onnx.runtime.common_batches import CommonBatches, RowPlace
 from bitswap_onnx.runtime.golden_block import GoldenBlock, InnerValues
 from bitswap_onnx.runtime.lanes import LaneKind, affected
 
@@ -33,7 +33,7 @@ class NeuronLane:
     kind: ClassVar[LaneKind] = "neuron"
 
     sites: tuple[NeuronSite, ...]
-    place: Place
+    place: RowPlace
     inner: InnerValues
 
     @property
@@ -52,7 +52,7 @@ class NeuronLane:
         owners = np.repeat(np.array([number for number, _ in injections], np.intp), list(map(len, rows)))
         inputs = np.concatenate([np.empty(0, np.intp), *rows])
 
-        def write(arrays: Values, part: slice) -> None:
+        def write(arrays: Arrays, part: slice) -> None:
             for name, array in arrays.items():
                 np.take(golden[name], inputs[part], 0, out=array, mode="clip")
             for site in self.sites:

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from bitswap_onnx.graph.edits import InjectionEdits, WeightEdit
 from bitswap_onnx.graph.stretches import ROWS, ChannelwiseStretch, Feed, StretchRow
-from bitswap_onnx.runtime.chain import Values
-from bitswap_onnx.runtime.common_batches import CommonBatches, Place
+from bitswap_onnx.runtime.chain import Arrays
+from bitswap_onnx.runtime.common_batches import CommonBatches, RowPlace
 from bitswap_onnx.runtime.golden_block import GoldenBlock, InnerValues
 from bitswap_onnx.runtime.lanes import LaneKind
 from bitswap_onnx.runtime.memory import aligned_empty
@@ -65,7 +65,7 @@ class PackedLane:
 
     numerics: Numerics
     stretch: ChannelwiseStretch
-    place: Place
+    place: RowPlace
     inner: InnerValues
     beside: StagesLane
     blocked: bool = False
@@ -134,7 +134,7 @@ class PackedLane:
 
     def _writer(
         self,
-        golden: Values,
+        golden: Arrays,
         inputs: NDArray[np.intp],
         channels: NDArray[np.intp],
         faulty: NDArray[Any],
@@ -142,7 +142,7 @@ class PackedLane:
     ) -> Any:
         """Return what writes rows: the golden values of ``inputs`` with the channels that were ``taken`` from ``faulty``."""
 
-        def write(arrays: Values, part: slice) -> None:
+        def write(arrays: Arrays, part: slice) -> None:
             for name, array in arrays.items():
                 np.take(golden[name], inputs[part], 0, out=array, mode="clip")
             rows = np.arange(len(inputs[part]))[:, None]

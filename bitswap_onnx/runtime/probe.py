@@ -11,7 +11,7 @@ from bitswap_onnx.errors import ModelError
 from bitswap_onnx.graph.edits import InjectionEdits
 from bitswap_onnx.graph.model import Model
 from bitswap_onnx.graph.sites import NeuronSite
-from bitswap_onnx.runtime.chain import Values, orders, same_numbers
+from bitswap_onnx.runtime.chain import Arrays, orders, same_numbers
 from bitswap_onnx.runtime.common_batches import CommonBatches, Rest
 from bitswap_onnx.runtime.golden_block import GoldenBlock
 from bitswap_onnx.runtime.model_lanes import StagesLane, WholeLane
@@ -70,7 +70,7 @@ class Probe:
         expected = _Rows(np.concatenate(owners), np.concatenate(inputs), values)
         return all(self._are_equal(number, expected, made, end) for number, _ in plants)
 
-    def _keeps_rows(self, rest: Rest, golden: Values) -> bool:
+    def _keeps_rows(self, rest: Rest, golden: Arrays) -> bool:
         behind, size = self.block.border(rest.stage + 1), self.block.size
         part = rest.part
         for order in orders(self.block.rows):
@@ -104,7 +104,7 @@ class _Rows:
 
     owners: NDArray[np.intp]
     inputs: NDArray[np.intp]
-    values: Values
+    values: Arrays
 
     def full(self, number: int, name: str, golden: NDArray[Any]) -> NDArray[Any]:
         """Return a value of one injection for all inputs: golden where it changed nothing."""

@@ -40,7 +40,7 @@ from bitswap_onnx.runtime.stopwatch import STOPWATCH
 from bitswap_onnx.runtime.worker_settings import WorkerSettings, decode_paths, decode_settings
 
 Rows = NDArray[np.intp]
-Engine = ReferenceEngine | IncrementalEngine
+AnyEngine = ReferenceEngine | IncrementalEngine
 
 
 class Worker:
@@ -97,12 +97,12 @@ class Worker:
         """Take in the faulty paths to come, with their batches; their neuron sites are among those of the settings."""
         self.incremental.expect(paths)
 
-    def _control(self, engine: Engine, request: WorkerRequest, part: PathUnit, kind: str) -> int | None:
+    def _control(self, engine: AnyEngine, request: WorkerRequest, part: PathUnit, kind: str) -> int | None:
         is_due = part.control and part.controlled_lane != kind
         return engine.control(part.path, request.chunk.first, request.chunk.stop) if is_due else None
 
     @STOPWATCH.span("faults")
-    def _run_injections(self, engine: Engine, request: WorkerRequest) -> list["_Tally"]:
+    def _run_injections(self, engine: AnyEngine, request: WorkerRequest) -> list["_Tally"]:
         injections = [edits for part in request.parts for edits in part.edits]
         tallies = [_Tally(self.records) for _ in injections]
         work, batch = [(part.path, part.edits) for part in request.parts], request.batch

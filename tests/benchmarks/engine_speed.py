@@ -1,169 +1,271 @@
-"""The default campaign against an eager PyTorch loop, in one run: how many times faster is an inference?
+"""The default campaign against two plain loops, in one run: how many times faster is an inference, and how fast could it be?
 
-``python -m tests.benchmarks.engine_speed [--reference FOLDER] [--only ResNet20]``: for ResNet20 (trained weights, 2 % of
-its published list × 846 CIFAR-10 images), Vgg11_bn (random weights, its whole list × 64) and MobileNetV2, GoogLeNet and
-DenseNet121 (random weights, 100 faults of their lists × 64) it prints one row each. Ours is the wall time of `run_campaign`
-with default settings, everything included: preparing, golden run, controls, audit, files. The loop flips the bit in the
-parameter, runs all images (one process, 2 threads, batch 256, no gradients), compares the predictions with the clean ones
-and flips the bit back; it is timed fault by fault, half of them before our campaign and half behind it, and the median
-counts. The reference engine's time is what its workers take per inference, null controls counted, without their start.
-Critical counts are compared with the loop's and the reference engine's, fault by fault.
+``python -m tests.benchmarks.engine_speed [--reference FOLDER] [--only ResNet20] [--long]`` prints one row per case: of the
+shipped digits model our time alone, then those of `CASES`. ResNet20 has its trained weights, the others random ones; faults
+are drawn from the published lists, images are CIFAR-10's.
+
+Ours is ``bitswap-onnx inject`` with default options as a process of its own, imports and all files included. The eager loop
+flips the bit in the parameter of the PyTorch network, runs all images (2 threads, batch 256, no gradients) and flips the
+bit back. The ORT loop (`tests.benchmarks.plain_loop`) is a process that, with numpy and ONNX Runtime alone, loads the faulty
+model and runs all images (2 threads, batch 32, batch-norm apart, blocked layout, whatever layout ours chooses). Both loops
+are timed fault by fault on some faults, of which each of ``--repeats`` rounds takes its part, before or behind our campaign
+in turn. Their times are the median fault's times the number of faults; the ORT loop's has its process's start in addition.
+Ours is the median of the rounds. ``eager / kernels`` is the factor that an engine would reach that takes the time of the
+necessary kernels alone (`tests.benchmarks.kernel_floor`). Critical counts are compared with both loops', fault by fault.
 """
 
 import argparse
-import random
+import json
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from bitswap_onnx.campaign.options import Audit
 from bitswap_onnx.campaign.setup import prepare
 from bitswap_onnx.faults.fault import Injection
-from bitswap_onnx.faults.fault_list import read_fault_list
+from bitswap_onnx.faults.fault_list import read_fault_list, write_fault_list
+from bitswap_onnx.runtime.session import Numerics
 from tests.benchmarks import subjects
+from tests.benchmarks.eager_loop import EagerLoop
+from tests.benchmarks.kernel_floor import floor_seconds
 
 SEED = 2026
+REPO = Path(__file__).parents[2]
+DIGITS, DIGITS_FAULTS = "digits_cnn", 20
+#: Images on which the necessary kernels are timed.
+FLOOR_INPUTS = 32
 
 
 @dataclass(frozen=True)
 class Case:
-    """How much of a network's list runs over how many inputs (None: all), and how many faults the loop is timed on."""
+    """How many faults of a network's list (None: all) run over how many images; ``long`` ones only with ``--long``."""
 
     name: str
-    share: float = 1.0
-    faults: int | None = None
-    inputs: int = 64
-    torch_faults: int | None = 20
+    faults: int | None
+    inputs: int
+    long: bool = False
 
 
 CASES = (
-    Case("ResNet20", share=0.02, inputs=846, torch_faults=None),
-    Case("Vgg11_bn"),
-    Case("MobileNetV2", faults=100),
-    Case("GoogLeNet", faults=100),
-    Case("DenseNet121", faults=100),
+    Case("ResNet20", 120, 256),
+    Case("ResNet20", 333, 846),
+    Case("ResNet20", None, 846, long=True),
+    Case("Vgg11_bn", None, 64, long=True),
+    Case("DenseNet121", 100, 64),
+    Case("MobileNetV2", 100, 64),
+    Case("GoogLeNet", 100, 64),
 )
 
 COLUMNS = (
-    *("network", "weights", "faults", "inputs", "layout", "wall s", "ours ms", "torch ms", "torch / ours"),
-    *("reference ms", "reference / ours", "criticals differ"),
+    *(
+        "network",
+        "weights",
+        "faults",
+        "inputs",
+        "layout",
+        "wall s",
+        "ours ms",
+        "eager ms",
+        "ORT loop ms",
+        "eager / ours",
+    ),
+    *("ORT loop / ours", "kernels ms", "eager / kernels", "criticals differ: eager", "ORT"),
 )
 
 
-class Loop:
-    """What injectors for PyTorch do: one process, one fault after the other, the whole test set each time."""
+@dataclass
+class Timed:
+    """What the rounds of a loop gave: critical counts, the seconds of each fault, and those until each process had begun."""
 
-    def __init__(self, network: torch.nn.Module, inputs: NDArray[np.float32], batch: int) -> None:
-        self.network = network
-        self.inputs = torch.from_numpy(inputs)
-        self.batch = batch
-        self.clean = self.predictions()
+    critical: dict[str, int] = field(default_factory=dict)
+    seconds: list[float] = field(default_factory=list)
+    starts: list[float] = field(default_factory=list)
 
-    @torch.no_grad()
-    def predictions(self) -> NDArray[np.int64]:
-        firsts = range(0, len(self.inputs), self.batch)
-        parts = [self.network(self.inputs[first : first + self.batch]).numpy() for first in firsts]
-        return np.asarray(np.argmax(np.concatenate(parts), axis=1))  # NaN first
+    def add(self, critical: dict[str, int], seconds: list[float], start: float = 0) -> None:
+        self.critical |= critical
+        self.seconds += seconds
+        self.starts.append(start)
 
-    def critical(self, injection: Injection) -> int:
-        (fault,) = injection.faults
-        bits = self.network.get_parameter(f"{fault.layer}.weight").detach().numpy().view(np.uint32)
-        mask = np.uint32(1 << (fault.bit or 0))
-        bits[fault.index] ^= mask
-        count = int(np.sum(self.predictions() != self.clean))
-        bits[fault.index] ^= mask
-        return count
+    def of(self, faults: int) -> float:
+        """The seconds of so many faults."""
+        return median(self.starts) + faults * median(self.seconds)
 
-    def run(self, injections: Sequence[Injection]) -> tuple[dict[str, int], list[float]]:
-        """Return the critical count of each injection, and the seconds that each took."""
-        counts, seconds = {}, []
-        for injection in injections:
-            start = time.perf_counter()
-            counts[injection.id] = self.critical(injection)
-            seconds.append(time.perf_counter() - start)
-        return counts, seconds
+    def differing(self, ours: dict[str, int]) -> str:
+        return f"{sum(ours[name] != count for name, count in self.critical.items())} of {len(self.critical)}"
 
 
-def measure(case: Case, options: argparse.Namespace, folder: Path) -> None:
+@dataclass(frozen=True, eq=False)
+class Files:
+    """What processes read: the model, its prepared images (``x``), and fault lists that are written into ``folder``."""
+
+    folder: Path
+    model: Path
+    images: Path
+
+    def write_list(self, name: str, faults: Sequence[Injection]) -> Path:
+        path = self.folder / f"{name}.csv"
+        write_fault_list(path, faults)
+        return path
+
+
+def run_process(command: Sequence[str | Path]) -> tuple[float, str]:
+    """Return the seconds of a Python process, start to exit, and what it printed; raises CalledProcessError if it fails."""
+    start = time.perf_counter()
+    done = subprocess.run([sys.executable, "-m", *map(str, command)], cwd=REPO, capture_output=True, text=True)
+    seconds = time.perf_counter() - start
+    if done.returncode:
+        sys.stderr.write(done.stderr)
+        done.check_returncode()
+    return seconds, done.stdout
+
+
+def run_ours(files: Files, listed: Path, run: Path, options: argparse.Namespace) -> subjects.Measured:
+    """Run a campaign as a process."""
+    given = {"--batch-size": options.batch_size, "--workers": options.workers}
+    extra = [part for name, value in given.items() if value for part in (name, str(value))]
+    command: list[str | Path] = [
+        "bitswap_onnx",
+        "inject",
+        files.model,
+        listed,
+        "--data",
+        files.images,
+        "--out",
+        run,
+        *extra,
+    ]
+    return subjects.Measured(run, run_process(command)[0], [])
+
+
+def run_ort_loop(files: Files, faults: Sequence[Injection], timed: Timed) -> None:
+    """Run some faults in the ORT loop as a process."""
+    listed = files.write_list("ort_loop", faults)
+    seconds, printed = run_process(["tests.benchmarks.plain_loop", files.model, listed, files.images])
+    found = json.loads(printed)
+    timed.add(found["critical"], found["seconds"], seconds - sum(found["seconds"]))
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """A measured case: our campaigns, one per round, both loops, and the floor's seconds per inference."""
+
+    weights: str
+    faults: int
+    inputs: int
+    ours: list[subjects.Measured]
+    eager: Timed
+    ort: Timed
+    floor: float
+
+    def cells(self, name: str) -> tuple[str, ...]:
+        inferences = self.faults * self.inputs
+        wall = median(run.seconds for run in self.ours)
+        eager, ort, floor = self.eager.of(self.faults), self.ort.of(self.faults), self.floor * inferences
+        found = self.ours[0].critical()
+        return (
+            *(name, self.weights, f"{self.faults:,}", str(self.inputs), self.ours[0].layout, f"{wall:.1f}"),
+            *(f"{1e3 * seconds / inferences:.4f}" for seconds in (wall, eager, ort)),
+            *(f"{eager / wall:.1f}", f"{ort / wall:.1f}", f"{1e3 * self.floor:.4f}", f"{eager / floor:.1f}"),
+            *(self.eager.differing(found), self.ort.differing(found)),
+        )
+
+    def details(self) -> str:
+        rounds = ", ".join(f"{run.seconds:.1f}" for run in self.ours)
+        spread = " and ".join(f"{min(t.seconds):.3f} to {max(t.seconds):.3f}" for t in (self.eager, self.ort))
+        return (
+            f"ours {rounds} s; eager and ORT loop over {len(self.eager.seconds)} faults, {spread} s each, ORT loop's start "
+            f"{median(self.ort.starts):.1f} s; faulty paths by lane: {self.ours[0].lanes}"
+        )
+
+
+def measure(case: Case, options: argparse.Namespace, folder: Path) -> Row:
     subject = subjects.make_subject(case.name, options.reference, folder)
-    listed = sum(1 for _ in read_fault_list(subject.faults))
-    wanted = options.faults or case.faults or round(case.share * listed)
-    faults = subjects.draw(subject.faults, wanted, SEED)
-    settings = subjects.image_settings(options.reference, options.inputs or case.inputs)
-    dataset = prepare(subject.model, settings).dataset
-    inputs = len(dataset)
-    timed = subjects.draw(faults, options.torch_faults or case.torch_faults or len(faults), SEED)
-    random.Random(SEED).shuffle(timed)
-    again = subjects.draw(faults, options.reference_faults, SEED + 1)
+    everything = list(read_fault_list(subject.faults))
+    faults = subjects.draw(everything, options.faults or case.faults or len(everything), SEED)
+    setup = prepare(subject.model, subjects.image_settings(options.reference, options.inputs or case.inputs))
+    images = np.asarray(setup.dataset.batch(0, len(setup.dataset)), np.float32)
+    files = Files(folder, subject.model, folder / "images.npz")
+    np.savez(files.images, x=images)
+    listed = files.write_list("faults", faults)
+    timed = subjects.draw(faults, max(options.loop_faults, options.repeats), SEED)
 
-    loop = Loop(subject.network, np.asarray(dataset.batch(0, inputs), np.float32), options.torch_batch)
+    eager, ort, ours = Timed(), Timed(), []
+    loop = EagerLoop(subject.network, images, options.torch_batch)
     loop.run(timed[:1])
-    counts, before = loop.run(timed[: (len(timed) + 1) // 2])
-    settings = replace(settings, batch_size=options.batch_size)
-    ours = subjects.campaign(subject.model, faults, folder / "ours", settings, workers=options.workers)
-    rest, behind = loop.run(timed[(len(timed) + 1) // 2 :])
-    native = {**counts, **rest}
-    assert np.array_equal(loop.predictions(), loop.clean), "the loop left a fault behind"
-    whole = subjects.campaign(
-        subject.model,
-        again,
-        folder / "reference",
-        settings,
-        engine="reference",
-        workers=options.workers,
-        audit=Audit(0),
-    )
 
-    found = ours.critical()
-    unlike = sum(found[name] != count for name, count in whole.critical().items())
-    workers = options.workers or subjects.cores()
-    own = ours.seconds / (len(faults) * inputs)
-    eager = median([*before, *behind]) / inputs
-    reference = whole.seconds_per_inference() / workers
-    differing = sum(found[name] != count for name, count in native.items())
-    row = (
-        *(subject.name, subject.weights, f"{len(faults):,}", str(inputs), ours.layout),
-        *(f"{ours.seconds:.1f}", f"{1e3 * own:.4f}", f"{1e3 * eager:.4f}", f"{eager / own:.1f}"),
-        *(f"{1e3 * reference:.4f}", f"{reference / own:.1f}", f"{differing} of {len(native)}"),
-    )
-    print(f"| {' | '.join(row)} |", flush=True)
-    halves = ", ".join(f"{1e3 * median(part) / inputs:.4f}" for part in (before, behind) if part)
-    print(
-        f"  {subject.name}: torch over {len(timed)} faults, medians of each half {halves} ms; reference over {len(again)} "
-        f"faults on {workers} workers, criticals differ in {unlike}; faulty paths by lane: "
-        f"{ours.lanes}",
-        flush=True,
-    )
+    def run_loops(part: Sequence[Injection]) -> None:
+        eager.add(*loop.run(part))
+        run_ort_loop(files, part, ort)
+
+    for number in range(options.repeats):
+        part = timed[number :: options.repeats]
+        if number % 2 == 0:
+            run_loops(part)
+        ours.append(run_ours(files, listed, folder / f"ours_{number}", options))
+        if number % 2:
+            run_loops(part)
+    numerics = Numerics(layout="blocked" if ours[0].layout == "blocked" else "plain")
+    floor = floor_seconds(setup.model, numerics, setup.output, images[:FLOOR_INPUTS], faults)
+    return Row(subject.weights, len(faults), len(images), ours, eager, ort, floor)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
+def measure_digits(options: argparse.Namespace, folder: Path) -> tuple[str, ...]:
+    """Return the row of the shipped model: what a campaign takes that has next to nothing to compute."""
+    model = REPO / f"models/{DIGITS}.onnx"
+    files = Files(folder, model, model.with_suffix(".npz"))
+    faults = subjects.draw(REPO / f"fault_lists/{DIGITS}.csv", DIGITS_FAULTS, SEED)
+    listed = files.write_list("faults", faults)
+    runs = [run_ours(files, listed, folder / f"ours_{number}", options) for number in range(options.repeats)]
+    wall, inputs = median(run.seconds for run in runs), int(runs[0].golden["inputs"])
+    own = f"{1e3 * wall / (len(faults) * inputs):.4f}"
+    cells = (DIGITS, "trained", str(len(faults)), str(inputs), runs[0].layout, f"{wall:.1f}", own)
+    return cells + ("",) * (len(COLUMNS) - len(cells))
+
+
+def show(cells: Sequence[str]) -> None:
+    print(f"| {' | '.join(cells)} |", flush=True)
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     subjects.add_reference(parser)
-    parser.add_argument("--only", nargs="+", choices=[case.name for case in CASES])
+    parser.add_argument("--only", nargs="+", choices=sorted({case.name for case in CASES} | {DIGITS}))
+    parser.add_argument("--long", action="store_true", help="the whole lists too")
+    parser.add_argument("--repeats", type=int, default=3, help="rounds")
     parser.add_argument("--faults", type=int, help="of each list, in place of each case's own number")
     parser.add_argument("--inputs", type=int, help="in place of each case's own number")
-    parser.add_argument("--torch-faults", type=int, help="that the loop is timed on; default: all of ResNet20, else 20")
-    parser.add_argument("--reference-faults", type=int, default=20)
+    parser.add_argument("--loop-faults", type=int, default=24, help="that the loops are timed on")
     parser.add_argument("--batch-size", type=int, help="of our campaigns; default: theirs")
     parser.add_argument("--workers", type=int, help="of our campaigns; default: one per core")
     parser.add_argument("--torch-batch", type=int, default=256)
     parser.add_argument("--torch-threads", type=int, default=2)
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = parse_arguments()
+    torch.set_num_threads(options.torch_threads)
     print(subjects.machine())
-    print(f"times per inference; torch: {options.torch_threads} threads, batch {options.torch_batch}")
-    print(f"\n| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}", flush=True)
+    print(f"times per inference; eager: {options.torch_threads} threads, batch {options.torch_batch}\n")
+    show(COLUMNS)
+    print(f"|{'---|' * len(COLUMNS)}", flush=True)
+    wanted = options.only or [DIGITS, *(case.name for case in CASES)]
+    if DIGITS in wanted:
+        with tempfile.TemporaryDirectory() as folder:
+            show(measure_digits(options, Path(folder)))
     for case in CASES:
-        if options.only is None or case.name in options.only:
-            torch.set_num_threads(options.torch_threads)
+        if case.name in wanted and (options.long or not case.long):
             with tempfile.TemporaryDirectory() as folder:
-                measure(case, options, Path(folder))
+                row = measure(case, options, Path(folder))
+                show(row.cells(case.name))
+                print(f"  {case.name}: {row.details()}", flush=True)
 
 
 if __name__ == "__main__":

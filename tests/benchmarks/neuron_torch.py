@@ -9,7 +9,7 @@ than rounding (1e-3 of the largest score), or if the two engines differ.
 
 import argparse
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -26,10 +26,7 @@ from bitswap_onnx.campaign.settings import Settings, for_neurons
 from bitswap_onnx.campaign.setup import Setup, prepare
 from bitswap_onnx.faults.fault import Fault, Injection, Site
 from bitswap_onnx.graph.sites import NeuronSite, find_sites
-from tests.benchmarks.subjects import add_reference, image_settings, machine, make_subject
-
-#: Of so many injections one is of all inputs.
-ALL_OF = 6
+from tests.benchmarks.subjects import add_reference, draw_neurons, image_settings, machine, make_subject
 
 ROUNDING = 1e-3
 
@@ -67,19 +64,6 @@ def hooked_sites(setup: Setup, network: torch.nn.Module) -> list[NeuronSite]:
     ]
     inputs = [site for site in find_sites(setup.slicer) if site.role == "input" and site.site is Site.OUTPUT]
     return [*inputs, *found]
-
-
-def draw(sites: Sequence[NeuronSite], count: int, inputs: int, seed: int = 0) -> list[Injection]:
-    """Random single flips, every bit as likely as any other."""
-    draw = np.random.default_rng(seed)
-    found = []
-    for number in range(count):
-        site = sites[int(draw.integers(len(sites)))]
-        index = tuple(int(draw.integers(size)) for size in site.shape)
-        which = None if number % ALL_OF == 0 else int(draw.integers(inputs))
-        bit = int(draw.integers(site.format.width))
-        found.append(Injection(f"n{number}", (Fault(site.layer, index, bit, site=site.site, input=which),)))
-    return found
 
 
 def flipped(tensor: torch.Tensor, fault: Fault) -> torch.Tensor:
@@ -157,7 +141,7 @@ def main() -> None:
         setup = prepare(subject.model, settings)
         inputs = setup.dataset.batch(0, len(setup.dataset))
         sites = hooked_sites(setup, subject.network)
-        injections = draw(sites, arguments.injections, len(inputs))
+        injections = draw_neurons(sites, arguments.injections, len(inputs))
         ran = partial(run_engine, subject.model, injections, settings)
         ours = {engine: ran(folder / engine, engine) for engine in ("incremental", "reference")}
         one, other = ours.values()

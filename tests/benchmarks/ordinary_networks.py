@@ -29,7 +29,7 @@ from bitswap_onnx.faults.fault import Injection, Site
 from bitswap_onnx.graph.sites import NeuronSite, find_sites
 from tests.benchmarks import neuron_torch
 from tests.benchmarks.ordinary_subjects import NETS, Net
-from tests.benchmarks.subjects import add_reference, machine
+from tests.benchmarks.subjects import add_reference, draw_neurons, machine
 
 HEADER = "| network | neurons: layers | left out | rank: layers | left out | injections | predictions equal |"
 
@@ -115,7 +115,7 @@ def hooked_outputs(setup: Setup, network: nn.Module, left_out: Collection[str]) 
 
 def draw(sites: list[NeuronSite], count: int, inputs: int) -> list[Injection]:
     """Random flips for one input each, the inputs in turn."""
-    drawn = neuron_torch.draw(sites, count, inputs)
+    drawn = draw_neurons(sites, count, inputs)
     return [
         replace(injection, faults=(replace(injection.faults[0], input=number % inputs),))
         for number, injection in enumerate(drawn)

@@ -1,8 +1,16 @@
 """Faulty scores from numpy and ONNX Runtime alone, one whole model per fault: nothing here imports bitswap_onnx.
 
-The settings are those that the README documents for ``--fusion framework --layout plain``, written down a second time.
+The settings are those that the README documents for ``--fusion framework``, written down a second time.
+
+``python -m tests.benchmarks.plain_loop MODEL FAULTS.csv INPUTS.npz`` is what a user without this project might write: for
+each flip of the list in a weight, the model with it is loaded and runs over all inputs, ``x`` in INPUTS.npz. It prints
+JSON: each fault's critical inputs and the seconds that it took.
 """
 
+import argparse
+import csv
+import json
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,14 +23,14 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 #: Optimisers that fold parameters into kernels, and the one that chooses NCHWc kernels.
-DISABLED = (
+FOLDING = (
     "ConvAddActivationFusion",
     "ConvAddFusion",
     "ConvBNFusion",
     "ConvMulFusion",
     "MatMul_BatchNormalization_Fusion",
-    "NchwcTransformer",
 )
+BLOCKING = "NchwcTransformer"
 
 Array = NDArray[Any]
 
@@ -38,32 +46,39 @@ class Flip:
 
 @dataclass(frozen=True, eq=False)
 class Loop:
-    """A model file and how to run it: ``quantized`` models compute every QuantizeLinear and DequantizeLinear as written."""
+    """A model file and how to run it: ``quantized`` models compute every QuantizeLinear and DequantizeLinear as written.
+
+    ``blocked``: with NCHWc kernels, the runtime's own choice.
+    """
 
     model: Path
     output: str
     batch: int
     quantized: bool = False
+    blocked: bool = False
+    threads: int = 1
 
     def scores(self, flips: list[Flip], inputs: Array) -> Iterator[Array]:
         """Yield, fault by fault, the scores (inputs, values) of the whole faulty model."""
         clean = onnx.load(self.model)
         for flip in flips:
-            faulty = onnx.ModelProto()
-            faulty.CopyFrom(clean)
-            apply(flip, faulty)
-            yield self._run(self._open(faulty), inputs)
+            yield self._run(self._open(with_flip(flip, clean)), inputs)
+
+    def clean_scores(self, inputs: Array) -> Array:
+        """Return the scores (inputs, values) of the model as it is."""
+        return self._run(self._open(onnx.load(self.model)), inputs)
 
     def _open(self, model: onnx.ModelProto) -> Any:
         options = ort.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.intra_op_num_threads, options.inter_op_num_threads = self.threads, 1
         options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.log_severity_level = 4
         if self.quantized:
             options.add_session_config_entry("session.disable_quant_qdq", "1")
         content, providers = model.SerializeToString(), ["CPUExecutionProvider"]
-        return ort.InferenceSession(content, options, providers=providers, disabled_optimizers=list(DISABLED))
+        disabled = [*FOLDING] if self.blocked else [*FOLDING, BLOCKING]
+        return ort.InferenceSession(content, options, providers=providers, disabled_optimizers=disabled)
 
     def _run(self, session: Any, inputs: Array) -> Array:
         name, parts = session.get_inputs()[0].name, []
@@ -82,13 +97,16 @@ def stored(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
     return values | {tensor.name: tensor for tensor in model.graph.initializer}
 
 
-def apply(flip: Flip, model: onnx.ModelProto) -> None:
-    """Flip the bit in the model's stored tensor."""
+def with_flip(flip: Flip, clean: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the model with the bit flipped in its stored tensor."""
+    model = onnx.ModelProto()
+    model.CopyFrom(clean)
     tensor = stored(model)[flip.tensor]
     array = numpy_helper.to_array(tensor).copy()
     bits = array.view(f"u{array.dtype.itemsize}")
     bits[flip.index] ^= bits.dtype.type(1 << flip.bit)
     tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+    return model
 
 
 def unequal_rows(one: Array, other: Array) -> int:
@@ -98,3 +116,43 @@ def unequal_rows(one: Array, other: Array) -> int:
     view = f"u{one.dtype.itemsize}"
     different = (one.view(view) != other.view(view)) & ~(np.isnan(one) & np.isnan(other))
     return int(different.any(axis=1).sum())
+
+
+def read_flips(path: Path) -> dict[str, Flip]:
+    """Return the flips of a list by their injections' names; each is in the weight of its layer."""
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return {
+        row["Injection"]: Flip(f"{row['Layer']}.weight", _index(row["TensorIndex"]), int(row["Bit"])) for row in rows
+    }
+
+
+def _index(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.strip("()").split(",") if part.strip())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("faults", type=Path)
+    parser.add_argument("inputs", type=Path)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--layout", choices=["plain", "blocked"], default="blocked")
+    options = parser.parse_args()
+    with np.load(options.inputs) as data:
+        inputs = data["x"]
+    flips = read_flips(options.faults)
+    output = onnx.load(options.model).graph.output[0].name
+    loop = Loop(options.model, output, options.batch, blocked=options.layout == "blocked", threads=options.threads)
+    clean = loop.clean_scores(inputs).argmax(axis=1)  # NaN first
+    critical, seconds, start = [], [], time.perf_counter()
+    for scores in loop.scores([*flips.values()], inputs):
+        critical.append(int(np.sum(scores.argmax(axis=1) != clean)))
+        seconds.append(time.perf_counter() - start)
+        start = time.perf_counter()
+    print(json.dumps({"critical": dict(zip(flips, critical, strict=True)), "seconds": seconds}))
+
+
+if __name__ == "__main__":
+    main()

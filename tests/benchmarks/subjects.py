@@ -10,11 +10,12 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from unittest import mock
 
-import torch
+import numpy as np
 
 from bitswap_onnx.campaign.options import DEFAULT_AUDIT, Audit, RunOptions
 from bitswap_onnx.campaign.run import run_campaign
@@ -22,22 +23,26 @@ from bitswap_onnx.campaign.settings import Settings
 from bitswap_onnx.campaign.setup import prepare
 from bitswap_onnx.converters.torch_to_onnx import export_torch
 from bitswap_onnx.data.preprocessing import Preprocessing
-from bitswap_onnx.faults.fault import Injection
+from bitswap_onnx.faults.fault import Fault, Injection
 from bitswap_onnx.faults.fault_list import read_fault_list
+from bitswap_onnx.graph.sites import NeuronSite
 from bitswap_onnx.models import zoo
 from bitswap_onnx.runtime.messages import Result, Unit
 from bitswap_onnx.runtime.pool import Pool
 from bitswap_onnx.runtime.session import machine_name, versions
 
+if TYPE_CHECKING:  # machines that run packed subjects have no PyTorch
+    import torch
+
 IMAGES = "cifar10/test_846.npz"
 PRESET = "cifar10"
 
 
-def add_reference(parser: argparse.ArgumentParser) -> None:
+def add_reference(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     """Add the option that names the folder with the published weights, lists and images."""
     folder = os.environ.get("BITSWAP_REFERENCE")
     told = "the published weights, fault lists and images; default: what BITSWAP_REFERENCE names"
-    parser.add_argument("--reference", type=Path, default=folder, required=folder is None, help=told)
+    parser.add_argument("--reference", type=Path, default=folder, required=required and folder is None, help=told)
 
 
 def cores() -> int:
@@ -47,7 +52,9 @@ def cores() -> int:
 
 def machine() -> str:
     """The processor, its cores that may be used, what it is busy with already, and the versions."""
-    found = ", ".join(f"{name} {version}" for name, version in {**versions(), "torch": torch.__version__}.items())
+    found = ", ".join(
+        f"{name} {version}" for name, version in {**versions(), "torch": metadata.version("torch")}.items()
+    )
     return f"{machine_name('cpu')}, {cores()} cores, load {os.getloadavg()[0]:.1f}; {found}"
 
 
@@ -56,7 +63,7 @@ class Subject:
     """A CIFAR-10 network of the zoo, in torch and exported, and its published fault list."""
 
     name: str
-    network: torch.nn.Module
+    network: "torch.nn.Module"
     model: Path
     faults: Path
     trained: bool
@@ -95,6 +102,21 @@ def draw(faults: Path | Iterable[Injection], count: int, seed: int) -> list[Inje
     return [everything[number] for number in sorted(chosen)]
 
 
+def draw_neurons(
+    sites: Sequence[NeuronSite], count: int, inputs: int, seed: int = 0, *, all_of: int = 6
+) -> list[Injection]:
+    """Random single flips, every bit as likely as any other; one in ``all_of`` is of all inputs, the others of one."""
+    draw = np.random.default_rng(seed)
+    found = []
+    for number in range(count):
+        site = sites[int(draw.integers(len(sites)))]
+        index = tuple(int(draw.integers(size)) for size in site.shape)
+        which = None if number % all_of == 0 else int(draw.integers(inputs))
+        bit = int(draw.integers(site.format.width))
+        found.append(Injection(f"n{number}", (Fault(site.layer, index, bit, site=site.site, input=which),)))
+    return found
+
+
 @dataclass(frozen=True)
 class Ran:
     """One unit that a worker ran: its injections, the null control included as one, times its inputs."""
@@ -114,16 +136,17 @@ class Measured:
     @property
     def layout(self) -> str:
         """The layout that it ran with."""
-        return str(self._golden["identity"]["numerics"]["layout"])
+        return str(self.golden["identity"]["numerics"]["layout"])
 
     @property
     def lanes(self) -> str:
         """How many of its faulty paths ran which way."""
-        kinds = Counter((self._golden["lanes"] or {}).values())
+        kinds = Counter((self.golden["lanes"] or {}).values())
         return ", ".join(f"{kind} {number}" for kind, number in kinds.most_common())
 
     @property
-    def _golden(self) -> dict[str, Any]:
+    def golden(self) -> dict[str, Any]:
+        """What golden.json says."""
         golden: dict[str, Any] = json.loads((self.run / "golden.json").read_text())
         return golden
 
@@ -156,12 +179,12 @@ def campaign(
         def run(self, take: Callable[[int], Unit | None], stop: threading.Event) -> Iterator[tuple[Unit, Result]]:
             for unit, result in super().run(take, stop):
                 work = unit.work
-                runs = len(work.positions) + work.control
+                runs = sum(len(part.positions) + part.control for part in work.parts)
                 units.append(Ran(runs * len(work.chunk), result.seconds))
                 yield unit, result
 
     start = time.perf_counter()
-    with mock.patch("bitswap_onnx.campaign.executor.Pool", Listening):
+    with mock.patch("bitswap_onnx.campaign.workers.Pool", Listening):
         run_campaign(
             prepare(model, settings),
             faults,

@@ -104,13 +104,13 @@ def test_an_audit_that_fails_takes_the_results_of_an_earlier_end_away(model: Pat
 def ranges(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """The inputs of each injection that the reference engine runs, first and stop."""
     seen: list[tuple[int, int]] = []
-    engine_run = ReferenceEngine.run
+    engine_run = ReferenceEngine.run_all
 
-    def watched(self: Any, path: Any, injections: Any, first: int, stop: int) -> Any:
+    def watched(self: Any, work: Any, first: int, stop: int) -> Any:
         seen.append((first, stop))
-        return engine_run(self, path, injections, first, stop)
+        return engine_run(self, work, first, stop)
 
-    monkeypatch.setattr(ReferenceEngine, "run", watched)
+    monkeypatch.setattr(ReferenceEngine, "run_all", watched)
     return seen
 
 

@@ -149,7 +149,7 @@ def test_a_model_that_draws_at_random_is_refused(tmp_path: Path) -> None:
 def test_a_control_of_the_whole_model_that_fails_ends_the_campaign_without_results(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(WholeLane, "control", lambda self, block, rows: rows < 0)
+    monkeypatch.setattr(WholeLane, "control", lambda self, block: 0)
     with pytest.raises(ControlFailedError, match=r"null control failed: .* changed the scores of \d+ inputs"):
         run(model, tmp_path / "run", workers=0)
     assert not (tmp_path / "run/results.csv").exists()

@@ -83,7 +83,7 @@ def test_who_has_nothing_left_helps() -> None:
 
 def test_short_lists_end_in_small_units() -> None:
     schedule = Schedule(lots(40, parts=1), workers=2)
-    sizes = []
+    sizes: list[int] = []
     while (work := schedule.take(len(sizes) % 2)) is not None:
         sizes.append(len(work.parts[0].positions))
     assert sizes == [10, 8, 8, 8, 6]

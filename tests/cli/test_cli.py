@@ -334,7 +334,7 @@ def test_usage_errors(run: Run, arguments: tuple[str, ...]) -> None:
 
 
 def test_a_control_that_fails_exits_with_3(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(WholeLane, "control", lambda self, block, rows: rows < 0)
+    monkeypatch.setattr(WholeLane, "control", lambda self, block: 0)
     code, _, err = run("inject", "cnn.onnx", "faults.csv", "--out", "run", "--workers", 0)
     assert code == 3
     assert err.splitlines()[-1].startswith("error: null control failed")

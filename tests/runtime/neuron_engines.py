@@ -77,7 +77,7 @@ def assert_equal(pair: Pair, path: Path, seed: int = 0) -> set[str]:
     expected = bits_of(all_scores(reference, path, edits))
     assert bits_of(all_scores(engine, path, edits)) == expected, (path, engine.lane_kind(path))
     assert engine.control(path, 0, len(engine.inputs)) == len(engine.inputs)
-    lanes = {engine.lane_kind(path)}
+    lanes: set[str] = {engine.lane_kind(path)}
     refuse = engine.min_batches, engine.paths
     engine.min_batches = 1 << 60  # the stages themselves
     engine.cache.drop(path)

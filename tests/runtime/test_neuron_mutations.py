@@ -86,7 +86,12 @@ def first_ignored(patch: Patch) -> None:
 
 def tap_not_used(patch: Patch) -> None:
     """What a node takes in stays golden."""
-    patch.setattr(neuron_lane, "tapped_value", lambda key: key.removeprefix("@output:").removeprefix("@input:"))
+    changes = neuron_lane._changes
+
+    def of_outputs(edits: Any, inputs: Any, owners: Any, site: NeuronSite) -> Any:
+        return changes(edits, inputs, owners, site) if site.site is Site.OUTPUT else iter(())
+
+    patch.setattr(neuron_lane, "_changes", of_outputs)
 
 
 def wrong_inputs(patch: Patch) -> None:

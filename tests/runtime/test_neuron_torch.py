@@ -11,7 +11,8 @@ from bitswap_onnx.campaign.settings import Settings
 from bitswap_onnx.campaign.setup import prepare
 from bitswap_onnx.converters.torch_to_onnx import export_torch
 from bitswap_onnx.faults.fault import Fault, Injection, Site
-from tests.benchmarks.neuron_torch import compare, draw, flipped, hooked_sites, native_scores, run_engine
+from tests.benchmarks.neuron_torch import compare, flipped, hooked_sites, native_scores, run_engine
+from tests.benchmarks.subjects import draw_neurons
 from tests.builders import normal
 
 INPUTS = 10
@@ -52,7 +53,7 @@ def test_predictions_of_hooks_and_of_a_campaign(engine: str, tmp_path: Path) -> 
         ("5", Site.INPUT),
     }
     assert {site.layer for site in sites if site.role == "kernel"} == {"0", "4", "8", "10"}
-    injections = draw(sites, 60, INPUTS)
+    injections = draw_neurons(sites, 60, INPUTS)
     ours = run_engine(tmp_path / "m.onnx", injections, settings, tmp_path / "run", engine)
     compared, different = compare(model, injections, x, ours)
     assert compared == 50 + 10 * INPUTS

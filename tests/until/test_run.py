@@ -140,9 +140,10 @@ def test_a_path_that_was_not_worth_a_lane_gets_one_when_more_faults_come(
         assert store.lanes == {"conv.weight": "packed", "fc.weight": "packed"}
     controlled: set[tuple[str, int, str]] = set()
     for unit, result in units:
-        key = unit.path[0], unit.work.chunk.first, result.lane_kind
-        assert (result.control is None) == (key in controlled)
-        controlled.add(key)
+        for part, control, kind in zip(unit.parts, result.controls, result.lane_kinds, strict=True):
+            key = part.path[0], unit.work.chunk.first, kind
+            assert (control is None) == (key in controlled)
+            controlled.add(key)
     assert {kind for *_, kind in controlled} == {"whole", "packed"}
 
 
