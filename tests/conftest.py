@@ -6,6 +6,7 @@ refuses every import of PyTorch.
 """
 
 import inspect
+import os
 import re
 import sys
 from functools import cache
@@ -14,6 +15,9 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import pytest
+
+#: No test finds what another one has kept.
+os.environ["BITSWAP_ONNX_CACHE"] = ""
 
 #: Marker → the libraries that a test with this marker may import.
 FRAMEWORKS = {"torch": ("torch", "torchvision"), "keras": ("keras", "tensorflow", "tf2onnx", "tf_keras", "onnx2tf")}

@@ -27,6 +27,18 @@ class ChainPlan:
     blocked: tuple[int, ...]
 
 
+def encode_plan(plan: ChainPlan | None) -> dict[str, Any] | None:
+    """Return a plan as JSON has it."""
+    return None if plan is None else {"borders": plan.borders, "blocked": plan.blocked}
+
+
+def decode_plan(encoded: dict[str, Any] | None) -> ChainPlan | None:
+    """Return the plan that `encode_plan` encoded."""
+    if encoded is None:
+        return None
+    return ChainPlan(tuple(map(tuple, encoded["borders"])), tuple(encoded["blocked"]))
+
+
 @dataclass(frozen=True, eq=False)
 class Chain:
     """The stages of the model in ``slicer``: stage i leads from ``borders[i]`` to ``borders[i + 1]``.
@@ -122,7 +134,7 @@ def find_chain(
     """Return a chain with those ``borders`` that keep the golden bits on ``inputs`` (n, ...).
 
     These are whole batches, with golden ``scores`` (n, classes). Each stage is compared with the whole model, value by
-    value, on its rows as they are, rotated by one, and with each row of one half twice: an operator that sees other rows may
+    value, on its rows rotated by one, and with each row of one half twice: an operator that sees other rows may
     give the same in any order, but not beside other rows. A stage that is not exact is tried with its images in blocked
     layout, and then joined with the one before or behind it.
     """
@@ -183,9 +195,9 @@ def _is_exact(trial: Chain, blocked: bool, observed: Arrays) -> bool:
 
 
 def orders(count: int) -> Sequence[NDArray[np.intp]]:
-    """Return orders of ``count`` rows to try: as they are, rotated by one, and each row of one half twice."""
+    """Return orders of ``count`` rows to try: rotated by one, and each row of one half twice."""
     rows = np.arange(count)
-    return rows, np.roll(rows, 1), rows // 2
+    return np.roll(rows, 1), rows // 2
 
 
 def same_numbers(array: NDArray[Any], other: NDArray[Any]) -> bool:

@@ -13,9 +13,10 @@ from bitswap_onnx.errors import ModelError
 from bitswap_onnx.graph.model import Model
 from bitswap_onnx.graph.signature import ModelInput
 from bitswap_onnx.graph.targets import find_targets
-from bitswap_onnx.runtime.chain import ChainPlan
+from bitswap_onnx.runtime.chain import ChainPlan, decode_plan, encode_plan
 from bitswap_onnx.runtime.incremental import IncrementalEngine
 from bitswap_onnx.runtime.session import Numerics, open_session
+from bitswap_onnx.runtime.verdicts import kept_verdict
 
 #: Number of layers that are tried where a model is not divided, spread over it.
 _LAYERS = 6
@@ -27,13 +28,20 @@ _ENOUGH = 0.75
 def choose_layout(model: Model, numerics: Numerics, output: str, spec: ModelInput) -> tuple[Numerics, ChainPlan | None]:
     """Return ``numerics`` with the layout to use for a model on this machine, and the chain found with it, if any.
 
-    Both are tried on seeded synthetic inputs. Only the model, the other numerics and the processor decide, so the same
-    campaign gets the same layout.
+    Both are tried on seeded synthetic inputs, and kept (`bitswap_onnx.runtime.verdicts`). Only the model, the other numerics
+    and the processor decide, so the same campaign gets the same layout.
     """
-    plain, blocked = (replace(numerics, layout=layout) for layout in ("plain", "blocked"))
     convolves = any(node.op_type == "Conv" for node in model.proto.graph.node)
     if numerics.provider != "cpu" or not convolves or spec.dtype != np.float32:
-        return plain, None
+        return replace(numerics, layout="plain"), None
+    facts = {"model": model.sha256, "output": output, "shape": spec.shape, "numerics": numerics.as_dict()}
+    plan = decode_plan(kept_verdict(facts, lambda: encode_plan(_blocked_chain(model, numerics, output, spec))))
+    return replace(numerics, layout="plain" if plan is None else "blocked"), plan
+
+
+def _blocked_chain(model: Model, numerics: Numerics, output: str, spec: ModelInput) -> ChainPlan | None:
+    """Return the chain of a model with blocked kernels, None if they lose too much of what plain ones have."""
+    blocked = replace(numerics, layout="blocked")
     weights = [(target.tensor,) for target in find_targets(model) if target.role == "weight" and len(target.shape) > 2]
     tried = [weights[i] for i in np.unique(np.linspace(0, len(weights) - 1, _LAYERS).astype(int))] if weights else []
     inputs = synthetic_dataset(spec.shape, spec.dtype, numerics.batch_size, seed=0).batch(0, numerics.batch_size)
@@ -42,9 +50,8 @@ def choose_layout(model: Model, numerics: Numerics, output: str, spec: ModelInpu
         engine = IncrementalEngine(model, blocked, output, inputs, scores, dict.fromkeys(tried, 1), min_batches=0)
         wanted = len(engine.wanted_borders) - 1
         if wanted > 1:
-            chain = engine.chain
-            return (blocked, chain.plan) if chain.count >= _ENOUGH * wanted else (plain, None)
+            return engine.chain.plan if engine.chain.count >= _ENOUGH * wanted else None
         exact = sum(engine.lane_kind(path) == "packed" for path in tried)
     except ModelError:  # the campaign itself reports what is wrong with the model
-        return plain, None
-    return (blocked, engine.chain.plan) if tried and exact >= _ENOUGH * len(tried) else (plain, None)
+        return None
+    return engine.chain.plan if tried and exact >= _ENOUGH * len(tried) else None

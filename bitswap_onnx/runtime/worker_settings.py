@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from bitswap_onnx.outcome import Criterion, criterion_from
-from bitswap_onnx.runtime.chain import ChainPlan
+from bitswap_onnx.runtime.chain import ChainPlan, decode_plan
 from bitswap_onnx.runtime.lanes import FaultyPath
 from bitswap_onnx.runtime.messages import Message
 from bitswap_onnx.runtime.session import Numerics
@@ -56,10 +56,6 @@ def decode_settings(message: Message) -> WorkerSettings:
         "criterion": criterion_from(message["criterion"]),
         "records": tuple(message["records"]),
         "paths": decode_paths(message["paths"]),
-        "chain": message["chain"] and _chain(message["chain"]),
+        "chain": decode_plan(message["chain"]),
     }
     return WorkerSettings(**(message | decoded))
-
-
-def _chain(encoded: Message) -> ChainPlan:
-    return ChainPlan(tuple(tuple(border) for border in encoded["borders"]), tuple(encoded["blocked"]))

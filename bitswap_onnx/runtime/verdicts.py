@@ -1,0 +1,51 @@
+"""Verdicts: what was found by trying a model on this machine, kept for the next campaign.
+
+A verdict is a fact of a model, numerics, runtime and processor; its file is named by all of these. The folder may be deleted
+at any time. A verdict that no longer holds costs time, no result: every campaign controls the chain that it uses.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from bitswap_onnx.errors import RunError
+from bitswap_onnx.files import replacing
+from bitswap_onnx.runtime.session import machine_name, versions
+
+#: Names another folder for verdicts; empty: none are kept.
+FOLDER_VARIABLE = "BITSWAP_ONNX_CACHE"
+
+#: Raised whenever the search behind a verdict changes.
+_SEARCH = 1
+
+
+def kept_verdict(facts: Mapping[str, Any], find: Callable[[], Any]) -> Any:
+    """Return the verdict about ``facts``, as JSON has it: the one that is kept, else what ``find`` returns."""
+    folder = _folder()
+    if folder is None:
+        return find()
+    everything = {**facts, **versions(), "machine": machine_name("cpu"), "search": _SEARCH}
+    key = hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()
+    path = folder / f"{key}.json"
+    try:
+        return json.loads(path.read_text())["verdict"]
+    except (OSError, ValueError, KeyError, TypeError):  # none yet, or a damaged file
+        verdict = find()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as file:
+            json.dump({**everything, "verdict": verdict}, file)
+    except (OSError, RunError):  # a folder that cannot be written: the next campaign tries again
+        pass
+    return verdict
+
+
+def _folder() -> Path | None:
+    named = os.environ.get(FOLDER_VARIABLE)
+    if named is not None:
+        return Path(named) if named else None
+    base = os.environ.get("LOCALAPPDATA") or os.environ.get("XDG_CACHE_HOME")
+    return Path(base or Path.home() / ".cache") / "bitswap-onnx"

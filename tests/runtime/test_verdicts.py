@@ -1,0 +1,74 @@
+"""Verdicts are kept in a folder that may be deleted, damaged or missing."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bitswap_onnx.graph.model import from_proto
+from bitswap_onnx.graph.signature import ModelInput
+from bitswap_onnx.runtime import layout, verdicts
+from bitswap_onnx.runtime.chain import ChainPlan
+from bitswap_onnx.runtime.layout import choose_layout
+from bitswap_onnx.runtime.session import Numerics
+from tests.builders import cnn
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv(verdicts.FOLDER_VARIABLE, str(tmp_path / "kept"))
+    return tmp_path / "kept"
+
+
+def never() -> None:
+    raise AssertionError("it was kept")
+
+
+def test_a_verdict_is_found_once(folder: Path) -> None:
+    assert verdicts.kept_verdict({"model": "a"}, lambda: [1, None]) == [1, None]
+    assert verdicts.kept_verdict({"model": "a"}, never) == [1, None]
+    assert verdicts.kept_verdict({"model": "b"}, lambda: None) is None
+    assert verdicts.kept_verdict({"model": "b"}, never) is None
+    assert len(list(folder.iterdir())) == 2
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", "\x00"])
+def test_a_damaged_verdict_is_found_again(content: str, folder: Path) -> None:
+    verdicts.kept_verdict({"model": "a"}, lambda: 1)
+    (path,) = folder.iterdir()
+    path.write_text(content)
+    assert verdicts.kept_verdict({"model": "a"}, lambda: 2) == 2
+    assert json.loads(path.read_text())["verdict"] == 2
+
+
+def test_a_folder_that_cannot_be_written_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv(verdicts.FOLDER_VARIABLE, str(tmp_path / "file" / "kept"))
+    assert verdicts.kept_verdict({"model": "a"}, lambda: 1) == 1
+    monkeypatch.setenv(verdicts.FOLDER_VARIABLE, "")
+    assert verdicts.kept_verdict({"model": "a"}, lambda: 2) == 2
+
+
+@pytest.mark.usefixtures("folder")
+def test_another_runtime_is_another_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    verdicts.kept_verdict({"model": "a"}, lambda: 1)
+    monkeypatch.setattr(verdicts, "versions", lambda: {"onnxruntime": "0"})
+    assert verdicts.kept_verdict({"model": "a"}, lambda: 2) == 2
+
+
+@pytest.mark.usefixtures("folder", "divided")
+@pytest.mark.parametrize("blocked", [True, False])
+def test_a_layout_and_its_chain_are_kept(blocked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = ChainPlan((("x",), ("a", "b"), ("scores",)), (1,)) if blocked else None
+    arguments = (
+        from_proto(cnn()),
+        Numerics(batch_size=4),
+        "scores",
+        ModelInput("x", np.dtype(np.float32), (1, 6, 6), None),
+    )
+    monkeypatch.setattr(layout, "_blocked_chain", lambda *arguments: plan)
+    first = choose_layout(*arguments)
+    assert first == (Numerics(batch_size=4, layout="blocked" if blocked else "plain"), plan)
+    monkeypatch.setattr(layout, "_blocked_chain", lambda *arguments: never())
+    assert choose_layout(*arguments) == first
