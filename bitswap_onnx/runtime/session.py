@@ -153,6 +153,9 @@ def load(model: Model, numerics: Numerics, save_optimized: str | None = None) ->
     """Load a model with any inputs and outputs, as the runtime's own session; errors as `open_session`."""
     options = _options(numerics)
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(model.folder))
+    if numerics.provider == "cpu":
+        _share_arena()
+        options.add_session_config_entry("session.use_env_allocators", "1")
     if save_optimized:
         options.optimized_model_filepath = save_optimized
     content = model.proto.SerializeToString()
@@ -169,6 +172,13 @@ def load(model: Model, numerics: Numerics, save_optimized: str | None = None) ->
     if _PROVIDER_NAMES[numerics.provider] not in handle.get_providers():
         raise ModelError(_provider_missing(numerics.provider))
     return handle
+
+
+@cache
+def _share_arena() -> None:
+    """Give all sessions of this process one arena: they run one after the other, so one may use what another has left."""
+    memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+    ort.create_and_register_allocator(memory, ort.OrtArenaCfg({"arena_extend_strategy": 1}))  # no more than requested
 
 
 def choose_provider(wanted: str) -> Provider:
