@@ -91,9 +91,9 @@ def _run(prepared: Setup, faults: str | Path | Iterable[Injection] | AdaptiveLis
         if store.is_new:
             if options.resume and options.on_notes:
                 options.on_notes([f"`resume`: {folder} holds no campaign yet, so this one begins there"])
-            settings = _begun(plan, identity, golden, clean.seconds_per_input) | (
-                adaptive.pilot.settings if adaptive else {}
-            )
+            workers = options.worker_count(plan.setup.numerics.provider)
+            settings = _begun(plan, identity, golden, clean.seconds_per_input, workers)
+            settings |= adaptive.pilot.settings if adaptive else {}
             plan.write(store, settings, clean.golden, stop)
         else:
             _check_begun(store, plan, identity, golden, options.resume)
@@ -117,10 +117,13 @@ def _list_name(faults: object) -> str:
     return Path(faults).name if isinstance(faults, str | Path) else "given in memory"
 
 
-def _begun(plan: CheckedList, identity: Identity, golden: GoldenRecord, seconds_per_input: float) -> dict[str, Any]:
+def _begun(
+    plan: CheckedList, identity: Identity, golden: GoldenRecord, seconds_per_input: float, workers: int
+) -> dict[str, Any]:
     """Return the settings that a store gets when its campaign begins."""
     setup = plan.setup
-    unit_length = plan.sample.length or chunk_length(len(setup.dataset), setup.batch_size, seconds_per_input)
+    inputs, batch_size = len(setup.dataset), setup.batch_size
+    unit_length = plan.sample.length or chunk_length(inputs, batch_size, seconds_per_input, workers)
     return {
         "identity": identity.stored(),
         "golden": golden.stored(),

@@ -10,10 +10,6 @@ CHUNK_SECONDS = 1.0
 BATCHES_PER_CHUNK = 64
 
 
-#: Least number of chunks where the inputs suffice, so that several workers have one each.
-CHUNKS = 4
-
-
 @dataclass(frozen=True, slots=True)
 class Chunk:
     """The inputs from ``first`` up to ``stop`` (excluded)."""
@@ -25,10 +21,17 @@ class Chunk:
         return self.stop - self.first
 
 
-def chunk_length(inputs: int, batch_size: int, seconds_per_input: float) -> int:
-    """Return the number of inputs in a chunk: whole batches, so that chunks do not change what is in a batch."""
+#: Most chunks that short datasets are divided into so that each worker has one.
+MOST_SHARES = 4
+
+
+def chunk_length(inputs: int, batch_size: int, seconds_per_input: float, workers: int) -> int:
+    """Return the number of inputs in a chunk: whole batches, so that chunks do not change what is in a batch.
+
+    Every chunk costs each faulty model a load, so there are no more than time, memory and ``workers`` ask for.
+    """
     affordable = CHUNK_SECONDS / max(seconds_per_input * batch_size, 1e-9)
-    shared = -(-inputs // (batch_size * CHUNKS))
+    shared = -(-inputs // (batch_size * max(1, min(workers, MOST_SHARES))))
     return batch_size * int(max(1, min(affordable, shared, BATCHES_PER_CHUNK)))
 
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bitswap_onnx.campaign.schedule import FIRST_UNIT, LARGEST_UNIT, Lot, Queue, Schedule, make_lots
-from bitswap_onnx.data.chunks import BATCHES_PER_CHUNK, CHUNKS, Chunk, chunk_length, chunks
+from bitswap_onnx.data.chunks import BATCHES_PER_CHUNK, MOST_SHARES, Chunk, chunk_length, chunks
 from bitswap_onnx.runtime.messages import PathWork, Work
 
 
@@ -16,16 +16,16 @@ def lots(*sizes: int, parts: int = 2) -> list[Lot]:
     return make_lots(chunks(8 * parts, 8), {None: queue}, lambda chunk: np.array([], np.int64), lambda chunk: {})
 
 
-@given(st.integers(1, 20_000), st.integers(1, 256), st.floats(0, 10))
-def test_chunks_are_whole_batches_of_bounded_length(inputs: int, batch: int, seconds: float) -> None:
-    length = chunk_length(inputs, batch, seconds)
+@given(st.integers(1, 20_000), st.integers(1, 256), st.floats(0, 10), st.integers(0, 20))
+def test_chunks_are_whole_batches_of_bounded_length(inputs: int, batch: int, seconds: float, workers: int) -> None:
+    length = chunk_length(inputs, batch, seconds, workers)
     assert length % batch == 0
     assert batch <= length <= batch * BATCHES_PER_CHUNK
     assert length == batch or length * seconds <= 1.001
     parts = chunks(inputs, length)
     assert [part.first for part in parts[1:]] == [part.stop for part in parts[:-1]]
     assert sum(map(len, parts)) == inputs
-    assert len(parts) >= min(CHUNKS, -(-inputs // batch)) - 1
+    assert len(parts) >= min(workers, MOST_SHARES, -(-inputs // batch)) - 1
 
 
 @given(st.lists(st.integers(0, 90), min_size=1, max_size=6), st.integers(1, 4), st.lists(st.integers(0, 3)), st.data())
