@@ -1,5 +1,6 @@
 """The chain: a model as stages, one behind the other, each a sub-model of its own, that together keep the golden bits."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -39,19 +40,27 @@ def decode_plan(encoded: dict[str, Any] | None) -> ChainPlan | None:
     return ChainPlan(tuple(map(tuple, encoded["borders"])), tuple(encoded["blocked"]))
 
 
-@dataclass(frozen=True, eq=False)
+#: Batches that pass all stages behind a border before these are loaded as one sub-model too.
+_PASSES = 64
+
+
+@dataclass(eq=False)
 class Chain:
     """The stages of the model in ``slicer``: stage i leads from ``borders[i]`` to ``borders[i + 1]``.
 
     The first border is the model's input, the last one its scores. ``blocked``: the stages whose images enter in blocked
-    layout (`bitswap_onnx.runtime.submodel.open_part`).
+    layout (`bitswap_onnx.runtime.submodel.open_part`). ``direct_memory``: bytes for sub-models from a border to the scores,
+    which stand in for several stages where many batches pass.
     """
 
     slicer: Slicer
     numerics: Numerics
     borders: tuple[Border, ...]
     blocked: frozenset[int] = frozenset()
+    direct_memory: int = 0
     _loaded: dict[int, Submodel] = field(default_factory=dict, init=False, repr=False)
+    _passes: Counter[int] = field(default_factory=Counter, init=False, repr=False)
+    _direct: dict[int, Submodel] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def plan(self) -> ChainPlan:
@@ -106,9 +115,31 @@ class Chain:
 
     def run_through(self, first: int, last: int, values: Arrays) -> Arrays:
         """Return the values at border ``last`` for one batch of those at border ``first``."""
+        if last == self.count and first in self._direct:
+            part = self._direct[first]
+            return dict(zip(part.outputs, part.run({name: values[name] for name in part.inputs}), strict=True))
+        made = values
         for number in range(first, last):
-            values = self.run(number, values)
-        return values
+            made = self.run(number, made)
+        if last == self.count and last - first > 1:
+            self._passes[first] += 1
+            if self._passes[first] == _PASSES:
+                self._try_direct(first, values, made)
+        return made
+
+    def _try_direct(self, border: int, values: Arrays, expected: Arrays) -> None:
+        """Load all stages behind a border as one sub-model, if it gives ``expected`` for a batch, in any order of rows."""
+        needed = self.slicer.loaded_bytes(self.borders[border], self.borders[-1])
+        if needed > self.direct_memory:
+            return
+        part = open_part(self.extract(border, self.count), self.numerics, border in self.blocked)
+        (name,) = part.outputs
+        for order in orders(len(expected[name])):
+            (made,) = part.run({name: values[name][order] for name in part.inputs})
+            if not same_numbers(made, expected[name][order]):
+                return
+        self.direct_memory -= needed
+        self._direct[border] = part
 
     @cached_property
     def loaded_bytes(self) -> int:

@@ -46,8 +46,9 @@ class IncrementalEngine:
     """Runs injections over the prepared ``inputs`` (n, ...), whose golden ``scores`` (n, classes) are known.
 
     ``paths`` are the faulty paths to come, each with the number of batches that are likely to run there in all; ``sites``,
-    by key, are their neuron sites. ``memory`` bounds, in bytes, the golden values and the loaded parts of the model, half
-    of it each. ``min_batches``: see `MIN_BATCHES_TO_PACK`. ``plan``: the chain, if it is known to be exact.
+    by key, are their neuron sites. ``memory`` bounds, in bytes, the golden values (half of it), the loaded lanes and the
+    sub-models that stand in for several stages (a quarter each). ``min_batches``: see `MIN_BATCHES_TO_PACK`. ``plan``: the
+    chain, if it is known to be exact.
     """
 
     model: Model
@@ -67,7 +68,7 @@ class IncrementalEngine:
     @cached_property
     def cache(self) -> LaneCache[Lane]:
         """The lanes that are loaded."""
-        return LaneCache(self.memory // 2)
+        return LaneCache(self.memory // 4)
 
     @cached_property
     def slicer(self) -> Slicer:
@@ -86,7 +87,9 @@ class IncrementalEngine:
     @cached_property
     def chain(self) -> Chain:
         """The model as stages: as many as are exact."""
-        return self._find_chain()
+        chain = self._find_chain()
+        chain.direct_memory = self.memory // 4
+        return chain
 
     @STOPWATCH.span("probing")
     def _find_chain(self) -> Chain:

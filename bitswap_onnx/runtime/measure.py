@@ -18,6 +18,7 @@ from bitswap_onnx.graph.slices import Slicer
 from bitswap_onnx.graph.tensors import read_tensor
 from bitswap_onnx.runtime.session import Numerics, Provider
 from bitswap_onnx.runtime.submodel import open_part
+from bitswap_onnx.runtime.verdicts import kept_verdict
 
 #: Values that are outputs of one run, at most, so that few are in memory at once.
 _VALUES_PER_RUN = 24
@@ -32,11 +33,25 @@ def why_one_at_a_time(
     """Return why inputs have to run one at a time; None if each row of the scores depends on its own input alone.
 
     ``inputs`` (n, ...) are some inputs to run; ``batch`` is the model's fixed batch size, None if it is open. A fixed batch
-    also runs with its rows rotated by one, which must rotate the scores: stored numbers may differ from row to row.
+    also runs with its rows rotated by one, which must rotate the scores: stored numbers may differ from row to row. The
+    answer is kept (`bitswap_onnx.runtime.verdicts`).
     """
     size = batch or 2
     if size == 1:
         return None
+    shape = inputs.shape[1:]
+    facts = {
+        "model": model.sha256,
+        "output": output,
+        "one at a time": [size, batch, shape, str(inputs.dtype), provider],
+    }
+    reason: str | None = kept_verdict(facts, lambda: _find_reason(model, output, inputs, batch, size, provider))
+    return reason
+
+
+def _find_reason(
+    model: Model, output: str, inputs: NDArray[Any], batch: int | None, size: int, provider: Provider
+) -> str | None:
     shape = inputs.shape[1:]
     slicer = Slicer(model, output, size, shape)
     with suppress(NotEvaluatedError):  # the If stays and counts as an unknown operator
