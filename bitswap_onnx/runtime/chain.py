@@ -173,7 +173,7 @@ def find_chain(
         return undivided(slicer, numerics)
     observed = _observe(slicer, numerics, borders[1:-1], inputs, scores)
     seen = [border for border in borders if all(name in observed for name in border)]
-    return _exact_chain(slicer, numerics, seen, observed)
+    return _exact_chain(slicer, numerics, seen, observed) if len(seen) > 2 else undivided(slicer, numerics)
 
 
 def _exact_chain(slicer: Slicer, numerics: Numerics, borders: list[Border], observed: Arrays) -> Chain:
@@ -243,34 +243,30 @@ def _observe(
 
     Reading a value can end a fusion of kernels. Then the borders are read one by one, and those kept that change nothing.
     """
-    try:
-        return _read(slicer, numerics, {name for border in borders for name in border}, inputs, scores)
-    except _ChangedScoresError:
-        values: Arrays = {}
+    together = _read(slicer, numerics, {name for border in borders for name in border}, inputs, scores)
+    if together is not None:
+        return together
+    values: Arrays = {}
     for border in borders:
-        try:
-            values |= _read(slicer, numerics, set(border), inputs, scores)
-        except _ChangedScoresError:
-            continue
-    return values or _read(slicer, numerics, set(), inputs, scores)
+        values |= _read(slicer, numerics, set(border), inputs, scores) or {}
+    return values
 
 
-class _ChangedScoresError(Exception):
-    """The model has other scores, or does not run, when some of its values are read."""
-
-
-def _read(slicer: Slicer, numerics: Numerics, names: set[str], inputs: NDArray[Any], scores: NDArray[Any]) -> Arrays:
+def _read(
+    slicer: Slicer, numerics: Numerics, names: set[str], inputs: NDArray[Any], scores: NDArray[Any]
+) -> Arrays | None:
+    """Return values of the whole model, its input and its scores; None if the scores change, or the values cannot be read."""
     (source,) = slicer.inputs
     computed = sorted((names | {slicer.output}) - {source})
     size = numerics.batch_size
     try:
         part = open_part(slicer.extract(slicer.inputs, computed), numerics)
         batches = [part.run({source: inputs[first : first + size]}) for first in range(0, len(inputs), size)]
-    except ModelError as error:  # a type that arrays cannot hold
-        raise _ChangedScoresError from error
+    except ModelError:  # a type that arrays cannot hold
+        return None
     values = {
         name: np.concatenate(arrays) for name, arrays in zip(part.outputs, zip(*batches, strict=True), strict=True)
     }
     if not (values[slicer.output].reshape(len(inputs), -1) == scores).all():
-        raise _ChangedScoresError
+        return None
     return values | {source: np.asarray(inputs)}

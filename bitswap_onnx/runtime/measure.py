@@ -45,25 +45,26 @@ def why_one_at_a_time(
         "output": output,
         "one at a time": [size, batch, shape, str(inputs.dtype), provider],
     }
-    reason: str | None = kept_verdict(facts, lambda: _find_reason(model, output, inputs, batch, size, provider))
+    try:
+        reason: str | None = kept_verdict(facts, lambda: _find_reason(model, output, inputs, batch, size, provider))
+    except ModelError as error:
+        return f"the model does not run on batches of {size}: {error}"
     return reason
 
 
 def _find_reason(
     model: Model, output: str, inputs: NDArray[Any], batch: int | None, size: int, provider: Provider
 ) -> str | None:
+    """As `why_one_at_a_time`, in batches of ``size``; raises ModelError if the model does not run on them."""
     shape = inputs.shape[1:]
     slicer = Slicer(model, output, size, shape)
     with suppress(NotEvaluatedError):  # the If stays and counts as an unknown operator
         slicer = replace(slicer, model=without_constant_branches(slicer))
     numerics = Numerics(provider=provider, threads=0)
-    try:
-        measured = _measure(slicer, _rows(inputs, size), numerics)
-        more = None if batch else _measure(slicer, _rows(inputs, size + 1), numerics)
-        if batch and not _rotate_with_rows(slicer, _rows(inputs, size), numerics):
-            return "the scores of an input depend on its place in the batch"
-    except ModelError as error:
-        return f"the model does not run on batches of {size}: {error}"
+    measured = _measure(slicer, _rows(inputs, size), numerics)
+    more = None if batch else _measure(slicer, _rows(inputs, size + 1), numerics)
+    if batch and not _rotate_with_rows(slicer, _rows(inputs, size), numerics):
+        return "the scores of an input depend on its place in the batch"
     slicer = replace(slicer, seen=(measured[0], more[0] if more else {}))
     node = find_mixing(slicer, Measured(measured[0], more and more[0], measured[1]))
     return None if node is None else f"in a batch they would see each other, by {node.op_type} {node_label(node)}"

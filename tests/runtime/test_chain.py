@@ -1,0 +1,126 @@
+"""The chain gives the whole model's values, and what is not exact is not in it."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from bitswap_onnx.graph.model import from_proto
+from bitswap_onnx.graph.slices import Slicer
+from bitswap_onnx.graph.stages import divide
+from bitswap_onnx.runtime import chain
+from bitswap_onnx.runtime.chain import Chain, decode_plan, encode_plan, find_chain
+from bitswap_onnx.runtime.cut_rules import CutRules
+from bitswap_onnx.runtime.lanes import flat
+from bitswap_onnx.runtime.session import Numerics, open_session
+from tests.builders import normal
+from tests.networks import MODELS, dags
+from tests.runtime.engines import NUMERICS, PLAIN
+
+pytestmark = pytest.mark.usefixtures("divided")
+
+COUNT = 12
+
+
+def chain_of(proto: onnx.ModelProto, numerics: Numerics = PLAIN) -> tuple[Chain, NDArray[Any], NDArray[Any]]:
+    """A model's chain, inputs in whole batches, and their scores by a plain session."""
+    model, output = from_proto(proto), proto.graph.output[0].name
+    shape = tuple(dim.dim_value for dim in proto.graph.input[0].type.tensor_type.shape.dim[1:])
+    x = normal(COUNT, *shape, seed=9)
+    scores = open_session(model, numerics, output).run(x)
+    slicer = Slicer(model, output, numerics.batch_size, shape)
+    borders = divide(slicer, CutRules(slicer, numerics).rows_may_move)
+    return find_chain(slicer, numerics, borders, x, scores), x, scores
+
+
+def scores_of(made: Chain, x: NDArray[Any]) -> NDArray[Any]:
+    (source,) = made.slicer.inputs
+    size = made.numerics.batch_size
+    batches = [made.run_through(0, made.count, {source: x[i : i + size]}) for i in range(0, len(x), size)]
+    return np.concatenate([flat(batch[made.slicer.output]) for batch in batches])
+
+
+@pytest.mark.parametrize("numerics", NUMERICS, ids=lambda n: f"{n.fusion}-{n.layout}")
+@pytest.mark.parametrize("name", MODELS)
+def test_the_chain_keeps_the_scores(name: str, numerics: Numerics) -> None:
+    made, x, scores = chain_of(MODELS[name], numerics)
+    assert (made.count > 3) == (name != "half")  # the CPU rounds half precision between nodes, as a cut would not
+    assert np.array_equal(scores_of(made, x), scores)
+    assert np.array_equal(scores_of(made, x[::-1]), scores[::-1])
+
+
+@pytest.mark.slow
+@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(dags(), st.sampled_from(NUMERICS))
+def test_chains_of_random_networks(proto: onnx.ModelProto, numerics: Numerics) -> None:
+    made, x, scores = chain_of(proto, numerics)
+    order = np.random.default_rng(0).integers(COUNT, size=COUNT)
+    assert made.count == 1 or np.array_equal(scores_of(made, x[order]), scores[order])
+
+
+def test_values_at_borders_are_those_of_the_whole_model() -> None:
+    proto = MODELS["residual"]
+    made, x, _ = chain_of(proto)
+    whole = onnx.ModelProto()
+    whole.CopyFrom(proto)
+    names = sorted({name for border in made.borders[1:-1] for name in border})
+    whole.graph.output.extend(onnx.helper.make_tensor_value_info(name, 1, None) for name in names)
+    (source,) = made.slicer.inputs
+    values = {source: x[:4]}
+    for number in range(made.count - 1):
+        values = made.run(number, values)
+        for name, array in values.items():
+            assert np.array_equal(array, open_session(from_proto(whole), PLAIN, name).run(x[:4]).reshape(array.shape))
+
+
+def test_a_border_behind_which_nothing_is_exact_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its two stages become one."""
+    right, asked = chain._is_exact, chain_of(MODELS["cnn"])[0]
+    lost = asked.borders[2]
+    monkeypatch.setattr(chain, "_is_exact", lambda trial, *others: trial.borders[0] != lost and right(trial, *others))
+    made, x, scores = chain_of(MODELS["cnn"])
+    assert made.borders == tuple(border for border in asked.borders if border != lost)
+    assert np.array_equal(scores_of(made, x), scores)
+
+
+def test_where_nothing_is_exact_the_model_is_one_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chain, "_is_exact", lambda *arguments: False)
+    made, x, scores = chain_of(MODELS["cnn"])
+    assert made.count == 1
+    assert np.array_equal(scores_of(made, x), scores)
+
+
+def test_a_plan_makes_the_same_chain() -> None:
+    made = chain_of(MODELS["residual"], replace(PLAIN, layout="blocked"))[0]
+    plan = decode_plan(encode_plan(made.plan))
+    assert plan == made.plan
+    assert decode_plan(encode_plan(None)) is None
+
+
+@pytest.mark.parametrize(("memory", "direct"), [(0, set[int]()), (1 << 30, {0, 2})])
+def test_where_many_batches_pass_one_sub_model_takes_them(
+    memory: int, direct: set[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chain, "_PASSES", 3)
+    made, x, scores = chain_of(MODELS["residual"])
+    made.direct_memory = memory
+    (source,) = made.slicer.inputs
+    later = made.run_through(0, 2, {source: x[:4]})
+    for _ in range(4):
+        assert np.array_equal(flat(made.run_through(0, made.count, {source: x[:4]})[made.slicer.output]), scores[:4])
+        assert np.array_equal(flat(made.run_through(2, made.count, later)[made.slicer.output]), scores[:4])
+    assert set(made._direct) == direct
+
+
+def test_a_sub_model_that_rounds_otherwise_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chain, "_PASSES", 1)
+    monkeypatch.setattr(chain, "same_numbers", lambda *arrays: False)
+    made, x, _ = chain_of(MODELS["cnn"])
+    made.direct_memory = 1 << 30
+    scores_of(made, x)
+    assert not made._direct
