@@ -255,7 +255,7 @@ def _observe(
 def _read(
     slicer: Slicer, numerics: Numerics, names: set[str], inputs: NDArray[Any], scores: NDArray[Any]
 ) -> Arrays | None:
-    """Return values of the whole model, its input and its scores; None if the scores change, or the values cannot be read."""
+    """Return values of the whole model, its input and scores; None if the scores change, or values cannot be read."""
     (source,) = slicer.inputs
     computed = sorted((names | {slicer.output}) - {source})
     size = numerics.batch_size

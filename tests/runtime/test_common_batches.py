@@ -40,7 +40,8 @@ def alone(chain: Chain, block: GoldenBlock, border: int, row: int, shift: float)
         name: np.ascontiguousarray(np.repeat(array[row : row + 1] + np.float32(shift), block.size, axis=0))
         for name, array in block.border(border).items()
     }
-    return chain.run_through(border, chain.count, values)[chain.slicer.output][0]
+    scores: NDArray[Any] = chain.run_through(border, chain.count, values)[chain.slicer.output][0]
+    return scores
 
 
 @pytest.mark.parametrize("size", [1, 3, 4, 8, 12])
