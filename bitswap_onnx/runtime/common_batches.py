@@ -64,7 +64,10 @@ RowPlace = int | Rest
 
 @dataclass(eq=False)
 class _Waiting:
-    """Rows that wait at one place for a batch to be full."""
+    """Rows that wait at one place for a batch to be full.
+
+    The row at ``golden_slot`` is golden; once it is there, ``golden_slot`` is the size of the batch.
+    """
 
     arrays: Arrays
     golden: Arrays
@@ -88,6 +91,7 @@ class CommonBatches:
     _ran: set[int] = field(default_factory=set, init=False)
     _done: list[tuple[NDArray[np.intp], NDArray[np.intp], Arrays]] = field(default_factory=list, init=False)
     _batches: int = field(default=0, init=False)
+    _runs: int = field(default=0, init=False)
 
     @property
     def chain(self) -> Chain:
@@ -184,7 +188,7 @@ class CommonBatches:
 
     def _padded(self, waiting: _Waiting) -> _Waiting:
         """Fill up a batch: with a golden row if it has none yet, then with copies of its first row."""
-        if waiting.count < waiting.golden_slot < self.block.size:
+        if waiting.golden_slot < self.block.size:
             self._add_golden_row(waiting)
         for array in waiting.arrays.values():
             array[waiting.count :] = array[:1]
@@ -198,8 +202,8 @@ class CommonBatches:
         else:
             values = self.chain.run_through(place, self.end, waiting.arrays)
             self._collect({name: array[real] for name, array in values.items()}, owners, inputs)
-        size = self.block.size
-        if size < _LEAST_FOR_GOLDEN_ROW and self._batches % _BATCHES_PER_GOLDEN_BATCH == 1:
+        self._runs += 1
+        if self.block.size < _LEAST_FOR_GOLDEN_ROW and self._runs % _BATCHES_PER_GOLDEN_BATCH == 1:
             self._run_golden_batch(place, waiting)
 
     def _run_golden_batch(self, place: RowPlace, waiting: _Waiting) -> None:
