@@ -44,6 +44,7 @@ import pytest
 from numpy.typing import NDArray
 
 from bitswap_onnx.campaign.options import Audit
+from bitswap_onnx.data import chunks
 from bitswap_onnx.errors import ControlFailedError, RunError
 from bitswap_onnx.faults.fault import Fault, Injection, Kind, Site
 from bitswap_onnx.graph.model import from_proto
@@ -96,6 +97,11 @@ from tests.runtime.planted_bugs import (
     unchanged_if_any,
     wrong_reader,
 )
+
+
+@pytest.fixture(autouse=True)
+def several_chunks(monkeypatch: Patch) -> None:
+    monkeypatch.setattr(chunks, "BATCHES_PER_CHUNK", 2)
 
 
 @pytest.mark.parametrize(

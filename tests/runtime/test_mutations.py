@@ -33,6 +33,7 @@ from bitswap_onnx.campaign import run as campaign
 from bitswap_onnx.campaign.options import Audit, RunOptions
 from bitswap_onnx.campaign.settings import Settings
 from bitswap_onnx.campaign.setup import prepare
+from bitswap_onnx.data import chunks
 from bitswap_onnx.errors import ControlFailedError, InterruptedRunError
 from bitswap_onnx.faults.fault import Fault, Injection
 from bitswap_onnx.graph.edits import InjectionEdits, WeightEdit
@@ -49,6 +50,11 @@ from tests.builders import build, cnn, normal, save
 from tests.runtime.planted_bugs import BATCH, INPUTS, Mutant, Patch, both, probe_looks_away, rest_changed
 
 PATH = ("conv.weight",)
+
+
+@pytest.fixture(autouse=True)
+def several_chunks(monkeypatch: Patch) -> None:
+    monkeypatch.setattr(chunks, "BATCHES_PER_CHUNK", 2)
 
 
 MIXING = """net (float[N, 1, 6, 6] x) => (float[N, 4] scores) {
