@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from bitswap_onnx.data import chunks
 from tests.benchmarks.acceptance_report import checks, table
 from tests.benchmarks.acceptance_steps import DIGITS, Machine, Sizes
 from tests.benchmarks.gpu_use import parse_samples
@@ -84,7 +85,8 @@ def test_a_failed_step_is_told_and_not_accepted(accepted: dict[str, Any]) -> Non
     assert "| slow | 1.0 | out of memory |" in table(report)
 
 
-def test_runs_are_compared_where_both_have_finished(tmp_path: Path) -> None:
+def test_runs_are_compared_where_both_have_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chunks, "BATCHES_PER_CHUNK", 1)
     machine = Machine("cpu", 0, Sizes(faults=5, inputs=128, neurons=0, list_share=0, list_inputs=0), tmp_path)
     machine.run_fast(DIGITS, 60)
     machine.run_slow(DIGITS, 60)

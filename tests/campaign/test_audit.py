@@ -11,6 +11,7 @@ import pytest
 from bitswap_onnx.campaign.options import Audit, Progress, RunOptions, parse_audit
 from bitswap_onnx.campaign.run_directory import reading
 from bitswap_onnx.campaign.settings import Settings
+from bitswap_onnx.data import chunks
 from bitswap_onnx.errors import BitswapError, ControlFailedError, RunError
 from bitswap_onnx.faults.fault import Fault, Injection, Site
 from bitswap_onnx.runtime.reference import ReferenceEngine
@@ -27,6 +28,11 @@ def model(tmp_path: Path) -> Path:
 SETTINGS = Settings(batch_size=8, first=100)
 BATCHES = {(first, min(first + 8, 100)) for first in range(0, 100, 8)}
 CHUNKS = {(0, 32), (32, 64), (64, 96), (96, 100)}
+
+
+@pytest.fixture(autouse=True)
+def several_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chunks, "BATCHES_PER_CHUNK", 4)
 
 
 def change(folder: Path, *statements: str) -> None:

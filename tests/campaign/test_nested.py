@@ -174,7 +174,7 @@ def test_faults_that_name_their_inputs_are_refused(model: Path, tmp_path: Path) 
 def test_killed_and_resumed_it_is_the_undisturbed_run(tmp_path: Path) -> None:
     """Killed at some of its commits; between them are outcomes of some blocks, and not of others."""
     model, faults_csv = REPO / "models/digits_cnn.onnx", tmp_path / "faults.csv"
-    write_fault_list(faults_csv, list(read_fault_list(REPO / "fault_lists/digits_cnn.csv"))[:60:6])
+    write_fault_list(faults_csv, list(read_fault_list(REPO / "fault_lists/digits_cnn.csv"))[:60:2])
 
     def finish(folder: Path, resume: bool) -> bytes:
         settings = Settings(first=8, batch_size=4)
@@ -186,11 +186,11 @@ def test_killed_and_resumed_it_is_the_undisturbed_run(tmp_path: Path) -> None:
         return (folder / "results.csv").read_bytes()
 
     expected, done = finish(tmp_path / "whole", resume=False), []
-    for point in (19, 36):
+    for point in (18, 21):
         folder = tmp_path / f"run{point}"
         arguments = [REPO / "tests/kill_at.py", model, faults_csv, folder, point, 4]
         ended = subprocess.run([sys.executable, *map(str, arguments)], capture_output=True, check=False)
         assert ended.returncode == 9, ended.stderr
         done.append(len(outcomes(folder)))
         assert finish(folder, resume=True) == expected
-    assert 0 < done[0] < done[1] < 10
+    assert 0 < done[0] < done[1] < 30

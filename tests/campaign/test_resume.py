@@ -240,6 +240,7 @@ def test_a_full_disk_is_said_and_nothing_is_lost(
             raise sqlite3.OperationalError("database or disk is full")
         add(self, *args)
 
+    monkeypatch.setattr(chunks, "BATCHES_PER_CHUNK", 1)
     monkeypatch.setattr(plan, "FIRST_UNIT", 1)
     monkeypatch.setattr(Store, "add", full)
     with pytest.raises(RunError, match="database or disk is full; free some space and run again with `resume`"):

@@ -208,6 +208,7 @@ def test_progress_of_an_injection_is_that_of_its_chunks(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two injections over three chunks, one chunk of one injection at a time: 1/3, 2/3, ... of an injection."""
+    monkeypatch.setattr(chunks, "BATCHES_PER_CHUNK", 1)
     monkeypatch.setattr(plan, "FIRST_UNIT", 1)
     monkeypatch.setattr(execute, "LARGEST_UNIT", 1)
     seen: list[Progress] = []

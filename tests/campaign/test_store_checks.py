@@ -17,6 +17,7 @@ from bitswap_onnx.campaign.run_directory import reading
 from bitswap_onnx.campaign.settings import Settings
 from bitswap_onnx.campaign.setup import prepare
 from bitswap_onnx.campaign.stored_settings import misfit
+from bitswap_onnx.data import chunks
 from bitswap_onnx.errors import BitswapError, RunError
 from bitswap_onnx.runtime.stopwatch import SPANS
 from tests.campaign.old_stores import finish, injections, old_model
@@ -124,7 +125,9 @@ CONTENT = [
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of four injections over two chunks of two inputs each."""
     folder = tmp_path_factory.mktemp("whole")
-    finish(folder, folder / "run", resume=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(chunks, "BATCHES_PER_CHUNK", 1)
+        finish(folder, folder / "run", resume=False)
     return folder / "run"
 
 

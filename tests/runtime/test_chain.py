@@ -11,31 +11,15 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from bitswap_onnx.graph.model import from_proto
-from bitswap_onnx.graph.slices import Slicer
-from bitswap_onnx.graph.stages import divide
 from bitswap_onnx.runtime import chain
-from bitswap_onnx.runtime.chain import Chain, decode_plan, encode_plan, find_chain
-from bitswap_onnx.runtime.cut_rules import CutRules
+from bitswap_onnx.runtime.chain import Chain, decode_plan, encode_plan
 from bitswap_onnx.runtime.lanes import flat
 from bitswap_onnx.runtime.session import Numerics, open_session
-from tests.builders import normal
 from tests.networks import MODELS, dags
+from tests.runtime.chains import COUNT, chain_of
 from tests.runtime.engines import NUMERICS, PLAIN
 
 pytestmark = pytest.mark.usefixtures("divided")
-
-COUNT = 12
-
-
-def chain_of(proto: onnx.ModelProto, numerics: Numerics = PLAIN) -> tuple[Chain, NDArray[Any], NDArray[Any]]:
-    """A model's chain, inputs in whole batches, and their scores by a plain session."""
-    model, output = from_proto(proto), proto.graph.output[0].name
-    shape = tuple(dim.dim_value for dim in proto.graph.input[0].type.tensor_type.shape.dim[1:])
-    x = normal(COUNT, *shape, seed=9)
-    scores = open_session(model, numerics, output).run(x)
-    slicer = Slicer(model, output, numerics.batch_size, shape)
-    borders = divide(slicer, CutRules(slicer, numerics).rows_may_move)
-    return find_chain(slicer, numerics, borders, x, scores), x, scores
 
 
 def scores_of(made: Chain, x: NDArray[Any]) -> NDArray[Any]:

@@ -11,7 +11,7 @@ from bitswap_onnx.runtime.common_batches import CommonBatches
 from bitswap_onnx.runtime.golden_block import GoldenBlock
 from bitswap_onnx.runtime.session import Numerics
 from tests.networks import MODELS
-from tests.runtime.test_chain import chain_of
+from tests.runtime.chains import chain_of
 
 pytestmark = pytest.mark.usefixtures("divided")
 
