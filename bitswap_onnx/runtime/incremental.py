@@ -213,11 +213,12 @@ class IncrementalEngine:
         stages = None if path in self._given_up else self.candidates.stages_lane(path)
         if stages is None:
             return self._whole_lanes.lane(path)
-        if path in self._packed_paths():
+        whole = self._whole_lanes.lane(path)
+        if path in self._packed_paths() and not (stages.covers_all and not self.probe.is_exact_chain(stages, whole)):
             for lane in self.candidates.lanes(path, stages):
                 if self.probe.accepts(lane, stages):
                     return lane
-        return self._whole_lanes.lane(path) if stages.covers_all else stages
+        return whole if stages.covers_all else stages
 
     def _packed_paths(self) -> frozenset[FaultyPath]:
         return frozenset(path for path, batches in self.paths.items() if batches >= self.min_batches) - self._given_up
