@@ -19,6 +19,7 @@ from bitswap_onnx.campaign.identity import (
     golden_record,
     identity_of,
 )
+from bitswap_onnx.campaign.memory import share_memory
 from bitswap_onnx.campaign.options import RunOptions, starting_workers
 from bitswap_onnx.campaign.plan import CheckedList, check_list
 from bitswap_onnx.campaign.records import GoldenRecord, Identity
@@ -84,15 +85,15 @@ def _run(prepared: Setup, faults: str | Path | Iterable[Injection] | AdaptiveLis
     check_folder(folder, identity, options.resume)
     stop = options.stop or threading.Event()
     clean = plan.setup.clean_run(stop)
+    shares = share_memory(plan.setup, options)
     if options.on_notes:
-        options.on_notes(plan.notes)
+        options.on_notes([*plan.notes, *shares.notes])
     golden = golden_record(plan, clean, adaptive.name if adaptive else _list_name(faults))
     with _run_directory(folder) as store:
         if store.is_new:
             if options.resume and options.on_notes:
                 options.on_notes([f"`resume`: {folder} holds no campaign yet, so this one begins there"])
-            workers = options.worker_count(plan.setup.numerics.provider)
-            settings = _begun(plan, identity, golden, clean.seconds_per_input, workers)
+            settings = _begun(plan, identity, golden, clean.seconds_per_input, shares.workers)
             settings |= adaptive.pilot.settings if adaptive else {}
             plan.write(store, settings, clean.golden, stop)
         else:

@@ -27,14 +27,17 @@ from bitswap_onnx.graph.operators import is_quantized
 from bitswap_onnx.graph.rows import refuse_random
 from bitswap_onnx.graph.signature import ModelInput, ends_in_softmax, model_input, score_output
 from bitswap_onnx.graph.slices import Slicer
+from bitswap_onnx.graph.spill import spilled
 from bitswap_onnx.outcome import Criterion, Golden, parse_criterion
 from bitswap_onnx.runtime.chain import ChainPlan
 from bitswap_onnx.runtime.golden import golden_run
 from bitswap_onnx.runtime.layout import choose_layout
 from bitswap_onnx.runtime.measure import why_one_at_a_time
+from bitswap_onnx.runtime.memory import return_free_memory
 from bitswap_onnx.runtime.session import Numerics, choose_provider, open_session, runtime_conflict
 
-DEFAULT_BATCH_SIZE = 32
+#: The default batch size: as many inputs as there are, up to so many, and fewer where a value would have more bytes.
+_LARGEST_BATCH, _LARGEST_VALUE = 32, 1 << 25
 SYNTHETIC_INPUTS = 128
 #: Batches that the golden run takes at a time.
 _GOLDEN_BATCHES = 8
@@ -149,7 +152,7 @@ class Setup:
         if self._clean_run is not None:
             return self._clean_run
         start = time.perf_counter()
-        session = open_session(self.clean_model, self.numerics, self.output)
+        session = open_session(self.clean_model, self.numerics, self.output, returns_memory=True)
         scores = golden_run(self.model, session, self.pieces(stop), classes=self.criterion.needs_classes)
         labels = self.dataset.labels if self.criterion.needs_classes else None
         if labels is not None and labels.max() >= scores.shape[1]:
@@ -158,6 +161,7 @@ class Setup:
                 f"{self.dataset.name}: input {wrong} has label {labels[wrong]}, "
                 f"the model's classes are 0-{scores.shape[1] - 1}"
             )
+        return_free_memory()
         golden = Golden(scores, labels, self.criterion.fit(scores, ends_in_softmax(self.model, self.output)))
         self._clean_run = CleanRun(golden, session.providers, (time.perf_counter() - start) / len(scores))
         return self._clean_run
@@ -167,7 +171,7 @@ def prepare(path: str | Path, settings: Settings = Settings()) -> Setup:
     """Load and check a model and its data; raises the BitswapError that says what does not fit."""
     path = check_path("model", path)
     check_type("settings", settings, Settings, "such as Settings(batch_size=32)")
-    model = load_model(path)
+    model = spilled(load_model(path))
     criterion = parse_criterion(settings.criterion)
     spec = model_input(model, settings.input_shape)
     output = score_output(model, settings.output, classes=criterion.needs_classes)
@@ -183,7 +187,7 @@ def _batch_size(
 
     Raises ModelError for a model whose inputs see each other in batches of a fixed size, or that draws at random.
     """
-    batch_size = settings.batch_size or spec.batch or DEFAULT_BATCH_SIZE
+    batch_size = settings.batch_size or spec.batch or _default_batch_size(model, output, spec, len(dataset))
     if spec.batch not in (None, batch_size):
         raise BitswapError(
             f"`batch_size` {batch_size}: the model's batch dimension is fixed at {spec.batch}; leave it out"
@@ -202,6 +206,17 @@ def _batch_size(
             "again with an open batch or one of 1"
         )
     return 1, [f"inputs run one at a time: {why}"]
+
+
+def _default_batch_size(model: Model, output: str, spec: ModelInput, inputs: int) -> int:
+    """Return a batch size that suits the model and its data: a power of two, or all inputs."""
+    slicer = Slicer(model, output, _LARGEST_BATCH, spec.shape)
+    made = {name for node in slicer.nodes for name in node.output if name and slicer.has_rows(name)}
+    largest = max((slicer.row_bytes(name) for name in made), default=0)
+    size = _LARGEST_BATCH
+    while size > 1 and size * largest > _LARGEST_VALUE:
+        size //= 2
+    return min(size, inputs)
 
 
 def _quantized(model: Model, settings: Settings) -> Literal["none", "exact", "runtime"]:

@@ -2,16 +2,19 @@
 
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import cached_property
 from types import TracebackType
 from typing import Self
 
 import numpy as np
 
+from bitswap_onnx.campaign.memory import MemoryShares, share_memory
 from bitswap_onnx.campaign.options import RunOptions
 from bitswap_onnx.campaign.schedule import Queue
 from bitswap_onnx.campaign.setup import Setup
 from bitswap_onnx.campaign.store import Store
 from bitswap_onnx.errors import RunError
+from bitswap_onnx.graph.spill import SpilledModel
 from bitswap_onnx.outcome import Golden
 from bitswap_onnx.runtime.lanes import FaultyPath
 from bitswap_onnx.runtime.pool import Pool
@@ -62,7 +65,11 @@ class CampaignWorkers:
     @property
     def count(self) -> int:
         """Number of worker processes; 0: everything runs in this one."""
-        return self.options.worker_count(self.setup.numerics.provider)
+        return self._shares.workers
+
+    @cached_property
+    def _shares(self) -> MemoryShares:
+        return share_memory(self.setup, self.options)
 
     def _settings(self, paths: dict[FaultyPath, int]) -> WorkerSettings:
         """Write the files that all workers read into the run's scratch folder, and return the workers' settings."""
@@ -75,16 +82,18 @@ class CampaignWorkers:
                 np.save(scratch / "labels.npy", golden.labels)
         except OSError as error:
             raise RunError(f"{scratch}: cannot write the prepared inputs: {error.strerror}; free some space") from None
+        model = setup.model
+        private = model.file if isinstance(model, SpilledModel) else None
         return WorkerSettings(
-            model=str(setup.path.resolve()),
-            sha256=setup.model.sha256,
+            model=str(private or setup.path.resolve()),
+            sha256="" if private else model.sha256,
             scratch=str(scratch.resolve()),
             has_labels=golden.labels is not None,
             numerics=setup.numerics,
             output=setup.output,
             criterion=golden.criterion,
             records=self.store.identity.records,
-            memory=self.options.memory_bytes // max(self.count, 1),
+            memory=self._shares.kept,
             paths=paths,
             chain=setup.chain,
         )

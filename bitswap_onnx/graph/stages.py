@@ -54,6 +54,11 @@ def divide(slicer: Slicer, may_cut: Callable[[Border], bool]) -> list[Border]:
             del crossings[border]
 
 
+def total_cost(slicer: Slicer) -> float:
+    """Return the cost of the whole model per input, in multiply-accumulates of a convolution."""
+    return sum(_cost(slicer, index) for index in slicer.between(slicer.inputs, (slicer.output,)))
+
+
 def _cheapest(crossings: list[_Crossing], batch: int) -> list[Border]:
     """Return the borders, among ``crossings``, with the least expected cost; the last crossing is the model's end."""
     if not crossings:

@@ -1,11 +1,11 @@
 """Rules for where a model may be cut under given numerics, argued from its operators; probes check them as well."""
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from bitswap_onnx.graph.places import is_known, unsettled
 from bitswap_onnx.graph.slices import Slicer
-from bitswap_onnx.runtime.place_check import keeps_rows
+from bitswap_onnx.runtime.place_check import between_rows, keeps_rows, structure
 from bitswap_onnx.runtime.session import Numerics
 
 #: Operators that fusion ``deployed`` folds into the layer before; blocked kernels fold the first one.
@@ -18,7 +18,7 @@ class CutRules:
 
     slicer: Slicer
     numerics: Numerics
-    _keeps_rows_cache: dict[int, bool] = field(default_factory=dict, init=False)
+    _kept: dict[Hashable, bool] = field(default_factory=dict, init=False)
 
     def parts_fold(self, starts: Iterable[int]) -> bool:
         """Whether a part that starts with these nodes may round a parameter otherwise than the whole model.
@@ -66,9 +66,14 @@ class CutRules:
         return summed and maker is not None and nodes[maker].op_type in ("Conv", "BatchNormalization")
 
     def _keeps_rows(self, index: int) -> bool:
-        if index not in self._keeps_rows_cache:
-            self._keeps_rows_cache[index] = keeps_rows(self.slicer, self.numerics, index)
-        return self._keeps_rows_cache[index]
+        """Return `keeps_rows`, which is tried once for all nodes that compute alike."""
+        if index not in self._kept:
+            nodes = between_rows(self.slicer, index)
+            alike = structure(self.slicer, nodes)
+            if alike not in self._kept:
+                self._kept[alike] = keeps_rows(self.slicer, self.numerics, nodes)
+            self._kept.update(dict.fromkeys(nodes, self._kept[alike]))
+        return self._kept[index]
 
     def _first_readers(self, cuts: Collection[str], behind: Collection[int]) -> Iterator[int]:
         """Yield the nodes ``behind`` some cuts that read one of them."""

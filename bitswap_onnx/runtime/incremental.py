@@ -17,7 +17,7 @@ from bitswap_onnx.graph.model import Model
 from bitswap_onnx.graph.neurons import tap
 from bitswap_onnx.graph.sites import NeuronSite
 from bitswap_onnx.graph.slices import Slicer
-from bitswap_onnx.graph.stages import Border, divide
+from bitswap_onnx.graph.stages import Border, divide, total_cost
 from bitswap_onnx.outcome import Scores
 from bitswap_onnx.runtime.candidates import Candidates
 from bitswap_onnx.runtime.chain import Chain, ChainPlan, find_chain, undivided
@@ -37,6 +37,10 @@ from bitswap_onnx.runtime.stopwatch import STOPWATCH
 
 #: The fewest batches of a path for which a faster lane than its stages is tried.
 MIN_BATCHES_TO_PACK = 24
+
+#: Multiply-accumulates of the clean runs of a probe, at most, where one batch does not exceed them: large models run on
+#: fewer inputs, which have more numbers each.
+_PROBED_COST = 32e9
 
 Lane = PackedLane | NeuronLane | StagesLane | WholeLane
 
@@ -118,7 +122,8 @@ class IncrementalEngine:
     @cached_property
     def _probed(self) -> tuple[NDArray[Any], Scores]:
         """Inputs in whole batches to try chains and lanes with, and their golden scores."""
-        inputs = inputs_to_probe(self.inputs, PROBED_INPUTS, self.numerics.batch_size)
+        affordable = int(_PROBED_COST / max(total_cost(self.slicer), 1.0))
+        inputs = inputs_to_probe(self.inputs, max(1, min(PROBED_INPUTS, affordable)), self.numerics.batch_size)
         if len(inputs) <= len(self.inputs):
             return inputs, self.scores[: len(inputs)]
         return inputs, open_session(self._clean_model, self.numerics, self.output).run(inputs)

@@ -1,6 +1,7 @@
 """Shapes of all values of a model, and the numbers in small ones, measured in a run."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -20,8 +21,8 @@ from bitswap_onnx.runtime.session import Numerics, Provider
 from bitswap_onnx.runtime.submodel import open_part
 from bitswap_onnx.runtime.verdicts import kept_verdict
 
-#: Values that are outputs of one run, at most, so that few are in memory at once.
-_VALUES_PER_RUN = 24
+#: Bytes of the values that are outputs of one session, at most, four per element, and those of a value of unknown shape.
+_BYTES_PER_RUN, _UNKNOWN_BYTES = 1 << 28, 1 << 24
 
 #: A value with more elements is taken to hold no shape, index or axis.
 _SMALL = 4096
@@ -111,14 +112,26 @@ def _measure(
         names = [name for node in slicer.nodes for name in node.output if name and _is_array(slicer, name)]
     if not names:
         return shapes, numbers
-    part = open_part(slicer.extract(slicer.inputs, names), numerics)
-    for first in range(0, len(names), _VALUES_PER_RUN):
-        wanted = names[first : first + _VALUES_PER_RUN]
-        for name, array in zip(wanted, part.values(wanted, {source: batch}), strict=True):
+    for wanted in _by_bytes(slicer, names):
+        part = open_part(slicer.extract(slicer.inputs, wanted), numerics)
+        for name, array in zip(part.outputs, part.run({source: batch}), strict=True):
             shapes[name] = array.shape
             if _is_small(array.shape):
                 numbers[name] = array
     return shapes, numbers
+
+
+def _by_bytes(slicer: Slicer, names: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Yield ``names``, in order, in parts that are measured together."""
+    first, needed = 0, 0
+    for number, name in enumerate(names):
+        dims = slicer.dims(name)
+        bytes_of_name = _UNKNOWN_BYTES if dims is None else 4 * math.prod(dims)
+        if first < number and needed + bytes_of_name > _BYTES_PER_RUN:
+            yield names[first:number]
+            first, needed = number, 0
+        needed += bytes_of_name
+    yield names[first:]
 
 
 def _stored(slicer: Slicer, name: str) -> NDArray[Any]:

@@ -1,5 +1,7 @@
-"""Arrays that begin at a multiple of 64 bytes, the widest vector: some kernels round differently at other addresses."""
+"""Arrays that begin at a multiple of 64 bytes, where some kernels round differently elsewhere, and memory that is free."""
 
+import ctypes
+import sys
 from typing import Any
 
 import numpy as np
@@ -29,3 +31,11 @@ def aligned(array: NDArray[Any]) -> NDArray[Any]:
     copy = aligned_empty(array.shape, array.dtype)
     copy[...] = array
     return copy
+
+
+def return_free_memory() -> None:
+    """Give memory that this process has freed back to the system, where the C library can do so (glibc)."""
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)

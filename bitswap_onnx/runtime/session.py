@@ -100,6 +100,7 @@ class Session:
     input: str
     output: str
     batch_size: int
+    returns_memory: bool = False
 
     @property
     def providers(self) -> list[str]:
@@ -119,7 +120,8 @@ class Session:
 
     def _run_batch(self, batch: NDArray[Any], rank: int | None) -> NDArray[Any]:
         try:
-            (output,) = self.handle.run([self.output], {self.input: aligned(batch)})
+            options = _returning_memory() if self.returns_memory else None
+            (output,) = self.handle.run([self.output], {self.input: aligned(batch)}, options)
         except Exception as error:  # the runtime's exceptions share no base class
             raise ModelError(f"ONNX Runtime cannot run the model: {one_line(error)}") from None
         shape = getattr(output, "shape", (type(output).__name__,))
@@ -138,14 +140,19 @@ def as_floats(output: NDArray[Any]) -> NDArray[Any]:
     return output.astype(np.float32 if output.dtype.itemsize <= 2 else np.float64)
 
 
-def open_session(model: Model, numerics: Numerics, output: str, save_optimized: str | None = None) -> Session:
+def open_session(
+    model: Model, numerics: Numerics, output: str, save_optimized: str | None = None, *, returns_memory: bool = False
+) -> Session:
     """Load ``model`` with these ``numerics``; ``save_optimized`` names a file for the optimised graph.
+
+    ``returns_memory``: after each batch all memory that no session uses goes back to the system (on the CPU).
 
     Raises ModelError if the runtime cannot load the model, or if the provider in ``numerics`` did not load (the runtime
     itself would silently run on the CPU).
     """
     handle = load(model, numerics, save_optimized)
-    return Session(handle, handle.get_inputs()[0].name, output, numerics.batch_size)
+    returns_memory = returns_memory and numerics.provider == "cpu"
+    return Session(handle, handle.get_inputs()[0].name, output, numerics.batch_size, returns_memory)
 
 
 @STOPWATCH.span("loading")
@@ -179,6 +186,12 @@ def _share_arena() -> None:
     """Give all sessions of this process one arena: they run one after the other, so one may use what another has left."""
     memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
     ort.create_and_register_allocator(memory, ort.OrtArenaCfg({"arena_extend_strategy": 1}))  # no more than requested
+
+
+def _returning_memory() -> Any:
+    options = ort.RunOptions()
+    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+    return options
 
 
 def choose_provider(wanted: str) -> Provider:

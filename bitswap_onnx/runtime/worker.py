@@ -48,7 +48,7 @@ class Worker:
 
     def __init__(self, settings: WorkerSettings) -> None:
         model = load_model(settings.model)
-        if model.sha256 != settings.sha256:
+        if settings.sha256 and model.sha256 != settings.sha256:
             raise ModelError(f"{settings.model}: the model changed while its campaign runs; start a new campaign")
         scratch = Path(settings.scratch)
         labels = np.load(scratch / "labels.npy") if settings.has_labels else None

@@ -15,7 +15,7 @@ from bitswap_onnx.runtime.session import Numerics
 class WorkerSettings:
     """The settings that all workers of a campaign are started with.
 
-    ``model`` is the path of the model's file, which must have the hash ``sha256``. The folder ``scratch`` holds
+    ``model`` is the path of the model's file, which must have the hash ``sha256``, if that is not empty. ``scratch`` holds
     ``inputs.npy``, ``golden.npy`` (scores) and, if ``has_labels``, ``labels.npy``. ``records`` names the blobs to record per
     injection: ``per_input``, ``scores``. ``memory``: bytes for each worker. ``paths``: the faulty paths to come, each with
     the number of batches that are likely to run there. ``chain``: the stages of the model, None if they are not known yet.

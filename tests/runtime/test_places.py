@@ -23,7 +23,7 @@ from bitswap_onnx.graph.operators import OPERATORS, Place
 from bitswap_onnx.graph.slices import Slicer
 from bitswap_onnx.runtime.incremental import IncrementalEngine
 from bitswap_onnx.runtime.memory import aligned, aligned_empty, is_aligned
-from bitswap_onnx.runtime.place_check import keeps_rows
+from bitswap_onnx.runtime.place_check import between_rows, keeps_rows
 from bitswap_onnx.runtime.session import Numerics, open_session
 from tests.builders import build, normal, save
 
@@ -184,7 +184,7 @@ def check(body: str, *shape: int, batch: int, **tensors: Any) -> bool:
     dims = ", ".join(map(str, shape))
     proto = build(f"net (float[N, {dims}] x) => (float[N, 4] y) {{ {body} }}", **tensors)
     slicer = Slicer(from_proto(proto), "y", batch, shape)
-    return keeps_rows(slicer, Numerics(batch_size=batch), len(slicer.nodes) - 2)
+    return keeps_rows(slicer, Numerics(batch_size=batch), between_rows(slicer, len(slicer.nodes) - 2))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,58 @@
+"""Large models outside the memory of processes: their tensors lie in a temporary file, and each is read when it is used."""
+
+import shutil
+import tempfile
+import weakref
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+
+from bitswap_onnx.graph.model import Model
+from bitswap_onnx.graph.tensors import is_external
+
+#: Bytes of the tensors that are spilled: of all together and of one, at least. Each starts at a multiple of the last number.
+_LARGE_MODEL, _LARGE_TENSOR, _ALIGNED = 1 << 26, 1 << 16, 1 << 12
+
+_MODEL_FILE, _DATA_FILE = "model.onnx", "model.data"
+
+
+@dataclass(frozen=True, eq=False)
+class SpilledModel(Model):
+    """A model whose tensors lie in a temporary folder."""
+
+    @property
+    def file(self) -> Path:
+        """The model's file there, which other processes load."""
+        return self.folder / _MODEL_FILE
+
+
+def spilled(model: Model) -> Model:
+    """Return a large model with its large tensors as external data, in a folder that is deleted with the returned model.
+
+    A model that is small, has external data already, or finds no space in the temporary folder is returned as it is.
+    """
+    large = [i for i, tensor in enumerate(model.proto.graph.initializer) if len(tensor.raw_data) >= _LARGE_TENSOR]
+    all_bytes = sum(len(model.proto.graph.initializer[i].raw_data) for i in large)
+    if all_bytes < _LARGE_MODEL or any(map(is_external, model.proto.graph.initializer)):
+        return model
+    folder = Path(tempfile.mkdtemp(prefix="bitswap-onnx-"))
+    proto = onnx.ModelProto()
+    proto.CopyFrom(model.proto)
+    try:
+        with (folder / _DATA_FILE).open("wb") as file:
+            for i in large:
+                tensor = proto.graph.initializer[i]
+                file.seek(-(-file.tell() // _ALIGNED) * _ALIGNED)
+                place = {"location": _DATA_FILE, "offset": file.tell(), "length": file.write(tensor.raw_data)}
+                tensor.ClearField("raw_data")
+                tensor.data_location = onnx.TensorProto.EXTERNAL
+                for key, value in place.items():
+                    tensor.external_data.add(key=key, value=str(value))
+        (folder / _MODEL_FILE).write_bytes(proto.SerializeToString())
+    except OSError:
+        shutil.rmtree(folder, ignore_errors=True)
+        return model
+    result = SpilledModel(proto, model.name, folder, model.sha256)
+    weakref.finalize(result, shutil.rmtree, folder, ignore_errors=True)
+    return result
