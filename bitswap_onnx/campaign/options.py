@@ -71,11 +71,13 @@ class RunOptions:
     """How a campaign runs and what it keeps. ``workers``, ``engine``, ``memory`` and ``audit`` never change a result.
 
     ``run``: the run directory (default: ``reports/<dataset>/<model>/<yymmdd_HHMMSS>``). ``resume``: continue what is there.
-    ``workers``: processes of one thread each; 0: everything in this process; default: one per core, one on a GPU.
-    ``memory``: bytes that all workers together may use for golden values and loaded parts of the model; default: half
-    of what is free. ``audit``: injections to run again, each over a chunk of inputs, also as text (``5%``); default: four
-    over a batch each, then up to ten in all, over a chunk or else a batch, while the audit is likely to take no more than a
-    twentieth of all other time of the workers. ``bit_order``: how the list counts bits; ``lsb``: 0 is the least
+    ``workers``: processes of one thread each; 0: everything in this process; default: one per core, as far as the memory
+    goes, one on a GPU.
+    ``memory``: bytes that the campaign may take, this process and its workers together, as far as they can be estimated
+    (`bitswap_onnx.campaign.memory`); default: half of what is free.
+    ``audit``: injections to run again, each over a chunk of inputs, also as text (``5%``); default: four over a batch each,
+    then up to ten in all, over a chunk or else a batch, while the audit is likely to take no more than a twentieth of all
+    other time of the workers. ``bit_order``: how the list counts bits; ``lsb``: 0 is the least
     significant; ``msb``: 0 is the sign. ``save_outputs`` and ``per_input`` write files of every inference; ``records`` keeps
     the same in the store without a file. ``inputs_per_injection``: the number of inputs drawn for each injection with the
     settings' seed, rounded up to whole batches (``"auto"``: one batch); None: all inputs. ``on_progress`` and ``on_notes``
@@ -152,7 +154,7 @@ class RunOptions:
 
     @property
     def memory_bytes(self) -> int:
-        """The bytes for golden values and loaded parts of the model, of all workers together."""
+        """The bytes that the campaign may take."""
         return self.memory or free_memory() // 2
 
 

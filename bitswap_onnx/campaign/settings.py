@@ -23,7 +23,8 @@ class Settings:
     draw at random with ``seed``; ``first``: the number of first inputs to take. ``input_shape``, without the batch, settles
     open dimensions. ``output``: the value that holds the scores. ``criterion``: ``top-1`` or ``tolerance=REL``. With
     ``seed`` `FROM_CLOCK` the clock gives the seed, and ``from_clock`` becomes True. ``provider``, ``fusion``, ``layout``,
-    ``batch_size``: see `bitswap_onnx.runtime.session.Numerics`. ``neurons``: the model runs at the opset of flip nodes
+    ``batch_size``: see `bitswap_onnx.runtime.session.Numerics`; None: the model's own, else 32, or a smaller one for fewer
+    inputs or large values. ``neurons``: the model runs at the opset of flip nodes
     (`for_neurons`). ``apart``: as in `Numerics`; None: True if faults hit neurons.
 
     Raises BitswapError for a value that its parameter does not allow.

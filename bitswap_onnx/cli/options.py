@@ -82,7 +82,9 @@ _Layout = Annotated[
 ]
 _BatchSize = Annotated[
     int | None,
-    typer.Option(min=1, help="Batch size of all runs, clean and faulty. Default: 32, or the model's own."),
+    typer.Option(
+        min=1, help="Batch size of all runs. Default: the model's own, else 32, less for few or large inputs."
+    ),
 ]
 
 
@@ -145,7 +147,7 @@ def _run_options(
     ] = "auto",
     memory: Annotated[
         str | None,
-        typer.Option(metavar="SIZE", help="Memory of all workers together, e.g. 4G. Default: half of the free memory."),
+        typer.Option(metavar="SIZE", help="Memory that the run may take, e.g. 4G. Default: half of what is free."),
     ] = None,
     audit: Annotated[
         str | None,

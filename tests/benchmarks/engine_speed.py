@@ -11,7 +11,8 @@ model and runs all images (2 threads, batch 32, batch-norm apart, blocked layout
 are timed fault by fault on some faults, of which each of ``--repeats`` rounds takes its part, before or behind our campaign
 in turn. Their times are the median fault's times the number of faults; the ORT loop's has its process's start in addition.
 Ours is the median of the rounds. ``eager / kernels`` is the factor that an engine would reach that takes the time of the
-necessary kernels alone (`tests.benchmarks.kernel_floor`). Critical counts are compared with both loops', fault by fault.
+necessary kernels alone (`tests.benchmarks.kernel_floor`). ResNet50 and ViT-B/16, on random images of 224 × 224, need
+torchvision, and are left out where it is not installed. Critical counts are compared with both loops', fault by fault.
 """
 
 import argparse
@@ -22,12 +23,14 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 
 import numpy as np
 import torch
 
+from bitswap_onnx.campaign.settings import Settings
 from bitswap_onnx.campaign.setup import prepare
 from bitswap_onnx.faults.fault import Injection
 from bitswap_onnx.faults.fault_list import read_fault_list, write_fault_list
@@ -61,6 +64,8 @@ CASES = (
     Case("DenseNet121", 100, 64),
     Case("MobileNetV2", 100, 64),
     Case("GoogLeNet", 100, 64),
+    Case("ResNet50", 50, 16),
+    Case("ViT-B/16", 50, 16),
 )
 
 COLUMNS = (
@@ -162,17 +167,20 @@ class Row:
     ours: list[subjects.Measured]
     eager: Timed
     ort: Timed
-    floor: float
+    floor: float | None
 
     def cells(self, name: str) -> tuple[str, ...]:
         inferences = self.faults * self.inputs
         wall = median(run.seconds for run in self.ours)
-        eager, ort, floor = self.eager.of(self.faults), self.ort.of(self.faults), self.floor * inferences
+        eager, ort = self.eager.of(self.faults), self.ort.of(self.faults)
+        floor = ("", "")
+        if self.floor is not None:
+            floor = f"{1e3 * self.floor:.4f}", f"{eager / (self.floor * inferences):.1f}"
         found = self.ours[0].critical()
         return (
             *(name, self.weights, f"{self.faults:,}", str(self.inputs), self.ours[0].layout, f"{wall:.1f}"),
             *(f"{1e3 * seconds / inferences:.4f}" for seconds in (wall, eager, ort)),
-            *(f"{eager / wall:.1f}", f"{ort / wall:.1f}", f"{1e3 * self.floor:.4f}", f"{eager / floor:.1f}"),
+            *(f"{eager / wall:.1f}", f"{ort / wall:.1f}", *floor),
             *(self.eager.differing(found), self.ort.differing(found)),
         )
 
@@ -186,10 +194,16 @@ class Row:
 
 
 def measure(case: Case, options: argparse.Namespace, folder: Path) -> Row:
-    subject = subjects.make_subject(case.name, options.reference, folder)
+    is_large, inputs = case.name in subjects.LARGE, options.inputs or case.inputs
+    if is_large:
+        subject = subjects.make_large_subject(case.name, folder)
+        settings = Settings(input_shape=subjects.LARGE_IMAGE, first=inputs)
+    else:
+        subject = subjects.make_subject(case.name, options.reference, folder)
+        settings = subjects.image_settings(options.reference, inputs)
     everything = list(read_fault_list(subject.faults))
     faults = subjects.draw(everything, options.faults or case.faults or len(everything), SEED)
-    setup = prepare(subject.model, subjects.image_settings(options.reference, options.inputs or case.inputs))
+    setup = prepare(subject.model, settings)
     images = np.asarray(setup.dataset.batch(0, len(setup.dataset)), np.float32)
     files = Files(folder, subject.model, folder / "images.npz")
     np.savez(files.images, x=images)
@@ -212,7 +226,7 @@ def measure(case: Case, options: argparse.Namespace, folder: Path) -> Row:
         if number % 2:
             run_loops(part)
     numerics = Numerics(layout="blocked" if ours[0].layout == "blocked" else "plain")
-    floor = floor_seconds(setup.model, numerics, setup.output, images[:FLOOR_INPUTS], faults)
+    floor = None if is_large else floor_seconds(setup.model, numerics, setup.output, images[:FLOOR_INPUTS], faults)
     return Row(subject.weights, len(faults), len(images), ours, eager, ort, floor)
 
 
@@ -261,7 +275,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             show(measure_digits(options, Path(folder)))
     for case in CASES:
-        if case.name in wanted and (options.long or not case.long):
+        is_there = case.name not in subjects.LARGE or find_spec("torchvision")
+        if case.name in wanted and is_there and (options.long or not case.long):
             with tempfile.TemporaryDirectory() as folder:
                 row = measure(case, options, Path(folder))
                 show(row.cells(case.name))

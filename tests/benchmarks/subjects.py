@@ -24,7 +24,7 @@ from bitswap_onnx.campaign.setup import prepare
 from bitswap_onnx.converters.torch_to_onnx import export_torch
 from bitswap_onnx.data.preprocessing import Preprocessing
 from bitswap_onnx.faults.fault import Fault, Injection
-from bitswap_onnx.faults.fault_list import read_fault_list
+from bitswap_onnx.faults.fault_list import read_fault_list, write_fault_list
 from bitswap_onnx.graph.sites import NeuronSite
 from bitswap_onnx.models import zoo
 from bitswap_onnx.runtime.messages import Result, Unit
@@ -33,6 +33,10 @@ from bitswap_onnx.runtime.session import machine_name, versions
 
 if TYPE_CHECKING:  # machines that run packed subjects have no PyTorch
     import torch
+
+#: Networks of torchvision, which lies in an environment of its own, their images, and the length of their lists.
+LARGE = {"ResNet50": "resnet50", "ViT-B/16": "vit_b_16"}
+LARGE_IMAGE, LARGE_LIST = (3, 224, 224), 200
 
 IMAGES = "cifar10/test_846.npz"
 PRESET = "cifar10"
@@ -81,6 +85,26 @@ def make_subject(name: str, reference: Path, folder: Path) -> Subject:
     model = folder / f"{name}.onnx"
     export_torch(network, (3, 32, 32), model)
     return Subject(name, network, model, published_list(name, reference), trained)
+
+
+def make_large_subject(name: str, folder: Path) -> Subject:
+    """Build a network of torchvision for images of 224 × 224 with seeded random weights, export it, and draw its list."""
+    import torch
+    import torchvision
+
+    torch.manual_seed(0)
+    network = getattr(torchvision.models, LARGE[name])(weights=None).eval()
+    model, faults = folder / "large.onnx", folder / "large_list.csv"
+    export_torch(network, LARGE_IMAGE, model)
+    kernels = {n: m.weight.shape for n, m in network.named_modules() if type(m) in (torch.nn.Conv2d, torch.nn.Linear)}
+    layers, sizes = [*kernels], np.array([shape.numel() for shape in kernels.values()], float)
+    draw, found = np.random.default_rng(0), []
+    for number in range(LARGE_LIST):
+        layer = layers[int(draw.choice(len(layers), p=sizes / sizes.sum()))]
+        index = tuple(int(draw.integers(size)) for size in kernels[layer])
+        found.append(Injection(str(number), (Fault(layer, index, int(draw.integers(32))),)))
+    write_fault_list(faults, found)
+    return Subject(name, network, model, faults, trained=False)
 
 
 def published_list(name: str, reference: Path) -> Path:

@@ -1,6 +1,7 @@
 """Large models: their tensors lie in a temporary file, bit for bit, and campaigns count the same."""
 
 import gc
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -48,7 +49,7 @@ def test_without_space_the_model_stays(monkeypatch: pytest.MonkeyPatch, tmp_path
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(spill.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(Path, "write_bytes", full)
     model = from_proto(cnn())
     assert spilled(model) is model
