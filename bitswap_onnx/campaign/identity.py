@@ -72,7 +72,7 @@ def _labels_hash(dataset: Dataset) -> str | None:
 
 
 def as_begun(setup: Setup, run: str | Path | None) -> Setup:
-    """Return the setup with the choices that a run began with, such as ``layout`` auto; another version might choose others.
+    """Return the setup with the choices that a run began with, `layout` auto and the batch size: others may be made today.
 
     Raises RunError for a seed from the clock, which would differ from the first one.
     """
@@ -85,7 +85,11 @@ def as_begun(setup: Setup, run: str | Path | None) -> Setup:
         begun = store.identity.numerics
     layout = begun.layout if settings.layout == "auto" else settings.layout
     begun_settings = replace(settings, layout=layout, apart=begun.apart)
-    return setup if settings == begun_settings else replace(setup, settings=begun_settings)
+    chose_batch = settings.batch_size is None and setup.spec.batch is None and not setup.batch_notes
+    batch_size = begun.batch_size if chose_batch else setup.batch_size
+    if settings == begun_settings and batch_size == setup.batch_size:
+        return setup
+    return replace(setup, settings=begun_settings, batch_size=batch_size)
 
 
 def check_folder(folder: Path, identity: Identity, resume: bool) -> None:

@@ -28,6 +28,8 @@ Provider = Literal["cpu", "cuda"]
 _FOLDING = frozenset(
     ("ConvBNFusion", "ConvMulFusion", "ConvAddFusion", "MatMul_BatchNormalization_Fusion", "ConvAddActivationFusion")
 )
+#: Removes sums with 0 and products with 1. A fault that makes such a number would change the kernels around it.
+_BY_NUMBER = frozenset({"NoopElimination"})
 #: Merges equal stored tensors, so that a node that writes into running statistics would change other tensors too.
 _MERGING = frozenset({"ConstantSharing"})
 _BLOCKED_LAYOUT = frozenset({"NchwcTransformer"})
@@ -238,7 +240,7 @@ def _options(numerics: Numerics) -> Any:
 
 def _disabled(numerics: Numerics, model: Model) -> list[str]:
     disabled = _FOLDING if numerics.fusion == "framework" else frozenset()
-    disabled = disabled | (_FUSING if numerics.apart else frozenset())
+    disabled = disabled | _BY_NUMBER | (_FUSING if numerics.apart else frozenset())
     if any(_overwrites_statistics(node) for node in model.proto.graph.node):
         disabled = disabled | _MERGING
     return sorted(disabled | (_BLOCKED_LAYOUT if numerics.layout == "plain" else frozenset()))

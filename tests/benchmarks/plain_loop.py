@@ -22,8 +22,9 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-#: Optimisers that fold parameters into kernels, and the one that chooses NCHWc kernels.
+#: Optimisers that fold parameters into kernels or look at their numbers, and the one that chooses NCHWc kernels.
 FOLDING = (
+    "NoopElimination",
     "ConvAddActivationFusion",
     "ConvAddFusion",
     "ConvBNFusion",

@@ -1,5 +1,6 @@
 """The number of workers that the memory has room for, and the batch size that suits large values and few inputs."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,9 @@ from bitswap_onnx.campaign.memory import share_memory
 from bitswap_onnx.campaign.options import RunOptions
 from bitswap_onnx.campaign.settings import Settings
 from bitswap_onnx.campaign.setup import Setup, prepare
-from bitswap_onnx.errors import BitswapError
+from bitswap_onnx.errors import BitswapError, RunError
 from tests.builders import cnn, normal, save
+from tests.campaign.small_campaign import run
 
 MEBIBYTE = 1 << 20
 #: What a process and its model take, as the tests' model has next to no weights.
@@ -76,3 +78,16 @@ def test_large_values_run_in_smaller_batches(tmp_path: Path, monkeypatch: pytest
 def test_a_memory_of_nothing_is_refused() -> None:
     with pytest.raises(BitswapError, match="`memory`"):
         RunOptions(memory=0)
+
+
+def test_a_run_goes_on_with_the_batch_size_that_it_began_with(tmp_path: Path) -> None:
+    """Older versions had batches of 32 whatever the number of inputs."""
+    model = save(cnn(), tmp_path / "cnn.onnx")
+    np.savez(tmp_path / "cnn.npz", x=normal(20, 1, 6, 6))
+    run(model, tmp_path / "run", settings=Settings(batch_size=32))
+    assert prepare(model).batch_size == 20
+    run(model, tmp_path / "run", settings=Settings(), resume=True)
+    golden = json.loads((tmp_path / "run/golden.json").read_text())
+    assert golden["identity"]["numerics"]["batch_size"] == 32
+    with pytest.raises(RunError, match="holds another campaign, with other `batch_size`"):
+        run(model, tmp_path / "run", settings=Settings(batch_size=20), resume=True)

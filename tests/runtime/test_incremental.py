@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
+from bitswap_onnx.faults.bits import to_bits
 from bitswap_onnx.graph.edits import InjectionEdits, WeightEdit
 from bitswap_onnx.graph.model import load_model
 from bitswap_onnx.graph.signature import ModelInput
@@ -229,6 +230,31 @@ def test_sparse_tensors_stay_in_the_whole_model() -> None:
     reference, engine = engines(proto, PLAIN)
     assert_equal(reference, engine, [("w.weight",)])
     assert isinstance(engine.lane(("w.weight",)), WholeLane)
+
+
+@pytest.mark.usefixtures("either_way")
+@pytest.mark.parametrize("number", [0.0, -0.0])
+def test_a_sum_that_a_fault_makes_idle(number: float) -> None:
+    """The runtime would remove it, and fuse the product before it into the kernel behind it."""
+    proto = build(
+        """net (float[N, 8] x) => (float[N, 6] y) {
+            a = Gemm (x, "in.weight")
+            b = Mul (a, "scale.weight")
+            c = Add (b, "shift.weight")
+            y = MatMul (c, "out.weight")
+        }""",
+        in__weight=normal(8, 8, seed=1),
+        scale__weight=normal(1, 1, seed=2),
+        shift__weight=normal(1, 1, seed=3),
+        out__weight=normal(8, 6, seed=4),
+    )
+    reference, engine = engines(proto, replace(PLAIN, fusion="deployed", batch_size=1))
+    (path,) = (path for path in engine.paths if path == ("shift.weight",))
+    clean, wanted = (
+        int(to_bits(np.atleast_1d(np.float32(n)))[0]) for n in (engine.model.tensor(path[0]).item(), number)
+    )
+    edits = [InjectionEdits({path[0]: [WeightEdit(0, clean ^ wanted)]})]
+    assert np.array_equal(all_scores(engine, path, edits), all_scores(reference, path, edits))
 
 
 def test_names_may_look_like_scopes() -> None:

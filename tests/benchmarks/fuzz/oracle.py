@@ -140,7 +140,7 @@ def disabled_optimizers(golden: Mapping[str, Any]) -> tuple[str, ...]:
     numerics = golden["identity"]["numerics"]
     plain = PLAIN if numerics["layout"] == "plain" else ()
     apart = APART if numerics["apart"] else ()
-    return (*plain, *(FRAMEWORK if numerics["fusion"] == "framework" else ()), *apart)
+    return ("NoopElimination", *plain, *(FRAMEWORK if numerics["fusion"] == "framework" else ()), *apart)
 
 
 def edited_model(model: onnx.ModelProto, rows: Sequence[Row]) -> onnx.ModelProto:
