@@ -10,7 +10,7 @@ Softmax keeps channels apart, whatever its axis             the probe
 a value as long as the batch is taken to have its rows      the probe
 changes of a later pack are counted for the first pack      the audit; the store if there are more than inputs
 keep is lost on the lane of neurons                         the probe
-the of faults of one channel the last one acts                  the audit: plants have one per channel of 15 or more
+of faults of one channel the last one acts                  the audit: plants have one per channel of 15 or more
 golden scores of another chunk are judged against           the audit; the fuzzer
 the first faulty model that is loaded stays                 the audit
 a lane that is given up leaves its outcomes behind          the audit

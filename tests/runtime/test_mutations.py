@@ -1,21 +1,21 @@
 """Bugs planted one by one in the packed lane and in golden values, and the control that sees each of them.
 
-========================================================  ====================================================
-planted bug                                               seen by
-========================================================  ====================================================
-changed values are put into another channel               the probe: a planted fault gives other scores
-faults of a stretch are skipped, all or all but the first    the probe
-faults of the second half of a stretch are skipped           the audit
-the rest of a stage rounds otherwise                      the probe; golden rows in its batches if that looks away
-two rows of a batch change places                         the probe; golden rows in its batches if that looks away
-rows that were run are thrown away                        the probe; the audit if that looks away
-a clean channel of a stretch rounds otherwise             the probe; the clean channel in each run if that looks away
-golden values of another block, with its own scores       the null control
-another block as a whole, scores included                 the audit
-a model whose inputs see each other is cut                no lane is offered
-a batch that is not full does not run                     an exception
-changes in the last batch or chunk are forgotten          the audit
-========================================================  ====================================================
+==========================================================  ====================================================
+planted bug                                                 seen by
+==========================================================  ====================================================
+changed values are put into another channel                 the probe: a planted fault gives other scores
+faults of a stretch are skipped, all or all but the first   the probe
+faults of the second half of a stretch are skipped          the audit
+the rest of a stage rounds otherwise                        the probe; golden rows in its batches if that looks away
+two rows of a batch change places                           the probe; golden rows in its batches if that looks away
+rows that were run are thrown away                          the probe; the audit if that looks away
+a clean channel of a stretch rounds otherwise               the probe; the clean channel in each run if that looks away
+golden values of another block, with its own scores         the null control
+another block as a whole, scores included                   the audit
+a model whose inputs see each other is cut                  no lane is offered
+a batch that is not full does not run                       an exception
+changes in the last batch or chunk are forgotten            the audit
+==========================================================  ====================================================
 """
 
 import json
