@@ -160,18 +160,24 @@ def undivided(slicer: Slicer, numerics: Numerics) -> Chain:
 
 
 def find_chain(
-    slicer: Slicer, numerics: Numerics, borders: Sequence[Border], inputs: NDArray[Any], scores: NDArray[Any]
+    slicer: Slicer,
+    numerics: Numerics,
+    borders: Sequence[Border],
+    inputs: NDArray[Any],
+    scores: NDArray[Any],
+    count: int | None = None,
 ) -> Chain:
-    """Return a chain with those ``borders`` that keep the golden bits on ``inputs`` (n, ...).
+    """Return a chain with those ``borders`` that keep the golden bits on the first ``count`` of ``inputs`` (n, ...).
 
-    These are whole batches, with golden ``scores`` (n, classes). Each stage is compared with the whole model, value by
-    value, on its rows rotated by one, and with each row of one half twice: an operator that sees other rows may
-    give the same in any order, but not beside other rows. A stage that is not exact is tried with its images in blocked
+    These are whole batches, with golden ``scores`` (n, classes). Reading the borders may change the scores of none of them:
+    where a value is read the runtime may compute otherwise, and few scores may show it. Each stage is compared with the whole
+    model, value by value, on its rows rotated by one, and with each row of one half twice: an operator that sees other rows
+    may give the same in any order, but not beside other rows. A stage that is not exact is tried with its images in blocked
     layout, and then joined with the one before or behind it.
     """
     if len(borders) < 3:
         return undivided(slicer, numerics)
-    observed = _observe(slicer, numerics, borders[1:-1], inputs, scores)
+    observed = _observe(slicer, numerics, borders[1:-1], inputs, scores, len(inputs) if count is None else count)
     seen = [border for border in borders if all(name in observed for name in border)]
     return _exact_chain(slicer, numerics, seen, observed) if len(seen) > 2 else undivided(slicer, numerics)
 
@@ -237,23 +243,30 @@ def same_numbers(array: NDArray[Any], other: NDArray[Any]) -> bool:
 
 
 def _observe(
-    slicer: Slicer, numerics: Numerics, borders: Sequence[Border], inputs: NDArray[Any], scores: NDArray[Any]
+    slicer: Slicer,
+    numerics: Numerics,
+    borders: Sequence[Border],
+    inputs: NDArray[Any],
+    scores: NDArray[Any],
+    count: int,
 ) -> Arrays:
     """Return values of the whole model at ``borders``, its input and its scores; without those whose reading changes scores.
 
+    The values are those of the first ``count`` of ``inputs``.
+
     Reading a value can end a fusion of kernels. Then the borders are read one by one, and those kept that change nothing.
     """
-    together = _read(slicer, numerics, {name for border in borders for name in border}, inputs, scores)
+    together = _read(slicer, numerics, {name for border in borders for name in border}, inputs, scores, count)
     if together is not None:
         return together
     values: Arrays = {}
     for border in borders:
-        values |= _read(slicer, numerics, set(border), inputs, scores) or {}
+        values |= _read(slicer, numerics, set(border), inputs, scores, count) or {}
     return values
 
 
 def _read(
-    slicer: Slicer, numerics: Numerics, names: set[str], inputs: NDArray[Any], scores: NDArray[Any]
+    slicer: Slicer, numerics: Numerics, names: set[str], inputs: NDArray[Any], scores: NDArray[Any], count: int
 ) -> Arrays | None:
     """Return values of the whole model, its input and scores; None if the scores change, or values cannot be read."""
     (source,) = slicer.inputs
@@ -261,12 +274,16 @@ def _read(
     size = numerics.batch_size
     try:
         part = open_part(slicer.extract(slicer.inputs, computed), numerics)
-        batches = [part.run({source: inputs[first : first + size]}) for first in range(0, len(inputs), size)]
+        batches = [part.run({source: inputs[first : first + size]}) for first in range(0, count, size)]
+        for first in range(count, len(inputs), size):
+            (made,) = part.values([slicer.output], {source: inputs[first : first + size]})
+            if not (made.reshape(size, -1) == scores[first : first + size]).all():
+                return None
     except ModelError:  # a type that arrays cannot hold
         return None
     values = {
         name: np.concatenate(arrays) for name, arrays in zip(part.outputs, zip(*batches, strict=True), strict=True)
     }
-    if not (values[slicer.output].reshape(len(inputs), -1) == scores).all():
+    if not (values[slicer.output].reshape(count, -1) == scores[:count]).all():
         return None
-    return values | {source: np.asarray(inputs)}
+    return values | {source: np.asarray(inputs[:count])}

@@ -5,6 +5,7 @@ stages with the faults in them; where many injections are to come, a faster lane
 The rows that faults have changed then share batches in the stages behind. What cannot be divided runs as the whole model.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -41,6 +42,9 @@ MIN_BATCHES_TO_PACK = 24
 #: Multiply-accumulates of the clean runs of a probe, at most, where one batch does not exceed them: large models run on
 #: fewer inputs, which have more numbers each.
 _PROBED_COST = 32e9
+
+#: Inputs on which reading the values at the borders must leave the scores alone, and the cost of one such run.
+_SCORED_INPUTS, _SCORED_COST = 1024, 1e9
 
 Lane = PackedLane | NeuronLane | StagesLane | WholeLane
 
@@ -99,8 +103,7 @@ class IncrementalEngine:
     def _find_chain(self) -> Chain:
         if self.plan is not None:
             return Chain(self.slicer, self.numerics, self.plan.borders, frozenset(self.plan.blocked))
-        inputs, scores = self._probed
-        chain = find_chain(self.slicer, self.numerics, self.wanted_borders, inputs, scores)
+        chain = find_chain(self.slicer, self.numerics, self.wanted_borders, *self._scored, len(self._probed[0]))
         return (
             chain if chain.count == 1 or self._survives_planted_faults(chain) else undivided(self.slicer, self.numerics)
         )
@@ -122,11 +125,21 @@ class IncrementalEngine:
     @cached_property
     def _probed(self) -> tuple[NDArray[Any], Scores]:
         """Inputs in whole batches to try chains and lanes with, and their golden scores."""
-        affordable = int(_PROBED_COST / max(total_cost(self.slicer), 1.0))
-        inputs = inputs_to_probe(self.inputs, max(1, min(PROBED_INPUTS, affordable)), self.numerics.batch_size)
+        (inputs, scores), size = self._scored, self.numerics.batch_size
+        count = math.ceil(self._affordable(PROBED_INPUTS, _PROBED_COST) / size) * size
+        return inputs[:count], scores[:count]
+
+    @cached_property
+    def _scored(self) -> tuple[NDArray[Any], Scores]:
+        """Those, and more of small models, for what shows in few scores."""
+        least = max(self._affordable(PROBED_INPUTS, _PROBED_COST), self._affordable(_SCORED_INPUTS, _SCORED_COST))
+        inputs = inputs_to_probe(self.inputs, least, self.numerics.batch_size)
         if len(inputs) <= len(self.inputs):
             return inputs, self.scores[: len(inputs)]
         return inputs, open_session(self._clean_model, self.numerics, self.output).run(inputs)
+
+    def _affordable(self, inputs: int, cost: float) -> int:
+        return max(1, min(inputs, int(cost / max(total_cost(self.slicer), 1.0))))
 
     @cached_property
     def _whole_lanes(self) -> WholeLanes:

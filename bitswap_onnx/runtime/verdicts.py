@@ -19,7 +19,7 @@ from bitswap_onnx.runtime.session import machine_name, versions
 FOLDER_VARIABLE = "BITSWAP_ONNX_CACHE"
 
 #: Raised whenever the search behind a verdict changes.
-_SEARCH = 1
+_SEARCH = 2
 
 
 def kept_verdict(facts: Mapping[str, Any], find: Callable[[], Any]) -> Any:

@@ -5,11 +5,13 @@ from the seed and its number alone. Ends with 1 if anything differs.
 """
 
 import argparse
+import os
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+from bitswap_onnx.runtime.verdicts import FOLDER_VARIABLE
 from tests.benchmarks.fuzz.outcome import Outcome
 from tests.benchmarks.fuzz.report import summary
 from tests.benchmarks.fuzz.run import Options, check_network
@@ -39,6 +41,7 @@ def in_memory() -> str | None:
 
 def main() -> None:
     arguments = parse()
+    os.environ[FOLDER_VARIABLE] = ""  # whatever another run has found
     options = Options(arguments.seed, arguments.injections, arguments.mixing, arguments.reference_every, arguments.keep)
     total, start = Outcome(), time.perf_counter()
     numbers = arguments.only or range(arguments.first, arguments.first + arguments.networks)
