@@ -170,10 +170,10 @@ def find_chain(
     """Return a chain with those ``borders`` that keep the golden bits on the first ``count`` of ``inputs`` (n, ...).
 
     These are whole batches, with golden ``scores`` (n, classes). Reading the borders may change the scores of none of them:
-    where a value is read the runtime may compute otherwise, and few scores may show it. Each stage is compared with the whole
-    model, value by value, on its rows rotated by one, and with each row of one half twice: an operator that sees other rows
-    may give the same in any order, but not beside other rows. A stage that is not exact is tried with its images in blocked
-    layout, and then joined with the one before or behind it.
+    where a value is read the runtime may compute otherwise, and few scores may show it. Each stage is compared with the
+    whole model, value by value, on its rows rotated by one, and with each row of one half twice: an operator that sees other
+    rows may give the same in any order, but not beside other rows. A stage that is not exact is tried with its images in
+    blocked layout, and then joined with the one before or behind it.
     """
     if len(borders) < 3:
         return undivided(slicer, numerics)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from bitswap_onnx.graph.places import is_known, unsettled
 from bitswap_onnx.graph.slices import Slicer
-from bitswap_onnx.runtime.place_check import between_rows, keeps_rows, structure
+from bitswap_onnx.runtime.place_check import between_rows, keeps_rows, structure, transposition
 from bitswap_onnx.runtime.session import Numerics
 
 #: Operators that fusion ``deployed`` folds into the layer before; blocked kernels fold the first one.
@@ -36,14 +36,18 @@ class CutRules:
         """Whether the part between the values ``cuts`` and ``outputs`` (default: the scores) may run on its own.
 
         The table of operators must have all nodes behind them. A cut may not separate nodes that are folded (`parts_fold`)
-        or summed in one kernel (`parts_sum`). On the CPU a cut value may not have half precision: kernels compute in single
-        precision and round only some values between nodes, but a cut rounds each.
+        or summed in one kernel (`parts_sum`), or a transposition from its readers: the runtime moves it past them, and they
+        then add in another order, which values of 0 do not show (under `apart` it cannot). On the CPU a cut value may not
+        have half precision: kernels compute in single precision and round only some values between nodes, but a cut rounds
+        each.
         """
         inner = [cut for cut in cuts if cut not in self.slicer.inputs]
         if self.numerics.provider == "cpu" and any(self._is_half(cut) for cut in inner):
             return False
         behind = self.slicer.between(cuts, outputs or (self.slicer.output,))
         if self.parts_fold(self._first_readers(inner, behind)) or any(map(self.parts_sum, inner)):
+            return False
+        if not self.numerics.apart and any(transposition(self.slicer, cut) for cut in inner):
             return False
         return all(is_known(self.slicer.nodes[i]) for i in behind)
 
@@ -72,7 +76,7 @@ class CutRules:
             alike = structure(self.slicer, nodes)
             if alike not in self._kept:
                 self._kept[alike] = keeps_rows(self.slicer, self.numerics, nodes)
-            self._kept.update(dict.fromkeys(nodes, self._kept[alike]))
+            self._kept[index] = self._kept[alike]
         return self._kept[index]
 
     def _first_readers(self, cuts: Collection[str], behind: Collection[int]) -> Iterator[int]:

@@ -17,10 +17,13 @@ from bitswap_onnx.runtime.lanes import LaneKind
 from bitswap_onnx.runtime.memory import aligned_empty
 from bitswap_onnx.runtime.model_lanes import StagesLane
 from bitswap_onnx.runtime.session import Numerics
-from bitswap_onnx.runtime.submodel import open_part
+from bitswap_onnx.runtime.submodel import Submodel, open_part
 
 #: Rows of a run that carry faults; one row is a clean channel, which must stay golden.
 FAULTY_ROWS = ROWS - 1
+
+#: Standard deviations of the random values that a stretch is tried with.
+_SPREADS = (1.0, 6.0, 0.1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,13 +108,34 @@ class PackedLane:
 
     def keeps_channels(self, block: GoldenBlock) -> bool:
         """Whether clean channels keep their bits: all over the layer, and one in every row of the stretch."""
-        last = self.stretch.channels - 1
-        spread = np.unique(np.linspace(0, last, ROWS).astype(int))[::-1].tolist()
         return not any(
             changed[: block.count - start].any()
-            for channels in (spread, *([channel] for channel in sorted({0, last // 2, last})))
-            for start, _, changed in self._run_stretch([StretchRow(channel, {}) for channel in channels], block)
+            for rows in self._clean_rows()
+            for start, _, changed in self._run_stretch(rows, block)
         )
+
+    def keeps_dense_channels(self) -> bool:
+        """Whether clean channels keep their bits where no value is 0: golden ones may show nothing behind dead neurons."""
+        slicer, draw = self.stretch.slicer, np.random.default_rng(0)
+        names = sorted({feed.value for feed in self.stretch.feeds})
+        alone = open_part(slicer.extract(names, [self.stretch.value]), self.numerics, self.blocked)
+        for spread in _SPREADS:
+            values = {name: aligned_empty(slicer.dims(name) or (), slicer.dtype(name)) for name in names}
+            for array in values.values():
+                array[...] = draw.standard_normal(array.shape) * spread
+            (values[self.stretch.value],) = alone.run(values)
+            for rows in self._clean_rows():
+                part, padded = self._opened(rows)
+                if self._run_batch(part, padded, values)[1].any():
+                    return False
+        return True
+
+    def _clean_rows(self) -> Iterator[list[StretchRow]]:
+        """Yield rows without a fault: channels all over the layer in one run, and single ones in all rows."""
+        last = self.stretch.channels - 1
+        spread = np.unique(np.linspace(0, last, ROWS).astype(int))[::-1].tolist()
+        for channels in (spread, *([channel] for channel in sorted({0, last // 2, last}))):
+            yield [StretchRow(channel, {}) for channel in channels]
 
     def _stays_finite(self, edits: InjectionEdits) -> bool:
         masks: dict[tuple[str, int], int] = {}
@@ -159,15 +183,24 @@ class PackedLane:
         Yield for each batch its first input, the stretch's value, and whether a row lost the golden bits (inputs, rows).
         """
         golden = block.inner(self.inner)
-        padded = [*rows, *[StretchRow(rows[-1].channel, {})] * (ROWS - len(rows))]
-        part = open_part(self.stretch.build(padded), self.numerics, self.blocked)
-        channels, axis = [row.channel for row in padded], self.stretch.axis
+        part, padded = self._opened(rows)
         for start in block.starts:
             batch = slice(start, start + block.size)
-            feeds = {feed.name: _fed(golden[feed.value][batch], feed, padded) for feed in self.stretch.feeds}
-            (value,) = part.run(feeds)
-            differs = _bits(value) != _bits(golden[self.stretch.value][batch].take(channels, axis))
-            yield start, value, differs.any(axis=tuple(i for i in range(1, differs.ndim) if i != axis))
+            yield start, *self._run_batch(part, padded, {name: array[batch] for name, array in golden.items()})
+
+    def _opened(self, rows: Sequence[StretchRow]) -> tuple[Submodel, list[StretchRow]]:
+        padded = [*rows, *[StretchRow(rows[-1].channel, {})] * (ROWS - len(rows))]
+        return open_part(self.stretch.build(padded), self.numerics, self.blocked), padded
+
+    def _run_batch(
+        self, part: Submodel, rows: Sequence[StretchRow], golden: Arrays
+    ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """Run a loaded stretch over one batch; return its value, and whether a row lost the golden bits (inputs, rows)."""
+        feeds = {feed.name: _fed(golden[feed.value], feed, rows) for feed in self.stretch.feeds}
+        (value,) = part.run(feeds)
+        channels, axis = [row.channel for row in rows], self.stretch.axis
+        differs = _bits(value) != _bits(golden[self.stretch.value].take(channels, axis))
+        return value, differs.any(axis=tuple(i for i in range(1, differs.ndim) if i != axis))
 
 
 def _fed(value: NDArray[Any], feed: Feed, rows: Sequence[StretchRow]) -> NDArray[Any]:

@@ -57,7 +57,10 @@ def keeps_rows(slicer: Slicer, numerics: Numerics, nodes: frozenset[int]) -> boo
 
 
 def between_rows(slicer: Slicer, index: int) -> frozenset[int]:
-    """Return a node and those that values without rows connect with it."""
+    """Return a node and those that values without rows connect with it, and the transpositions before them.
+
+    The runtime moves a transposition past the nodes behind it, which then compute along another axis.
+    """
     rowless = slicer.constants | slicer.counts
     found, pending = set[int](), [index]
     while pending:
@@ -69,7 +72,25 @@ def between_rows(slicer: Slicer, index: int) -> frozenset[int]:
         for name in (name for name in names if not slicer.has_rows(name)):
             pending += slicer.readers.get(name, ())
             pending += [slicer.producer[name]] if name in slicer.producer else []
-    return frozenset(found)
+    before = (transposition(slicer, name) for node in found for name in slicer.reads[node])
+    return frozenset(found).union(*before)
+
+
+def transposition(slicer: Slicer, name: str) -> frozenset[int]:
+    """Return the nodes from a transposition to a value, all of one operand each; none if it comes from no transposition."""
+    path = set[int]()
+    while name in slicer.producer and name not in slicer.constants:
+        index = slicer.producer[name]
+        node = slicer.nodes[index]
+        operands = [operand for operand in node.input if operand and operand not in slicer.constants]
+        known = operator(node.domain, node.op_type)
+        path.add(index)
+        if node.op_type == "Transpose":
+            return frozenset(path)
+        if len(operands) != 1 or known is None or known.rows != "elementwise":
+            break
+        (name,) = operands
+    return frozenset()
 
 
 def structure(slicer: Slicer, nodes: frozenset[int]) -> Hashable:

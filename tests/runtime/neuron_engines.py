@@ -29,7 +29,7 @@ def engines(proto: onnx.ModelProto, batch: int = 4, count: int = COUNT, **option
     model, output = from_proto(proto), proto.graph.output[0].name
     shape = tuple(dim.dim_value for dim in proto.graph.input[0].type.tensor_type.shape.dim[1:])
     sites = {site.key: site for site in find_sites(Slicer(model, output, batch, shape))}
-    x, numerics = normal(count, *shape, seed=9), Numerics(batch_size=batch)
+    x, numerics = normal(count, *shape, seed=9), Numerics(batch_size=batch, apart=True)
     scores = open_session(model, numerics, output).run(x)
     chosen: dict[str, Any] = {"paths": dict.fromkeys(((key,) for key in sites), 100), "min_batches": 0} | options
     return (

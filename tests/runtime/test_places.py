@@ -21,9 +21,10 @@ from bitswap_onnx.faults.fault import Fault, Injection, Kind
 from bitswap_onnx.graph.model import from_proto
 from bitswap_onnx.graph.operators import OPERATORS, Place
 from bitswap_onnx.graph.slices import Slicer
+from bitswap_onnx.runtime.cut_rules import CutRules
 from bitswap_onnx.runtime.incremental import IncrementalEngine
 from bitswap_onnx.runtime.memory import aligned, aligned_empty, is_aligned
-from bitswap_onnx.runtime.place_check import between_rows, keeps_rows
+from bitswap_onnx.runtime.place_check import between_rows, keeps_rows, transposition
 from bitswap_onnx.runtime.session import Numerics, open_session
 from tests.builders import build, normal, save
 
@@ -255,3 +256,31 @@ def test_an_infinite_weight_beside_an_image_meets_its_zeros(tmp_path: Path) -> N
         weight[cell] = np.inf
         faulty.graph.initializer[0].raw_data = weight.tobytes()
         np.testing.assert_array_equal(np.load(tmp_path / f"run/outputs/inj_f{i}.npy"), plain_scores(faulty, x, 4))
+
+
+TURNED = """net (float[N, 2, 5] x) => (float[N, 3] scores) {
+    a = MatMul (x, "a.weight")
+    t = Transpose <perm = [0, 2, 1]> (a)
+    r = Identity (t)
+    m = ReduceMean <keepdims = 0> (r, axes)
+    scores = Gemm <transB = 1> (m, "fc.weight")
+}"""
+
+
+def test_a_transposition_stays_with_its_readers() -> None:
+    """The runtime moves it past them: the mean is then taken along rows of memory, which begin at other addresses."""
+    proto = build(TURNED, a__weight=normal(5, 5), fc__weight=normal(3, 2, seed=1), axes=np.array([1]))
+    slicer = Slicer(from_proto(proto), "scores", 6, (2, 5))
+    assert [sorted(transposition(slicer, name)) for name in ("x", "a", "t", "r", "m")] == [[], [], [1], [1, 2], []]
+    assert between_rows(slicer, 3) == {1, 2, 3}
+    rules = CutRules(slicer, Numerics(batch_size=6))
+    assert [rules.may_cut([name]) for name in ("a", "t", "r", "m")] == [True, False, False, True]
+    assert CutRules(slicer, Numerics(batch_size=6, apart=True)).may_cut(["t"])
+
+
+def test_the_mean_is_tried_as_the_runtime_takes_it() -> None:
+    """Alone it adds over columns, and every row comes out alike; behind the transposition it adds over rows of 5 numbers."""
+    proto = build(TURNED, a__weight=normal(5, 5), fc__weight=normal(3, 2, seed=1), axes=np.array([1]))
+    slicer = Slicer(from_proto(proto), "scores", 6, (2, 5))
+    assert keeps_rows(slicer, Numerics(batch_size=6), frozenset({3}))
+    assert not keeps_rows(slicer, Numerics(batch_size=6), between_rows(slicer, 3))
