@@ -72,17 +72,16 @@ class RunOptions:
 
     ``run``: the run directory (default: ``reports/<dataset>/<model>/<yymmdd_HHMMSS>``). ``resume``: continue what is there.
     ``workers``: processes of one thread each; 0: everything in this process; default: one per core, as far as the memory
-    goes, one on a GPU.
-    ``memory``: bytes that the campaign may take, this process and its workers together, as far as they can be estimated
-    (`bitswap_onnx.campaign.memory`); default: half of what is free.
-    ``audit``: injections to run again, each over a chunk of inputs, also as text (``5%``); default: four over a batch each,
-    then up to ten in all, over a chunk or else a batch, while the audit is likely to take no more than a twentieth of all
-    other time of the workers. ``bit_order``: how the list counts bits; ``lsb``: 0 is the least
-    significant; ``msb``: 0 is the sign. ``save_outputs`` and ``per_input`` write files of every inference; ``records`` keeps
-    the same in the store without a file. ``inputs_per_injection``: the number of inputs drawn for each injection with the
-    settings' seed, rounded up to whole batches (``"auto"``: one batch); None: all inputs. ``on_progress`` and ``on_notes``
-    are called from the thread that runs the campaign. ``stop``: set it from another thread or a signal handler to end the
-    campaign after the units at hand. ``waiting``: workers that have been started already; see `starting_workers`.
+    goes, one on a GPU. ``memory``: bytes that the campaign may take, this process and its workers together, as far as they
+    can be estimated (`bitswap_onnx.campaign.memory`); default: half of what is free. ``audit``: injections to run again,
+    each over a chunk of inputs, also as text (``5%``); default: four over a batch each, then up to ten in all, over a chunk
+    or else a batch, while the audit is likely to take no more than a twentieth of all other time of the workers.
+    ``bit_order``: how the list counts bits; ``lsb``: 0 is the least significant; ``msb``: 0 is the sign. ``save_outputs``
+    and ``per_input`` write files of every inference; ``records`` keeps the same in the store without a file.
+    ``inputs_per_injection``: the number of inputs drawn for each injection with the settings' seed, rounded up to whole
+    batches (``"auto"``: one batch); None: all inputs. ``on_progress`` and ``on_notes`` are called from the thread that runs
+    the campaign. ``stop``: set it from another thread or a signal handler to end the campaign after the units at hand.
+    ``waiting``: workers that have been started already; see `starting_workers`.
 
     Raises BitswapError for a value that its parameter does not allow, RunError for ``resume`` without ``run``.
     """

@@ -111,6 +111,9 @@ class Setup:
         """Notes for the user: choices that were made automatically, and warnings."""
         settings, numerics = self.settings, self.numerics
         notes = [f"data: {self.dataset.source}", *([f"seed: {self.seed}"] if self.seed else []), *self.batch_notes]
+        is_default = settings.batch_size is None and self.spec.batch is None and not self.batch_notes
+        if is_default and self.batch_size < min(_LARGEST_BATCH, len(self.dataset)):
+            notes.append(f"batches of {self.batch_size} inputs, for the size of the model's values")
         if settings.layout == "auto" and numerics.provider == "cpu":
             notes.append(f"kernels: {numerics.layout} layout")
         notes += _QUANTIZED_NOTES[numerics.quantized]

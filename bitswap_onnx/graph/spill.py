@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
+from onnx.external_data_helper import set_external_data
 
 from bitswap_onnx.graph.model import Model
 from bitswap_onnx.graph.tensors import is_external
@@ -44,11 +45,9 @@ def spilled(model: Model) -> Model:
             for i in large:
                 tensor = proto.graph.initializer[i]
                 file.seek(-(-file.tell() // _ALIGNED) * _ALIGNED)
-                place = {"location": _DATA_FILE, "offset": file.tell(), "length": file.write(tensor.raw_data)}
+                set_external_data(tensor, _DATA_FILE, file.tell(), len(tensor.raw_data))
+                file.write(tensor.raw_data)
                 tensor.ClearField("raw_data")
-                tensor.data_location = onnx.TensorProto.EXTERNAL
-                for key, value in place.items():
-                    tensor.external_data.add(key=key, value=str(value))
         (folder / _MODEL_FILE).write_bytes(proto.SerializeToString())
     except OSError:
         shutil.rmtree(folder, ignore_errors=True)

@@ -37,9 +37,9 @@ class CutRules:
 
         The table of operators must have all nodes behind them. A cut may not separate nodes that are folded (`parts_fold`)
         or summed in one kernel (`parts_sum`), or a transposition from its readers: the runtime moves it past them, and they
-        then add in another order, which values of 0 do not show (under `apart` it cannot). On the CPU a cut value may not
-        have half precision: kernels compute in single precision and round only some values between nodes, but a cut rounds
-        each.
+        then add in another order, which values of 0 do not show. Under `apart` it may: a flip node stands at such a value.
+        On the CPU a cut value may not have half precision: kernels compute in single precision and round only some values
+        between nodes, but a cut rounds each.
         """
         inner = [cut for cut in cuts if cut not in self.slicer.inputs]
         if self.numerics.provider == "cpu" and any(self._is_half(cut) for cut in inner):

@@ -1,13 +1,11 @@
-"""Sub-models as loaded sessions: values in, values out, as arrays or on a device."""
+"""Sub-models as loaded sessions: arrays in, arrays out."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import onnx
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from bitswap_onnx.errors import ModelError, one_line
@@ -32,23 +30,9 @@ class Submodel:
         """Return the outputs ``names`` for one batch of arrays; errors as `run`."""
         return list(self._checked(self.handle.run, names, _aligned(feeds)))
 
-    def run(self, feeds: dict[str, Any]) -> list[NDArray[Any]]:
-        """Return all outputs for one batch of arrays or device values; raises ModelError if the runtime fails."""
-        if all(isinstance(value, np.ndarray) for value in feeds.values()):
-            return list(self._checked(self.handle.run, self.outputs, _aligned(feeds)))
-        binding = self._binding(feeds)
-        for name in self.outputs:
-            binding.bind_output(name, "cpu")
-        self._checked(self.handle.run_with_iobinding, binding)
-        return list(binding.copy_outputs_to_cpu())
-
-    def run_on(self, feeds: dict[str, Any], device: str) -> list[Any]:
-        """Return all outputs for one batch as values that stay on a device (``cuda``, ``cpu``); errors as `run`."""
-        binding = self._binding(feeds)
-        for name in self.outputs:
-            binding.bind_output(name, device, 0)
-        self._checked(self.handle.run_with_iobinding, binding)
-        return list(binding.get_outputs())
+    def run(self, feeds: dict[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        """Return all outputs for one batch; raises ModelError if the runtime fails."""
+        return self.values(self.outputs, feeds)
 
     def run_into(self, feeds: dict[str, NDArray[Any]], outputs: dict[str, NDArray[Any]]) -> None:
         """Write the ``outputs`` for one batch into the given C-contiguous arrays of their shapes; errors as `run`."""
@@ -56,20 +40,13 @@ class Submodel:
             for array, output in zip(outputs.values(), self.values([*outputs], feeds), strict=True):
                 array[...] = output
             return
-        binding = self._binding(feeds)
+        binding = self.handle.io_binding()
+        for name, array in feeds.items():
+            binding.bind_cpu_input(name, aligned(array))
         for name, array in outputs.items():
             target = "cpu", 0, array.dtype, array.shape, array.ctypes.data
             self._checked(binding.bind_output, name, *target)
         self._checked(self.handle.run_with_iobinding, binding)
-
-    def _binding(self, feeds: dict[str, Any]) -> Any:
-        binding = self.handle.io_binding()
-        for name, value in feeds.items():
-            if isinstance(value, np.ndarray):
-                binding.bind_cpu_input(name, aligned(value))
-            else:
-                binding.bind_ortvalue_input(name, value)
-        return binding
 
     @staticmethod
     def _checked(call: Callable[..., Any], *arguments: Any) -> Any:
@@ -81,11 +58,6 @@ class Submodel:
 
 def _aligned(feeds: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     return {name: aligned(array) for name, array in feeds.items()}
-
-
-def to_device(array: NDArray[Any], device: str) -> Any:
-    """Return a copy of an array as a value on a device (``cuda`` or ``cpu``)."""
-    return ort.OrtValue.ortvalue_from_numpy(array, device, 0)
 
 
 def open_part(model: Model, numerics: Numerics, blocked: bool = False) -> Submodel:

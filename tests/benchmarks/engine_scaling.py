@@ -9,10 +9,8 @@ critical share per layer and per bit beside the published one. ``--out`` keeps t
 
 import argparse
 import csv
-import subprocess
 import sys
 import tempfile
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
@@ -22,38 +20,9 @@ from statistics import correlation
 
 from bitswap_onnx.faults.fault_list import write_fault_list
 from tests.benchmarks import subjects
+from tests.benchmarks.peaks import Peaks, run_watched
 
 SEED = 2026
-INTERVAL = 0.2
-
-
-@dataclass
-class Peaks:
-    """The most bytes that were resident at once: in the parent, in its workers together, and theirs in no file."""
-
-    parent: int = 0
-    workers: int = 0
-    own: int = 0
-
-    def sample(self, process: int) -> None:
-        """Take in how it is now with ``process`` and its children."""
-        self.parent = max(self.parent, _status(process).get("VmHWM", 0))
-        states = (_status(int(path.name)) for path in Path("/proc").iterdir() if path.name.isdigit())
-        children = [state for state in states if state.get("PPid") == process]
-        self.workers = max(self.workers, sum(child.get("VmRSS", 0) for child in children))
-        self.own = max(self.own, sum(child.get("RssAnon", 0) for child in children))
-
-
-def _status(process: int) -> dict[str, int]:
-    """Return the numbers of a process's status, sizes in bytes; nothing once it has ended."""
-    try:
-        lines = Path(f"/proc/{process}/status").read_text().splitlines()
-    except OSError:
-        return {}
-    cells = [line.replace(":", " ").split() for line in lines]
-    return {
-        cell[0]: int(cell[1]) * (1024 if cell[2:] == ["kB"] else 1) for cell in cells if cell[1:2] and cell[1].isdigit()
-    }
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,17 +62,7 @@ def inject(model: Path, size: int, options: argparse.Namespace, folder: Path) ->
         *images,
         *extra,
     ]
-    peaks, start = Peaks(), time.perf_counter()
-    with (folder / f"faults_{len(faults)}.log").open("w+") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
-        while process.poll() is None:
-            peaks.sample(process.pid)
-            time.sleep(INTERVAL)
-        seconds = time.perf_counter() - start
-        if process.returncode:
-            log.seek(0)
-            sys.stderr.write(log.read())
-            raise subprocess.CalledProcessError(process.returncode, command)
+    seconds, peaks = run_watched(command, folder / f"faults_{len(faults)}.log")
     return Run(run, len(faults), seconds, peaks)
 
 

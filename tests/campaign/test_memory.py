@@ -72,7 +72,10 @@ def test_large_values_run_in_smaller_batches(tmp_path: Path, monkeypatch: pytest
     largest = 3 * 4 * 4 * 4  # bytes of a row behind the convolution
     for limit, expected in ((32 * largest, 32), (32 * largest - 1, 16), (5 * largest, 4), (1, 1)):
         monkeypatch.setattr(setup, "_LARGEST_VALUE", limit)
-        assert prepare(model).batch_size == expected
+        prepared = prepare(model)
+        assert prepared.batch_size == expected
+        said = [note for note in prepared.notes if note.startswith("batches of ")]
+        assert said == ([f"batches of {expected} inputs, for the size of the model's values"] if expected < 32 else [])
 
 
 def test_a_memory_of_nothing_is_refused() -> None:

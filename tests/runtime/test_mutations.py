@@ -218,6 +218,17 @@ def test_the_probe_sees(mutant: Mutant, monkeypatch: Patch) -> None:
     assert not isinstance(engine.lane(PATH), PackedLane)
 
 
+def test_dense_values_show_what_golden_zeros_hide(monkeypatch: Patch) -> None:
+    model, numerics, inputs = from_proto(cnn()), Numerics(batch_size=BATCH), np.zeros((INPUTS, 1, 6, 6), np.float32)
+    scores = open_session(model, numerics, "scores").run(inputs)
+    engine = IncrementalEngine(model, numerics, "scores", inputs, scores, {PATH: 100}, min_batches=0)
+    lane, block = next(each for each in lanes_of(engine) if isinstance(each, PackedLane)), engine.candidates.block
+    assert (lane.keeps_channels(block), lane.keeps_dense_channels()) == (True, True)
+    fed = packed._fed
+    monkeypatch.setattr(packed, "_fed", lambda *args: fed(*args) * np.float32(1 + 2**-20))
+    assert (lane.keeps_channels(block), lane.keeps_dense_channels()) == (True, False)
+
+
 def test_no_lane_that_moves_rows_is_offered_where_inputs_mix() -> None:
     assert not lanes_of(engine_of(mixing()))
 
