@@ -74,7 +74,8 @@ class Pool:
     def run(self, take: Callable[[int], Unit | None], stop: threading.Event) -> Iterator[tuple[Unit, Result]]:
         """Yield units and their results as workers finish; ``take(worker)`` gives a worker's next unit, or None.
 
-        Each worker has one unit at hand and one waiting. Once ``stop`` is set, only units that had begun are yielded.
+        Each worker has one unit at hand and one waiting; its results come in the order of its units. Once ``stop`` is set,
+        only units that had begun are yielded.
         """
         if not self.size:
             while not stop.is_set() and (unit := take(0)) is not None:
@@ -92,7 +93,8 @@ class Pool:
             if not running:
                 return
             done, _ = wait(running, return_when=FIRST_COMPLETED)
-            for future in sorted(done, key=lambda ended: ended.exception() is not None):  # results before an error
+            ended = [future for future in running if future in done]  # in the order in which units were taken
+            for future in sorted(ended, key=lambda one: one.exception() is not None):  # results before an error
                 yield running.pop(future)[1], future.result()
 
     def _run(self, worker: int, unit: Unit) -> Result:
