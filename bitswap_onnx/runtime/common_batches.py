@@ -7,6 +7,7 @@ golden, so every session is controlled while it carries faults.
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,6 +57,11 @@ class Rest:
     def loaded_bytes(self) -> int:
         """Estimated bytes of the sub-model."""
         return self.chain.slicer.loaded_bytes(self.names, self.computed)
+
+    @property
+    def facts(self) -> list[Any]:
+        """What tells it from any other rest of a chain, as JSON has it."""
+        return [self.stage, self.names, self.computed, self.blocked]
 
 
 #: Where rows are added: at a border, or within a stage.

@@ -25,6 +25,11 @@ class InnerValues:
     names: frozenset[str]
     part: Submodel
 
+    @property
+    def facts(self) -> list[Any]:
+        """What tells them from other golden values of a chain, as JSON has it."""
+        return [self.stage, sorted(self.names)]
+
 
 @dataclass(frozen=True, eq=False)
 class GoldenBlock(Block):

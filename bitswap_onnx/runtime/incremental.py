@@ -5,6 +5,8 @@ stages with the faults in them; where many injections are to come, a faster lane
 The rows that faults have changed then share batches in the stages behind. What cannot be divided runs as the whole model.
 """
 
+import hashlib
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +23,7 @@ from bitswap_onnx.graph.slices import Slicer
 from bitswap_onnx.graph.stages import Border, divide, total_cost
 from bitswap_onnx.outcome import Scores
 from bitswap_onnx.runtime.candidates import Candidates
-from bitswap_onnx.runtime.chain import Chain, ChainPlan, find_chain, undivided
+from bitswap_onnx.runtime.chain import Chain, ChainPlan, encode_plan, find_chain, undivided
 from bitswap_onnx.runtime.common_batches import CommonBatches
 from bitswap_onnx.runtime.cut_rules import CutRules
 from bitswap_onnx.runtime.golden_block import GoldenBlock
@@ -35,6 +37,7 @@ from bitswap_onnx.runtime.probe import PROBED_INPUTS, Probe
 from bitswap_onnx.runtime.probed_inputs import inputs_to_probe
 from bitswap_onnx.runtime.session import Numerics, open_session
 from bitswap_onnx.runtime.stopwatch import STOPWATCH
+from bitswap_onnx.runtime.verdicts import kept_verdict
 
 #: The fewest batches of a path for which a faster lane than its stages is tried.
 MIN_BATCHES_TO_PACK = 24
@@ -234,9 +237,25 @@ class IncrementalEngine:
         whole = self._whole_lanes.lane(path)
         if path in self._packed_paths() and not (stages.covers_all and not self.probe.is_exact_chain(stages, whole)):
             for lane in self.candidates.lanes(path, stages):
-                if self.probe.accepts(lane, stages):
+                if self._accepts(lane, stages):
                     return lane
         return whole if stages.covers_all else stages
+
+    def _accepts(self, lane: PackedLane | NeuronLane, stages: StagesLane) -> bool:
+        """Whether the probe accepts a lane; its verdict is kept for a model that comes from a file."""
+        if not self.model.sha256:
+            return self.probe.accepts(lane, stages)
+        facts = {**self._facts, "path": stages.path, "lane": lane.facts}
+        return bool(kept_verdict(facts, lambda: self.probe.accepts(lane, stages)))
+
+    @cached_property
+    def _facts(self) -> dict[str, Any]:
+        """All that the probe's verdicts depend on, except the lane: among it the chain, and what it was tried with."""
+        tried = hashlib.sha256(json.dumps(encode_plan(self.chain.plan)).encode())
+        for array in self._probed:
+            tried.update(array.tobytes())
+        numerics, digest = self.numerics.as_dict(), tried.hexdigest()
+        return {"model": self.model.sha256, "output": self.output, "numerics": numerics, "tried": digest}
 
     def _packed_paths(self) -> frozenset[FaultyPath]:
         return frozenset(path for path, batches in self.paths.items() if batches >= self.min_batches) - self._given_up

@@ -5,7 +5,7 @@ A row is a pair of an input and an injection, so that faults of one input each a
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +40,12 @@ class NeuronLane:
     def loaded_bytes(self) -> int:
         """Estimated bytes that it keeps in memory between runs."""
         return 0 if isinstance(self.place, int) else self.place.loaded_bytes
+
+    @property
+    def facts(self) -> list[Any]:
+        """What tells it from any other lane of its path in the same chain, as JSON has it."""
+        place = self.place if isinstance(self.place, int) else self.place.facts
+        return [self.kind, [site.key for site in self.sites], place, self.inner.facts]
 
     def run(self, injections: Sequence[tuple[int, InjectionEdits]], block: GoldenBlock, common: CommonBatches) -> None:
         """Add the rows of ``injections``, which come with their numbers."""

@@ -79,6 +79,12 @@ class PackedLane:
         rest = 0 if isinstance(self.place, int) else self.place.loaded_bytes
         return rest + self.stretch.loaded_bytes
 
+    @property
+    def facts(self) -> list[Any]:
+        """What tells it from any other lane of its path in the same chain, as JSON has it."""
+        place = self.place if isinstance(self.place, int) else self.place.facts
+        return [self.kind, self.stretch.start, self.stretch.value, self.blocked, place, self.inner.facts]
+
     def run(self, injections: Sequence[tuple[int, InjectionEdits]], block: GoldenBlock, common: CommonBatches) -> None:
         """Add the rows that ``injections``, which come with their numbers, change.
 

@@ -1,7 +1,7 @@
 """Verdicts: what was found by trying a model on this machine, kept for the next campaign.
 
 A verdict is a fact of a model, numerics, runtime and processor; its file is named by all of these. The folder may be deleted
-at any time. A verdict that no longer holds costs time, no result: every campaign controls the chain that it uses.
+at any time. A verdict that no longer holds costs time, no result: every campaign controls the chain and the lanes that it uses.
 """
 
 import hashlib

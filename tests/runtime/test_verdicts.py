@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,8 +12,10 @@ from bitswap_onnx.graph.signature import ModelInput
 from bitswap_onnx.runtime import layout, verdicts
 from bitswap_onnx.runtime.chain import ChainPlan
 from bitswap_onnx.runtime.layout import choose_layout
+from bitswap_onnx.runtime.probe import Probe
 from bitswap_onnx.runtime.session import Numerics
 from tests.builders import cnn
+from tests.runtime.engines import engines
 
 
 @pytest.fixture
@@ -72,3 +75,29 @@ def test_a_layout_and_its_chain_are_kept(blocked: bool, monkeypatch: pytest.Monk
     assert first == (Numerics(batch_size=4, layout="blocked" if blocked else "plain"), plan)
     monkeypatch.setattr(layout, "_blocked_chain", lambda *arguments: never())
     assert choose_layout(*arguments) == first
+
+
+@pytest.mark.usefixtures("folder", "either_way")
+@pytest.mark.parametrize("refused", [False, True])
+def test_the_lane_of_a_layer_is_kept(refused: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For the same inputs alone: others may show what these did not."""
+    tried: list[str] = []
+    accepts = Probe.accepts
+
+    def watched(self: Probe, lane: Any, stages: Any) -> bool:
+        tried.extend(stages.path)
+        return not refused and accepts(self, lane, stages)
+
+    def lane_kinds(first: int) -> list[str]:
+        inputs = np.random.default_rng(first).standard_normal((7, 1, 6, 6)).astype(np.float32)
+        _, engine = engines(cnn(), inputs=inputs, paths={("conv.weight",): 999, ("fc.weight",): 999}, min_batches=0)
+        return [engine.lane_kind(path) for path in engine.paths]
+
+    monkeypatch.setattr(Probe, "accepts", watched)
+    found = lane_kinds(0)
+    assert set(tried) == {"conv.weight", "fc.weight"}
+    tried.clear()
+    assert (lane_kinds(0), tried) == (found, [])
+    assert ("packed" in found) != refused
+    lane_kinds(1)
+    assert set(tried) == {"conv.weight", "fc.weight"}
