@@ -5,7 +5,6 @@ stages with the faults in them; where many injections are to come, a faster lane
 The rows that faults have changed then share batches in the stages behind. What cannot be divided runs as the whole model.
 """
 
-import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +22,7 @@ from bitswap_onnx.graph.slices import Slicer
 from bitswap_onnx.graph.stages import Border, divide, total_cost
 from bitswap_onnx.outcome import Scores
 from bitswap_onnx.runtime.candidates import Candidates
-from bitswap_onnx.runtime.chain import Chain, ChainPlan, encode_plan, find_chain, undivided
+from bitswap_onnx.runtime.chain import Chain, ChainPlan, decode_plan, encode_plan, find_chain, undivided
 from bitswap_onnx.runtime.common_batches import CommonBatches
 from bitswap_onnx.runtime.cut_rules import CutRules
 from bitswap_onnx.runtime.golden_block import GoldenBlock
@@ -37,7 +36,7 @@ from bitswap_onnx.runtime.probe import PROBED_INPUTS, Probe
 from bitswap_onnx.runtime.probed_inputs import inputs_to_probe
 from bitswap_onnx.runtime.session import Numerics, open_session
 from bitswap_onnx.runtime.stopwatch import STOPWATCH
-from bitswap_onnx.runtime.verdicts import kept_verdict
+from bitswap_onnx.runtime.verdicts import digest, kept_verdict
 
 #: The fewest batches of a path for which a faster lane than its stages is tried.
 MIN_BATCHES_TO_PACK = 24
@@ -105,11 +104,20 @@ class IncrementalEngine:
     @STOPWATCH.span("probing")
     def _find_chain(self) -> Chain:
         if self.plan is not None:
-            return Chain(self.slicer, self.numerics, self.plan.borders, frozenset(self.plan.blocked))
+            return self._chain_of(self.plan)
+        facts = {**self._facts, "chain": digest(*self._scored), "sites": sorted(self.sites)}
+        plan = decode_plan(kept_verdict(facts, self._find_plan))
+        assert plan is not None
+        chain = self._chain_of(plan)
+        exact = chain.count == 1 or self._survives_planted_faults(chain)
+        return chain if exact else undivided(self.slicer, self.numerics)
+
+    def _find_plan(self) -> Any:
         chain = find_chain(self.slicer, self.numerics, self.wanted_borders, *self._scored, len(self._probed[0]))
-        return (
-            chain if chain.count == 1 or self._survives_planted_faults(chain) else undivided(self.slicer, self.numerics)
-        )
+        return encode_plan(chain.plan)
+
+    def _chain_of(self, plan: ChainPlan) -> Chain:
+        return Chain(self.slicer, self.numerics, plan.borders, frozenset(plan.blocked))
 
     @cached_property
     def candidates(self) -> Candidates:
@@ -242,20 +250,23 @@ class IncrementalEngine:
         return whole if stages.covers_all else stages
 
     def _accepts(self, lane: PackedLane | NeuronLane, stages: StagesLane) -> bool:
-        """Whether the probe accepts a lane; its verdict is kept for a model that comes from a file."""
-        if not self.model.sha256:
-            return self.probe.accepts(lane, stages)
-        facts = {**self._facts, "path": stages.path, "lane": lane.facts}
+        """Whether the probe accepts a lane."""
+        facts = {
+            **self._facts,
+            "lane": lane.facts,
+            "path": stages.path,
+            "tried": self._tried,
+            "sites": sorted(self.sites),
+        }
         return bool(kept_verdict(facts, lambda: self.probe.accepts(lane, stages)))
 
-    @cached_property
+    @property
     def _facts(self) -> dict[str, Any]:
-        """All that the probe's verdicts depend on, except the lane: among it the chain, and what it was tried with."""
-        tried = hashlib.sha256(json.dumps(encode_plan(self.chain.plan)).encode())
-        for array in self._probed:
-            tried.update(array.tobytes())
-        numerics, digest = self.numerics.as_dict(), tried.hexdigest()
-        return {"model": self.model.sha256, "output": self.output, "numerics": numerics, "tried": digest}
+        return {"model": self.model.sha256, "output": self.output, "numerics": self.numerics.as_dict()}
+
+    @cached_property
+    def _tried(self) -> str:
+        return digest(json.dumps(encode_plan(self.chain.plan)).encode(), *self._probed)
 
     def _packed_paths(self) -> frozenset[FaultyPath]:
         return frozenset(path for path, batches in self.paths.items() if batches >= self.min_batches) - self._given_up

@@ -34,9 +34,9 @@ _BY_NUMBER = frozenset({"NoopElimination"})
 _MERGING = frozenset({"ConstantSharing"})
 _BLOCKED_LAYOUT = frozenset({"NchwcTransformer"})
 
-#: Optimisers that fuse several nodes into one kernel, so that the values between the nodes do not exist. They are off
-#: where faults hit neurons.
-_FUSING = frozenset(
+#: Optimisers that fuse several nodes into one kernel, so that the values between the nodes do not exist, and the one that
+#: moves transpositions behind other nodes, which then add in another order. They are off where faults hit neurons.
+_JOINING = frozenset(
     (
         *("AttentionFusion", "BiasDropoutFusion", "BiasGeluFusion", "BiasSkipLayerNormFusion", "BiasSoftmaxFusion"),
         *(
@@ -50,6 +50,7 @@ _FUSING = frozenset(
         *("GemmActivationFusion", "GemmSumFusion", "GemmTransposeFusion", "LayerNormFusionL1", "LayerNormFusionL2"),
         *("MatMulActivationFusion", "MatMulAddFusion", "MatMulScaleFusion", "MatmulTransposeFusion", "Pad_Fusion"),
         *("QuickGeluFusion", "SimplifiedLayerNormFusion", "SkipLayerNormFusion"),
+        *("TransposeOptimizer", "TransposeOptimizer_CPUExecutionProvider"),
     )
 )
 
@@ -240,7 +241,7 @@ def _options(numerics: Numerics) -> Any:
 
 def _disabled(numerics: Numerics, model: Model) -> list[str]:
     disabled = _FOLDING if numerics.fusion == "framework" else frozenset()
-    disabled = disabled | _BY_NUMBER | (_FUSING if numerics.apart else frozenset())
+    disabled = disabled | _BY_NUMBER | (_JOINING if numerics.apart else frozenset())
     if any(_overwrites_statistics(node) for node in model.proto.graph.node):
         disabled = disabled | _MERGING
     return sorted(disabled | (_BLOCKED_LAYOUT if numerics.layout == "plain" else frozenset()))

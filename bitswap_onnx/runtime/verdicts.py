@@ -1,7 +1,7 @@
 """Verdicts: what was found by trying a model on this machine, kept for the next campaign.
 
 A verdict is a fact of a model, numerics, runtime and processor; its file is named by all of these. The folder may be deleted
-at any time. A verdict that no longer holds costs time, no result: every campaign controls the chain and the lanes that it uses.
+at any time. A verdict that no longer holds costs time, no result: every campaign controls its chain and its lanes.
 """
 
 import hashlib
@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import NDArray
+
 from bitswap_onnx.errors import RunError
 from bitswap_onnx.files import replacing
 from bitswap_onnx.runtime.session import machine_name, versions
@@ -19,13 +21,16 @@ from bitswap_onnx.runtime.session import machine_name, versions
 FOLDER_VARIABLE = "BITSWAP_ONNX_CACHE"
 
 #: Raised whenever the search behind a verdict changes.
-_SEARCH = 2
+_SEARCH = 3
 
 
 def kept_verdict(facts: Mapping[str, Any], find: Callable[[], Any]) -> Any:
-    """Return the verdict about ``facts``, as JSON has it: the one that is kept, else what ``find`` returns."""
+    """Return the verdict about ``facts``, as JSON has it: the one that is kept, else what ``find`` returns.
+
+    The fact ``model`` is the SHA-256 of a model's file; none is kept about a model without one.
+    """
     folder = _folder()
-    if folder is None:
+    if folder is None or not facts["model"]:
         return find()
     everything = {**facts, **versions(), "machine": machine_name("cpu"), "search": _SEARCH}
     key = hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()
@@ -41,6 +46,14 @@ def kept_verdict(facts: Mapping[str, Any], find: Callable[[], Any]) -> Any:
     except (OSError, RunError):  # a folder that cannot be written: the next campaign tries again
         pass
     return verdict
+
+
+def digest(*parts: bytes | NDArray[Any]) -> str:
+    """Return the SHA-256 of some bytes and arrays, to name them in a verdict's facts."""
+    found = hashlib.sha256()
+    for part in parts:
+        found.update(part if isinstance(part, bytes) else part.tobytes())
+    return found.hexdigest()
 
 
 def _folder() -> Path | None:

@@ -1,7 +1,8 @@
 """The default campaign against two plain loops, in one run: how many times faster is an inference, and how fast could it be?
 
 ``python -m tests.benchmarks.engine_speed [--reference FOLDER] [--only ResNet20] [--long]`` prints one row per case: of the
-shipped digits model our time alone, then those of `CASES`. ResNet20 has its trained weights, the others random ones; faults
+shipped digits model our time alone, then those of `CASES`, and a classifier as a package ships it, which has no PyTorch
+network (`tests.benchmarks.real_models`). ResNet20 has its trained weights, the others random ones; faults
 are drawn from the published lists, images are CIFAR-10's.
 
 Ours is ``bitswap-onnx inject`` with default options as a process of its own, imports and all files included. The eager loop
@@ -32,16 +33,20 @@ import torch
 
 from bitswap_onnx.campaign.settings import Settings
 from bitswap_onnx.campaign.setup import prepare
-from bitswap_onnx.faults.fault import Injection
+from bitswap_onnx.faults.fault import Fault, Injection
 from bitswap_onnx.faults.fault_list import read_fault_list, write_fault_list
+from bitswap_onnx.graph.model import load_model
+from bitswap_onnx.graph.targets import find_targets
 from bitswap_onnx.runtime.session import Numerics
-from tests.benchmarks import subjects
+from tests.benchmarks import real_models, subjects
 from tests.benchmarks.eager_loop import EagerLoop
 from tests.benchmarks.kernel_floor import floor_seconds
 
 SEED = 2026
 REPO = Path(__file__).parents[2]
 DIGITS, DIGITS_FAULTS = "digits_cnn", 20
+#: The classifier, its faults and its inputs.
+SHIPPED, SHIPPED_FAULTS, SHIPPED_INPUTS = "rapidocr", 17, 12
 #: Images on which the necessary kernels are timed.
 FLOOR_INPUTS = 32
 
@@ -108,11 +113,15 @@ class Timed:
 
 @dataclass(frozen=True, eq=False)
 class Files:
-    """What processes read: the model, its prepared images (``x``), and fault lists that are written into ``folder``."""
+    """What processes read: the model, its prepared images (``x``), and fault lists that are written into ``folder``.
+
+    ``tensors``: JSON with the tensor of each layer, where it is not called ``LAYER.weight``.
+    """
 
     folder: Path
     model: Path
     images: Path
+    tensors: Path | None = None
 
     def write_list(self, name: str, faults: Sequence[Injection]) -> Path:
         path = self.folder / f"{name}.csv"
@@ -152,43 +161,51 @@ def run_ours(files: Files, listed: Path, run: Path, options: argparse.Namespace)
 def run_ort_loop(files: Files, faults: Sequence[Injection], timed: Timed) -> None:
     """Run some faults in the ORT loop as a process."""
     listed = files.write_list("ort_loop", faults)
-    seconds, printed = run_process(["tests.benchmarks.plain_loop", files.model, listed, files.images])
+    names: list[str | Path] = ["--tensors", files.tensors] if files.tensors else []
+    seconds, printed = run_process(["tests.benchmarks.plain_loop", files.model, listed, files.images, *names])
     found = json.loads(printed)
     timed.add(found["critical"], found["seconds"], seconds - sum(found["seconds"]))
 
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """A measured case: our campaigns, one per round, both loops, and the floor's seconds per inference."""
+    """A measured case: our campaigns, one per round, both loops, and the floor's seconds per inference.
+
+    ``eager`` is None where there is no PyTorch network.
+    """
 
     weights: str
     faults: int
     inputs: int
     ours: list[subjects.Measured]
-    eager: Timed
+    eager: Timed | None
     ort: Timed
     floor: float | None
 
     def cells(self, name: str) -> tuple[str, ...]:
         inferences = self.faults * self.inputs
         wall = median(run.seconds for run in self.ours)
-        eager, ort = self.eager.of(self.faults), self.ort.of(self.faults)
+        ort = self.ort.of(self.faults)
+        eager = self.eager.of(self.faults) if self.eager else None
         floor = ("", "")
-        if self.floor is not None:
+        if self.floor is not None and eager is not None:
             floor = f"{1e3 * self.floor:.4f}", f"{eager / (self.floor * inferences):.1f}"
         found = self.ours[0].critical()
         return (
             *(name, self.weights, f"{self.faults:,}", str(self.inputs), self.ours[0].layout, f"{wall:.1f}"),
-            *(f"{1e3 * seconds / inferences:.4f}" for seconds in (wall, eager, ort)),
-            *(f"{eager / wall:.1f}", f"{ort / wall:.1f}", *floor),
-            *(self.eager.differing(found), self.ort.differing(found)),
+            *("" if total is None else f"{1e3 * total / inferences:.4f}" for total in (wall, eager, ort)),
+            *("" if eager is None else f"{eager / wall:.1f}", f"{ort / wall:.1f}", *floor),
+            *(self.eager.differing(found) if self.eager else "", self.ort.differing(found)),
         )
 
     def details(self) -> str:
         rounds = ", ".join(f"{run.seconds:.1f}" for run in self.ours)
-        spread = " and ".join(f"{min(t.seconds):.3f} to {max(t.seconds):.3f}" for t in (self.eager, self.ort))
+        loops = {"eager": self.eager, "ORT": self.ort}
+        spread = ", ".join(
+            f"{name} loop {min(loop.seconds):.3f} to {max(loop.seconds):.3f} s" for name, loop in loops.items() if loop
+        )
         return (
-            f"ours {rounds} s; eager and ORT loop over {len(self.eager.seconds)} faults, {spread} s each, ORT loop's start "
+            f"ours {rounds} s; per fault, {len(self.ort.seconds)} faults: {spread}; ORT loop's start "
             f"{median(self.ort.starts):.1f} s; faulty paths by lane: {self.ours[0].lanes}"
         )
 
@@ -243,6 +260,27 @@ def measure_digits(options: argparse.Namespace, folder: Path) -> tuple[str, ...]
     return cells + ("",) * (len(COLUMNS) - len(cells))
 
 
+def measure_shipped(options: argparse.Namespace, folder: Path) -> Row:
+    """Measure the classifier on random images; one fault or few fall on a layer."""
+    case = real_models.CASES[SHIPPED](options.cache, folder)
+    files = Files(folder, case.model, folder / "images.npz", folder / "tensors.json")
+    np.savez(files.images, x=case.inputs[:SHIPPED_INPUTS])
+    weights = [target for target in find_targets(load_model(case.model)) if target.role == "weight"]
+    draw = np.random.default_rng(SEED)
+    faults = []
+    for number in range(SHIPPED_FAULTS):
+        target = weights[int(draw.integers(len(weights)))]
+        index = tuple(int(draw.integers(size)) for size in target.shape)
+        faults.append(Injection(str(number), (Fault(target.layer, index, int(draw.integers(32))),)))
+    assert files.tensors
+    files.tensors.write_text(json.dumps({target.layer: target.tensor for target in weights}))
+    listed, ort, ours = files.write_list("faults", faults), Timed(), []
+    for number in range(options.repeats):
+        run_ort_loop(files, faults, ort)
+        ours.append(run_ours(files, listed, folder / f"ours_{number}", options))
+    return Row("trained", len(faults), SHIPPED_INPUTS, ours, None, ort, None)
+
+
 def show(cells: Sequence[str]) -> None:
     print(f"| {' | '.join(cells)} |", flush=True)
 
@@ -250,7 +288,8 @@ def show(cells: Sequence[str]) -> None:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     subjects.add_reference(parser)
-    parser.add_argument("--only", nargs="+", choices=sorted({case.name for case in CASES} | {DIGITS}))
+    parser.add_argument("--only", nargs="+", choices=sorted({case.name for case in CASES} | {DIGITS, SHIPPED}))
+    parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "bitswap-onnx", help="for the wheels")
     parser.add_argument("--long", action="store_true", help="the whole lists too")
     parser.add_argument("--repeats", type=int, default=3, help="rounds")
     parser.add_argument("--faults", type=int, help="of each list, in place of each case's own number")
@@ -270,10 +309,15 @@ def main() -> None:
     print(f"times per inference; eager: {options.torch_threads} threads, batch {options.torch_batch}\n")
     show(COLUMNS)
     print(f"|{'---|' * len(COLUMNS)}", flush=True)
-    wanted = options.only or [DIGITS, *(case.name for case in CASES)]
+    wanted = options.only or [DIGITS, SHIPPED, *(case.name for case in CASES)]
     if DIGITS in wanted:
         with tempfile.TemporaryDirectory() as folder:
             show(measure_digits(options, Path(folder)))
+    if SHIPPED in wanted:
+        with tempfile.TemporaryDirectory() as folder:
+            row = measure_shipped(options, Path(folder))
+            show(row.cells(SHIPPED))
+            print(f"  {SHIPPED}: {row.details()}", flush=True)
     for case in CASES:
         is_there = case.name not in subjects.LARGE or find_spec("torchvision")
         if case.name in wanted and is_there and (options.long or not case.long):

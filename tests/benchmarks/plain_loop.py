@@ -3,8 +3,9 @@
 The settings are those that the README documents for ``--fusion framework``, written down a second time.
 
 ``python -m tests.benchmarks.plain_loop MODEL FAULTS.csv INPUTS.npz`` is what a user without this project might write: for
-each flip of the list in a weight, the model with it is loaded and runs over all inputs, ``x`` in INPUTS.npz. It prints
-JSON: each fault's critical inputs and the seconds that it took.
+each flip of the list in a weight, the model with it is loaded and runs over all inputs, ``x`` in INPUTS.npz. ``--tensors``
+names a JSON file with the tensors of layers; others have the tensor ``LAYER.weight``. It prints JSON: each fault's critical
+inputs and the seconds that it took.
 """
 
 import argparse
@@ -119,12 +120,15 @@ def unequal_rows(one: Array, other: Array) -> int:
     return int(different.any(axis=1).sum())
 
 
-def read_flips(path: Path) -> dict[str, Flip]:
-    """Return the flips of a list by their injections' names; each is in the weight of its layer."""
+def read_flips(path: Path, tensors: dict[str, str]) -> dict[str, Flip]:
+    """Return the flips of a list by their injections' names; ``tensors`` has the tensors of layers, if they are named so."""
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))
     return {
-        row["Injection"]: Flip(f"{row['Layer']}.weight", _index(row["TensorIndex"]), int(row["Bit"])) for row in rows
+        row["Injection"]: Flip(
+            tensors.get(row["Layer"], f"{row['Layer']}.weight"), _index(row["TensorIndex"]), int(row["Bit"])
+        )
+        for row in rows
     }
 
 
@@ -137,13 +141,14 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("faults", type=Path)
     parser.add_argument("inputs", type=Path)
+    parser.add_argument("--tensors", type=Path)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--layout", choices=["plain", "blocked"], default="blocked")
     options = parser.parse_args()
     with np.load(options.inputs) as data:
         inputs = data["x"]
-    flips = read_flips(options.faults)
+    flips = read_flips(options.faults, json.loads(options.tensors.read_text()) if options.tensors else {})
     output = onnx.load(options.model).graph.output[0].name
     loop = Loop(options.model, output, options.batch, blocked=options.layout == "blocked", threads=options.threads)
     clean = loop.clean_scores(inputs).argmax(axis=1)  # NaN first

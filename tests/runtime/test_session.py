@@ -69,6 +69,27 @@ def test_layouts(tmp_path: Path) -> None:
         pytest.skip("this processor has no NCHWc kernels")
 
 
+def test_a_transposition_stays_in_its_place_where_nodes_run_apart(tmp_path: Path) -> None:
+    """Moved behind the mean, it would make the mean add in another order than with a flip node between the two."""
+    proto = build(
+        """net (float[N, 2, 5] x) => (float[N, 2] y) {
+            a = MatMul (x, "a.weight")
+            t = Transpose <perm = [0, 2, 1]> (a)
+            y = ReduceMean <keepdims = 0> (t, axes)
+        }""",
+        a__weight=normal(5, 5),
+        axes=np.array([1]),
+    )
+
+    def in_order(apart: bool) -> list[str]:
+        file = str(tmp_path / "optimized.onnx")
+        open_session(from_proto(proto), Numerics(apart=apart), "y", file)
+        return [node.op_type for node in onnx.load(file).graph.node]
+
+    assert in_order(True) == ["MatMul", "Transpose", "ReduceMean"]
+    assert in_order(False) == ["MatMul", "ReduceMean"]
+
+
 @pytest.mark.parametrize("count", [1, 4, 5, 8, 11])
 def test_scores_do_not_depend_on_what_else_is_in_the_batch(count: int) -> None:
     session = open_session(from_proto(cnn()), Numerics(batch_size=4), "scores")

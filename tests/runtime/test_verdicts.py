@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from bitswap_onnx.graph.model import from_proto
 from bitswap_onnx.graph.signature import ModelInput
-from bitswap_onnx.runtime import layout, verdicts
+from bitswap_onnx.runtime import chain, incremental, layout, verdicts
 from bitswap_onnx.runtime.chain import ChainPlan
 from bitswap_onnx.runtime.layout import choose_layout
 from bitswap_onnx.runtime.probe import Probe
@@ -22,6 +23,10 @@ from tests.runtime.engines import engines
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv(verdicts.FOLDER_VARIABLE, str(tmp_path / "kept"))
     return tmp_path / "kept"
+
+
+def images(seed: int) -> NDArray[np.float32]:
+    return np.random.default_rng(seed).standard_normal((7, 1, 6, 6)).astype(np.float32)
 
 
 def never() -> None:
@@ -88,9 +93,10 @@ def test_the_lane_of_a_layer_is_kept(refused: bool, monkeypatch: pytest.MonkeyPa
         tried.extend(stages.path)
         return not refused and accepts(self, lane, stages)
 
-    def lane_kinds(first: int) -> list[str]:
-        inputs = np.random.default_rng(first).standard_normal((7, 1, 6, 6)).astype(np.float32)
-        _, engine = engines(cnn(), inputs=inputs, paths={("conv.weight",): 999, ("fc.weight",): 999}, min_batches=0)
+    def lane_kinds(seed: int) -> list[str]:
+        _, engine = engines(
+            cnn(), inputs=images(seed), paths={("conv.weight",): 999, ("fc.weight",): 999}, min_batches=0
+        )
         return [engine.lane_kind(path) for path in engine.paths]
 
     monkeypatch.setattr(Probe, "accepts", watched)
@@ -101,3 +107,20 @@ def test_the_lane_of_a_layer_is_kept(refused: bool, monkeypatch: pytest.MonkeyPa
     assert ("packed" in found) != refused
     lane_kinds(1)
     assert set(tried) == {"conv.weight", "fc.weight"}
+
+
+@pytest.mark.usefixtures("folder", "divided")
+def test_a_chain_is_kept_for_its_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no layout was chosen, as in a resumed run or with plain kernels, each engine finds its chain itself."""
+    found: list[int] = []
+    find = chain.find_chain
+
+    def watched(*arguments: Any) -> Any:
+        made = find(*arguments)
+        found.append(made.count)
+        return made
+
+    monkeypatch.setattr(incremental, "find_chain", watched)
+    counts = [engines(cnn(), inputs=images(seed))[1].chain.count for seed in (0, 0, 1)]
+    assert found == [counts[0], counts[2]]
+    assert min(counts) > 1

@@ -27,6 +27,7 @@ APART = (
     *("GemmActivationFusion", "GemmSumFusion", "GemmTransposeFusion", "LayerNormFusionL1", "LayerNormFusionL2"),
     *("MatMulActivationFusion", "MatMulAddFusion", "MatMulScaleFusion", "MatmulTransposeFusion", "Pad_Fusion"),
     *("QuickGeluFusion", "SimplifiedLayerNormFusion", "SkipLayerNormFusion"),
+    *("TransposeOptimizer", "TransposeOptimizer_CPUExecutionProvider"),
 )
 PLAIN = ("NchwcTransformer",)
 FLIP_OPSET = 26
