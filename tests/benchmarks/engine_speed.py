@@ -115,13 +115,15 @@ class Timed:
 class Files:
     """What processes read: the model, its prepared images (``x``), and fault lists that are written into ``folder``.
 
-    ``tensors``: JSON with the tensor of each layer, where it is not called ``LAYER.weight``.
+    ``tensors``: JSON with the tensor of each layer, where it is not called ``LAYER.weight``. ``shape``: of an image, where
+    the model leaves it open.
     """
 
     folder: Path
     model: Path
     images: Path
     tensors: Path | None = None
+    shape: str | None = None
 
     def write_list(self, name: str, faults: Sequence[Injection]) -> Path:
         path = self.folder / f"{name}.csv"
@@ -142,7 +144,7 @@ def run_process(command: Sequence[str | Path]) -> tuple[float, str]:
 
 def run_ours(files: Files, listed: Path, run: Path, options: argparse.Namespace) -> subjects.Measured:
     """Run a campaign as a process."""
-    given = {"--batch-size": options.batch_size, "--workers": options.workers}
+    given = {"--batch-size": options.batch_size, "--workers": options.workers, "--input-shape": files.shape}
     extra = [part for name, value in given.items() if value for part in (name, str(value))]
     command: list[str | Path] = [
         "bitswap_onnx",
@@ -263,7 +265,8 @@ def measure_digits(options: argparse.Namespace, folder: Path) -> tuple[str, ...]
 def measure_shipped(options: argparse.Namespace, folder: Path) -> Row:
     """Measure the classifier on random images; one fault or few fall on a layer."""
     case = real_models.CASES[SHIPPED](options.cache, folder)
-    files = Files(folder, case.model, folder / "images.npz", folder / "tensors.json")
+    shape = ",".join(map(str, case.inputs.shape[1:]))
+    files = Files(folder, case.model, folder / "images.npz", folder / "tensors.json", shape)
     np.savez(files.images, x=case.inputs[:SHIPPED_INPUTS])
     weights = [target for target in find_targets(load_model(case.model)) if target.role == "weight"]
     draw = np.random.default_rng(SEED)
