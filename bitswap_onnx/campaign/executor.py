@@ -101,8 +101,7 @@ class Executor:
             for name, spent in result.spans.items():
                 self._seconds[name] += spent
             if self._failed(unit, result):
-                for part in unit.work.parts:
-                    schedule.replace(part.path, self._give_up(part.path))
+                self._put_back(unit, schedule)
                 done, inferences, critical = _tally(store)
                 continue
             schedule.learn(unit.work, result.seconds)
@@ -182,6 +181,19 @@ class Executor:
                 kind = "telling" if is_telling else next((name for name in _EFFECTS if counts[name]), "masked")
                 kinds.setdefault(kind, []).append((position, batch.first, value))
         return [self._draw.choice(of_kind) for of_kind in kinds.values()]
+
+    def _put_back(self, unit: Unit, schedule: Schedule) -> None:
+        """Give up the lanes of a failed unit; what it had of paths that had been given up before runs once more.
+
+        A part that was handed out before its lane was given up has been put back already.
+        """
+        given_up, chunk = self.store.given_up, unit.work.chunk
+        for part, ran in zip(unit.work.parts, unit.parts, strict=True):
+            if part.path not in given_up:
+                schedule.replace(part.path, self._give_up(part.path))
+            elif ran.whole:
+                positions = np.array(part.positions, np.int64)
+                schedule.add([Lot(chunk, part.path, positions, part.control, part.controlled_lane)])
 
     def _give_up(self, path: int) -> list[Lot]:
         """Give up the lane of a path and everything that it has committed; return the lots to run as whole models."""

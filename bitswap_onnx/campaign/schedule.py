@@ -64,7 +64,11 @@ class Schedule:
     _seconds: dict[int, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for lot in self.lots:
+        self.add(self.lots)
+
+    def add(self, lots: Iterable[Lot]) -> None:
+        """Take in more work."""
+        for lot in lots:
             if not lot.is_handed_out:
                 self._queues.setdefault(lot.chunk, deque()).append(lot)
 
@@ -96,9 +100,7 @@ class Schedule:
             others = [lot for lot in queue if lot.path != path]
             queue.clear()
             queue.extend(others)
-        for lot in lots:
-            if not lot.is_handed_out:
-                self._queues.setdefault(lot.chunk, deque()).append(lot)
+        self.add(lots)
         self._seconds.pop(path, None)
 
     def learn(self, work: Work, seconds: float) -> None:

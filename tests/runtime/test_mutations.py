@@ -20,6 +20,7 @@ changes in the last batch or chunk are forgotten            the audit
 
 import json
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
+from bitswap_onnx.campaign import executor
 from bitswap_onnx.campaign import run as campaign
 from bitswap_onnx.campaign.options import Audit, RunOptions
 from bitswap_onnx.campaign.settings import Settings
@@ -45,6 +47,7 @@ from bitswap_onnx.runtime.golden_block import GoldenBlock
 from bitswap_onnx.runtime.incremental import IncrementalEngine
 from bitswap_onnx.runtime.neuron_lane import NeuronLane
 from bitswap_onnx.runtime.packed import PackedLane
+from bitswap_onnx.runtime.pool import Pool
 from bitswap_onnx.runtime.session import Numerics, open_session
 from tests.builders import build, cnn, normal, save
 from tests.runtime.planted_bugs import BATCH, INPUTS, Mutant, Patch, both, probe_looks_away, rest_changed
@@ -258,6 +261,27 @@ def test_the_null_control_sees(mutant: Mutant, monkeypatch: Patch, tmp_path: Pat
     assert results[0] == results[1]
 
 
+@pytest.mark.parametrize("layers", [{"conv": 4}, {"conv": 4, "fc": 2}], ids=["one layer", "two layers"])
+def test_a_lane_is_given_up_while_its_next_unit_waits(
+    layers: dict[str, int], monkeypatch: Patch, tmp_path: Path
+) -> None:
+    """A worker has one unit waiting, which fails too; what runs as whole models meanwhile is kept."""
+    both(probe_looks_away, one_bit_off)(monkeypatch)
+
+    def slow(self: Pool, _: int, request: Any, label: str) -> Any:
+        time.sleep(0.02)  # the campaign hears of a failure while the next unit runs
+        return self._run_in_process(request, label)
+
+    monkeypatch.setattr(Pool, "_send", slow)
+    monkeypatch.setattr(executor, "LARGEST_UNIT", 5)
+    flips = [Injection(f"{n}{i}", (Fault(n, (0,) * rank, i),)) for i in range(25) for n, rank in layers.items()]
+    run(cnn(), tmp_path, flips, workers=1)
+    run(cnn(), tmp_path / "reference", flips, engine="reference")
+    assert json.loads((tmp_path / "run/golden.json").read_text())["given_up"] == ["conv.weight"]
+    results = [(folder / "run/results.csv").read_bytes() for folder in (tmp_path, tmp_path / "reference")]
+    assert results[0] == results[1]
+
+
 @pytest.mark.parametrize("audit", [Audit(10), Audit(time=1e-9)], ids=["chunks", "batches"])
 @pytest.mark.parametrize(
     "mutant",
@@ -292,13 +316,13 @@ def faults() -> list[Injection]:
     return [Injection(f"f{i}", (Fault("conv", cell, 30 - i % 4),)) for i, cell in enumerate(cells)]
 
 
-def run(proto: onnx.ModelProto, folder: Path, **options: Any) -> None:
+def run(proto: onnx.ModelProto, folder: Path, injections: Sequence[Injection] | None = None, **options: Any) -> None:
     folder.mkdir(exist_ok=True)
     model = save(proto, folder / "model.onnx")
     np.savez(folder / "model.npz", x=normal(INPUTS, 1, 6, 6, seed=3), y=np.arange(INPUTS) % 4)
     settings = Settings(batch_size=BATCH, layout="plain")
     own = RunOptions(**{"run": folder / "run", "workers": 0, "audit": Audit(10), **options})
-    campaign.run_campaign(prepare(model, settings), faults(), own)
+    campaign.run_campaign(prepare(model, settings), injections or faults(), own)
 
 
 def assert_invalid(folder: Path) -> None:
