@@ -10,6 +10,7 @@ from typing import Self
 import numpy as np
 
 from bitswap_onnx.campaign.audit import is_due, refuse_failed, run_audit
+from bitswap_onnx.campaign.memory import MemoryShares
 from bitswap_onnx.campaign.options import Audit, Progress, RunOptions
 from bitswap_onnx.campaign.schedule import LARGEST_UNIT, Lot, Queue, Schedule, make_lots
 from bitswap_onnx.campaign.setup import Setup
@@ -42,6 +43,7 @@ class Executor:
     setup: Setup
     golden: Golden
     options: RunOptions
+    shares: MemoryShares
     stop: threading.Event
     workers: CampaignWorkers = field(init=False)
     _paths: dict[int, FaultyPath] = field(default_factory=dict, init=False)
@@ -51,7 +53,7 @@ class Executor:
     _seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(SPANS, 0.0), init=False)
 
     def __post_init__(self) -> None:
-        self.workers = CampaignWorkers(self.store, self.setup, self.golden, self.options)
+        self.workers = CampaignWorkers(self.store, self.setup, self.golden, self.options, self.shares)
         self._engine: Engine = "reference" if self.options.engine == "reference" else "incremental"
         self._chunks = chunks(len(self.golden.scores), self.store.unit_length)
 

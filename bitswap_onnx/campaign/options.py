@@ -12,7 +12,7 @@ from typing import Literal
 
 from bitswap_onnx.errors import BitswapError, RunError, check_choice, check_flag, check_path, check_whole
 from bitswap_onnx.faults.fault import BitOrder
-from bitswap_onnx.runtime.processes import WorkerProcess, workers_ahead
+from bitswap_onnx.runtime.processes import WorkerProcess, end_workers, workers_ahead
 from bitswap_onnx.sampling.input_blocks import PerInjection, parse_per_injection
 
 #: What a store can keep of every inference.
@@ -151,6 +151,11 @@ class RunOptions:
             return self.workers
         return cores() if provider == "cpu" else 1
 
+    def end_waiting(self, count: int) -> None:
+        """End the workers that were started ahead beyond ``count``, for which there is no memory."""
+        end_workers(self.waiting[count:])
+        del self.waiting[count:]
+
     @property
     def memory_bytes(self) -> int:
         """The bytes that the campaign may take."""
@@ -167,7 +172,7 @@ def parse_audit(text: str) -> Audit:
 
 @contextmanager
 def starting_workers(options: RunOptions, provider: str) -> Iterator[RunOptions]:
-    """Give ``options`` with workers that start now, and load while a campaign is prepared; end those that it did not need.
+    """Give ``options`` with workers that start now, and load while a campaign is prepared; end those that it has left.
 
     None are started where some are waiting already, and none for a resumed run, which may be finished. For the
     ``provider`` auto, one is: it may turn out to be a GPU.

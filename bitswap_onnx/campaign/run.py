@@ -86,6 +86,7 @@ def _run(prepared: Setup, faults: str | Path | Iterable[Injection] | AdaptiveLis
     stop = options.stop or threading.Event()
     clean = plan.setup.clean_run(stop)
     shares = share_memory(plan.setup, options)
+    options.end_waiting(shares.workers)
     if options.on_notes:
         options.on_notes([*plan.notes, *shares.notes])
     golden = golden_record(plan, clean, adaptive.name if adaptive else _list_name(faults))
@@ -98,7 +99,7 @@ def _run(prepared: Setup, faults: str | Path | Iterable[Injection] | AdaptiveLis
             plan.write(store, settings, clean.golden, stop)
         else:
             _check_begun(store, plan, identity, golden, options.resume)
-        _execute(Executor(store, plan.setup, clean.golden, options, stop), plan, adaptive)
+        _execute(Executor(store, plan.setup, clean.golden, options, shares, stop), plan, adaptive)
         _write_files(store, folder, clean.golden, options, adaptive)
         return Campaign(folder, summarize(store), {**store.golden.stored(), **how_it_ran(store)}, plan.notes)
 

@@ -2,13 +2,12 @@
 
 from collections import Counter
 from dataclasses import dataclass, field
-from functools import cached_property
 from types import TracebackType
 from typing import Self
 
 import numpy as np
 
-from bitswap_onnx.campaign.memory import MemoryShares, share_memory
+from bitswap_onnx.campaign.memory import MemoryShares
 from bitswap_onnx.campaign.options import RunOptions
 from bitswap_onnx.campaign.schedule import Queue
 from bitswap_onnx.campaign.setup import Setup
@@ -31,12 +30,16 @@ _EXPECTED_GROWTH = 4
 
 @dataclass(eq=False)
 class CampaignWorkers:
-    """A pool of workers that stays while a list grows. Use it as a context manager; its end ends the workers."""
+    """A pool of workers that stays while a list grows. Use it as a context manager; its end ends the workers.
+
+    ``shares``: how many there are, and what each may keep.
+    """
 
     store: Store
     setup: Setup
     golden: Golden
     options: RunOptions
+    shares: MemoryShares
     _pool: Pool | None = field(default=None, init=False)
 
     def __enter__(self) -> Self:
@@ -65,11 +68,7 @@ class CampaignWorkers:
     @property
     def count(self) -> int:
         """Number of worker processes; 0: everything runs in this one."""
-        return self._shares.workers
-
-    @cached_property
-    def _shares(self) -> MemoryShares:
-        return share_memory(self.setup, self.options)
+        return self.shares.workers
 
     def _settings(self, paths: dict[FaultyPath, int]) -> WorkerSettings:
         """Write the files that all workers read into the run's scratch folder, and return the workers' settings."""
@@ -93,7 +92,7 @@ class CampaignWorkers:
             output=setup.output,
             criterion=golden.criterion,
             records=self.store.identity.records,
-            memory=self._shares.kept,
+            memory=self.shares.kept,
             paths=paths,
             chain=setup.chain,
         )

@@ -10,7 +10,6 @@ import onnx
 from onnx.external_data_helper import set_external_data
 
 from bitswap_onnx.graph.model import Model
-from bitswap_onnx.graph.tensors import is_external
 
 #: Bytes of the tensors that are spilled: of all together and of one, at least. Each starts at a multiple of the last number.
 _LARGE_MODEL, _LARGE_TENSOR, _ALIGNED = 1 << 26, 1 << 16, 1 << 12
@@ -35,9 +34,12 @@ def spilled(model: Model) -> Model:
     """
     large = [i for i, tensor in enumerate(model.proto.graph.initializer) if len(tensor.raw_data) >= _LARGE_TENSOR]
     all_bytes = sum(len(model.proto.graph.initializer[i].raw_data) for i in large)
-    if all_bytes < _LARGE_MODEL or any(map(is_external, model.proto.graph.initializer)):
+    if all_bytes < _LARGE_MODEL or model.has_external_data:
         return model
-    folder = Path(tempfile.mkdtemp(prefix="bitswap-onnx-"))
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="bitswap-onnx-"))
+    except OSError:  # no temporary folder that can be written
+        return model
     proto = onnx.ModelProto()
     proto.CopyFrom(model.proto)
     try:
@@ -49,9 +51,11 @@ def spilled(model: Model) -> Model:
                 file.write(tensor.raw_data)
                 tensor.ClearField("raw_data")
         (folder / _MODEL_FILE).write_bytes(proto.SerializeToString())
-    except OSError:
+    except BaseException as error:
         shutil.rmtree(folder, ignore_errors=True)
-        return model
+        if isinstance(error, OSError):
+            return model
+        raise
     result = SpilledModel(proto, model.name, folder, model.sha256)
     weakref.finalize(result, shutil.rmtree, folder, ignore_errors=True)
     return result

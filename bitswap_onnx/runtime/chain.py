@@ -132,19 +132,17 @@ class Chain:
         needed = self.slicer.loaded_bytes(self.borders[border], self.borders[-1])
         if needed > self.direct_memory:
             return
-        part = open_part(self.extract(border, self.count), self.numerics, border in self.blocked)
-        (name,) = part.outputs
-        for order in orders(len(expected[name])):
-            (made,) = part.run({name: values[name][order] for name in part.inputs})
-            if not same_numbers(made, expected[name][order]):
-                return
+        try:
+            part = open_part(self.extract(border, self.count), self.numerics, border in self.blocked)
+            (name,) = part.outputs
+            for order in orders(len(expected[name])):
+                (made,) = part.run({name: values[name][order] for name in part.inputs})
+                if not same_numbers(made, expected[name][order]):
+                    return
+        except ModelError:  # the stages do without it
+            return
         self.direct_memory -= needed
         self._direct[border] = part
-
-    @cached_property
-    def loaded_bytes(self) -> int:
-        """Estimated bytes of all stages, loaded."""
-        return sum(self.slicer.loaded_bytes(self.borders[i], self.borders[i + 1]) for i in range(self.count))
 
     def stage_bytes(self, stage: int) -> int:
         """Return the bytes of one row of all values of a stage: at both its borders, and within."""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from bitswap_onnx.graph.stages import Border
 from bitswap_onnx.outcome import Scores
 from bitswap_onnx.runtime.chain import Arrays, Chain
-from bitswap_onnx.runtime.golden_block import GoldenBlock, rows_that_differ
+from bitswap_onnx.runtime.golden_block import GoldenBlock, rows_that_differ, unequal_rows
 from bitswap_onnx.runtime.lanes import FaultyScores, flat, same
 from bitswap_onnx.runtime.memory import aligned_empty
 from bitswap_onnx.runtime.submodel import Submodel, open_part
@@ -151,6 +151,8 @@ class CommonBatches:
                 continue
             values = self.chain.run(border, waiting.arrays)
             self._pass_on(border + 1, values, waiting.owners[real], waiting.inputs[real], real)
+            if self._wants_golden_batch():
+                self._run_golden_batch(border, waiting, in_stages=True)
 
     def scores(self, numbers: Iterable[int]) -> FaultyScores:
         """Return the scores that were collected for the injections ``numbers``, which ascend and are finished."""
@@ -208,18 +210,27 @@ class CommonBatches:
         else:
             values = self.chain.run_through(place, self.end, waiting.arrays)
             self._collect({name: array[real] for name, array in values.items()}, owners, inputs)
-        self._runs += 1
-        if self.block.size < _LEAST_FOR_GOLDEN_ROW and self._runs % _BATCHES_PER_GOLDEN_BATCH == 1:
+        if self._wants_golden_batch():
             self._run_golden_batch(place, waiting)
 
-    def _run_golden_batch(self, place: RowPlace, waiting: _Waiting) -> None:
+    def _wants_golden_batch(self) -> bool:
+        """Count a batch that ran; whether it is a small one beside which a golden batch is to run."""
+        self._runs += 1
+        return self.block.size < _LEAST_FOR_GOLDEN_ROW and self._runs % _BATCHES_PER_GOLDEN_BATCH == 1
+
+    def _run_golden_batch(self, place: RowPlace, waiting: _Waiting, *, in_stages: bool = False) -> None:
         rows = (self._batches + np.arange(self.block.size)) % self.block.count
         arrays = {name: np.take(waiting.golden[name], rows, 0) for name in waiting.arrays}
         golden = _Waiting(arrays, waiting.golden, np.full(len(rows), _GOLDEN, np.intp), rows, self.block.size)
         if isinstance(place, Rest):
             self._run_rest(place, golden, np.arange(len(rows)))
+            return
+        if in_stages:
+            for number in range(place, self.end):
+                arrays = self.chain.run(number, arrays)
         else:
-            self._collect(self.chain.run_through(place, self.end, arrays), golden.owners, rows)
+            arrays = self.chain.run_through(place, self.end, arrays)
+        self._collect(arrays, golden.owners, rows)
 
     def _run_rest(self, rest: Rest, waiting: _Waiting, real: NDArray[np.intp]) -> None:
         """Run the rest of a stage; the rows that differ from the golden ones behind it go on."""
@@ -232,7 +243,7 @@ class CommonBatches:
         made = {name: array[real] for name, array in made.items()}
         differ = rows_that_differ(made, {name: golden[name][inputs] for name in made}, slice(None))
         is_golden = owners == _GOLDEN
-        self.lost += _unequal(made, golden, inputs, np.flatnonzero(is_golden))
+        self._count_lost(made, golden, inputs, np.flatnonzero(is_golden))
         chosen = np.flatnonzero(differ & ~is_golden)
 
         def write(arrays: Arrays, part: slice) -> None:
@@ -271,20 +282,13 @@ class CommonBatches:
                 scores = flat(values[self.chain.slicer.output][golden_rows])
                 self.lost += int((~same(scores, self.block.scores[inputs[golden_rows]])).sum())
             else:
-                self.lost += _unequal(values, self.block.border(self.end), inputs, golden_rows)
+                self._count_lost(values, self.block.border(self.end), inputs, golden_rows)
         others = owners >= 0
         if others.any():
             self._done.append((owners[others], inputs[others], {name: array[others] for name, array in values.items()}))
 
-
-def _unequal(values: Arrays, golden: Arrays, inputs: NDArray[np.intp], rows: NDArray[np.intp]) -> int:
-    """Return how many of ``rows`` hold other numbers than the golden values of their ``inputs``."""
-    if not len(rows):
-        return 0
-    equal = np.ones(len(rows), np.bool_)
-    for name, array in values.items():
-        pairs = array[rows], golden[name][inputs[rows]]
-        equal &= (
-            ((pairs[0] == pairs[1]) | ((pairs[0] != pairs[0]) & (pairs[1] != pairs[1]))).reshape(len(rows), -1).all(1)
-        )
-    return int((~equal).sum())
+    def _count_lost(
+        self, values: Arrays, golden: Arrays, inputs: NDArray[np.intp], golden_rows: NDArray[np.intp]
+    ) -> None:
+        made = {name: array[golden_rows] for name, array in values.items()}
+        self.lost += unequal_rows(made, {name: golden[name][inputs[golden_rows]] for name in values})

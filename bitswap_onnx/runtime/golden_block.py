@@ -120,3 +120,14 @@ def rows_that_differ(values: Arrays, golden: Arrays, rows: slice) -> NDArray[np.
 def _differ(array: NDArray[Any], golden: NDArray[Any]) -> NDArray[np.bool_]:
     kind = f"u{array.dtype.itemsize}"
     return np.asarray((array.view(kind) != golden.view(kind)).reshape(len(array), -1).any(axis=1))
+
+
+def unequal_rows(values: Arrays, golden: Arrays) -> int:
+    """Return how many rows hold other numbers than the golden ones: NaN is equal to NaN, and -0 to 0."""
+    equal = [_equal(array, golden[name]) for name, array in values.items()]
+    return int((~np.logical_and.reduce(equal)).sum()) if equal else 0
+
+
+def _equal(array: NDArray[Any], golden: NDArray[Any]) -> NDArray[np.bool_]:
+    same_number = (array == golden) | ((array != array) & (golden != golden))
+    return np.asarray(same_number.all(axis=tuple(range(1, array.ndim))))

@@ -19,7 +19,7 @@ from bitswap_onnx.graph.slices import Slicer
 from bitswap_onnx.graph.tensors import read_tensor
 from bitswap_onnx.runtime.session import Numerics, Provider
 from bitswap_onnx.runtime.submodel import open_part
-from bitswap_onnx.runtime.verdicts import kept_verdict
+from bitswap_onnx.runtime.verdicts import digest, kept_verdict
 
 #: Bytes of the values that are outputs of one session, at most, four per element, and those of a value of unknown shape.
 _BYTES_PER_RUN, _UNKNOWN_BYTES = 1 << 28, 1 << 24
@@ -45,6 +45,7 @@ def why_one_at_a_time(
         "model": model.sha256,
         "output": output,
         "one at a time": [size, batch, shape, str(inputs.dtype), provider],
+        "tried": digest(_rows(inputs, size + 1)),
     }
     try:
         reason: str | None = kept_verdict(facts, lambda: _find_reason(model, output, inputs, batch, size, provider))

@@ -18,7 +18,7 @@ from bitswap_onnx.graph.weights import rewrite
 from bitswap_onnx.outcome import Scores
 from bitswap_onnx.runtime.chain import Arrays, Chain
 from bitswap_onnx.runtime.common_batches import CommonBatches
-from bitswap_onnx.runtime.golden_block import GoldenBlock, rows_that_differ
+from bitswap_onnx.runtime.golden_block import GoldenBlock, rows_that_differ, unequal_rows
 from bitswap_onnx.runtime.lanes import Block, FaultyPath, FaultyScores, LaneKind, affected, flat, same
 from bitswap_onnx.runtime.session import Numerics
 from bitswap_onnx.runtime.submodel import Submodel, open_part
@@ -188,25 +188,42 @@ class StagesLane:
         outputs = tuple(value.name for value in model.proto.graph.output)
         return FaultyModel(model, chain.numerics, outputs, self.path, self.sites, self.first in chain.blocked)
 
+    def control(self, block: GoldenBlock) -> int:
+        """Return how many inputs stay golden where nothing is changed: all, or it is not exact.
+
+        One stage without flip nodes is not run: it is the chain's own, which has a control.
+        """
+        if self.last - self.first == 1 and not self.sites:
+            return block.count
+        behind, lost = block.border(self.last), 0
+        for inputs, made, start in self._changed(self._faulty_model.no_change, block):
+            values = {name: array[inputs - start] for name, array in made.items()}
+            lost += unequal_rows(values, {name: behind[name][inputs] for name in made})
+        return block.count - lost
+
     def run(self, injections: Sequence[tuple[int, InjectionEdits]], block: GoldenBlock, common: CommonBatches) -> None:
         """Add the rows that ``injections``, which come with their numbers, change at the last border."""
-        before = block.border(self.first)
-        faulty = self._faulty_model
-        entering = [value.name for value in faulty.model.proto.graph.input if value.name not in faulty.stored]
         for number, edits in injections:
-            feeds = (
-                (start, {name: before[name][start : start + block.size] for name in entering}) for start in block.starts
-            )
-            for start, rows, made in faulty.run(edits, feeds, block):
-                self._add(dict(zip(faulty.outputs, made, strict=True)), start, rows, number, block, common)
+            for inputs, made, start in self._changed(edits, block):
+                self._add(made, start, inputs, number, block, common)
             common.finish([number])
 
+    def _changed(self, edits: InjectionEdits, block: GoldenBlock) -> Iterator[tuple[NDArray[np.intp], Arrays, int]]:
+        """Yield each batch that ``edits`` can change: rows with other bits at the last border, its values, its first row."""
+        before, behind, faulty = block.border(self.first), block.border(self.last), self._faulty_model
+        entering = [value.name for value in faulty.model.proto.graph.input if value.name not in faulty.stored]
+        feeds = (
+            (start, {name: before[name][start : start + block.size] for name in entering}) for start in block.starts
+        )
+        for start, rows, outputs in faulty.run(edits, feeds, block):
+            made = dict(zip(faulty.outputs, outputs, strict=True))
+            differ = rows_that_differ(made, behind, slice(start, start + block.size))
+            yield rows[differ[rows - start]], made, start
+
     def _add(
-        self, made: Arrays, start: int, rows: NDArray[np.intp], number: int, block: GoldenBlock, common: CommonBatches
+        self, made: Arrays, start: int, inputs: NDArray[np.intp], number: int, block: GoldenBlock, common: CommonBatches
     ) -> None:
         behind = block.border(self.last)
-        differ = rows_that_differ(made, behind, slice(start, start + block.size))
-        inputs = rows[differ[rows - start]]
 
         def write(arrays: Arrays, part: slice) -> None:
             for name, array in arrays.items():

@@ -136,7 +136,11 @@ class Pool:
 
     def _start(self, worker: int) -> None:
         begun = time.perf_counter()
-        self._processes[worker] = self.waiting.pop() if self.waiting else start_worker()
+        try:
+            process = self.waiting.pop()
+        except IndexError:  # more workers than were started ahead
+            process = start_worker()
+        self._processes[worker] = process
         self._ask(worker, encode_settings(self.settings), "start")
         self._start_seconds[worker] = time.perf_counter() - begun
 

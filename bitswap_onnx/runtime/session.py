@@ -15,9 +15,10 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from bitswap_onnx.data.dataset import batches
-from bitswap_onnx.errors import ModelError, one_line
+from bitswap_onnx.errors import ModelError
 from bitswap_onnx.graph.model import Model
 from bitswap_onnx.graph.nodes import attribute
+from bitswap_onnx.runtime.failures import failure
 from bitswap_onnx.runtime.memory import aligned
 from bitswap_onnx.runtime.stopwatch import STOPWATCH
 
@@ -125,8 +126,8 @@ class Session:
         try:
             options = _returning_memory() if self.returns_memory else None
             (output,) = self.handle.run([self.output], {self.input: aligned(batch)}, options)
-        except Exception as error:  # the runtime's exceptions share no base class
-            raise ModelError(f"ONNX Runtime cannot run the model: {one_line(error)}") from None
+        except Exception as error:
+            raise failure("cannot run the model", error) from None
         shape = getattr(output, "shape", (type(output).__name__,))
         if shape[:1] != batch.shape[:1] or rank not in (None, len(shape)):
             raise ModelError(
@@ -177,8 +178,8 @@ def load(model: Model, numerics: Numerics, save_optimized: str | None = None) ->
             disabled_optimizers=_disabled(numerics, model),
             enable_fallback=0,  # which would print, and try again with other providers
         )
-    except Exception as error:  # the runtime's exceptions share no base class
-        raise ModelError(f"ONNX Runtime does not take the model: {one_line(error)}") from None
+    except Exception as error:
+        raise failure("does not take the model", error) from None
     if _PROVIDER_NAMES[numerics.provider] not in handle.get_providers():
         raise ModelError(_provider_missing(numerics.provider))
     return handle

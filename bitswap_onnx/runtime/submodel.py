@@ -8,10 +8,14 @@ from typing import Any
 import onnx
 from numpy.typing import NDArray
 
-from bitswap_onnx.errors import ModelError, one_line
 from bitswap_onnx.graph.model import Model
+from bitswap_onnx.graph.nodes import subgraphs
+from bitswap_onnx.runtime.failures import failure
 from bitswap_onnx.runtime.memory import aligned, is_aligned
 from bitswap_onnx.runtime.session import Numerics, load
+
+#: Operators whose result may depend on the sign of a zero.
+_BY_SIGN_OF_ZERO = frozenset(("Div", "Reciprocal", "Pow", "BitCast"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,8 +56,8 @@ class Submodel:
     def _checked(call: Callable[..., Any], *arguments: Any) -> Any:
         try:
             return call(*arguments)
-        except Exception as error:  # the runtime's exceptions share no base class
-            raise ModelError(f"ONNX Runtime cannot run a part of the model: {one_line(error)}") from None
+        except Exception as error:
+            raise failure("cannot run a part of the model", error) from None
 
 
 def _aligned(feeds: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -64,16 +68,16 @@ def open_part(model: Model, numerics: Numerics, blocked: bool = False) -> Submod
     """Load a sub-model with the inputs and outputs that its graph declares; errors as `open_session`.
 
     ``blocked``: its images enter in the blocked layout, as between NCHWc kernels inside the whole model; otherwise in the
-    plain layout, as the input of the whole model.
+    plain layout, as the input of the whole model. Where a node tells -0 from 0, they enter in the plain layout anyway.
     """
-    handle = load(_entering_blocked(model) if blocked else model, numerics)
+    handle = load(_entering_blocked(model) if blocked and not _tells_zeros_apart(model) else model, numerics)
     return Submodel(handle, tuple(value.name for value in handle.get_outputs()))
 
 
 def _entering_blocked(model: Model) -> Model:
     """Return a model whose four-dimensional inputs each pass an average pool of single pixels, which changes no number.
 
-    (The pool turns -0 into 0; the nodes behind it compute equal numbers from either, and scores compare equal.)
+    (The pool turns -0 into 0; most nodes compute equal numbers from either, and scores compare equal.)
 
     The runtime has no operator that only changes the layout. It chooses the layout of a value by the node that makes it:
     the value behind a pool is blocked, and the nodes behind it are fused and computed as inside the whole model.
@@ -89,3 +93,11 @@ def _entering_blocked(model: Model) -> Model:
     del proto.graph.node[:]
     proto.graph.node.extend([*pools, *nodes])
     return Model(proto, model.name, model.folder, sha256="")
+
+
+def _tells_zeros_apart(model: Model) -> bool:
+    """Whether a node, or one in a branch, may compute another number from -0 than from 0: -Inf in place of Inf."""
+    waiting = [*model.proto.graph.node]
+    for node in waiting:
+        waiting += [inner for _, graph in subgraphs(node) for inner in graph.node]
+    return any(node.op_type in _BY_SIGN_OF_ZERO for node in waiting)

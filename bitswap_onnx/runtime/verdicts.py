@@ -1,7 +1,7 @@
 """Verdicts: what was found by trying a model on this machine, kept for the next campaign.
 
-A verdict is a fact of a model, numerics, runtime and processor; its file is named by all of these. The folder may be deleted
-at any time. A verdict that no longer holds costs time, no result: every campaign controls its chain and its lanes.
+A verdict is a fact of a model, numerics, runtime, processor and the inputs that it was found with; its file is named by all
+of these. The folder may be deleted at any time. Chains and lanes that are kept are controlled by every campaign.
 """
 
 import hashlib
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from bitswap_onnx.errors import RunError
 from bitswap_onnx.files import replacing
+from bitswap_onnx.runtime.failures import SHORTAGES
 from bitswap_onnx.runtime.session import machine_name, versions
 
 #: Names another folder for verdicts; empty: none are kept.
@@ -38,7 +39,10 @@ def kept_verdict(facts: Mapping[str, Any], find: Callable[[], Any]) -> Any:
     try:
         return json.loads(path.read_text())["verdict"]
     except (OSError, ValueError, KeyError, TypeError):  # none yet, or a damaged file
+        before = SHORTAGES.count
         verdict = find()
+        if SHORTAGES.count > before:  # what failed for want of memory says nothing about the model
+            return verdict
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with replacing(path) as file:
@@ -61,4 +65,7 @@ def _folder() -> Path | None:
     if named is not None:
         return Path(named) if named else None
     base = os.environ.get("LOCALAPPDATA") or os.environ.get("XDG_CACHE_HOME")
-    return Path(base or Path.home() / ".cache") / "bitswap-onnx"
+    try:
+        return Path(base or Path.home() / ".cache") / "bitswap-onnx"
+    except RuntimeError:  # a user without a home
+        return None

@@ -86,7 +86,7 @@ class Worker:
         controls = [self._control(engine, request, part, kind) for part, kind in zip(request.parts, kinds, strict=True)]
         whole = len(request.chunk)
         tallies = self._run_injections(engine, request) if set(controls) <= {None, whole} else []
-        if engine.lost:  # golden rows that ran along did not stay golden
+        if tallies and engine.lost:  # golden rows that ran along did not stay golden
             controls, tallies = [max(0, whole - engine.lost)] * len(controls), []
         counts, blobs = [tally.counts for tally in tallies], [tally.blobs() for tally in tallies]
         fingerprints = [tally.fingerprint for tally in tallies]

@@ -157,7 +157,7 @@ def run_ours(files: Files, listed: Path, run: Path, options: argparse.Namespace)
         run,
         *extra,
     ]
-    return subjects.Measured(run, run_process(command)[0], [])
+    return subjects.Measured(run, run_process(command)[0])
 
 
 def run_ort_loop(files: Files, faults: Sequence[Injection], timed: Timed) -> None:

@@ -65,11 +65,15 @@ def show_spans(name: str, subject: subjects.Subject, options: argparse.Namespace
     """Run the campaign and print where its time went."""
     settings = subjects.image_settings(options.reference, options.inputs)
     faults = subjects.draw(subject.faults, options.faults, SEED)
+    setup = prepare(subject.model, settings)
+    assert (
+        setup.numerics
+    )  # which has searched for the layout, and keeps it: the search belongs to no campaign in particular
     with counted_runs() as in_runtime:
         ran = subjects.campaign(subject.model, faults, folder / "run", settings, workers=0)
     spans: dict[str, float] = ran.golden["seconds"]
-    spans = {"faults, audit": spans.pop("faults") + spans.pop("audit") + spans.pop("start"), **spans}
-    in_runtime["faults, audit"] = in_runtime.pop("faults")  # the audit runs faults too
+    spans = {"faults, audit, start": sum(spans.pop(name) for name in ("faults", "audit", "start")), **spans}
+    in_runtime["faults, audit, start"] = in_runtime.pop("faults")  # the audit runs faults too
     rest = ran.seconds - sum(spans.values())
     print(f"\n{name}, {len(faults)} faults x {options.inputs} inputs, {ran.seconds:.1f} s, {ran.layout} layout\n")
     print("| span | s | share of the campaign | in ONNX Runtime s | share of the span |\n|---|---|---|---|---|")
@@ -77,23 +81,24 @@ def show_spans(name: str, subject: subjects.Subject, options: argparse.Namespace
         inside = sum(in_runtime.values()) if span == "all" else in_runtime[span if span in spans else "clean run"]
         share = f"{inside / total:.0%}" if total else ""
         print(f"| {span} | {total:.2f} | {total / ran.seconds:.0%} | {inside:.2f} | {share} |")
-    return prepare(subject.model, settings)
+    return setup
 
 
 def profiled_share(model: Model, numerics: Numerics, output: str, batch: np.ndarray[Any, Any]) -> float:
     """Return the share of a run that the runtime's profile counts as kernels."""
-    made, folder = session._options, tempfile.mkdtemp()
+    made = session._options
 
     def profiling(numerics: Numerics) -> Any:
         options = made(numerics)
         options.enable_profiling, options.profile_file_prefix = True, f"{folder}/profile"
         return options
 
-    with mock.patch.object(session, "_options", profiling):
-        loaded = open_session(model, numerics, output)
-    for _ in range(BATCHES):
-        loaded.run(batch)
-    events = json.loads(Path(loaded.handle.end_profiling()).read_text())
+    with tempfile.TemporaryDirectory() as folder:
+        with mock.patch.object(session, "_options", profiling):
+            loaded = open_session(model, numerics, output)
+        for _ in range(BATCHES):
+            loaded.run(batch)
+        events = json.loads(Path(loaded.handle.end_profiling()).read_text())
     kernels = sum(event["dur"] for event in events if event["name"].endswith("_kernel_time"))
     return float(kernels / sum(event["dur"] for event in events if event["name"] == "model_run"))
 

@@ -5,15 +5,13 @@ import csv
 import json
 import os
 import random
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
-from unittest import mock
 
 import numpy as np
 
@@ -27,8 +25,6 @@ from bitswap_onnx.faults.fault import Fault, Injection
 from bitswap_onnx.faults.fault_list import read_fault_list, write_fault_list
 from bitswap_onnx.graph.sites import NeuronSite
 from bitswap_onnx.models import zoo
-from bitswap_onnx.runtime.messages import Result, Unit
-from bitswap_onnx.runtime.pool import Pool
 from bitswap_onnx.runtime.session import machine_name, versions
 
 if TYPE_CHECKING:  # machines that run packed subjects have no PyTorch
@@ -141,21 +137,12 @@ def draw_neurons(
     return found
 
 
-@dataclass(frozen=True)
-class Ran:
-    """One unit that a worker ran: its injections, the null control included as one, times its inputs."""
-
-    inferences: int
-    seconds: float
-
-
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """A finished campaign: its wall time, everything included, its files, and the units that ran, the audit's too."""
+    """A finished campaign: its wall time, everything included, and its files."""
 
     run: Path
     seconds: float
-    units: list[Ran]
 
     @property
     def layout(self) -> str:
@@ -179,10 +166,6 @@ class Measured:
         with (self.run / "results.csv").open(newline="") as file:
             return {row["Injection"]: int(row["critical"]) for row in csv.DictReader(file) if row["critical"]}
 
-    def seconds_per_inference(self) -> float:
-        """What an inference takes a worker, null controls counted; starting the workers is left out."""
-        return sum(unit.seconds for unit in self.units) / sum(unit.inferences for unit in self.units)
-
 
 def campaign(
     model: Path,
@@ -196,22 +179,8 @@ def campaign(
     audit: Audit = DEFAULT_AUDIT,
     save_outputs: bool = False,
 ) -> Measured:
-    """Run a campaign, and keep of each unit what its worker said."""
-    units: list[Ran] = []
-
-    class Listening(Pool):
-        def run(self, take: Callable[[int], Unit | None], stop: threading.Event) -> Iterator[tuple[Unit, Result]]:
-            for unit, result in super().run(take, stop):
-                work = unit.work
-                runs = sum(len(part.positions) + part.control for part in work.parts)
-                units.append(Ran(runs * len(work.chunk), result.seconds))
-                yield unit, result
-
+    """Run a campaign in this process and workers of its own."""
+    options = RunOptions(run=run, engine=engine, workers=workers, memory=memory, audit=audit, save_outputs=save_outputs)
     start = time.perf_counter()
-    with mock.patch("bitswap_onnx.campaign.workers.Pool", Listening):
-        run_campaign(
-            prepare(model, settings),
-            faults,
-            RunOptions(run=run, engine=engine, workers=workers, memory=memory, audit=audit, save_outputs=save_outputs),
-        )
-    return Measured(run, time.perf_counter() - start, units)
+    run_campaign(prepare(model, settings), faults, options)
+    return Measured(run, time.perf_counter() - start)

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from bitswap_onnx.campaign import options as options_module
+from bitswap_onnx.campaign.executor import Executor
 from bitswap_onnx.campaign.plan import check_list
 from bitswap_onnx.errors import FaultListError, RunError
 from bitswap_onnx.faults.fault import Fault, Injection
@@ -53,6 +55,24 @@ def test_they_start_together_before_the_list_is_read(
 def test_workers_that_got_no_unit_end(model: Path, tmp_path: Path, started: list[subprocess.Popen[bytes]]) -> None:
     run(model, tmp_path / "run", [FIRST], workers=3)
     assert len(started) == 3
+    assert ended(started)
+
+
+def test_workers_without_memory_end_before_the_campaign_runs(
+    model: Path, tmp_path: Path, started: list[subprocess.Popen[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They were started ahead, when the memory that the model takes was not known."""
+    alive: list[int] = []
+
+    def watched(self: Executor, **options: Any) -> None:
+        alive.append(sum(process.returncode is None for process in started))
+        execute(self, **options)
+
+    execute = Executor.run
+    monkeypatch.setattr(Executor, "run", watched)
+    monkeypatch.setattr(options_module, "cores", lambda: 3)
+    run(model, tmp_path / "run", workers=None, memory=1 << 20)
+    assert (len(started), alive) == (3, [1])
     assert ended(started)
 
 

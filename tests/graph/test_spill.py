@@ -56,6 +56,25 @@ def test_without_space_the_model_stays(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.usefixtures("everything_is_large")
+def test_without_a_temporary_folder_the_model_stays(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    model = from_proto(cnn())
+    assert spilled(model) is model
+
+
+@pytest.mark.usefixtures("everything_is_large")
+def test_an_interrupt_leaves_no_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(Path, "write_bytes", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        spilled(from_proto(cnn()))
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_campaign_counts_the_same(workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = save(cnn(), tmp_path / "cnn.onnx")

@@ -15,6 +15,8 @@ from bitswap_onnx.runtime import chain
 from bitswap_onnx.runtime.chain import Chain, decode_plan, encode_plan
 from bitswap_onnx.runtime.lanes import flat
 from bitswap_onnx.runtime.session import Numerics, open_session
+from bitswap_onnx.runtime.submodel import open_part
+from tests.builders import build
 from tests.networks import MODELS, WITH_SEQUENCES, dags
 from tests.runtime.chains import COUNT, chain_of
 from tests.runtime.engines import NUMERICS, PLAIN
@@ -108,3 +110,17 @@ def test_a_sub_model_that_rounds_otherwise_is_not_used(monkeypatch: pytest.Monke
     made.direct_memory = 1 << 30
     scores_of(made, x)
     assert not made._direct
+
+
+@pytest.mark.parametrize("operator", ["Div", "Mul"])
+def test_images_that_enter_in_blocked_layout_keep_the_sign_of_zero_where_it_matters(operator: str) -> None:
+    """1 / -0 is -Inf. (A product of the same numbers may lose the sign.)"""
+    body = f"""net (float[N, 16, 4, 4] x) => (float[N, 16, 4, 4] y) {{
+        a = {operator} (one, x)
+        y = Conv <kernel_shape = [1, 1], group = 16> (a, "c.weight")
+    }}"""
+    model = from_proto(build(body, one=np.ones(1, np.float32), c__weight=np.ones((16, 1, 1, 1), np.float32)))
+    x = np.full((4, 16, 4, 4), -0.0, np.float32)
+    numerics = Numerics(batch_size=4, layout="blocked")
+    (plain,), (blocked,) = (open_part(model, numerics, blocked).run({"x": x}) for blocked in (False, True))
+    np.testing.assert_array_equal(plain, blocked)

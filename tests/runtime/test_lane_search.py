@@ -4,10 +4,11 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from bitswap_onnx.runtime.lane_cache import LaneCache
-from bitswap_onnx.runtime.model_lanes import StagesLane, WholeLane
+from bitswap_onnx.runtime.model_lanes import FaultyModel, StagesLane, WholeLane
 from bitswap_onnx.runtime.packed import PackedLane
 from bitswap_onnx.runtime.probe import Probe
 from tests.builders import cnn
@@ -55,6 +56,25 @@ def test_a_path_that_is_given_up_runs_as_whole_models() -> None:
     engine.give_up(path)
     assert engine.lane_kind(path) == "whole"
     assert_equal(reference, engine, [path])
+
+
+@pytest.mark.usefixtures("divided")
+def test_stages_that_are_loaded_together_have_a_control(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are another sub-model than the stages of the chain, which may round otherwise."""
+    path = ("w.weight",)
+    _, engine = engines(MODELS["shared"])
+    lane, inputs = engine.lane(path), len(engine.inputs)
+    assert isinstance(lane, StagesLane)
+    assert lane.last - lane.first > 1
+    assert engine.control(path, 0, inputs) == inputs
+    run = FaultyModel.run
+
+    def rounded(self: FaultyModel, *arguments: Any) -> Any:
+        for start, rows, made in run(self, *arguments):
+            yield start, rows, [np.nextafter(array, np.float32(9)) for array in made]
+
+    monkeypatch.setattr(FaultyModel, "run", rounded)
+    assert engine.control(path, 0, inputs) == 0
 
 
 @pytest.mark.usefixtures("either_way")

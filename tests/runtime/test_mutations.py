@@ -184,8 +184,8 @@ def stale_block(patch: Patch) -> None:
     """The whole block stays, its golden scores included, so that it agrees with itself."""
     make, kept = IncrementalEngine._make_block, dict[int, GoldenBlock]()
 
-    def remembered(self: IncrementalEngine, chain: Any, inputs: Any, *others: Any) -> GoldenBlock:
-        return kept.setdefault(len(inputs), make(self, chain, inputs, *others))
+    def remembered(self: IncrementalEngine, first: int, stop: int) -> GoldenBlock:
+        return kept.setdefault(stop - first, make(self, first, stop))
 
     patch.setattr(IncrementalEngine, "_make_block", remembered)
 

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from bitswap_onnx.graph.model import from_proto
 from bitswap_onnx.graph.signature import ModelInput
-from bitswap_onnx.runtime import chain, incremental, layout, verdicts
+from bitswap_onnx.runtime import chain, lane_search, layout, verdicts
 from bitswap_onnx.runtime.chain import ChainPlan
+from bitswap_onnx.runtime.failures import failure
 from bitswap_onnx.runtime.layout import choose_layout
 from bitswap_onnx.runtime.probe import Probe
 from bitswap_onnx.runtime.session import Numerics
@@ -63,6 +64,29 @@ def test_another_runtime_is_another_verdict(monkeypatch: pytest.MonkeyPatch) -> 
     verdicts.kept_verdict({"model": "a"}, lambda: 1)
     monkeypatch.setattr(verdicts, "versions", lambda: {"onnxruntime": "0"})
     assert verdicts.kept_verdict({"model": "a"}, lambda: 2) == 2
+
+
+@pytest.mark.usefixtures("folder")
+def test_what_failed_for_want_of_memory_is_found_again() -> None:
+    """A trial swallows the runtime's errors; the next campaign may have the memory."""
+
+    def short() -> bool:
+        failure("cannot run a part of the model", RuntimeError("Failed to allocate memory for requested buffer"))
+        return False
+
+    assert verdicts.kept_verdict({"model": "a"}, short) is False
+    assert verdicts.kept_verdict({"model": "a"}, lambda: True) is True
+    assert verdicts.kept_verdict({"model": "a"}, never) is True
+
+
+def test_a_user_without_a_home_keeps_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in (verdicts.FOLDER_VARIABLE, "LOCALAPPDATA", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    assert [verdicts.kept_verdict({"model": "a"}, iter(pair).__next__) for pair in ([1], [2])] == [1, 2]
 
 
 @pytest.mark.usefixtures("folder", "divided")
@@ -120,7 +144,7 @@ def test_a_chain_is_kept_for_its_inputs(monkeypatch: pytest.MonkeyPatch) -> None
         found.append(made.count)
         return made
 
-    monkeypatch.setattr(incremental, "find_chain", watched)
+    monkeypatch.setattr(lane_search, "find_chain", watched)
     counts = [engines(cnn(), inputs=images(seed))[1].chain.count for seed in (0, 0, 1)]
     assert found == [counts[0], counts[2]]
     assert min(counts) > 1
