@@ -96,7 +96,13 @@ class Executor:
         store = self.store
         store.begin_injections(self._engine == "incremental")
         self._paths, self._lane_kinds = store.paths(), store.lanes or {}
-        schedule = Schedule(lots, self.workers.count, largest=_largest_unit(store, lots))
+        schedule = Schedule(
+            lots,
+            self.workers.count,
+            largest=_largest_unit(store, lots),
+            batch_size=self.setup.batch_size,
+            clean_seconds=self.setup.clean_run(self.stop).seconds_per_input,
+        )
         done, inferences, critical = _tally(store)
         total, injections = done + sum(len(lot.positions) for lot in lots), store.injections
         for unit, result in pool.run(lambda worker: self._unit(schedule.take(worker)), self.stop):

@@ -13,6 +13,9 @@ from bitswap_onnx.runtime.messages import PathWork, Work
 #: Approximate seconds of a unit. A stopped campaign waits for the units that have begun.
 UNIT_SECONDS = 3.0
 
+#: Batches that a unit should fill, since its last one runs half empty, and how many times longer it may take for that.
+FULL_BATCHES, LONGEST_UNIT = 4, 4
+
 #: Number of faulty paths with several tensors or sites up to which a campaign keeps them apart.
 _WIDE_PATHS = 8
 
@@ -50,14 +53,17 @@ class Schedule:
 
     A worker stays with its chunk of inputs, since it holds the golden values of that chunk, and goes through the lots of the
     chunk in order. A worker without a chunk helps with the chunk that has most lots left. A unit takes lots until it is
-    likely to take ``unit_seconds``; it has at most ``largest`` injections, and towards the end a share of what is left, so
-    that workers end together.
+    likely to take ``unit_seconds``, or longer if it would not fill `FULL_BATCHES` of ``batch_size`` rows; it has at most
+    ``largest`` injections, and towards the end a share of what is left, so that workers end together. ``clean_seconds``: of
+    a clean inference, by which units are sized before any has run; 0 if not known.
     """
 
     lots: Iterable[Lot]
     workers: int = 1
     unit_seconds: float = UNIT_SECONDS
     largest: int = LARGEST_UNIT
+    batch_size: int = 1
+    clean_seconds: float = 0.0
     _queues: dict[Chunk, deque[Lot]] = field(default_factory=dict)
     _begun: list[Lot] = field(default_factory=list)
     _current: dict[int, Lot] = field(default_factory=dict)
@@ -117,10 +123,14 @@ class Schedule:
 
     def _size(self, lot: Lot) -> int:
         """Return how many injections of a lot make a unit of the wanted time."""
-        known = self._seconds.get(lot.path) or max(self._seconds.values(), default=None)
-        if known is None:
-            return min(FIRST_UNIT, self.largest)
-        return min(max(int(self.unit_seconds / max(known * len(lot.chunk), 1e-9)), 1), self.largest)
+        known = self._seconds.get(lot.path, max(self._seconds.values(), default=None))
+        largest = min(FIRST_UNIT, self.largest) if known is None else self.largest
+        each = len(lot.chunk) * (self.clean_seconds if known is None else known)
+        in_time = int(self.unit_seconds / max(each, 1e-9))
+        if in_time >= largest:
+            return largest
+        filling = -(-FULL_BATCHES * self.batch_size // len(lot.chunk))
+        return max(1, in_time, min(filling, int(LONGEST_UNIT * self.unit_seconds / each), largest))
 
     def _next(self, worker: int) -> Lot | None:
         """Return the worker's lot, or a new one: of its chunk, else of one that no worker has, else of the fullest one."""

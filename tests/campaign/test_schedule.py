@@ -102,6 +102,19 @@ def test_units_grow_and_shrink_with_the_time_they_take() -> None:
     assert [*sizes, len(last.parts[0].positions)] == [FIRST_UNIT, 1000, 10, 1, LARGEST_UNIT]
 
 
+def test_the_first_unit_of_a_slow_model_is_short() -> None:
+    """Before anything has run, an injection is taken to cost a clean run of the model over the chunk, 8 inputs here."""
+    first = [Schedule(lots(5000, parts=1), clean_seconds=seconds).take(0) for seconds in (0.001, 0.05, 0.2, 9.0)]
+    assert [handed_out(work) for work in first] == [[(0, FIRST_UNIT)], [(0, 7)], [(0, 1)], [(0, 1)]]
+
+
+def test_units_of_slow_injections_fill_some_batches() -> None:
+    """Four of 16 rows are filled by 8 injections over 8 inputs, unless these take four times as long as a unit should."""
+    for each, expected in ((0.2, 15), (0.5, 8), (1.4, 8), (2.0, 6), (20.0, 1)):
+        schedule = Schedule(lots(5000, parts=1), batch_size=16, clean_seconds=each / 8)
+        assert handed_out(schedule.take(0)) == [(0, expected)]
+
+
 def test_what_is_done_is_not_handed_out_again() -> None:
     part = chunks(8, 8)
     queue: Queue = {None: {0: np.arange(5), 1: np.arange(5, 7)}}
