@@ -1,7 +1,8 @@
 """Read and write fault lists as CSV, one injection at a time, so that memory does not limit a list's length.
 
 Three kinds of header are read. Ours and dnn-benchmarks': ``Injection,Layer,TensorIndex,Bit`` and optional columns, where
-``Index`` may stand for ``TensorIndex``. tf_injector's: ``inj_id,target_layer,layer_weigths,bit_pos``, spelt so; its
+``Index`` may stand for ``TensorIndex``. Names of columns may be written in any case; cells may be separated by semicolons
+or tabs. tf_injector's: ``inj_id,target_layer,layer_weigths,bit_pos``, spelt so; its
 first row may be ``GOLDEN``. SFIadvancedmodels' for neurons: ``Injection,LayerName,LayerIndex,FeatureMapIndex,Value``; a
 row sets one or several elements of a layer's output to a value for every input. Other columns are ignored, so results
 files are lists too. Every error names file and line.
@@ -18,7 +19,7 @@ from typing import TextIO
 from bitswap_onnx.errors import FaultListError
 from bitswap_onnx.faults.csv_rows import read_rows
 from bitswap_onnx.faults.fault import Fault, Injection, Kind
-from bitswap_onnx.faults.fault_row import OPTIONAL_COLUMNS, REQUIRED_COLUMNS, SFI_NEURONS, Columns, parse_row
+from bitswap_onnx.faults.fault_row import OPTIONAL_COLUMNS, REQUIRED_COLUMNS, Columns, parse_row
 from bitswap_onnx.files import replacing
 
 
@@ -33,7 +34,9 @@ class FaultList:
             with self.path.open(encoding="utf-8-sig", newline="") as file:
                 yield from _injections(self.path.name, file)
         except UnicodeDecodeError as error:
-            raise FaultListError(f"{self.path}: expected UTF-8 text, found {error.reason}; save it as UTF-8") from None
+            is_model = self.path.suffix.lower() == ".onnx"
+            advice = "it is a model: the model comes first, then the list" if is_model else "save it as UTF-8"
+            raise FaultListError(f"{self.path}: expected UTF-8 text, found {error.reason}; {advice}") from None
         except OSError as error:
             raise FaultListError(f"{self.path}: cannot read the fault list: {error.strerror}") from None
 
@@ -41,8 +44,8 @@ class FaultList:
     def may_have_neurons(self) -> bool:
         """Whether the header has a column that only neuron faults need."""
         with self.path.open(encoding="utf-8-sig", newline="") as file:
-            names = {name.strip() for _, header in islice(read_rows(self.path.name, file), 1) for name in header}
-        return bool(names & {"Site", SFI_NEURONS[2]})
+            headers = islice(read_rows(self.path.name, file), 1)
+            return any(Columns(header, self.path.name).has_sites for _, header in headers)
 
 
 def read_fault_list(path: str | Path) -> FaultList:

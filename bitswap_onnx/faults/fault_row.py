@@ -17,23 +17,43 @@ SFI_NEURONS = ("Injection", "LayerName", "FeatureMapIndex", "Value")
 
 _INDEX = re.compile(r"[(\[ ]*((?:[0-9]{1,18}(?:\s*,\s*[0-9]{1,18})*\s*,?)?)\s*[)\]]?")
 _INTEGER = re.compile(r"[0-9]{1,9}")
+#: Numbers that a table with empty cells makes of whole ones, and that NumPy 2 makes of its own.
+_WHOLE_FLOAT, _NUMPY_INTEGER = (
+    re.compile(r"([0-9]{1,9})\.0*"),
+    re.compile(r"(?:np\.|numpy\.)?u?int\d{0,2}\(([0-9]{1,18})\)"),
+)
+#: What tables write into empty cells.
+_EMPTY = frozenset(("nan", "none", "null", "<na>"))
 _TUPLE = re.compile(r"\([^()]*\)")
 _KINDS = {kind.value: kind for kind in Kind}
 _SITES = {site.value: site for site in Site}
 
 
+def _folded(name: str) -> str:
+    """Return a column's name without what people write in different ways."""
+    return re.sub(r"[\s_-]", "", name.casefold())
+
+
+_COLUMNS = {_folded(name): name for name in (*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS, *TF_INJECTOR, *SFI_NEURONS)}
+
+
+def _filled(text: str) -> str:
+    """Return a cell, empty if a table wrote there that it is."""
+    return "" if text.casefold() in _EMPTY else text
+
+
 class Columns:
     """The positions of one file's columns; an absent optional column reads as an empty cell.
 
-    ``neurons``: the file is a neuron list of SFIadvancedmodels. ``golden_row``: its first row may be ``GOLDEN``, as in
-    tf_injector's files. Raises FaultListError for a header that lacks a column, has one twice, or writes an optional
-    column in another way (``kind``, ``_Value``).
+    Names may be written in any case, and with blanks, ``_`` or ``-`` (``tensor_index``). ``neurons``: the file is a neuron
+    list of SFIadvancedmodels. ``golden_row``: its first row may be ``GOLDEN``, as in tf_injector's files. Raises
+    FaultListError for a header that lacks a column or has one twice.
     """
 
     def __init__(self, header: list[str], source: str) -> None:
-        names = [name.strip() for name in header]
+        names = [_COLUMNS.get(_folded(name), name.strip()) for name in header]
         if "TensorIndex" not in names:
-            names = ["TensorIndex" if name == "Index" else name for name in names]
+            names = ["TensorIndex" if _folded(name) == "index" else name for name in names]
         dialects = ((TF_INJECTOR, TF_INJECTOR[0]), (SFI_NEURONS, SFI_NEURONS[2]))
         required = next((columns for columns, mark in dialects if mark in names), REQUIRED_COLUMNS)
         missing = [name for name in required if name not in names]
@@ -44,11 +64,6 @@ class Columns:
                 f"missing {', '.join(missing)}, found {found!r}"
             )
         self.neurons = required is SFI_NEURONS
-        known = {name.casefold(): name for name in (*required, *OPTIONAL_COLUMNS)}
-        for name in names:
-            meant = known.get(re.sub(r"[\s_-]", "", name.casefold()), name)
-            if meant != name and meant in OPTIONAL_COLUMNS:
-                raise FaultListError(f"{source}:1: column {name!r} would be ignored; write it {meant}")
         doubled = sorted({name for name in names if name in (*required, *OPTIONAL_COLUMNS) and names.count(name) > 1})
         if doubled:
             raise FaultListError(f"{source}:1: column {doubled[0]} stands twice in the header; keep one")
@@ -67,7 +82,16 @@ class Columns:
             raise FaultListError(f"{where}: expected a layer name, found an empty cell")
         required = [row[i].strip() for i in self.required]
         optional = ["" if i is None or i >= len(row) else row[i].strip() for i in self.optional]
-        return required, optional
+        if not self.neurons:
+            required[3] = _filled(required[3])
+        return required, [
+            text if name == "Value" else _filled(text) for name, text in zip(OPTIONAL_COLUMNS, optional, strict=True)
+        ]
+
+    @property
+    def has_sites(self) -> bool:
+        """Whether a column has what only neuron faults need."""
+        return self.neurons or self.optional[OPTIONAL_COLUMNS.index("Site")] is not None
 
 
 def parse_row(row: list[str], columns: Columns, where: str) -> Iterable[tuple[str, Fault]]:
@@ -135,9 +159,17 @@ def _site(text: str, where: str) -> Site | None:
 def _input(text: str, where: str) -> int | None:
     if text in ("", "all"):
         return None
-    if not _INTEGER.fullmatch(text):
+    number = _whole(text)
+    if number is None:
         raise FaultListError(f"{where}: Input {text[:40]!r} is neither all nor the number of an input, from 0")
-    return int(text)
+    return number
+
+
+def _whole(text: str) -> int | None:
+    """Return a whole number, which may be written as 30 or 30.0; None for anything else."""
+    match = _WHOLE_FLOAT.fullmatch(text)
+    text = match[1] if match else text
+    return int(text) if _INTEGER.fullmatch(text) else None
 
 
 def _kind(text: str, where: str) -> Kind:
@@ -149,10 +181,13 @@ def _kind(text: str, where: str) -> Kind:
 
 
 def _index(text: str, where: str) -> tuple[int, ...]:
+    text = _NUMPY_INTEGER.sub(r"\1", text)
     match = _INDEX.fullmatch(text)
     brackets = [character for character in (text[:1], text[-1:]) if character in "([)]"]
     if match is None or not text or "".join(brackets) not in ("", "()", "[]"):
-        raise FaultListError(f'{where}: TensorIndex {text[:40]!r} is no index like "(3, 0, 2, 1)"')
+        cut = text[:1] in ("(", "[") and text[-1:] not in (")", "]")
+        advice = "; it ends at a comma: put it in quotes" if cut else ""
+        raise FaultListError(f'{where}: TensorIndex {text[:40]!r} is no index like "(3, 0, 2, 1)"{advice}')
     return tuple(int(part) for part in match[1].split(",") if part.strip())
 
 
@@ -161,14 +196,17 @@ def _bit(text: str, kind: Kind, where: str) -> int | None:
         if text:
             raise FaultListError(f"{where}: a {kind} fault takes a Value and no Bit, found Bit {text!r}")
         return None
-    if not _INTEGER.fullmatch(text):
-        raise FaultListError(f"{where}: Bit {text!r} is no bit number (0 is the least significant)")
-    return int(text)
+    number = _whole(text)
+    if number is None:
+        several = len(re.findall("[0-9]+", text)) > 1 and re.fullmatch(r"[0-9\s,;:|()\[\]+-]+", text)
+        advice = "; write a row for each bit, one below the other with the same Injection" if several else ""
+        raise FaultListError(f"{where}: Bit {text!r} is no bit number (0 is the least significant){advice}")
+    return number
 
 
 def _value(text: str, kind: Kind, where: str) -> str | None:
     if kind in BIT_KINDS:
-        if text:
+        if _filled(text):
             raise FaultListError(f"{where}: a {kind} fault takes a Bit and no Value, found Value {text!r}")
         return None
     if kind is Kind.MASK and parse_pattern(text) is None:

@@ -24,6 +24,22 @@ MAX_IR_VERSION = 13
 METADATA_KEY = "bitswap_onnx"
 
 
+_TORCH = "`bitswap-onnx export torch` makes an ONNX file of a PyTorch module, a pickled one or a .pt2"
+_CHECKPOINT = f"{_TORCH}, with a checkpoint as its `weights`"
+_KERAS_MODEL = "`bitswap-onnx export keras` makes an ONNX file of it"
+
+#: What to do about files that are given in place of a model, by their suffix.
+_OTHER_FILES = {
+    **dict.fromkeys((".pt", ".pth", ".ckpt", ".bin", ".safetensors"), _CHECKPOINT),
+    ".pt2": _TORCH,
+    **dict.fromkeys((".keras", ".h5", ".hdf5"), _KERAS_MODEL),
+    "SavedModel": f"no command takes a SavedModel: save the model with model.save as .keras; then {_KERAS_MODEL}",
+    ".tflite": f"no command takes a .tflite: of the Keras model that it was made from, {_KERAS_MODEL}",
+    **dict.fromkeys((".csv", ".tsv"), "it looks like a fault list: the model comes first, then the list"),
+    **dict.fromkeys((".npz", ".npy"), "it looks like a dataset: `data` takes it"),
+}
+
+
 @dataclass(frozen=True, eq=False)
 class Model:
     """An ONNX model: its protobuf, which is never changed after loading, and its ``name``.
@@ -70,6 +86,12 @@ class Model:
         return read_tensor(stored_tensors(self.proto)[key], self.folder)
 
 
+def _advice(path: Path) -> str:
+    """Return what to do about a file of another kind, as the end of a message."""
+    kind = "SavedModel" if (path / "saved_model.pb").is_file() else path.suffix.lower()
+    return f"; {_OTHER_FILES[kind]}" if kind in _OTHER_FILES and path.exists() else ""
+
+
 def load_model(path: str | Path) -> Model:
     """Load and check an ONNX file.
 
@@ -81,11 +103,11 @@ def load_model(path: str | Path) -> Model:
         content = path.read_bytes()
         proto = onnx.ModelProto.FromString(content)
     except OSError as error:
-        raise ModelError(f"{path}: cannot read the model: {error.strerror}") from None
+        raise ModelError(f"{path}: cannot read the model: {error.strerror}{_advice(path)}") from None
     except DecodeError:
-        raise ModelError(f"{path}: not an ONNX model: the file cannot be decoded") from None
+        raise ModelError(f"{path}: not an ONNX model: the file cannot be decoded{_advice(path)}") from None
     if not proto.graph.node:
-        raise ModelError(f"{path}: not an ONNX model: it has no graph")
+        raise ModelError(f"{path}: not an ONNX model: it has no graph{_advice(path)}")
     _check_versions(proto, path)
     digest = hashlib.sha256(content)
     try:

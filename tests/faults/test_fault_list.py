@@ -37,6 +37,46 @@ def test_encodings_and_line_ends(tmp_path: Path, mark: bytes, ending: bytes, las
     assert read(tmp_path, mark + text) == [Injection("a", (Fault("größe", (1, 2), 3),))]
 
 
+def test_a_model_in_place_of_the_list(tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    path.write_bytes(b"\x08\x08\xff\xfe")
+    with pytest.raises(FaultListError, match="it is a model: the model comes first, then the list"):
+        read_fault_list(path)
+
+
+INDEX = "(3, 0, 2, 1)"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f'Injection,Layer,TensorIndex,Bit,Parameter\n0,conv1,"{INDEX}",30.0,\n',
+        f"\ufeffInjection;Layer;TensorIndex;Bit\r\n0;conv1;{INDEX};30\r\n",
+        f"Injection\tLayer\tTensorIndex\tBit\n0\tconv1\t{INDEX}\t30\n",
+        f'Injection, Layer, TensorIndex, Bit\n0, conv1, "{INDEX}", 30\n',
+        f'Injection,Layer,TensorIndex,Bit\n0,conv1,"{INDEX}" , "30"  \n',
+        f'INJECTION,layer,tensor_index,bit,KIND\n0,conv1,"{INDEX}",30,flip\n',
+        f'injection,layer,index,bit\n0,conv1,"{INDEX}",30\n',
+        f'Injection,Layer,TensorIndex,Bit,Parameter,Kind,Value,Site,Input\n0,conv1,"{INDEX}",30,nan,NaN,nan,None,<NA>\n',
+        'Injection,Layer,TensorIndex,Bit\n0,conv1,"(np.int64(3), np.int64(0), np.int64(2), np.int64(1))",30\n',
+        'Injection,Layer,TensorIndex,Bit\n0,conv1,"[int32(3), numpy.uint8(0), 2, 1]",30\n',
+    ],
+    ids=["float", "semicolons", "tabs", "blanks", "blanks behind", "cases", "lower", "nan", "numpy", "more of numpy"],
+)
+def test_lists_as_tables_and_spreadsheets_write_them(tmp_path: Path, text: str) -> None:
+    assert read(tmp_path, text) == [Injection("0", (Fault("conv1", (3, 0, 2, 1), 30),))]
+
+
+def test_a_table_with_floats_and_empty_cells(tmp_path: Path) -> None:
+    """A column with an empty cell is one of floats; NaN as a value to set is no empty cell."""
+    rows = 'a,conv1,"(0, 1)",30.0,nan,\nb,conv1,"(0, 2)",nan,set,0.5\nc,conv1,"(0, 3)",,set,nan\n'
+    assert read(tmp_path, "Injection,Layer,TensorIndex,Bit,Kind,Value\n" + rows) == [
+        Injection("a", (Fault("conv1", (0, 1), 30),)),
+        Injection("b", (Fault("conv1", (0, 2), None, Kind.SET, "0.5"),)),
+        Injection("c", (Fault("conv1", (0, 3), None, Kind.SET, "nan"),)),
+    ]
+
+
 def test_results_of_other_tools_are_lists(tmp_path: Path) -> None:
     benchmark = (
         'Injection,Layer,TensorIndex,Bit,n_injections,masked,non_critical,critical\n7,conv1,"(0, 1)",2,10,1,2,7\n'
@@ -80,7 +120,7 @@ ROW = '0,conv1,"(0, 1)",2'
         (HEADER, r"faults.csv: the fault list has a header but no rows"),
         (
             "a;b;c\n1;2;3\n",
-            r"faults.csv:1: expected a header .* missing Injection, Layer, TensorIndex, Bit, found 'a;b;c'",
+            r"faults.csv:1: expected a header .* missing Injection, Layer, TensorIndex, Bit, found 'a,b,c'",
         ),
         ("Injection,Layer,Bit\n1,2,3\n", r"faults.csv:1: .* missing TensorIndex"),
         ("Injection,Layer,TensorIndex,Bit,Bit\n0,a,(0),1,1\n", r"faults.csv:1: column Bit stands twice"),
@@ -90,7 +130,15 @@ ROW = '0,conv1,"(0, 1)",2'
         (HEADER + '0,conv1,",",2\n', r"faults.csv:2: TensorIndex ','"),
         (HEADER + f'0,conv1,"({"9" * 5000})",2\n', r"faults.csv:2: TensorIndex '\(9999"),
         (HEADER + '0,conv1,"(0, -1)",2\n', r"faults.csv:2: TensorIndex '\(0, -1\)'"),
-        (HEADER + '0,conv1,"(0, 1)",2.0\n', r"faults.csv:2: Bit '2.0' is no bit number"),
+        (HEADER + '0,conv1,"(0, 1)",2.5\n', r"faults.csv:2: Bit '2.5' is no bit number"),
+        (HEADER + '0,conv1,"(0, 1)",nan\n', r"faults.csv:2: Bit '' is no bit number"),
+        (
+            HEADER + '0,conv1,"(0, 1)","30,3"\n',
+            r"faults.csv:2: Bit '30,3' .* write a row for each bit, one below the other",
+        ),
+        (HEADER + '0,conv1,"(0, 1)",[30 3]\n', r"faults.csv:2: Bit '\[30 3\]' .* write a row for each bit"),
+        (HEADER + "0,conv1,(0, 1),2\n", r"faults.csv:2: TensorIndex '\(0' is no index .* put it in quotes"),
+        ("Injection,Layer,TensorIndex,Bit,bit\n0,a,(0),1,1\n", r"faults.csv:1: column Bit stands twice"),
         (HEADER + '0,conv1,"(0, 1)",\n', r"faults.csv:2: Bit '' is no bit number"),
         (HEADER + '0,,"(0, 1)",2\n', r"faults.csv:2: expected a layer name"),
         (HEADER + '../x,conv1,"(0, 1)",2\n', r"faults.csv:2: expected an injection id .* found '../x'"),

@@ -92,15 +92,13 @@ def test_rows_of_sfiadvancedmodels(row: str, faults: list[Fault], tmp_path: Path
             "Injection,Layer,Site,Index,Bit,Input\n0,conv1,output,0,3,-1",
             "f.csv:2: Input '-1' is neither all nor the number of an input, from 0",
         ),
-        ("Injection,Layer,Site,Index,Bit,Input\n0,conv1,output,0,3,1.0", "f.csv:2: Input '1.0' is neither"),
+        ("Injection,Layer,Site,Index,Bit,Input\n0,conv1,output,0,3,1.5", "f.csv:2: Input '1.5' is neither"),
+        ("Injection,Layer,Site,Index,Bit,Input\n0,conv1,output,0,3,1.0", None),
         (
             "Injection,Layer,Site,Index,Bit,Parameter\n0,conv1,output,0,3,bias",
             r"f.csv:2: a neuron \(Site output\) has no Parameter, found 'bias'",
         ),
-        (
-            "Injection,Layer,site,Index,Bit\n0,conv1,output,0,3",
-            "f.csv:1: column 'site' would be ignored; write it Site",
-        ),
+        ("Injection,Layer,site,Index,Bit\n0,conv1,output,0,3", None),
         ("Injection,Layer,Site,Index,Bit,Site\n0,c,output,0,3,", "f.csv:1: column Site stands twice"),
         ("Injection,Layer,Site,Index,TensorIndex,Bit,inputs\n0,c,output,0,3,3,3", None),
     ],

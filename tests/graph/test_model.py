@@ -76,6 +76,34 @@ def test_what_is_no_model(tmp_path: Path, case: str, message: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "net.pt",
+            "`bitswap-onnx export torch` makes an ONNX file of a PyTorch module, .* with a checkpoint as its `weights`",
+        ),
+        ("net.safetensors", "with a checkpoint as its `weights`"),
+        ("net.pt2", "`bitswap-onnx export torch`"),
+        ("net.KERAS", "`bitswap-onnx export keras`"),
+        ("net.h5", "`bitswap-onnx export keras`"),
+        ("net.tflite", "no command takes a .tflite"),
+        ("faults.csv", "it looks like a fault list: the model comes first"),
+        ("data.npz", "it looks like a dataset: `data` takes it"),
+        ("saved", "no command takes a SavedModel"),
+    ],
+)
+def test_files_of_another_kind_are_told_where_they_belong(tmp_path: Path, name: str, message: str) -> None:
+    path = tmp_path / name
+    if path.suffix:
+        path.write_bytes(b"PK\x03\x04 no model")
+    else:
+        path.mkdir()
+        (path / "saved_model.pb").touch()
+    with pytest.raises(ModelError, match=message):
+        load_model(path)
+
+
+@pytest.mark.parametrize(
     ("location", "length", "message"),
     [
         ("gone.bin", None, "the external data of tensor W is missing: expected gone.bin beside it"),
