@@ -15,6 +15,7 @@ from rich.table import Table
 from bitswap_onnx.campaign.options import OnProgress, Progress
 from bitswap_onnx.cli.option_names import in_options
 from bitswap_onnx.errors import amount
+from bitswap_onnx.graph.coverage import Coverage
 from bitswap_onnx.outcome import Counts
 
 if TYPE_CHECKING:
@@ -196,3 +197,10 @@ def _where_time_went(seconds: Mapping[str, float]) -> str:
 def _shares(counts: Counts) -> list[str]:
     inputs = counts["inputs"]
     return [share(counts[name], inputs) for name in ("masked", "non_critical", "critical", "critical_nonfinite")]
+
+
+def coverage_line(found: Coverage) -> str:
+    """Return which share of a model's stored bits a population covers, and what was left out, the most bits first."""
+    line = f"covers {share(found.covered, found.stored)} of the {found.stored:,} bits that the model stores"
+    parts = [f"{left.role} {left.dtype} {share(left.bits, found.stored)}" for left in found.left_out]
+    return line + (f"; left out: {', '.join(parts)}" if parts else "")

@@ -9,6 +9,7 @@ from bitswap_onnx.cli import console
 from bitswap_onnx.cli.options import BitsOption, Exclude, Kinds, Layers, ModelPath, Parameters, parse_kinds
 from bitswap_onnx.errors import BitswapError
 from bitswap_onnx.files import check_output
+from bitswap_onnx.graph.coverage import NO_TARGET, coverage
 from bitswap_onnx.graph.model import load_model
 from bitswap_onnx.sampling.design import ListDesign, design_path
 from bitswap_onnx.sampling.generate import generate_faults
@@ -62,7 +63,13 @@ def command(
     model: ModelPath,
     output: _Output,
     scheme: SchemeOption = "network",
-    number: Annotated[int | None, typer.Option(help="Injections per target, for --scheme per-target.")] = None,
+    number: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Injections to draw instead of what --margin asks for: in all, or of each layer, bit or target (--scheme).",
+        ),
+    ] = None,
     margin: _Margin = 0.01,
     confidence: Annotated[float, typer.Option(help="Confidence level of the margin.")] = 0.99,
     t: _T = None,
@@ -105,7 +112,12 @@ def command(
     inputs = [model, *loaded.data_files]
     check_output(output, inputs)
     check_output(design_path(output), inputs)
-    _print(generate_faults(loaded, request, output), output)
+    design = generate_faults(loaded, request, output)
+    _print(design, output)
+    found = coverage(loaded, {region.tensor: region.slots for region in design.regions})
+    console.out.print(console.coverage_line(found))
+    if any(left.role != NO_TARGET for left in found.left_out):
+        console.out.print("--parameters takes the roles of what was left out, --bits and --layers take the rest")
 
 
 def _print(design: ListDesign, path: Path) -> None:

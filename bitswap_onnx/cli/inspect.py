@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
@@ -11,6 +12,7 @@ from bitswap_onnx.cli.options import Json, ModelPath
 from bitswap_onnx.errors import amount
 from bitswap_onnx.faults.bits import FORMATS
 from bitswap_onnx.faults.fault import Site
+from bitswap_onnx.graph.coverage import coverage
 from bitswap_onnx.graph.model import load_model
 from bitswap_onnx.graph.resolve import Resolver
 from bitswap_onnx.graph.site_choice import select_sites
@@ -35,8 +37,10 @@ def command(
         _print_sites(Resolver(loaded).sites, layers, as_json)
         return
     rows = [_row(target) for target in select_targets(loaded, layers)]
+    covered = coverage(loaded, {row["tensor"]: row["bits"] for row in rows})
     if as_json:
-        typer.echo(json.dumps({"model": loaded.name, "sha256": loaded.sha256, "targets": rows}, indent=2))
+        listed = {"model": loaded.name, "sha256": loaded.sha256, "targets": rows, "coverage": asdict(covered)}
+        typer.echo(json.dumps(listed, indent=2))
         return
     tied = any(len(row["users"]) > 1 for row in rows)
     columns = ["Layer", "Parameter", "Role", "Shape", "Dtype", ">Bits"] + (["Shared by"] if tied else [])
@@ -47,6 +51,7 @@ def command(
         result.add_row(row["layer"], row["parameter"], row["role"], shape, row["dtype"], f"{row['bits']:,}", *shared)
     console.out.print(result)
     console.out.print(f"{amount(len(rows), 'target')}, {sum(row['bits'] for row in rows):,} bits")
+    console.out.print(console.coverage_line(covered))
 
 
 def _print_sites(sites: Sequence[NeuronSite], layers: str | None, as_json: bool) -> None:

@@ -23,7 +23,7 @@ from bitswap_onnx.faults.bits import FORMATS
 from bitswap_onnx.graph.model import Model
 from bitswap_onnx.graph.nodes import constant_tensor, node_label, subgraphs
 from bitswap_onnx.graph.roles import BN_PARAMETERS, BN_STATISTICS, PASS_THROUGH, SLOT_ROLES, STEERING
-from bitswap_onnx.graph.tensors import stored_tensors
+from bitswap_onnx.graph.tensors import dtype_name, stored_tensors
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +127,7 @@ def _matches(target: Target, pattern: str) -> bool:
 
 def _target(key: str, tensor: onnx.TensorProto, uses: list[_Use], named: dict[str, Any] | None) -> Target | None:
     """Return a tensor as a target, None if it is none; ``named`` is its entry in a converter's metadata."""
-    dtype = _dtype_name(tensor)
+    dtype = dtype_name(tensor)
     roles = [role for role in map(_slot_role, uses) if role]
     role = next((role for role in roles if role != "parameter"), roles[0] if roles else None)
     if dtype not in FORMATS or (named is None and not _carries_parameter(key, tensor, uses, role)):
@@ -143,7 +143,7 @@ def _carries_parameter(key: str, tensor: onnx.TensorProto, uses: list[_Use], rol
     """Whether a tensor without metadata is a parameter, no constant of the computation (a table, a bound, a factor)."""
     if role not in (None, "parameter"):
         return True
-    if not FORMATS[_dtype_name(tensor)].is_float or all(use.slot > 0 and use.op_type in STEERING for use in uses):
+    if not FORMATS[dtype_name(tensor)].is_float or all(use.slot > 0 and use.op_type in STEERING for use in uses):
         return False
     return tuple(tensor.dims) not in ((), (1,)) or _GENERATED.match(key) is None
 
@@ -183,10 +183,6 @@ def _names(key: str, uses: list[_Use], role: str | None) -> list[tuple[str, str]
 def _split(name: str) -> tuple[str, str] | None:
     match = _KERAS.fullmatch(name) or _DOTTED.fullmatch(name)
     return (match["layer"], match["leaf"]) if match else None
-
-
-def _dtype_name(tensor: onnx.TensorProto) -> str:
-    return onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).name
 
 
 def _graph_uses(

@@ -44,6 +44,11 @@ def is_external(tensor: onnx.TensorProto) -> bool:
     return tensor.data_location == onnx.TensorProto.EXTERNAL
 
 
+def dtype_name(tensor: onnx.TensorProto) -> str:
+    """Return the name that numpy or ml_dtypes gives the type of a tensor's elements."""
+    return onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).name
+
+
 def stored_bytes(tensor: onnx.TensorProto) -> int:
     """Return the bytes that a tensor's elements take; elements below one byte are packed."""
     dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)

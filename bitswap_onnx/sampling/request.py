@@ -13,12 +13,12 @@ from bitswap_onnx.sampling.strata import Pattern, Region
 SamplingScheme = Literal["network", "layer", "bit-layer", "data-aware", "exhaustive", "per-target"]
 Population = Literal["flips", "stuck_at"]
 
-#: Fields of a request that have no effect in a scheme.
-_IDLE = {
-    "data-aware": ("proportion",),
-    "exhaustive": ("margin", "confidence", "t", "proportion", "rounding", "population"),
-    "per-target": ("margin", "confidence", "t", "proportion", "rounding", "population"),
-}
+#: Fields of a request that sizes follow from, where these are not given; and those of a scheme that have no effect in it.
+_SIZING = ("margin", "confidence", "t", "proportion", "rounding", "population")
+_IDLE = {"data-aware": ("proportion",), "exhaustive": _SIZING}
+#: Schemes whose strata may have a given size.
+_NUMBERED = ("network", "layer", "bit-layer", "per-target")
+
 #: The name of a bit's stratum in each scheme; bits with the same name are one stratum.
 STRATUM_NAMES: dict[str, Callable[[Region, int], str]] = {
     "network": lambda region, bit: "network",
@@ -35,10 +35,11 @@ class SamplingRequest:
     """The list to draw: the options of ``faults generate``.
 
     A stratum gets as many injections as estimate a share of ``proportion`` p within ``margin`` e at ``confidence`` (or
-    at its normal quantile ``t``); data-aware sizes take p from the weights. ``number``: injections per target, only for
-    ``per-target``. ``population``: the number of faults per bit in the formula of sizes: ``flips`` counts 1,
-    ``stuck_at`` 2; None: the number of ``kinds``. ``layers``, ``exclude``, ``parameters``, ``bits``: filters of
-    `find_population`. Raises BitswapError for values outside their range, and for values that do not go together.
+    at its normal quantile ``t``); data-aware sizes take p from the weights. ``number``: injections per stratum instead: in
+    all (``network``), per layer, per bit of a layer, or ``per-target``, which has no other size. ``population``: the number
+    of faults per bit in the formula of sizes: ``flips`` counts 1, ``stuck_at`` 2; None: the number of ``kinds``. ``layers``,
+    ``exclude``, ``parameters``, ``bits``: filters of `find_population`. Raises BitswapError for values outside their range,
+    and for values that do not go together.
     """
 
     scheme: SamplingScheme = "network"
@@ -68,8 +69,10 @@ class SamplingRequest:
                 raise BitswapError(f"`{name}`: expected a number between 0 and 1, both excluded, found {value:g}")
         if self.t is not None and not 0 < self.t < math.inf:
             raise BitswapError(f"`t`: expected a positive number, found {self.t:g}")
-        if (self.scheme == "per-target") != (self.number is not None):
-            raise BitswapError("`number`: expected with `scheme` per-target, and only there: injections per target")
+        if self.number is not None and self.scheme not in _NUMBERED:
+            raise BitswapError(f"`number`: `scheme` {self.scheme} has its own sizes; leave it out")
+        if self.number is None and self.scheme == "per-target":
+            raise BitswapError("`number`: expected with `scheme` per-target: injections per target")
         if self.number is not None and self.number < 1:
             raise BitswapError(f"`number`: expected a positive number, found {self.number}")
         Pattern(self.kinds)  # raises for wrong kinds
@@ -92,6 +95,8 @@ class SamplingRequest:
 def refuse_idle(request: SamplingRequest) -> None:
     """Raise BitswapError for a field that was set and would have no effect on the list."""
     idle = dict.fromkeys(_IDLE.get(request.scheme, ()), f"`scheme` {request.scheme}")
+    if request.number is not None:
+        idle = dict.fromkeys(_SIZING, "`number`")
     if request.t is not None:
         idle = {"confidence": "`t`"} | idle
     for field in fields(request):

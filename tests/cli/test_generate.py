@@ -94,6 +94,16 @@ def test_per_target(run: Run) -> None:
     assert "100.00 %" in out
 
 
+@pytest.mark.parametrize(
+    ("scheme", "sizes"), [("network", [150]), ("layer", [54, 150]), ("bit-layer", [27, 27, 150, 150])]
+)
+def test_a_number_in_place_of_a_margin(run: Run, scheme: str, sizes: list[int]) -> None:
+    """In all, of each layer, or of each bit of a layer, as far as it has so many."""
+    injections, design, _ = generate(run, "--scheme", scheme, "--number", 150, "--bits", "29,30")
+    assert sorted(entry.size for entry in design.strata) == sizes
+    assert len({(i.faults[0].layer, i.faults[0].index, i.faults[0].bit) for i in injections}) == design.size
+
+
 def test_stuck_at_follows_kinds(run: Run) -> None:
     injections, design, _ = generate(run, "--kinds", "stuck_at", "--scheme", "layer", "--t", 2.58)
     assert [entry.population for entry in design.strata] == [size * 64 for size in SIZES.values()]
@@ -141,9 +151,9 @@ def test_same_seed_same_file(run: Run) -> None:
         (("--confidence", 99), "--confidence: expected a number between 0 and 1, both excluded, found 99"),
         (("-p", "nan"), "--proportion: expected a number between 0 and 1, both excluded, found nan"),
         (("--t", -1), "--t: expected a positive number, found -1"),
-        (("--number", 5), "--number: expected with --scheme per-target, and only there"),
-        (("--scheme", "per-target"), "--number: expected with --scheme per-target, and only there"),
-        (("--scheme", "per-target", "--number", 0), "--number: expected a positive number, found 0"),
+        (("--number", 5, "--scheme", "data-aware"), "--number: --scheme data-aware has its own sizes; leave it out"),
+        (("--number", 5, "--margin", 0.02), "--margin: with --number nothing depends on it; leave it out"),
+        (("--scheme", "per-target"), "--number: expected with --scheme per-target"),
         (("--kinds", "flip,mask"), "--kinds: expected some of stuck_at, flip, stuck_at_0, stuck_at_1"),
         (
             ("--kinds", "flip,flip"),

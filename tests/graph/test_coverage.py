@@ -1,0 +1,48 @@
+"""Coverage of a model's stored bits, counted by hand."""
+
+import numpy as np
+
+from bitswap_onnx.graph.coverage import NO_TARGET, Coverage, LeftOut, coverage
+from bitswap_onnx.graph.model import from_proto
+from tests.builders import build, normal
+
+BRANCHES = """net (float[N, 4] x) => (float[N, 2] y) {
+    a = MatMul (x, "a.weight")
+    b = Add (a, "a.bias")
+    flag = ReduceMax <keepdims = 0> (b, axes)
+    yes = Greater (flag, zero)
+    y = If (yes) <
+        then_branch = first () => (c) { c = MatMul (b, "c.weight") },
+        else_branch = second () => (d) { d = Neg (b) }
+    >
+}"""
+
+
+def test_what_is_left_out_is_counted_by_role_and_type() -> None:
+    model = from_proto(
+        build(
+            BRANCHES,
+            a__weight=normal(4, 2),
+            a__bias=normal(2).astype(np.float32),
+            c__weight=normal(2, 2, seed=1),
+            axes=np.array([0, 1]),
+            zero=np.array(0, np.float32),
+        )
+    )
+    weights = {"a.weight": 8 * 32, "c.weight": 4 * 32}
+    rest = {("bias", "float32"): LeftOut("bias", "float32", 1, 2 * 32)}
+    rest |= {(NO_TARGET, "int64"): LeftOut(NO_TARGET, "int64", 1, 2 * 64)}
+    rest |= {(NO_TARGET, "float32"): LeftOut(NO_TARGET, "float32", 1, 32)}
+    stored = 14 * 32 + 2 * 64 + 32
+    found = coverage(model, weights)
+    assert (found.stored, found.covered) == (stored, 12 * 32)
+    assert {(left.role, left.dtype): left for left in found.left_out} == rest
+    assert [left.bits for left in found.left_out] == [128, 64, 32]
+    half = coverage(model, {"a.weight": 8 * 16})
+    assert LeftOut("weight", "float32", 2, 8 * 16 + 4 * 32) in half.left_out
+    assert stored == half.covered + sum(left.bits for left in half.left_out)
+
+
+def test_a_model_that_stores_nothing() -> None:
+    model = from_proto(build("net (float[N, 2] x) => (float[N, 2] y) { y = Relu (x) }"))
+    assert coverage(model, {}) == Coverage(0, 0, ())
