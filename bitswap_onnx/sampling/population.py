@@ -117,6 +117,8 @@ def _with_parameters(model: Model, targets: Sequence[Target], text: str) -> list
     for name in filter(None, (part.strip() for part in text.split(","))):
         named = {t.tensor for t in targets if t.role == name} or {t.tensor for t in targets if t.parameter == name}
         if not named:
+            if not targets:
+                raise ModelError(f"{model.name}: the model stores no parameter that faults can hit (see `inspect`)")
             has = ", ".join(sorted({target.role for target in targets}))
             raise ModelError(f"{model.name}: no parameter has the role or the name {name!r}; there are the roles {has}")
         chosen |= named

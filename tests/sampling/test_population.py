@@ -111,6 +111,12 @@ def test_filters_that_leave_nothing(filters: dict[str, Any], message: str) -> No
         find_population(from_proto(cnn()), **filters)
 
 
+def test_a_model_that_stores_nothing() -> None:
+    relu = from_proto(build("net (float[N, 2] x) => (float[N, 2] y) { y = Relu (x) }"))
+    with pytest.raises(BitswapError, match="model: the model stores no parameter that faults can hit"):
+        find_population(relu)
+
+
 PATTERNS = [Pattern(), Pattern((Kind.STUCK_AT_0, Kind.STUCK_AT_1), 3), Pattern((Kind.FLIP,), 2, burst=True)]
 
 
