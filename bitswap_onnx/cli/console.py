@@ -14,7 +14,7 @@ from rich.table import Table
 
 from bitswap_onnx.campaign.options import OnProgress, Progress
 from bitswap_onnx.cli.option_names import in_options
-from bitswap_onnx.errors import amount
+from bitswap_onnx.errors import amount, printable
 from bitswap_onnx.graph.coverage import Coverage
 from bitswap_onnx.outcome import Counts
 
@@ -24,8 +24,29 @@ if TYPE_CHECKING:
 #: Width of tables where the output is no terminal: wide enough that no column is squeezed.
 _WIDE = 200
 
+
+class _PlainTable(Table):
+    """A table whose cells bring no control character to the terminal: names come from files."""
+
+    def add_row(self, *cells: Any, **options: Any) -> None:
+        super().add_row(*(printable(cell) if isinstance(cell, str) else cell for cell in cells), **options)
+
+
+class _PlainConsole(Console):
+    """A console whose lines bring no control character to the terminal."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        super().print(*map(_plain, objects), **options)
+
+
+def _plain(printed: Any) -> Any:
+    return "\n".join(map(printable, printed.split("\n"))) if isinstance(printed, str) else printed
+
+
 #: Prints names as they are: no markup, no emoji, no wrapping.
-out = Console(highlight=False, markup=False, emoji=False, soft_wrap=True, width=None if sys.stdout.isatty() else _WIDE)
+out = _PlainConsole(
+    highlight=False, markup=False, emoji=False, soft_wrap=True, width=None if sys.stdout.isatty() else _WIDE
+)
 _PLAIN_SECONDS = 10.0
 
 #: The words for spans of workers whose name says too little.
@@ -44,7 +65,7 @@ def share(part: int | None, whole: int | None) -> str:
 
 def table(title: str, *columns: str) -> Table:
     """Return an empty table; columns whose name starts with ``>`` are aligned to the right."""
-    result = Table(title=title, title_justify="left", header_style="bold")
+    result = _PlainTable(title=printable(title), title_justify="left", header_style="bold")
     for column in columns:
         result.add_column(column.lstrip(">"), justify="right" if column.startswith(">") else "left", overflow="fold")
     return result

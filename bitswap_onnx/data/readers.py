@@ -158,7 +158,11 @@ def _read_npz(path: Path) -> StoredArray:
     with _reading(path, "an .npz of numbers"), path.open("rb") as file, np.load(file, allow_pickle=False) as found:
         if "x" not in found:
             raise DataError(f"{path}: expected arrays x and y, found {', '.join(found) or 'nothing'}; save with x=, y=")
-        return StoredArray(path.stem, path, found["x"], found.get("y"))
+        arrays = {name: found[name] for name in ("x", "y") if name in found}
+        for name, array in arrays.items():
+            if not isinstance(array, np.ndarray):
+                raise DataError(f"{path}: expected an array {name}, found {len(array)} bytes of something else")
+        return StoredArray(path.stem, path, arrays["x"], arrays.get("y"))
 
 
 def _mapped(path: Path) -> Array:

@@ -14,6 +14,7 @@ from onnx.external_data_helper import ExternalDataInfo
 from bitswap_onnx.errors import ModelError, one_line
 from bitswap_onnx.files import replacing
 from bitswap_onnx.graph.external_data import checked_data_files, with_own_data
+from bitswap_onnx.graph.readable import why_unreadable
 from bitswap_onnx.graph.tensors import is_external, read_tensor, stored_tensors
 
 #: Opsets and the highest IR version that the runtime supports; converters write within these bounds.
@@ -108,6 +109,8 @@ def load_model(path: str | Path) -> Model:
         raise ModelError(f"{path}: not an ONNX model: the file cannot be decoded{_advice(path)}") from None
     if not proto.graph.node:
         raise ModelError(f"{path}: not an ONNX model: it has no graph{_advice(path)}")
+    if reason := why_unreadable(proto):
+        raise ModelError(f"{path}: not a valid ONNX model: {reason}")
     _check_versions(proto, path)
     digest = hashlib.sha256(content)
     try:

@@ -118,7 +118,7 @@ def _with_parameters(model: Model, targets: Sequence[Target], text: str) -> list
         named = {t.tensor for t in targets if t.role == name} or {t.tensor for t in targets if t.parameter == name}
         if not named:
             if not targets:
-                raise ModelError(f"{model.name}: the model stores no parameter that faults can hit (see `inspect`)")
+                raise ModelError(f"{model.name}: the model stores no parameter that faults can hit")
             has = ", ".join(sorted({target.role for target in targets}))
             raise ModelError(f"{model.name}: no parameter has the role or the name {name!r}; there are the roles {has}")
         chosen |= named

@@ -44,3 +44,16 @@ def test_lines(lines: list[str]) -> None:
         "injections: 50/100, 20 inferences/s, ETA 25 s, critical 10.00 %",
         "injections: 70/100, 20 inferences/s, ETA 15 s, critical 10.00 %",
     ]
+
+
+def test_names_bring_no_escape_to_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """A layer's name may be anything; tables and lines show what is in it."""
+    table = console.table("Targets of \x1b]0;title\x07", "Layer")
+    table.add_row("conv\x1b[31m")
+    console.out.print(table)
+    console.out.print("conv\x1b[31m\nnext line")
+    printed = capsys.readouterr().out
+    assert "\x1b" not in printed
+    assert "\x07" not in printed
+    assert printed.count("conv\\x1b[31m") == 2
+    assert printed.endswith("\nnext line\n")

@@ -2,6 +2,7 @@
 
 import pickle
 import struct
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,14 @@ def test_npz_refused(tmp_path: Path, arrays: dict[str, Any], complaint: str) -> 
     message = refusal(path)
     assert message.startswith(f"{path}: ")
     assert complaint in message
+
+
+@pytest.mark.parametrize("member", ["x", "x.npy"])
+def test_an_npz_with_something_else_in_it(tmp_path: Path, member: str) -> None:
+    with zipfile.ZipFile(tmp_path / "some.npz", "w") as archive:
+        archive.writestr(member, b"hello")
+    with pytest.raises(DataError, match=r"some\.npz: expected an array x, found 5 bytes of something else"):
+        opened(tmp_path / "some.npz")
 
 
 @pytest.mark.parametrize("name", ["some.npz", "some.npy", "test_batch"])

@@ -103,6 +103,44 @@ def test_files_of_another_kind_are_told_where_they_belong(tmp_path: Path, name: 
         load_model(path)
 
 
+def not_readable(case: str) -> bytes:
+    proto, old, new = cnn(), b"", b""
+    first = proto.graph.initializer[0]
+    match case:
+        case "name":
+            old, new = b"conv.weight", b"conv.weigh\xff"
+        case "attribute":
+            proto.graph.node[0].attribute[0].name = "kernel_shapes"
+            old, new = b"kernel_shapes", b"kernel_shape\xc3"
+        case "type":
+            first.data_type = 99
+        case "no type":
+            first.data_type = 0
+        case "segment":
+            first.segment.end = 3
+        case "input":
+            proto.graph.input[0].type.tensor_type.elem_type = 77
+    content: bytes = proto.SerializeToString()
+    return content.replace(old, new) if old else content
+
+
+@pytest.mark.parametrize(
+    ("case", "message"),
+    [
+        ("name", "m.onnx: .*expected names in UTF-8, found other bytes in the field (name|input) of "),
+        ("attribute", "expected names in UTF-8, found other bytes in the field name of GraphProto net"),
+        ("type", "TensorProto conv.weight has the element type 99, which no version of ONNX has"),
+        ("no type", "TensorProto conv.weight has the element type 0"),
+        ("segment", "TensorProto conv.weight is stored in segments"),
+        ("input", "ValueInfoProto x has the element type 77"),
+    ],
+)
+def test_what_decodes_and_cannot_be_read(tmp_path: Path, case: str, message: str) -> None:
+    (tmp_path / "m.onnx").write_bytes(not_readable(case))
+    with pytest.raises(ModelError, match=message):
+        load_model(tmp_path / "m.onnx")
+
+
 @pytest.mark.parametrize(
     ("location", "length", "message"),
     [
