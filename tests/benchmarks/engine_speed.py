@@ -245,7 +245,8 @@ def measure(case: Case, options: argparse.Namespace, folder: Path) -> Row:
         if number % 2:
             run_loops(part)
     numerics = Numerics(layout="blocked" if ours[0].layout == "blocked" else "plain")
-    floor = None if is_large else floor_seconds(setup.model, numerics, setup.output, images[:FLOOR_INPUTS], faults)
+    model = load_model(files.model)
+    floor = None if is_large else floor_seconds(model, numerics, setup.output, images[:FLOOR_INPUTS], faults)
     return Row(subject.weights, len(faults), len(images), ours, eager, ort, floor)
 
 
