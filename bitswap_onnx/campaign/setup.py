@@ -29,7 +29,7 @@ from bitswap_onnx.graph.signature import ModelInput, ends_in_softmax, model_inpu
 from bitswap_onnx.graph.slices import Slicer
 from bitswap_onnx.graph.spill import spilled
 from bitswap_onnx.outcome import Criterion, Golden, parse_criterion
-from bitswap_onnx.runtime.chain import ChainPlan
+from bitswap_onnx.runtime.chain_plan import ChainPlan
 from bitswap_onnx.runtime.golden import golden_run
 from bitswap_onnx.runtime.layout import choose_layout
 from bitswap_onnx.runtime.measure import why_one_at_a_time

@@ -222,6 +222,8 @@ def _shares(counts: Counts) -> list[str]:
 
 def coverage_line(found: Coverage) -> str:
     """Return which share of a model's stored bits a population covers, and what was left out, the most bits first."""
+    if not found.stored:
+        return "the model stores no tensors"
     line = f"covers {share(found.covered, found.stored)} of the {found.stored:,} bits that the model stores"
     parts = [f"{left.role} {left.dtype} {share(left.bits, found.stored)}" for left in found.left_out]
     return line + (f"; left out: {', '.join(parts)}" if parts else "")

@@ -114,7 +114,8 @@ def command(
     check_output(design_path(output), inputs)
     design = generate_faults(loaded, request, output)
     _print(design, output)
-    found = coverage(loaded, {region.tensor: region.slots for region in design.regions})
+    span = request.multiplicity if request.pattern.burst else 1
+    found = coverage(loaded, {region.tensor: region.reached(span) for region in design.regions})
     console.out.print(console.coverage_line(found))
     if any(left.role != NO_TARGET for left in found.left_out):
         console.out.print("--parameters takes the roles of what was left out, --bits and --layers take the rest")

@@ -22,7 +22,7 @@ from bitswap_onnx.faults.bits import FORMATS, format_value, parse_pattern
 from bitswap_onnx.faults.csv_rows import read_rows
 from bitswap_onnx.faults.fault import Fault, Kind
 from bitswap_onnx.faults.fault_list import read_fault_list
-from bitswap_onnx.faults.fault_row import TF_INJECTOR
+from bitswap_onnx.faults.fault_row import TF_INJECTOR, column_names
 from bitswap_onnx.faults.numerals import real
 from bitswap_onnx.outcome import COUNTS, OUTCOME_NAMES
 
@@ -30,6 +30,10 @@ from bitswap_onnx.outcome import COUNTS, OUTCOME_NAMES
 SEVERAL, OTHER = "several", "other"
 
 FaultLabels = NDArray[np.str_]
+
+
+#: Columns of results that are read by their names, beside those of lists.
+_RESULT_COLUMNS = ("n_injections", *COUNTS, "top_1_correct", "clean_bits", "clean_value")
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,7 +176,7 @@ def _read_rows(path: Path) -> tuple[list[_Row], _Row | None]:
     """Return the rows of a results file, and tf_injector's golden row; raises for a list without outcomes."""
     with path.open(encoding="utf-8-sig", newline="") as file:
         lines = read_rows(path.name, file)
-        header = [name.strip() for name in next(lines)[1]]
+        header = column_names(next(lines)[1], _RESULT_COLUMNS)
         missing = [name for name in OUTCOME_NAMES if name not in header]
         if missing:
             raise FaultListError(

@@ -12,9 +12,7 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 
 #: Separators of cells: the first one that stands in the header. Spreadsheets write semicolons where the comma is decimal.
 _SEPARATORS = (",", ";", "\t")
-
-#: Blanks between a closing quote and the separator behind it.
-_BLANKS_BEHIND = re.compile(r'"[ \t]+(?=[,;\t]|$)')
+_QUOTED = re.compile('"[^"]*"')
 
 
 def read_rows(source: str, file: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
@@ -32,18 +30,20 @@ def read_rows(source: str, file: Iterable[str]) -> Iterator[tuple[int, list[str]
                 f"{source}:{number}: expected text without control characters, found U+{ord(control[0]):04X} at "
                 f"character {control.start() + 1}; save the list as plain UTF-8 text"
             )
-        separator = separator or next((each for each in _SEPARATORS if each in text), ",")
+        separator = separator or next((each for each in _SEPARATORS if each in _QUOTED.sub("", text)), ",")
         cells = _cells(text, separator, f"{source}:{number}") if text else []
         if cells not in ([], [""]):
             yield number, cells
 
 
 def _cells(text: str, separator: str, where: str) -> list[str]:
+    blank = " " if separator == "\t" else "[ \t]"
+    text = re.sub(rf'(^|{separator}){blank}+"', r'\1"', text)
     try:
         try:
             return _parsed(text, separator)
-        except csv.Error:
-            return _parsed(_BLANKS_BEHIND.sub('"', text), separator)
+        except csv.Error:  # blanks between a closing quote and the separator
+            return _parsed(re.sub(rf'"{blank}+(?={separator}|$)', '"', text), separator)
     except csv.Error as error:
         if "unexpected end" in str(error):
             raise FaultListError(

@@ -20,7 +20,7 @@ _INTEGER = re.compile(r"[0-9]{1,9}")
 #: Numbers that a table with empty cells makes of whole ones, and that NumPy 2 makes of its own.
 _WHOLE_FLOAT, _NUMPY_INTEGER = (
     re.compile(r"([0-9]{1,9})\.0*"),
-    re.compile(r"(?:np\.|numpy\.)?u?int\d{0,2}\(([0-9]{1,18})\)"),
+    re.compile(r"(?:np\.|numpy\.)?u?int[0-9]{0,2}\(([0-9]{1,18})\)"),
 )
 #: What tables write into empty cells.
 _EMPTY = frozenset(("nan", "none", "null", "<na>"))
@@ -32,6 +32,20 @@ _SITES = {site.value: site for site in Site}
 def _folded(name: str) -> str:
     """Return a column's name without what people write in different ways."""
     return re.sub(r"[\s_-]", "", name.casefold())
+
+
+def column_names(header: list[str], more: Iterable[str] = ()) -> list[str]:
+    """Return the names of a header as we write them; ``more`` are names beside those of lists.
+
+    A name in another spelling stays as it is where the header has the right one too.
+    """
+    names = [name.strip() for name in header]
+    known = {
+        folded: name
+        for folded, name in {**_COLUMNS, **{_folded(name): name for name in more}}.items()
+        if name not in names
+    }
+    return [known.get(_folded(name), name) for name in names]
 
 
 _COLUMNS = {_folded(name): name for name in (*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS, *TF_INJECTOR, *SFI_NEURONS)}
@@ -51,11 +65,12 @@ class Columns:
     """
 
     def __init__(self, header: list[str], source: str) -> None:
-        names = [_COLUMNS.get(_folded(name), name.strip()) for name in header]
+        names = column_names(header)
         if "TensorIndex" not in names:
-            names = ["TensorIndex" if _folded(name) == "index" else name for name in names]
+            names = ["TensorIndex" if name.casefold() == "index" else name for name in names]
         dialects = ((TF_INJECTOR, TF_INJECTOR[0]), (SFI_NEURONS, SFI_NEURONS[2]))
-        required = next((columns for columns, mark in dialects if mark in names), REQUIRED_COLUMNS)
+        others = (columns for columns, mark in dialects if mark in names and not set(REQUIRED_COLUMNS) <= set(names))
+        required = next(others, REQUIRED_COLUMNS)
         missing = [name for name in required if name not in names]
         if missing:
             found = ",".join(names)[:80]
@@ -167,6 +182,7 @@ def _input(text: str, where: str) -> int | None:
 
 def _whole(text: str) -> int | None:
     """Return a whole number, which may be written as 30 or 30.0; None for anything else."""
+    text = _NUMPY_INTEGER.sub(r"\1", text)
     match = _WHOLE_FLOAT.fullmatch(text)
     text = match[1] if match else text
     return int(text) if _INTEGER.fullmatch(text) else None
@@ -200,7 +216,7 @@ def _bit(text: str, kind: Kind, where: str) -> int | None:
     if number is None:
         several = len(re.findall("[0-9]+", text)) > 1 and re.fullmatch(r"[0-9\s,;:|()\[\]+-]+", text)
         advice = "; write a row for each bit, one below the other with the same Injection" if several else ""
-        raise FaultListError(f"{where}: Bit {text!r} is no bit number (0 is the least significant){advice}")
+        raise FaultListError(f"{where}: Bit {text[:40]!r} is no bit number (0 is the least significant){advice}")
     return number
 
 

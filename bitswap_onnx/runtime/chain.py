@@ -13,31 +13,12 @@ from bitswap_onnx.errors import ModelError
 from bitswap_onnx.graph.model import Model
 from bitswap_onnx.graph.slices import Slicer
 from bitswap_onnx.graph.stages import Border
+from bitswap_onnx.runtime.chain_plan import ChainPlan
 from bitswap_onnx.runtime.session import Numerics
 from bitswap_onnx.runtime.submodel import Submodel, open_part
 
 #: Arrays by name; each has one row per input.
 Arrays = dict[str, NDArray[Any]]
-
-
-@dataclass(frozen=True, slots=True)
-class ChainPlan:
-    """The division of a model into a chain: the fields of `Chain` that decide it."""
-
-    borders: tuple[Border, ...]
-    blocked: tuple[int, ...]
-
-
-def encode_plan(plan: ChainPlan | None) -> dict[str, Any] | None:
-    """Return a plan as JSON has it."""
-    return None if plan is None else {"borders": plan.borders, "blocked": plan.blocked}
-
-
-def decode_plan(encoded: dict[str, Any] | None) -> ChainPlan | None:
-    """Return the plan that `encode_plan` encoded."""
-    if encoded is None:
-        return None
-    return ChainPlan(tuple(map(tuple, encoded["borders"])), tuple(encoded["blocked"]))
 
 
 #: Batches that pass all stages behind a border before these are loaded as one sub-model too.

@@ -16,7 +16,8 @@ from bitswap_onnx.graph.slices import Slicer
 from bitswap_onnx.graph.stages import Border, divide, total_cost
 from bitswap_onnx.outcome import Scores
 from bitswap_onnx.runtime.candidates import Candidates
-from bitswap_onnx.runtime.chain import Chain, ChainPlan, decode_plan, encode_plan, find_chain, undivided
+from bitswap_onnx.runtime.chain import Chain, find_chain, undivided
+from bitswap_onnx.runtime.chain_plan import ChainPlan, decode_plan, encode_plan, may_be_plan
 from bitswap_onnx.runtime.cut_rules import CutRules
 from bitswap_onnx.runtime.golden_block import GoldenBlock
 from bitswap_onnx.runtime.lane_cache import LaneCache
@@ -97,7 +98,7 @@ class LaneSearch:
         if self.plan is not None:
             return self._chain_of(self.plan)
         facts = {**self._facts, "chain": digest(*self._scored), "sites": sorted(self.sites)}
-        plan = decode_plan(kept_verdict(facts, self._find_plan))
+        plan = decode_plan(kept_verdict(facts, self._find_plan, lambda plan: plan is not None and may_be_plan(plan)))
         assert plan is not None
         chain = self._chain_of(plan)
         exact = chain.count == 1 or self._survives_planted_faults(chain)
@@ -194,7 +195,7 @@ class LaneSearch:
             "tried": self._tried,
             "sites": sorted(self.sites),
         }
-        return bool(kept_verdict(facts, lambda: self.probe.accepts(lane, stages)))
+        return bool(kept_verdict(facts, lambda: self.probe.accepts(lane, stages), lambda kept: isinstance(kept, bool)))
 
     @property
     def _facts(self) -> dict[str, Any]:

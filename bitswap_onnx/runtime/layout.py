@@ -13,7 +13,7 @@ from bitswap_onnx.errors import ModelError
 from bitswap_onnx.graph.model import Model
 from bitswap_onnx.graph.signature import ModelInput
 from bitswap_onnx.graph.targets import find_targets
-from bitswap_onnx.runtime.chain import ChainPlan, decode_plan, encode_plan
+from bitswap_onnx.runtime.chain_plan import ChainPlan, decode_plan, encode_plan, may_be_plan
 from bitswap_onnx.runtime.incremental import IncrementalEngine
 from bitswap_onnx.runtime.session import Numerics, open_session
 from bitswap_onnx.runtime.verdicts import kept_verdict
@@ -35,7 +35,9 @@ def choose_layout(model: Model, numerics: Numerics, output: str, spec: ModelInpu
     if numerics.provider != "cpu" or not convolves or spec.dtype != np.float32:
         return replace(numerics, layout="plain"), None
     facts = {"model": model.sha256, "output": output, "shape": spec.shape, "numerics": numerics.as_dict()}
-    plan = decode_plan(kept_verdict(facts, lambda: encode_plan(_blocked_chain(model, numerics, output, spec))))
+    plan = decode_plan(
+        kept_verdict(facts, lambda: encode_plan(_blocked_chain(model, numerics, output, spec)), may_be_plan)
+    )
     return replace(numerics, layout="plain" if plan is None else "blocked"), plan
 
 

@@ -48,7 +48,11 @@ def why_one_at_a_time(
         "tried": digest(_rows(inputs, size + 1)),
     }
     try:
-        reason: str | None = kept_verdict(facts, lambda: _find_reason(model, output, inputs, batch, size, provider))
+        reason: str | None = kept_verdict(
+            facts,
+            lambda: _find_reason(model, output, inputs, batch, size, provider),
+            lambda kept: kept is None or isinstance(kept, str),
+        )
     except ModelError as error:
         return f"the model does not run on batches of {size}: {error}"
     return reason

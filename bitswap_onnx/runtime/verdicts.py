@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,11 @@ FOLDER_VARIABLE = "BITSWAP_ONNX_CACHE"
 _SEARCH = 3
 
 
-def kept_verdict(facts: Mapping[str, Any], find: Callable[[], Any]) -> Any:
+def kept_verdict(facts: Mapping[str, Any], find: Callable[[], Any], may_be: Callable[[Any], bool]) -> Any:
     """Return the verdict about ``facts``, as JSON has it: the one that is kept, else what ``find`` returns.
 
-    The fact ``model`` is the SHA-256 of a model's file; none is kept about a model without one.
+    ``may_be``: whether a verdict has the right form; one that has not is found again, as that of a damaged file. The fact
+    ``model`` is the SHA-256 of a model's file; none is kept about a model without one.
     """
     folder = _folder()
     if folder is None or not facts["model"]:
@@ -36,13 +38,14 @@ def kept_verdict(facts: Mapping[str, Any], find: Callable[[], Any]) -> Any:
     everything = {**facts, **versions(), "machine": machine_name("cpu"), "search": _SEARCH}
     key = hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()
     path = folder / f"{key}.json"
-    try:
-        return json.loads(path.read_text())["verdict"]
-    except (OSError, ValueError, KeyError, TypeError):  # none yet, or a damaged file
-        before = SHORTAGES.count
-        verdict = find()
-        if SHORTAGES.count > before:  # what failed for want of memory says nothing about the model
+    with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):  # none yet, or a damaged file
+        verdict = json.loads(path.read_text())["verdict"]
+        if may_be(verdict):
             return verdict
+    before = SHORTAGES.count
+    verdict = find()
+    if SHORTAGES.count > before:  # what failed for want of memory says nothing about the model
+        return verdict
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with replacing(path) as file:

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from bitswap_onnx.outcome import Criterion, criterion_from
-from bitswap_onnx.runtime.chain import ChainPlan, decode_plan
+from bitswap_onnx.runtime.chain_plan import ChainPlan, decode_plan
 from bitswap_onnx.runtime.lanes import FaultyPath
 from bitswap_onnx.runtime.messages import Message
 from bitswap_onnx.runtime.session import Numerics

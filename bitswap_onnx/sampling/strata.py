@@ -31,6 +31,10 @@ class Region:
         """Number of places for a fault: elements times bits."""
         return math.prod(self.shape) * len(self.bits)
 
+    def reached(self, span: int) -> int:
+        """Return the number of stored bits that faults of ``span`` neighbouring bits, each the lowest, can hit."""
+        return math.prod(self.shape) * len({bit + above for bit in self.bits for above in range(span)})
+
 
 @dataclass(frozen=True, slots=True)
 class Pattern:

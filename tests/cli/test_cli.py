@@ -290,7 +290,7 @@ WRONG: list[tuple[Callable[[], None], str, str]] = [
         "injection 0 stood at line 2",
     ),
     (nothing, "evaluate cnn.onnx --save-outputs cnn.onnx", "cnn.onnx: would overwrite what it is made from"),
-    (lambda: faults("", HEADER.replace("Bit", "Bit,bit")), INJECT, "faults.csv:1: column Bit stands twice"),
+    (lambda: faults("", HEADER.replace("Bit", "bit,BIT")), INJECT, "faults.csv:1: column Bit stands twice"),
     (nothing, "inject faults.csv cnn.onnx", "it looks like a fault list: the model comes first, then the list"),
     (nothing, "results export nowhere --dialect tf_injector", "nowhere: expected a run directory"),
     (

@@ -104,6 +104,14 @@ def test_a_number_in_place_of_a_margin(run: Run, scheme: str, sizes: list[int]) 
     assert len({(i.faults[0].layer, i.faults[0].index, i.faults[0].bit) for i in injections}) == design.size
 
 
+def test_the_bits_that_bursts_can_hit_are_covered(run: Run) -> None:
+    """Each burst is drawn by its lowest bit; the bits above it are hit too."""
+    _, _, alone = generate(run, "--number", 5)
+    _, _, bursts = generate(run, "--number", 5, "--multiplicity", 4, "--burst")
+    lines = [next(line for line in out.splitlines() if line.startswith("covers")) for out in (alone, bursts)]
+    assert lines[0] == lines[1]
+
+
 def test_stuck_at_follows_kinds(run: Run) -> None:
     injections, design, _ = generate(run, "--kinds", "stuck_at", "--scheme", "layer", "--t", 2.58)
     assert [entry.population for entry in design.strata] == [size * 64 for size in SIZES.values()]

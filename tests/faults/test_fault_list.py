@@ -67,6 +67,29 @@ def test_lists_as_tables_and_spreadsheets_write_them(tmp_path: Path, text: str) 
     assert read(tmp_path, text) == [Injection("0", (Fault("conv1", (3, 0, 2, 1), 30),))]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        'Injection\tLayer\tTensorIndex\tNote\tBit\tOldBit\n0\tconv1\t"(7, 0)" \t\t22\t5\n',
+        'Injection,Layer,TensorIndex,Note,Bit\n0,conv1,\t"(7, 0)",,22\n',
+        'Injection;Layer;TensorIndex;"Note, long";Bit\n0;conv1;"(7, 0)" ;"a ;b" ;22\n',
+        'Injection,Layer,TensorIndex,Tensor Index,Bit,bit\n0,conv1,"(7, 0)",here,22,5\n',
+        'Injection,Layer,TensorIndex,Bit,Inj ID,feature_map_index\n0,conv1,"(7, 0)",22,x,y\n',
+        'Injection,Layer,TensorIndex,Bit\n0,conv1,"(7, 0)",np.int64(22)\n',
+    ],
+    ids=[
+        "blank and an empty cell",
+        "tab before",
+        "comma in the header",
+        "right spelling first",
+        "other marks",
+        "numpy",
+    ],
+)
+def test_cells_stay_in_their_columns(tmp_path: Path, text: str) -> None:
+    assert read(tmp_path, text) == [Injection("0", (Fault("conv1", (7, 0), 22),))]
+
+
 def test_a_table_with_floats_and_empty_cells(tmp_path: Path) -> None:
     """A column with an empty cell is one of floats; NaN as a value to set is no empty cell."""
     rows = 'a,conv1,"(0, 1)",30.0,nan,\nb,conv1,"(0, 2)",nan,set,0.5\nc,conv1,"(0, 3)",,set,nan\n'
@@ -138,7 +161,11 @@ ROW = '0,conv1,"(0, 1)",2'
         ),
         (HEADER + '0,conv1,"(0, 1)",[30 3]\n', r"faults.csv:2: Bit '\[30 3\]' .* write a row for each bit"),
         (HEADER + "0,conv1,(0, 1),2\n", r"faults.csv:2: TensorIndex '\(0' is no index .* put it in quotes"),
-        ("Injection,Layer,TensorIndex,Bit,bit\n0,a,(0),1,1\n", r"faults.csv:1: column Bit stands twice"),
+        ("Injection,Layer,TensorIndex,bit,BIT\n0,a,(0),1,1\n", r"faults.csv:1: column Bit stands twice"),
+        (
+            HEADER + f"0,conv1,(0),{'1,' * 99}1\n".replace("(0),", '(0),"').replace("1\n", '1"\n'),
+            r"Bit '[1,]{40}' is no bit",
+        ),
         (HEADER + '0,conv1,"(0, 1)",\n', r"faults.csv:2: Bit '' is no bit number"),
         (HEADER + '0,,"(0, 1)",2\n', r"faults.csv:2: expected a layer name"),
         (HEADER + '../x,conv1,"(0, 1)",2\n', r"faults.csv:2: expected an injection id .* found '../x'"),

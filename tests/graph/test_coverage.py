@@ -1,6 +1,7 @@
 """Coverage of a model's stored bits, counted by hand."""
 
 import numpy as np
+import onnx
 
 from bitswap_onnx.graph.coverage import NO_TARGET, Coverage, LeftOut, coverage
 from bitswap_onnx.graph.model import from_proto
@@ -46,3 +47,25 @@ def test_what_is_left_out_is_counted_by_role_and_type() -> None:
 def test_a_model_that_stores_nothing() -> None:
     model = from_proto(build("net (float[N, 2] x) => (float[N, 2] y) { y = Relu (x) }"))
     assert coverage(model, {}) == Coverage(0, 0, ())
+
+
+def test_constants_that_are_no_tensors_count() -> None:
+    """Numbers in attributes, a sparse initializer, and a constant in the body of a function."""
+    proto = build(
+        """net (float[N, 2] x) => (float[N, 2] y) {
+            a = Constant <value_floats = [1.0, 2.0]> ()
+            b = Constant <value_int = 3> ()
+            c = Add (x, a)
+            y = Relu (c)
+        }"""
+    )
+    values = onnx.numpy_helper.from_array(np.ones(3, np.float32), "s")
+    places = onnx.numpy_helper.from_array(np.arange(3), "s_places")
+    proto.graph.sparse_initializer.append(onnx.helper.make_sparse_tensor(values, places, [8]))
+    tensor = onnx.numpy_helper.from_array(np.ones(5, np.float32))
+    constant = onnx.helper.make_node("Constant", [], ["k"], value=tensor)
+    opset = [onnx.helper.make_opsetid("", 17)]
+    proto.functions.append(onnx.helper.make_function("own", "f", [], ["k"], [constant], opset))
+    found = coverage(from_proto(proto), {})
+    assert {(left.dtype, left.tensors, left.bits) for left in found.left_out} >= {("int64", 1, 64)}
+    assert found.stored == 32 * (2 + 3 + 5) + 64

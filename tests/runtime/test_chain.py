@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from bitswap_onnx.graph.model import from_proto
 from bitswap_onnx.runtime import chain
-from bitswap_onnx.runtime.chain import Chain, decode_plan, encode_plan
+from bitswap_onnx.runtime.chain import Chain
+from bitswap_onnx.runtime.chain_plan import decode_plan, encode_plan
 from bitswap_onnx.runtime.lanes import flat
 from bitswap_onnx.runtime.session import Numerics, open_session
 from bitswap_onnx.runtime.submodel import open_part

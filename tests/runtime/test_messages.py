@@ -8,7 +8,7 @@ import pytest
 from bitswap_onnx.data.chunks import Chunk
 from bitswap_onnx.graph.edits import ALL_INPUTS, InjectionEdits, NeuronEdit, WeightEdit
 from bitswap_onnx.outcome import Tolerance
-from bitswap_onnx.runtime.chain import ChainPlan
+from bitswap_onnx.runtime.chain_plan import ChainPlan
 from bitswap_onnx.runtime.messages import (
     Message,
     PathUnit,

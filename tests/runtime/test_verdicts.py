@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from bitswap_onnx.graph.model import from_proto
 from bitswap_onnx.graph.signature import ModelInput
 from bitswap_onnx.runtime import chain, lane_search, layout, verdicts
-from bitswap_onnx.runtime.chain import ChainPlan
+from bitswap_onnx.runtime.chain_plan import ChainPlan, encode_plan, may_be_plan
 from bitswap_onnx.runtime.failures import failure
 from bitswap_onnx.runtime.layout import choose_layout
 from bitswap_onnx.runtime.probe import Probe
@@ -30,40 +30,44 @@ def images(seed: int) -> NDArray[np.float32]:
     return np.random.default_rng(seed).standard_normal((7, 1, 6, 6)).astype(np.float32)
 
 
+def kept(facts: dict[str, Any], find: Any, may_be: Any = lambda _: True) -> Any:
+    return verdicts.kept_verdict(facts, find, may_be)
+
+
 def never() -> None:
     raise AssertionError("it was kept")
 
 
 def test_a_verdict_is_found_once(folder: Path) -> None:
-    assert verdicts.kept_verdict({"model": "a"}, lambda: [1, None]) == [1, None]
-    assert verdicts.kept_verdict({"model": "a"}, never) == [1, None]
-    assert verdicts.kept_verdict({"model": "b"}, lambda: None) is None
-    assert verdicts.kept_verdict({"model": "b"}, never) is None
+    assert kept({"model": "a"}, lambda: [1, None]) == [1, None]
+    assert kept({"model": "a"}, never) == [1, None]
+    assert kept({"model": "b"}, lambda: None) is None
+    assert kept({"model": "b"}, never) is None
     assert len(list(folder.iterdir())) == 2
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}", "\x00"])
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", "\x00", "[" * 100_000])
 def test_a_damaged_verdict_is_found_again(content: str, folder: Path) -> None:
-    verdicts.kept_verdict({"model": "a"}, lambda: 1)
+    kept({"model": "a"}, lambda: 1)
     (path,) = folder.iterdir()
     path.write_text(content)
-    assert verdicts.kept_verdict({"model": "a"}, lambda: 2) == 2
+    assert kept({"model": "a"}, lambda: 2) == 2
     assert json.loads(path.read_text())["verdict"] == 2
 
 
 def test_a_folder_that_cannot_be_written_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv(verdicts.FOLDER_VARIABLE, str(tmp_path / "file" / "kept"))
-    assert verdicts.kept_verdict({"model": "a"}, lambda: 1) == 1
+    assert kept({"model": "a"}, lambda: 1) == 1
     monkeypatch.setenv(verdicts.FOLDER_VARIABLE, "")
-    assert verdicts.kept_verdict({"model": "a"}, lambda: 2) == 2
+    assert kept({"model": "a"}, lambda: 2) == 2
 
 
 @pytest.mark.usefixtures("folder")
 def test_another_runtime_is_another_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
-    verdicts.kept_verdict({"model": "a"}, lambda: 1)
+    kept({"model": "a"}, lambda: 1)
     monkeypatch.setattr(verdicts, "versions", lambda: {"onnxruntime": "0"})
-    assert verdicts.kept_verdict({"model": "a"}, lambda: 2) == 2
+    assert kept({"model": "a"}, lambda: 2) == 2
 
 
 @pytest.mark.usefixtures("folder")
@@ -74,9 +78,9 @@ def test_what_failed_for_want_of_memory_is_found_again() -> None:
         failure("cannot run a part of the model", RuntimeError("Failed to allocate memory for requested buffer"))
         return False
 
-    assert verdicts.kept_verdict({"model": "a"}, short) is False
-    assert verdicts.kept_verdict({"model": "a"}, lambda: True) is True
-    assert verdicts.kept_verdict({"model": "a"}, never) is True
+    assert kept({"model": "a"}, short) is False
+    assert kept({"model": "a"}, lambda: True) is True
+    assert kept({"model": "a"}, never) is True
 
 
 def test_a_user_without_a_home_keeps_none(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,7 +90,7 @@ def test_a_user_without_a_home_keeps_none(monkeypatch: pytest.MonkeyPatch) -> No
     for name in (verdicts.FOLDER_VARIABLE, "LOCALAPPDATA", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(Path, "home", homeless)
-    assert [verdicts.kept_verdict({"model": "a"}, iter(pair).__next__) for pair in ([1], [2])] == [1, 2]
+    assert [kept({"model": "a"}, iter(pair).__next__) for pair in ([1], [2])] == [1, 2]
 
 
 @pytest.mark.usefixtures("folder", "divided")
@@ -148,3 +152,18 @@ def test_a_chain_is_kept_for_its_inputs(monkeypatch: pytest.MonkeyPatch) -> None
     counts = [engines(cnn(), inputs=images(seed))[1].chain.count for seed in (0, 0, 1)]
     assert found == [counts[0], counts[2]]
     assert min(counts) > 1
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_verdict_of_another_form_is_found_again() -> None:
+    """As another version, or another hand, may have written it."""
+    plan = encode_plan(ChainPlan((("x",), ("a", "b"), ("scores",)), (1,)))
+    assert may_be_plan(None)
+    assert may_be_plan(json.loads(json.dumps(plan)))
+    wrong: list[Any] = [[], {}, 5, "x", {"borders": [], "blocked": []}, {"borders": [["x"], [1]], "blocked": []}]
+    wrong += [{"borders": [["x"], ["y"]], "blocked": [True]}, {"borders": "xy", "blocked": []}]
+    for number, verdict in enumerate(wrong):
+        assert not may_be_plan(verdict)
+        kept({"model": "a", "number": number}, lambda verdict=verdict: verdict)
+        assert kept({"model": "a", "number": number}, lambda: plan, may_be_plan) == plan
+        assert kept({"model": "a", "number": number}, never, may_be_plan) == json.loads(json.dumps(plan))
