@@ -111,6 +111,8 @@ class CommonBatches:
 
         ``golden`` holds the golden values at the place.
         """
+        if not len(owners):
+            return
         if place == self.end:
             self._collect_written(owners, inputs, write)
             return

@@ -107,3 +107,19 @@ def test_the_last_batch_is_filled_up() -> None:
     assert block.rows == 16
     assert block.golden_inputs == 11
     assert np.array_equal(block.border(0)["x"][11:], np.repeat(block.inputs[10:11], 5, axis=0))
+
+
+@pytest.mark.parametrize("border", [2, -1])
+def test_no_rows_are_never_written(border: int) -> None:
+    """As of neuron faults that name other inputs; at the end of the chain as at any border."""
+
+    def write(*_: Any) -> None:
+        raise AssertionError("there is nothing to write")
+
+    block = block_of(8)
+    place, nobody = border % (block.chain.count + 1), np.empty(0, np.intp)
+    common = CommonBatches(block, block.chain.count)
+    common.add(place, block.border(place), nobody, nobody, write)
+    common.finish([0])
+    common.drain()
+    assert common.scores([0]).bounds == [0, 0]
