@@ -93,11 +93,7 @@ def as_begun(setup: Setup, run: str | Path | None) -> Setup:
 
 
 def check_folder(folder: Path, identity: Identity, resume: bool) -> None:
-    """Refuse a run directory that holds something else, or none where one is to be resumed, before any work is done."""
-    if resume and not folder.exists():
-        raise RunError(
-            f"{folder}: `resume`: expected a run directory, found none; leave `resume` out to begin one there"
-        )
+    """Refuse a run directory that holds something else, before any work is done."""
     if folder.exists() and not folder.is_dir():
         raise RunError(f"{folder}: expected a run directory, found a file; choose another `run`")
     if folder.is_dir() and holds_other_files(folder):

@@ -11,7 +11,7 @@ from bitswap_onnx.campaign.options import RunOptions
 from bitswap_onnx.campaign.settings import Settings
 from bitswap_onnx.cli import console
 from bitswap_onnx.cli.inject import stop_on_signal
-from bitswap_onnx.cli.options import BitOrderOption, with_shared
+from bitswap_onnx.cli.options import BitOrderOption, check_resumed, with_shared
 from bitswap_onnx.errors import RunError, amount
 from bitswap_onnx.experiments.comparison.compare_runs import (
     COMPARISON_FILES,
@@ -77,6 +77,8 @@ def command(
                 "--models A.onnx B.onnx needs --faults LIST, neither RUN_A nor --allow-unpaired; --resume needs --out"
             )
         folder = out or _default_folder(*models)
+        if resume:
+            check_resumed(folder)
         with console.progress() as on_progress:
             options = RunOptions(
                 run=folder,

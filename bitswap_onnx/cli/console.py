@@ -15,11 +15,11 @@ from rich.table import Table
 from bitswap_onnx.campaign.options import OnProgress, Progress
 from bitswap_onnx.cli.option_names import in_options
 from bitswap_onnx.errors import amount, printable
-from bitswap_onnx.graph.coverage import Coverage
 from bitswap_onnx.outcome import Counts
 
 if TYPE_CHECKING:
     from bitswap_onnx.campaign.run import Campaign
+    from bitswap_onnx.graph.coverage import Coverage
 
 #: Width of tables where the output is no terminal: wide enough that no column is squeezed.
 _WIDE = 200
@@ -220,7 +220,7 @@ def _shares(counts: Counts) -> list[str]:
     return [share(counts[name], inputs) for name in ("masked", "non_critical", "critical", "critical_nonfinite")]
 
 
-def coverage_line(found: Coverage) -> str:
+def coverage_line(found: "Coverage") -> str:
     """Return which share of a model's stored bits a population covers, and what was left out, the most bits first."""
     if not found.stored:
         return "the model stores no tensors"

@@ -12,7 +12,7 @@ import typer
 from bitswap_onnx.campaign.options import DEFAULT_AUDIT, RunOptions, parse_audit
 from bitswap_onnx.campaign.settings import FROM_CLOCK, Settings
 from bitswap_onnx.data.preprocessing import PRESETS, Preprocessing
-from bitswap_onnx.errors import BitswapError
+from bitswap_onnx.errors import BitswapError, RunError
 from bitswap_onnx.faults.fault import BIT_KINDS, Kind
 from bitswap_onnx.faults.numerals import real, whole
 from bitswap_onnx.until.goal import UntilScheme, parse_goal
@@ -160,6 +160,8 @@ def _run_options(
 ) -> RunOptions:
     """Return the options of a run that the command line describes."""
     size, again = parse_size(memory, "--memory"), DEFAULT_AUDIT if audit is None else parse_audit(audit)
+    if resume and out is not None:
+        check_resumed(out)
     return RunOptions(run=out, resume=resume, workers=workers, engine=engine, memory=size, audit=again)
 
 
@@ -273,3 +275,9 @@ def _pair(text: str | None) -> tuple[int, int] | None:
     if len(numbers) != 2 or min(numbers) < 1:
         raise BitswapError(f"--resize: expected height,width, found {text!r}")
     return numbers[0], numbers[1]
+
+
+def check_resumed(out: Path) -> None:
+    """Raise RunError where a run is to be resumed and there is none: its name may be mistyped."""
+    if not out.exists():
+        raise RunError(f"{out}: --resume: expected a run directory, found none; leave --resume out to begin one there")

@@ -291,6 +291,11 @@ WRONG: list[tuple[Callable[[], None], str, str]] = [
     ),
     (nothing, "evaluate cnn.onnx --save-outputs cnn.onnx", "cnn.onnx: would overwrite what it is made from"),
     (lambda: faults("", HEADER.replace("Bit", "bit,BIT")), INJECT, "faults.csv:1: column Bit stands twice"),
+    (
+        nothing,
+        INJECT.replace("--out run", "--out runs --resume"),
+        "runs: --resume: expected a run directory, found none; leave --resume out",
+    ),
     (nothing, "inject faults.csv cnn.onnx", "it looks like a fault list: the model comes first, then the list"),
     (nothing, "results export nowhere --dialect tf_injector", "nowhere: expected a run directory"),
     (
