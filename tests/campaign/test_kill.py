@@ -47,6 +47,7 @@ def stored_outcomes(run: Path) -> int:
 def test_twenty_kills_at_random_instants(tmp_path: Path, undisturbed: bytes) -> None:
     """SIGKILL, twenty times in a row, by the clock and by progress in turn; afterwards one run to the end."""
     run = tmp_path / "run"
+    run.mkdir()  # without it the first resume stops: there is nothing to resume
     inject = command("inject", MODEL, FAULTS, "--out", run, "--resume", "--workers", 2)
     rng = random.Random(20)
     kept = [0]
