@@ -17,11 +17,9 @@ SFI_NEURONS = ("Injection", "LayerName", "FeatureMapIndex", "Value")
 
 _INDEX = re.compile(r"[(\[ ]*((?:[0-9]{1,18}(?:\s*,\s*[0-9]{1,18})*\s*,?)?)\s*[)\]]?")
 _INTEGER = re.compile(r"[0-9]{1,9}")
-#: Numbers that a table with empty cells makes of whole ones, and that NumPy 2 makes of its own.
-_WHOLE_FLOAT, _NUMPY_INTEGER = (
-    re.compile(r"([0-9]{1,9})\.0*"),
-    re.compile(r"(?:np\.|numpy\.)?u?int[0-9]{0,2}\(([0-9]{1,18})\)"),
-)
+#: A whole number as a table writes it whose column has an empty cell, and as NumPy 2 writes it.
+_WHOLE_FLOAT = re.compile(r"([0-9]{1,9})\.0*")
+_NUMPY_INTEGER = re.compile(r"(?:np\.|numpy\.)?u?int[0-9]{0,2}\(([0-9]{1,18})\)")
 #: What tables write into empty cells.
 _EMPTY = frozenset(("nan", "none", "null", "<na>"))
 _TUPLE = re.compile(r"\([^()]*\)")

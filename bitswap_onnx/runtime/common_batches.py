@@ -58,14 +58,14 @@ class Rest:
         """Estimated bytes of the sub-model."""
         return self.chain.slicer.loaded_bytes(self.names, self.computed)
 
-    @property
-    def facts(self) -> list[Any]:
-        """What tells it from any other rest of a chain, as JSON has it."""
-        return [self.stage, self.names, self.computed, self.blocked]
-
 
 #: Where rows are added: at a border, or within a stage.
 RowPlace = int | Rest
+
+
+def place_facts(place: RowPlace) -> int | list[Any]:
+    """Return what tells a place from any other of a chain, as JSON has it."""
+    return place if isinstance(place, int) else [place.stage, place.names, place.computed, place.blocked]
 
 
 @dataclass(eq=False)

@@ -15,7 +15,7 @@ from bitswap_onnx.graph.edits import InjectionEdits, NeuronEdit
 from bitswap_onnx.graph.neurons import Flips, by_input, flips, tapped_value
 from bitswap_onnx.graph.sites import NeuronSite
 from bitswap_onnx.runtime.chain import Arrays
-from bitswap_onnx.runtime.common_batches import CommonBatches, RowPlace
+from bitswap_onnx.runtime.common_batches import CommonBatches, RowPlace, place_facts
 from bitswap_onnx.runtime.golden_block import GoldenBlock, InnerValues
 from bitswap_onnx.runtime.lanes import LaneKind, affected
 
@@ -44,8 +44,7 @@ class NeuronLane:
     @property
     def facts(self) -> list[Any]:
         """What tells it from any other lane of its path in the same chain, as JSON has it."""
-        place = self.place if isinstance(self.place, int) else self.place.facts
-        return [self.kind, [site.key for site in self.sites], place, self.inner.facts]
+        return [self.kind, [site.key for site in self.sites], place_facts(self.place), self.inner.facts]
 
     def run(self, injections: Sequence[tuple[int, InjectionEdits]], block: GoldenBlock, common: CommonBatches) -> None:
         """Add the rows of ``injections``, which come with their numbers."""

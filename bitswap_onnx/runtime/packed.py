@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from bitswap_onnx.graph.edits import InjectionEdits, WeightEdit
 from bitswap_onnx.graph.stretches import ROWS, ChannelwiseStretch, Feed, StretchRow
 from bitswap_onnx.runtime.chain import Arrays
-from bitswap_onnx.runtime.common_batches import CommonBatches, RowPlace
+from bitswap_onnx.runtime.common_batches import CommonBatches, RowPlace, place_facts
 from bitswap_onnx.runtime.golden_block import GoldenBlock, InnerValues
 from bitswap_onnx.runtime.lanes import LaneKind
 from bitswap_onnx.runtime.memory import aligned_empty
@@ -82,8 +82,14 @@ class PackedLane:
     @property
     def facts(self) -> list[Any]:
         """What tells it from any other lane of its path in the same chain, as JSON has it."""
-        place = self.place if isinstance(self.place, int) else self.place.facts
-        return [self.kind, self.stretch.start, self.stretch.value, self.blocked, place, self.inner.facts]
+        return [
+            self.kind,
+            self.stretch.start,
+            self.stretch.value,
+            self.blocked,
+            place_facts(self.place),
+            self.inner.facts,
+        ]
 
     def run(self, injections: Sequence[tuple[int, InjectionEdits]], block: GoldenBlock, common: CommonBatches) -> None:
         """Add the rows that ``injections``, which come with their numbers, change.
