@@ -107,33 +107,47 @@ class Resolver:
             raise _error(
                 fault, f"unknown layer {fault.layer!r}; the nearest are {nearest(fault.layer, self._by_layer)}"
             )
+        targets = list({target.tensor: target for _, target in named}.values())
         wanted = fault.parameter or "weight"
-        matches = {t.tensor: t for _, t in named if t.role == wanted}
-        if not matches:
-            by_key = fault.parameter is None  # a tensor named by its own key needs no parameter
-            matches = {t.tensor: t for p, t in named if (t.tensor == fault.layer if by_key else p == wanted)}
+        matches = [target for target in targets if target.role == wanted]
+        if fault.parameter is None:  # a tensor named by its own key needs no parameter
+            own = [target for target in targets if target.tensor == fault.layer]
+            matches = own if len(matches) != 1 and own else matches
+        elif len(matches) != 1:
+            exact = {target.tensor: target for parameter, target in named if wanted in (parameter, target.tensor)}
+            matches = list(exact.values()) or matches
         if not matches:
             has = ", ".join(f"{t.role} ({p})" if p != t.role else p for p, t in named)
             raise _error(fault, f"layer {fault.layer!r} has no {wanted}, it has {has}; name one in column Parameter")
         if len(matches) > 1:
-            tensors = ", ".join(matches)
-            raise _error(
-                fault, f"{fault.layer!r} {wanted} is ambiguous: it could be {tensors}; use one of these as Layer"
-            )
-        return next(iter(matches.values()))
+            raise _error(fault, self._ambiguity(fault.layer, wanted, matches))
+        return matches[0]
+
+    def _ambiguity(self, layer: str, wanted: str, matches: list[Target]) -> str:
+        """Return the message about several tensors that a fault may mean, with the names that tell them apart."""
+        names = [next((p for p, t in self._by_layer[layer] if t is target), target.tensor) for target in matches]
+        if len(set(names)) == len(names):
+            return f"layer {layer!r} has {len(names)} of {wanted}: {', '.join(names)}; name one in column Parameter"
+        tensors = ", ".join(target.tensor for target in matches)
+        return f"{layer!r} {wanted} is ambiguous: it could be {tensors}; use one of these as Layer"
 
     def address(self, target: Target) -> tuple[str, str]:
-        """Return the (layer, parameter) by which a list finds ``target`` again: with its role if that is unique."""
+        """Return the (layer, parameter) by which a list finds ``target`` again: with its role if that is unique.
+
+        ``weight`` as parameter may be left out.
+        """
         if target.tensor not in self._addresses:
-            choices = ((target.layer, target.role), (target.layer, target.parameter), (target.tensor, target.parameter))
+            own, choices = target.tensor, [(target.layer, target.role), (target.layer, target.parameter)]
+            choices += [(own, target.parameter), (target.layer, own)]
             self._addresses[target.tensor] = next(
                 (choice for choice in choices if self._leads_to(choice, target)), choices[-1]
             )
         return self._addresses[target.tensor]
 
     def _leads_to(self, address: tuple[str, str], target: Target) -> bool:
+        layer, parameter = address
         try:
-            return self.find(Fault(address[0], (), parameter=address[1])) is target
+            return self.find(Fault(layer, (), parameter=None if parameter == "weight" else parameter)) is target
         except FaultListError:
             return False
 

@@ -11,6 +11,7 @@ import numpy as np
 from bitswap_onnx.data.dataset import synthetic_dataset
 from bitswap_onnx.errors import ModelError
 from bitswap_onnx.graph.model import Model
+from bitswap_onnx.graph.nodes import node_label
 from bitswap_onnx.graph.signature import ModelInput
 from bitswap_onnx.graph.targets import find_targets
 from bitswap_onnx.runtime.chain_plan import ChainPlan, decode_plan, encode_plan, may_be_plan
@@ -44,7 +45,9 @@ def choose_layout(model: Model, numerics: Numerics, output: str, spec: ModelInpu
 def _blocked_chain(model: Model, numerics: Numerics, output: str, spec: ModelInput) -> ChainPlan | None:
     """Return the chain of a model with blocked kernels, None if they lose too much of what plain ones have."""
     blocked = replace(numerics, layout="blocked")
-    weights = [(target.tensor,) for target in find_targets(model) if target.role == "weight" and len(target.shape) > 2]
+    convolutions = {node_label(node) for node in model.proto.graph.node if "Conv" in node.op_type}
+    targets = [target for target in find_targets(model) if target.role == "weight" and len(target.shape) > 2]
+    weights = [(target.tensor,) for target in targets if convolutions.intersection(target.users)]
     tried = [weights[i] for i in np.unique(np.linspace(0, len(weights) - 1, _LAYERS).astype(int))] if weights else []
     inputs = synthetic_dataset(spec.shape, spec.dtype, numerics.batch_size, seed=0).batch(0, numerics.batch_size)
     try:

@@ -178,3 +178,17 @@ def test_addresses_read_back(proto: onnx.ModelProto) -> None:
 
 def test_addresses_are_roles_where_they_can_be() -> None:
     assert {RESOLVER.address(target) for target in RESOLVER.targets} >= {("conv", "weight"), ("bn", "bn_var")}
+
+
+def test_a_layer_with_several_weights_needs_a_parameter() -> None:
+    proto = build(
+        "net (float[S, N, 3] x) => (float[S, D, N, 2] y) { [rnn] y, h = GRU <hidden_size = 2> (x, W0, R0) }",
+        W0=np.ones((1, 6, 3), np.float32),
+        R0=np.ones((1, 6, 2), np.float32),
+    )
+    resolver = Resolver(from_proto(proto))
+    with pytest.raises(FaultListError, match=r"layer 'rnn' has 2 of weight: W, R; name one in column Parameter"):
+        resolver.find(Fault("rnn", (0, 0, 0), 1))
+    assert resolver.find(Fault("rnn", (0, 0, 0), 1, parameter="R")).tensor == "R0"
+    assert resolver.find(Fault("W0", (0, 0, 0), 1)).tensor == "W0"
+    assert [resolver.address(target) for target in resolver.targets] == [("rnn", "W"), ("rnn", "R")]

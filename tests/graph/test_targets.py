@@ -92,7 +92,7 @@ def test_what_computes_with_activations_is_a_target_and_what_steers_is_none() ->
     )
     proto.graph.initializer.append(numpy_helper.from_array(np.array(0.5, np.float32), "/Constant_3_output_0"))
     assert rows(proto) == [
-        ("embed.weight", "embed", "weight", "parameter"),
+        ("embed.weight", "embed", "weight", "weight"),
         ("pos", "pos", "pos", "parameter"),
         ("norm.weight", "norm", "weight", "parameter"),
         ("norm.bias", "norm", "bias", "bias"),
@@ -301,3 +301,98 @@ def test_selecting_layers(patterns: str | None, layers: list[str]) -> None:
 def test_selecting_nothing_names_the_nearest() -> None:
     with pytest.raises(ModelError, match=r"no layer or parameter matches 'cnov'; the nearest are conv"):
         select_targets(from_proto(cnn()), "fc,cnov")
+
+
+def test_recurrent_layers_have_two_weights_with_the_names_of_the_specification() -> None:
+    proto = build(
+        """net (float[S, N, 3] x) => (float[S, D, N, 2] y) {
+            axes = Constant <value = int64[1] {0}> ()
+            w = Unsqueeze ("lstm.weight_ih", axes)
+            r = Unsqueeze ("lstm.weight_hh", axes)
+            [first] a, h, c = LSTM <hidden_size = 2> (x, w, r, "lstm.bias")
+            squeezed = Squeeze (a, one)
+            [second] y, h2 = GRU <hidden_size = 2> (squeezed, W0, R0)
+        }""",
+        lstm__weight_ih=normal(8, 3),
+        lstm__weight_hh=normal(8, 2),
+        lstm__bias=normal(1, 16),
+        one=np.array([1], np.int64),
+        W0=normal(1, 6, 2),
+        R0=normal(1, 6, 2),
+    )
+    assert rows(proto) == [
+        ("lstm.weight_ih", "lstm", "weight_ih", "weight"),
+        ("lstm.weight_hh", "lstm", "weight_hh", "weight"),
+        ("lstm.bias", "lstm", "bias", "bias"),
+        ("W0", "second", "W", "weight"),
+        ("R0", "second", "R", "weight"),
+    ]
+
+
+def test_kernels_behind_computations_are_weights_and_their_norms_are_not() -> None:
+    """A weight norm, g · v / |v|; a spectral norm, w / (u · w v), whose u and v are buffers; a sum of two kernels."""
+    proto = build(
+        """net (float[N, 4] x) => (float[N, 4] y) {
+            norm = ReduceL2 <keepdims = 1> ("a.v", one)
+            scale = Div ("a.g", norm)
+            kernel = Mul ("a.v", scale)
+            p = MatMul (x, kernel)
+            wv = MatMul ("b.w", "b.v")
+            sigma = MatMul ("b.u", wv)
+            divided = Div ("b.w", sigma)
+            q = MatMul (p, divided)
+            low = MatMul ("c.up", "c.down")
+            both = Add ("c.weight", low)
+            y = MatMul (q, both)
+        }""",
+        a__v=normal(4, 4),
+        a__g=normal(1, 4),
+        one=np.array([0], np.int64),
+        b__w=normal(4, 4),
+        b__u=normal(4),
+        b__v=normal(4),
+        c__weight=normal(4, 4),
+        c__up=normal(4, 1),
+        c__down=normal(1, 4),
+    )
+    roles = {row[0]: row[3] for row in rows(proto)}
+    assert {key for key, role in roles.items() if role == "weight"} == {
+        "a.v", "a.g", "b.w", "c.weight", "c.up", "c.down",
+    }  # fmt: skip
+    assert {key for key, role in roles.items() if role == "parameter"} == {"b.u", "b.v"}
+
+
+def test_quantised_kernels_behind_arithmetic_and_tables_of_codes() -> None:
+    """(w - zero) · scale written with Cast, Sub and Mul; a table of int8 codes; int32 and scalars stay what they are."""
+    proto = build(
+        """net (float[N, 4] x, int64[N] ids) => (float[N, 4] y) {
+            code = Cast <to = 1> ("fc.codes")
+            zero = Cast <to = 1> ("fc.zero")
+            shifted = Sub (code, zero)
+            kernel = Mul (shifted, "fc.scale")
+            a = MatMul (x, kernel)
+            rows = Gather ("embed.codes", ids)
+            e = DequantizeLinear (rows, "embed.scale", "embed.zero")
+            s = Gather ("sizes", ids)
+            t = Cast <to = 1> (s)
+            b = Add (a, e)
+            y = PRelu (b, val_7)
+        }""",
+        fc__codes=np.ones((4, 4), np.int8),
+        fc__zero=np.ones(4, np.int8),
+        fc__scale=normal(4),
+        embed__codes=np.ones((5, 4), np.int8),
+        embed__scale=np.float32(0.5),
+        embed__zero=np.int8(0),
+        sizes=np.ones((5, 4), np.int64),
+        val_7=np.array([0.25], np.float32),
+    )
+    assert {row[0]: row[3] for row in rows(proto)} == {
+        "fc.codes": "weight",
+        "fc.zero": "zero_point",
+        "fc.scale": "scale",
+        "embed.codes": "weight",
+        "embed.scale": "scale",
+        "embed.zero": "zero_point",
+        "val_7": "slope",
+    }
