@@ -57,7 +57,7 @@ def test_sizes_that_no_memory_holds_are_refused() -> None:
     with pytest.raises(ModelError, match="expected a batch of at most 1,048,576 inputs, found 1,000,000,000,000"):
         model_input(from_proto(proto))
     with pytest.raises(
-        DataError, match="2 synthetic inputs would take 8,000 GB, more than 17; give a dataset as `data`"
+        DataError, match="2 synthetic inputs would take 8,000 GB, more than 9; give a dataset as `data`"
     ):
         synthetic_dataset((10**12,), np.dtype(np.float32), 2, 0)
 
@@ -74,8 +74,13 @@ def test_messages_about_long_cells_are_short(row: str, tmp_path: Path) -> None:
     assert len(str(caught.value)) < 300
 
 
-def test_messages_about_damaged_archives_are_short(tmp_path: Path) -> None:
+def test_messages_about_damaged_data_are_short(tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", **{"n" * 5000: np.zeros(3)})  # type: ignore[arg-type]
     with pytest.raises(DataError) as caught:
         open_data(tmp_path / "x.npz", None, Decoding())
+    assert len(str(caught.value)) < 400
+    np.save(tmp_path / "x.npy", np.zeros((2, 3), np.float32))
+    (tmp_path / "labels.csv").write_text("x" * 40_000)
+    with pytest.raises(DataError) as caught:
+        open_data(tmp_path / "x.npy", tmp_path / "labels.csv", Decoding())
     assert len(str(caught.value)) < 400

@@ -124,7 +124,7 @@ def load_dataset(
 
 
 #: Bytes of synthetic inputs, at most.
-_MOST_SYNTHETIC = 1 << 34
+_MOST_SYNTHETIC = 1 << 33
 
 
 def synthetic_dataset(input_shape: tuple[int, ...], dtype: np.dtype[Any], count: int, seed: int) -> Dataset:
@@ -140,7 +140,12 @@ def synthetic_dataset(input_shape: tuple[int, ...], dtype: np.dtype[Any], count:
             f"the model's input has shape {input_shape}: {amount(count, 'synthetic input')} would take "
             f"{size / 1e9:,.0f} GB, more than {_MOST_SYNTHETIC / 1e9:,.0f}; give a dataset as `data`"
         )
-    values = np.random.default_rng(seed).standard_normal((count, *input_shape), np.float32).astype(dtype)
+    try:
+        values = np.random.default_rng(seed).standard_normal((count, *input_shape), np.float32).astype(dtype)
+    except MemoryError:
+        raise DataError(
+            f"no memory for {amount(count, 'synthetic input')} of shape {input_shape}; give a dataset as `data`"
+        ) from None
     source = f"{amount(count, 'synthetic input')}, standard normal with seed {seed}, no labels"
     return Dataset("synthetic", source, None, input_shape, dtype, count, lambda a, b: values[a:b].copy())
 

@@ -11,14 +11,21 @@ from typing import Any
 import numpy as np
 
 from bitswap_onnx.data.dataset import load_dataset
+from bitswap_onnx.data.preprocessing import Preprocessing
+from tests.benchmarks.mutations.cases import Hang
 from tests.builders import normal
 
 _X = normal(4, 1, 6, 6)
 
 
+def run_code() -> None:
+    """What a pickle asks to call; reading must refuse it."""
+    raise Hang("code from the file ran")
+
+
 class _Evil:
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return Path.touch, (Path("/tmp/bitswap-mutation-code-ran"),)  # type: ignore[return-value]
+    def __reduce__(self) -> tuple[object, tuple[()]]:
+        return run_code, ()
 
 
 def make_data(rng: np.random.Generator, folder: Path) -> tuple[str, dict[str, Callable[[], object]]]:
@@ -39,8 +46,11 @@ def make_data(rng: np.random.Generator, folder: Path) -> tuple[str, dict[str, Ca
     data = folder / "images" if suffix == ".png" else path
     shape = (3, 32, 32) if suffix in ("", ".bin", ".png") else (1, 6, 6)
 
+    pixels = Preprocessing(preset="cifar10") if shape[0] == 3 else Preprocessing()
+
     def read(labels: Path | None = None) -> None:
-        dataset = load_dataset(data, input_shape=shape, dtype=np.dtype(np.float32), labels=labels)
+        float32 = np.dtype(np.float32)
+        dataset = load_dataset(data, input_shape=shape, dtype=float32, preprocessing=pixels, labels=labels)
         dataset.batch(0, min(len(dataset), 8))
 
     steps: dict[str, Callable[[], object]] = {"load": read}
@@ -70,7 +80,12 @@ def _npz(rng: np.random.Generator) -> tuple[str, bytes]:
         np.full(4, np.nan),
         np.array([2**63] * 4, object),
     ]
-    np.savez(file, x=strange[rng.integers(len(strange))], y=y[rng.integers(len(y))])
+    strange_x, strange_y = rng.random(2) < 0.3
+    np.savez(
+        file,
+        x=strange[rng.integers(len(strange)) if strange_x else 0],
+        y=y[rng.integers(len(y)) if strange_y else 0],
+    )
     return ".npz", file.getvalue()
 
 
@@ -107,11 +122,15 @@ def _cifar(rng: np.random.Generator) -> tuple[str, bytes]:
         [pixels],
         _Evil(),
     )
-    return "", pickle.dumps(batches[rng.integers(len(batches))], protocol=int(rng.integers(0, 5)))
+    return "", pickle.dumps(
+        batches[rng.integers(len(batches)) if rng.random() < 0.6 else 0], protocol=int(rng.integers(0, 5))
+    )
 
 
 def _binary(rng: np.random.Generator) -> tuple[str, bytes]:
-    return ".bin", rng.integers(0, 256, int(rng.choice([0, 3073, 3074, 6146, 100]))).astype(np.uint8).tobytes()
+    pixels = rng.integers(0, 256, int(rng.choice([0, 3073, 3074, 6146, 100]))).astype(np.uint8)
+    pixels[::3073] = rng.choice([0, 9, 200])
+    return ".bin", pixels.tobytes()
 
 
 def _image(rng: np.random.Generator) -> tuple[str, bytes]:
