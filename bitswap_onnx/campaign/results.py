@@ -1,7 +1,8 @@
-"""The files and numbers that derive from a store: results.csv, the summary, saved scores, formats of other tools."""
+"""The files and numbers that derive from a store: results.csv, the summary, saved scores."""
 
 import csv
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,6 @@ from bitswap_onnx.campaign.store import Store
 from bitswap_onnx.campaign.store_results import CriticalInjection
 from bitswap_onnx.errors import MissingExtraError, RunError
 from bitswap_onnx.faults.bits import BIT_CLASSES
-from bitswap_onnx.faults.fault_row import TF_INJECTOR
 from bitswap_onnx.files import replacing
 from bitswap_onnx.outcome import COUNTS, OUTCOME_NAMES, Counts, decode_outcomes
 
@@ -23,14 +23,6 @@ RESULT_COLUMNS = (
     *("Parameter", "Kind", "Value", "Site", "Input"),
     *("clean_bits", "faulty_bits", "clean_value", "faulty_value", "effect"),
 )
-
-#: Counts that other tools' results have, in their order.
-_CLASSIC = COUNTS[: COUNTS.index("critical") + 1]
-_DIALECTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "dnn-benchmarks": (("Injection", "Layer", "TensorIndex", "Bit"), OUTCOME_NAMES),
-    "tf_injector": (TF_INJECTOR, _CLASSIC),
-}
-DIALECTS = tuple(_DIALECTS)
 
 
 @dataclass(frozen=True)
@@ -71,33 +63,6 @@ def write_golden(store: Store, path: Path) -> None:
         file.write("\n")
 
 
-def export_dialect(store: Store, dialect: str, path: Path) -> None:
-    """Write a finished run's results as tf_injector or dnn-benchmarks would.
-
-    Raises RunError for an unfinished run, and for what their formats cannot hold: several faults in one injection, kinds
-    other than flip, and parameters other than weights.
-    """
-    store.check_complete()
-    names, counts = _DIALECTS[dialect]
-    other = store.not_a_single_weight_flip()
-    if other is not None:
-        what = "several faults" if other[3] else f"{other[1]} of {other[2]}"
-        raise RunError(
-            f"injection {other[0]}: {what}: {dialect} holds single flips of weights alone; read results.csv instead"
-        )
-    columns = [*RESULT_COLUMNS[:5], *counts]
-    with replacing(path) as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow((*names, "n_injections", *counts))
-        if dialect == "tf_injector":
-            golden = store.golden
-            cells = ["GOLDEN", "", "", "", golden.inputs, golden.top_1_correct, golden.top_5_correct]
-            writer.writerow(cells + [""] * (len(columns) - len(cells)))
-        for row in store.result_rows():
-            named = dict(zip(RESULT_COLUMNS, row, strict=True))
-            writer.writerow([named[column] for column in columns])
-
-
 def summarize(store: Store, worst: int = 5) -> Summary:
     """Return the numbers of a finished campaign, with the ``worst`` most critical injections."""
     classes = store.totals_by_bit_class()
@@ -106,8 +71,8 @@ def summarize(store: Store, worst: int = 5) -> Summary:
     return Summary(store.injections, store.totals(), bit_classes, store.most_critical(worst))
 
 
-def write_scores(store: Store, folder: Path, golden: NDArray[Any]) -> None:
-    """Write clean.npy and inj_<id>.npy, (inputs, classes) float32, from the recorded scores.
+def write_scores(store: Store, folder: Path, golden: NDArray[Any], without: Collection[str] = ()) -> None:
+    """Write clean.npy and inj_<id>.npy, (inputs, classes) float32, from the recorded scores; ``without`` some injections.
 
     An injection over some of the inputs, its own block or those that its faults name, has those alone, in the dataset's
     order.
@@ -118,7 +83,10 @@ def write_scores(store: Store, folder: Path, golden: NDArray[Any]) -> None:
         raise RunError(f"{folder}: cannot make the folder: {error.strerror}") from None
     _save_array(folder / "clean.npy", golden.astype(np.float32))
     for _, identifier, scores in store.records("scores"):
-        _save_array(folder / f"inj_{identifier}.npy", np.frombuffer(scores, np.float32).reshape(-1, golden.shape[1]))
+        if identifier not in without:
+            _save_array(
+                folder / f"inj_{identifier}.npy", np.frombuffer(scores, np.float32).reshape(-1, golden.shape[1])
+            )
 
 
 def write_per_input(store: Store, path: Path) -> None:

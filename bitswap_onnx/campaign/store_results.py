@@ -123,13 +123,19 @@ class StoreResults(StoreFile):
         """Yield the rows of results.csv, one per fault (`bitswap_onnx.campaign.results.RESULT_COLUMNS`)."""
         yield from self._db.execute(_ROWS)
 
-    def not_a_single_weight_flip(self) -> tuple[str, str, str, int] | None:
-        """Return id, kind, parameter or site, and row of the first fault that is no single flip of a weight."""
-        row: tuple[str, str, str, int] | None = self._db.execute(
-            "SELECT i.id, r.kind, r.parameter || r.site, r.row FROM receipt r JOIN injection i USING (position)"
-            " WHERE r.kind != 'flip' OR r.parameter != 'weight' OR r.row > 0 OR r.site != '' LIMIT 1"
-        ).fetchone()
-        return row
+    def unlike_a_weight_flip(self) -> dict[str, str]:
+        """Return, by id in the list's order, the injections that are no single flip of a weight, and what they are.
+
+        That is ``several faults``, ``neuron faults``, a kind (``stuck_at_0 faults``) or a parameter (``bias faults``), the
+        first of these that applies.
+        """
+        rows = self._db.execute(
+            "SELECT i.id, CASE WHEN COUNT(*) > 1 THEN 'several faults' WHEN r.site != '' THEN 'neuron faults'"
+            " WHEN r.kind != 'flip' THEN r.kind || ' faults' ELSE r.parameter || ' faults' END"
+            " FROM injection i JOIN receipt r USING (position) GROUP BY i.position"
+            " HAVING COUNT(*) > 1 OR r.site != '' OR r.kind != 'flip' OR r.parameter != 'weight' ORDER BY i.position"
+        )
+        return dict(rows)
 
     def totals_by_bit_class(self) -> dict[str, tuple[int, Counts]]:
         """Return, by the class of an injection's first bit, the number of injections and the sums of their counts."""

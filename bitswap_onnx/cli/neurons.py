@@ -10,7 +10,7 @@ from bitswap_onnx.campaign.options import RunOptions
 from bitswap_onnx.campaign.settings import Settings
 from bitswap_onnx.cli import console
 from bitswap_onnx.cli.inject import watched
-from bitswap_onnx.cli.options import Exclude, ModelPath, Plot, with_shared
+from bitswap_onnx.cli.options import BitOrderOption, Exclude, ModelPath, Plot, with_shared
 from bitswap_onnx.errors import BitswapError
 from bitswap_onnx.experiments.neurons.report import TextTable, layer_table, result_table
 from bitswap_onnx.experiments.neurons.results import NeuronCampaign, TargetLayer
@@ -46,8 +46,9 @@ def command(
         ),
     ] = None,
     bit: Annotated[
-        int | None, typer.Option(min=0, help="Always flip this bit (0: least significant). Default: a random one.")
+        int | None, typer.Option(min=0, help="Always flip this bit (see --bit-order). Default: a random one.")
     ] = None,
+    bit_order: BitOrderOption = "lsb",
     trials: Annotated[int, typer.Option(min=1, help="Faults per layer and input.")] = 1,
     drop_last: Annotated[bool, typer.Option("--drop-last", help="Leave out the last batch if it is not full.")] = False,
     detailed_log: Annotated[
@@ -66,6 +67,7 @@ def command(
             layer_type=layer_type,
             numbers=_numbers(layer_num),
             bit=bit,
+            bit_order=bit_order,
             trials=trials,
             drop_last=drop_last,
             detailed_log=detailed_log,

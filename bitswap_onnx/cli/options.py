@@ -25,7 +25,7 @@ ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX file."
 Faults = Annotated[Path, typer.Argument(metavar="FAULTS", help="A fault list (CSV).", show_default=False)]
 BitOrderOption = Annotated[
     Literal["lsb", "msb"],
-    typer.Option(help="Bit 0 in the list is the least significant bit (lsb) or the sign (msb)."),
+    typer.Option(help="Bit 0 is the least significant bit (lsb) or the sign (msb)."),
 ]
 Layers = Annotated[str | None, typer.Option(metavar="NAME,..", help="Only these layers: globs or parts of names.")]
 Exclude = Annotated[str | None, typer.Option(metavar="NAME,..", help="Layers to leave out: globs or parts of names.")]

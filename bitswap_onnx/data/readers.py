@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from bitswap_onnx.errors import BitswapError, DataError, MissingExtraError
+from bitswap_onnx.errors import BitswapError, DataError, MissingExtraError, one_line
 
 Array = NDArray[Any]
 Labels = NDArray[np.int64]
@@ -150,14 +150,14 @@ def _reading(path: Path, what: str) -> Iterator[None]:
     except BitswapError:
         raise
     except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"{path}: expected {what}, but reading it failed: {reason}") from error
+        raise DataError(f"{path}: expected {what}, but reading it failed: {one_line(error)}") from error
 
 
 def _read_npz(path: Path) -> StoredArray:
     with _reading(path, "an .npz of numbers"), path.open("rb") as file, np.load(file, allow_pickle=False) as found:
         if "x" not in found:
-            raise DataError(f"{path}: expected arrays x and y, found {', '.join(found) or 'nothing'}; save with x=, y=")
+            names = ", ".join(found)[:80] or "nothing"
+            raise DataError(f"{path}: expected arrays x and y, found {names}; save with x=, y=")
         arrays = {name: found[name] for name in ("x", "y") if name in found}
         for name, array in arrays.items():
             if not isinstance(array, np.ndarray):
@@ -289,12 +289,12 @@ def _labels_from_file(path: Path, count: int, names: Sequence[str] = ()) -> Labe
         if row := _LABEL_ROW.fullmatch(line):
             rows.append((row["name"], int(row["label"])))
         elif line and (number > 1 or line.lower() != "filename,label"):
-            raise DataError(f"{path}:{number}: expected an integer, or a file name and an integer, found {line!r}")
+            raise DataError(f"{path}:{number}: expected an integer, or a file name and an integer, found {line[:80]!r}")
     named = {name: label for name, label in rows if name is not None}
     if named:
         odd = set(named) ^ set(names)
         if odd or len(named) < len(rows):
-            what = min(odd) if odd else "a name given twice or left out"
+            what = min(odd)[:200] if odd else "a name given twice or left out"
             raise DataError(f"{path}: {len(rows)} rows, expected one for each of {len(names)} images; found {what}")
         rows = [(name, named[name]) for name in names]
     return as_labels(np.array([label for _, label in rows]), count, str(path))

@@ -136,10 +136,10 @@ def encode(text: str, fmt: BitFormat) -> int:
     pattern = parse_pattern(text)
     if pattern is not None:
         if pattern >> fmt.width:
-            raise FaultListError(f"value {text} does not fit the {fmt.width} bits of {fmt.name}")
+            raise FaultListError(f"value {text[:40]} does not fit the {fmt.width} bits of {fmt.name}")
         return pattern
     if not is_number(text):
-        raise FaultListError(f"value {text!r} is neither a number nor a 0x bit pattern")
+        raise FaultListError(f"value {text[:40]!r} is neither a number nor a 0x bit pattern")
     return _encode_float(text, fmt) if fmt.is_float else _encode_integer(text, fmt)
 
 

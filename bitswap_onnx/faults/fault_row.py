@@ -22,6 +22,8 @@ _WHOLE_FLOAT = re.compile(r"([0-9]{1,9})\.0*")
 _NUMPY_INTEGER = re.compile(r"(?:np\.|numpy\.)?u?int[0-9]{0,2}\(([0-9]{1,18})\)")
 #: What tables write into empty cells.
 _EMPTY = frozenset(("nan", "none", "null", "<na>"))
+#: Characters of a layer's or a parameter's name, at most.
+_LONGEST_NAME = 500
 _TUPLE = re.compile(r"\([^()]*\)")
 _KINDS = {kind.value: kind for kind in Kind}
 _SITES = {site.value: site for site in Site}
@@ -95,6 +97,12 @@ class Columns:
             raise FaultListError(f"{where}: expected a layer name, found an empty cell")
         required = [row[i].strip() for i in self.required]
         optional = ["" if i is None or i >= len(row) else row[i].strip() for i in self.optional]
+        name = max(required[1], optional[0], key=len)
+        if len(name) > _LONGEST_NAME:
+            raise FaultListError(
+                f"{where}: expected a layer and a parameter of at most {_LONGEST_NAME} characters, found {len(name):,}: "
+                f"{name[:40]!r}..."
+            )
         if not self.neurons:
             required[3] = _filled(required[3])
         return required, [
@@ -131,7 +139,7 @@ def _parse(row: list[str], columns: Columns, where: str) -> tuple[str, Fault]:
     )
     if fault.site is None and inputs:
         raise FaultListError(
-            f"{where}: Input {inputs!r} needs a neuron; give a Site, output or input, or leave Input empty"
+            f"{where}: Input {inputs[:40]!r} needs a neuron; give a Site, output or input, or leave Input empty"
         )
     if fault.site is not None and parameter:
         raise FaultListError(
@@ -190,7 +198,7 @@ def _kind(text: str, where: str) -> Kind:
     if not text:
         return Kind.FLIP
     if text not in _KINDS:
-        raise FaultListError(f"{where}: Kind {text!r} is none of {', '.join(_KINDS)}")
+        raise FaultListError(f"{where}: Kind {text[:40]!r} is none of {', '.join(_KINDS)}")
     return _KINDS[text]
 
 
@@ -208,7 +216,7 @@ def _index(text: str, where: str) -> tuple[int, ...]:
 def _bit(text: str, kind: Kind, where: str) -> int | None:
     if kind not in BIT_KINDS:
         if text:
-            raise FaultListError(f"{where}: a {kind} fault takes a Value and no Bit, found Bit {text!r}")
+            raise FaultListError(f"{where}: a {kind} fault takes a Value and no Bit, found Bit {text[:40]!r}")
         return None
     number = _whole(text)
     if number is None:
@@ -221,10 +229,10 @@ def _bit(text: str, kind: Kind, where: str) -> int | None:
 def _value(text: str, kind: Kind, where: str) -> str | None:
     if kind in BIT_KINDS:
         if _filled(text):
-            raise FaultListError(f"{where}: a {kind} fault takes a Bit and no Value, found Value {text!r}")
+            raise FaultListError(f"{where}: a {kind} fault takes a Bit and no Value, found Value {text[:40]!r}")
         return None
     if kind is Kind.MASK and parse_pattern(text) is None:
-        raise FaultListError(f"{where}: a mask fault takes a Value like 0x80000001, found {text!r}")
+        raise FaultListError(f"{where}: a mask fault takes a Value like 0x80000001, found {text[:40]!r}")
     if kind is Kind.SET and parse_pattern(text) is None and not is_number(text):
-        raise FaultListError(f"{where}: a set fault takes a number or a 0x bit pattern as Value, found {text!r}")
+        raise FaultListError(f"{where}: a set fault takes a number or a 0x bit pattern as Value, found {text[:40]!r}")
     return text

@@ -20,6 +20,10 @@ _INPUT_TYPES = frozenset(
 )
 
 
+#: Inputs of a model's fixed batch, at most.
+MOST_INPUTS = 1 << 20
+
+
 @dataclass(frozen=True)
 class ModelInput:
     """The model's input: ``shape`` without the batch dimension; ``batch`` is its fixed batch size, or None."""
@@ -53,6 +57,11 @@ def model_input(model: Model, shape: Sequence[int] | None = None) -> ModelInput:
         raise ModelError(
             f"{model.name}: expected an input of a number type that numpy has (float32, ...), found {kind} for "
             f"{inputs[0].name}"
+        )
+    if tensor.shape.dim[0].dim_value > MOST_INPUTS:
+        raise ModelError(
+            f"{model.name}: expected a batch of at most {MOST_INPUTS:,} inputs, found {tensor.shape.dim[0].dim_value:,}; "
+            "export the model with an open batch dimension"
         )
     dims = [dim.dim_value if dim.dim_value > 0 else None for dim in tensor.shape.dim]  # some write -1 for open
     dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))

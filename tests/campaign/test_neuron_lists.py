@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from bitswap_onnx.campaign import executor as execute
 from bitswap_onnx.campaign import schedule as plan
+from bitswap_onnx.campaign.dialects import export_dialect
 from bitswap_onnx.campaign.options import Progress, RunOptions
-from bitswap_onnx.campaign.results import export_dialect
 from bitswap_onnx.campaign.run import Campaign, run_campaign
 from bitswap_onnx.campaign.run_directory import reading
 from bitswap_onnx.campaign.schedule import join_paths

@@ -10,8 +10,8 @@ import pytest
 
 from bitswap_onnx.campaign import executor as execute
 from bitswap_onnx.campaign import schedule as plan
+from bitswap_onnx.campaign.dialects import export_dialect
 from bitswap_onnx.campaign.options import Progress
-from bitswap_onnx.campaign.results import export_dialect
 from bitswap_onnx.campaign.run import Campaign
 from bitswap_onnx.campaign.run_directory import reading
 from bitswap_onnx.campaign.settings import Settings

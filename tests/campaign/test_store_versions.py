@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bitswap_onnx.campaign.results import export_dialect, summarize
+from bitswap_onnx.campaign.dialects import export_dialect
+from bitswap_onnx.campaign.results import summarize
 from bitswap_onnx.campaign.run_directory import reading
 from bitswap_onnx.campaign.schema import SCHEMA_VERSION, UPGRADES
 from bitswap_onnx.errors import RunError

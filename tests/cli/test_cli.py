@@ -185,6 +185,21 @@ def test_results_export(run: Run) -> None:
         assert list(read_fault_list(path)) == list(read_fault_list("faults.csv"))
 
 
+def test_results_export_says_what_it_leaves_out(run: Run) -> None:
+    rows = ('0,fc,"(1, 2)",30,,', "1,fc,(2),3,bias,", '2,fc,"(2, 2)",9,,stuck_at_1')
+    Path("mixed.csv").write_text("\n".join(("Injection,Layer,TensorIndex,Bit,Parameter,Kind", *rows)))
+    run("inject", "cnn.onnx", "mixed.csv", "--out", "here", "--workers", 1)
+    code, out, _ = run("results", "export", "here", "--dialect", "tf_injector", "--out", "there")
+    (table,) = Path("there").rglob("*.csv")
+    assert (code, table.parent.name, table.name[:4]) == (0, "cnn", f"{table.parent.parent.name}_"[:4])
+    assert [fault.id for fault in read_fault_list(table)] == ["0"]
+    assert "left out, since tf_injector holds single flips of weights alone: 2 injections: 1 with" in " ".join(
+        out.split()
+    )
+    code, _, err = run("results", "export", "here", "--dialect", "tf_injector", "--out", "there", "-o", "x.csv")
+    assert (code, "give one of them" in err) == (1, True)
+
+
 def faults(row: str, text: str = HEADER + ROWS) -> None:
     Path("faults.csv").write_text(text + row)
 

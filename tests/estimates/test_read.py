@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bitswap_onnx.campaign.results import export_dialect
+from bitswap_onnx.campaign.dialects import export_dialect
 from bitswap_onnx.campaign.run_directory import reading
 from bitswap_onnx.errors import FaultListError, RunError
 from bitswap_onnx.estimates.groups import ALL

@@ -69,6 +69,7 @@ def result_table(campaign: NeuronCampaign) -> TextTable:
 def _title(campaign: NeuronCampaign) -> str:
     trials = "" if campaign.trials == 1 else f"{campaign.trials} times "
     bit = "one random bit" if campaign.bit is None else f"bit {campaign.bit}"
+    bit += " (0: the sign)" if campaign.bit is not None and campaign.bit_order == "msb" else ""
     return (
         f"{campaign.network} on {campaign.dataset}: {trials}one random neuron and {bit} per layer and input, "
         f"seed {campaign.seed}"

@@ -8,6 +8,7 @@ intervals.
 from dataclasses import dataclass
 from pathlib import Path
 
+from bitswap_onnx.faults.fault import BitOrder
 from bitswap_onnx.graph.sites import NeuronSite
 from bitswap_onnx.stats.proportion import Proportion
 
@@ -45,7 +46,8 @@ class LayerShares:
 class NeuronCampaign:
     """A finished campaign over ``inputs``, of which ``correct`` are golden-correct (None without labels).
 
-    ``rows``: the layers in order, then all layers together. ``bit``: the bit that is flipped, None for a random one.
+    ``rows``: the layers in order, then all layers together. ``bit``: the bit that is flipped, None for a random one;
+    0 is the least significant, or the sign where ``bit_order`` is ``msb``.
     ``is_classifier``: critical means another prediction, not an exceeded tolerance. ``detailed``: a file lists every
     misclassification.
     """
@@ -57,6 +59,7 @@ class NeuronCampaign:
     inputs: int
     trials: int
     bit: int | None
+    bit_order: BitOrder
     correct: int | None
     rows: tuple[LayerShares, ...]
     is_classifier: bool

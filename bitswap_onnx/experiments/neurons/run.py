@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,16 +20,16 @@ from bitswap_onnx.campaign.run_directory import reading
 from bitswap_onnx.campaign.settings import Settings, for_neurons
 from bitswap_onnx.campaign.setup import Setup
 from bitswap_onnx.campaign.store import Store
-from bitswap_onnx.errors import BitswapError, ControlFailedError, DataError, ModelError
+from bitswap_onnx.errors import BitswapError, ControlFailedError, DataError, ModelError, check_choice
 from bitswap_onnx.experiments.neurons.report import (
     write_misclassifications,
     write_neuron_report,
 )
 from bitswap_onnx.experiments.neurons.results import LayerShares, NeuronCampaign, TargetLayer, neuron_files
 from bitswap_onnx.experiments.sweep.bit_errors import MAX_FAULTS, BitRegion
-from bitswap_onnx.faults.fault import Injection, Site
+from bitswap_onnx.faults.fault import BitOrder, Injection, Site
 from bitswap_onnx.graph.site_choice import select_sites
-from bitswap_onnx.graph.sites import find_sites
+from bitswap_onnx.graph.sites import NeuronSite, find_sites
 from bitswap_onnx.graph.tensors import stored_tensors
 from bitswap_onnx.outcome import CRITICAL, decode_outcomes
 from bitswap_onnx.stats.proportion import Proportion, proportion
@@ -39,13 +40,17 @@ OnLayers = Callable[[str, Sequence[TargetLayer]], None]
 
 @dataclass(frozen=True)
 class NeuronPlan:
-    """``trials`` of each of the ``layers`` over the first ``inputs`` of the dataset; ``bit`` None: a random bit."""
+    """``trials`` of each of the ``layers`` over the first ``inputs`` of the dataset; ``bit`` None: a random bit.
+
+    ``bit_order``: bit 0 is the least significant (``lsb``) or the sign (``msb``).
+    """
 
     layers: tuple[TargetLayer, ...]
     inputs: int
     trials: int
     bit: int | None
     seed: int
+    bit_order: BitOrder = "lsb"
 
     @property
     def injections(self) -> tuple[Injection, ...]:
@@ -68,6 +73,7 @@ def run_neurons(
     exclude: str | None = None,
     numbers: Collection[int] | None = None,
     bit: int | None = None,
+    bit_order: BitOrder = "lsb",
     trials: int = 1,
     drop_last: bool = False,
     detailed_log: bool = False,
@@ -75,8 +81,9 @@ def run_neurons(
     on_layers: OnLayers | None = None,
     options: RunOptions = RunOptions(),
 ) -> NeuronCampaign:
-    """Flip a random bit (or ``bit``, 0 the least significant) of a random neuron per layer and input; count the outcomes.
+    """Flip a random bit (or ``bit``) of a random neuron per layer and input; count the outcomes.
 
+    ``bit_order``: ``bit`` 0 is the least significant (``lsb``) or the sign (``msb``).
     ``layers``, ``layer_type``, ``numbers`` and ``exclude`` choose layers as in `choose_layers`. Each layer and input has
     ``trials`` draws. ``drop_last`` leaves out the inputs of the last batch if it is not full. ``settings.seed`` seeds the
     draws; with `FROM_CLOCK` the seed itself is drawn, and `NeuronCampaign.seed` holds it. ``detailed_log`` writes a file
@@ -87,7 +94,7 @@ def run_neurons(
     """
     setup = prepare_run(model, for_neurons(settings), options)
     setup, chosen = choose_layers(setup, layers, layer_type, numbers, exclude)
-    plan = plan_neurons(setup, chosen, setup.seed, trials, bit, drop_last)
+    plan = plan_neurons(setup, chosen, setup.seed, trials, bit, drop_last, bit_order)
     folder = options.folder or default_run(setup)
     if on_layers:
         on_layers(setup.model.name, plan.layers)
@@ -143,12 +150,14 @@ def plan_neurons(
     trials: int = 1,
     bit: int | None = None,
     drop_last: bool = False,
+    bit_order: BitOrder = "lsb",
 ) -> NeuronPlan:
     """Return the checked plan.
 
-    Raises BitswapError for fewer than one trial, no layers, a ``bit`` that a layer's format does not have, fewer inputs
-    than one batch with ``drop_last``, and more than `MAX_FAULTS` faults.
+    Raises BitswapError for another ``bit_order``, fewer than one trial, no layers, a ``bit`` that a layer's format does
+    not have, fewer inputs than one batch with ``drop_last``, and more than `MAX_FAULTS` faults.
     """
+    check_choice("bit_order", bit_order, get_args(BitOrder))
     if trials < 1:
         raise BitswapError(f"`trials`: expected a positive number, found {trials}")
     if not layers:
@@ -173,7 +182,7 @@ def plan_neurons(
             f"`trials` {trials}: {len(layers)} layers and {inputs} inputs would have {faults:,} faults, more than "
             f"{MAX_FAULTS:,}; take fewer trials or layers, or limit the inputs with `first`"
         )
-    return NeuronPlan(layers, inputs, trials, bit, seed)
+    return NeuronPlan(layers, inputs, trials, bit, seed, bit_order)
 
 
 def draw_neuron_faults(layer: TargetLayer, trial: int, plan: NeuronPlan) -> Injection:
@@ -188,8 +197,13 @@ def draw_neuron_faults(layer: TargetLayer, trial: int, plan: NeuronPlan) -> Inje
     elements, bits = rng.integers([site.elements, site.format.width], size=(plan.inputs, 2)).T
     region = BitRegion(site.layer, site.shape, site.format.width, site=site.site, inputs=plan.inputs)
     neurons = np.arange(plan.inputs) * site.elements + elements
-    positions = neurons * site.format.width + (bits if plan.bit is None else plan.bit)
+    positions = neurons * site.format.width + (bits if plan.bit is None else _counted(plan.bit, plan.bit_order, site))
     return Injection(layer.injection(trial), tuple(region.faults(positions)))
+
+
+def _counted(bit: int, order: BitOrder, site: NeuronSite) -> int:
+    """Return a bit of a layer's output, counted from the least significant."""
+    return site.format.width - 1 - bit if order == "msb" else bit
 
 
 def _report(setup: Setup, plan: NeuronPlan, run: Path, detailed: bool) -> NeuronCampaign:
@@ -208,6 +222,7 @@ def _report(setup: Setup, plan: NeuronPlan, run: Path, detailed: bool) -> Neuron
             inputs=plan.inputs,
             trials=plan.trials,
             bit=plan.bit,
+            bit_order=plan.bit_order,
             correct=None if correct is None else int(correct.sum()),
             rows=tuple(rows),
             is_classifier=golden.criterion.needs_classes,

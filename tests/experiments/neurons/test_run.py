@@ -371,3 +371,13 @@ def test_wrong_input(model: Path, tmp_path: Path) -> None:
         with pytest.raises(BitswapError, match=re.escape(message)):
             neurons(model, tmp_path / "run", **options)
         assert not (tmp_path / "run").exists()
+
+
+def test_bits_are_counted_from_either_end(model: Path) -> None:
+    setup = prepare(model, SETTINGS)
+    setup, layers = choose_layers(setup)
+    ends = [plan_neurons(setup, layers, 5, bit=31), plan_neurons(setup, layers, 5, bit=0, bit_order="msb")]
+    assert ends[0].injections == ends[1].injections
+    assert {fault.bit for injection in ends[1].injections for fault in injection.faults} == {31}
+    with pytest.raises(BitswapError, match="`bit_order`: expected lsb, msb, found 'big'"):
+        plan_neurons(setup, layers, 5, bit_order="big")  # type: ignore[arg-type]
