@@ -16,6 +16,9 @@ from bitswap_onnx.graph.tensors import dtype_name
 
 _Functions = Mapping[tuple[str, str], onnx.FunctionProto]
 
+#: Types that quantised tensors are stored in.
+_CODES = frozenset(f"{sign}int{width}" for sign in ("", "u") for width in (2, 4, 8, 16))
+
 #: Operators that leave the numbers of an activation what they are: a bias may be added behind them.
 _BETWEEN_KERNEL_AND_BIAS = frozenset(("Cast", "Mul", "DequantizeLinear", "QuantizeLinear", "Reshape", "Identity"))
 
@@ -73,7 +76,7 @@ def _graph_uses(graph: onnx.GraphProto, scope: _Scope, functions: _Functions) ->
 
 
 def _carried(key: str, tensor: onnx.TensorProto) -> _Carried:
-    return _Carried(key, is_code=dtype_name(tensor).startswith(("int", "uint")))
+    return _Carried(key, is_code=dtype_name(tensor) in _CODES)
 
 
 def _node_uses(node: onnx.NodeProto, scope: _Scope, functions: _Functions) -> Iterator[tuple[str, Use]]:
@@ -142,15 +145,15 @@ def _carrying_slots(node: onnx.NodeProto, stored: dict[int, tuple[_Carried, ...]
         decoded = node.op_type in ("DequantizeLinear", "QuantizeLinear")
         return {0: tuple(replace(t, is_code=t.is_code and not decoded) for t in stored[0])}
     codes = {slot for slot, tensors in stored.items() if any(tensor.is_code for tensor in tensors)}
-    going_on = stored.keys()
+    going_on = set(stored)
     if node.op_type in ("Div", "Pow", "Clip", "Pad", "Gather", "GatherElements", "GatherND", "Mod"):
-        going_on = going_on & {0}
+        going_on &= {0}
     elif node.op_type == "Sub" and 0 in codes:  # codes without their zero point
-        return {0: stored[0]} if 0 in stored else {}
+        return {0: stored[0]}
     elif node.op_type == "Mul" and len(codes) == 1:  # codes by their scale
         return {slot: tuple(replace(tensor, is_code=False) for tensor in stored[slot]) for slot in codes}
     elif node.op_type == "Where":
-        going_on = going_on - {0}
+        going_on -= {0}
     alone = len(stored) == 1
     return {slot: tuple(replace(t, is_computed=t.is_computed or not alone) for t in stored[slot]) for slot in going_on}
 
