@@ -1,7 +1,7 @@
 """The last step of every converter: a model file appears only after its parameters were read back and compared."""
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,17 @@ from bitswap_onnx.graph.tensors import read_tensor
 INLINE_LIMIT = 2**31 - 2**26
 
 
-def write_bit_exact(model: ir.Model, parameters: Mapping[str, NDArray[Any]], path: Path) -> None:
+def write_bit_exact(
+    model: ir.Model,
+    parameters: Mapping[str, NDArray[Any]],
+    path: Path,
+    check: Callable[[Path], None] | None = None,
+) -> None:
     """Write ``model`` to ``path`` if each of ``parameters`` is in it under its own name, bit for bit.
 
     ``parameters`` are the framework's arrays; only their shape and bytes count, so a dtype that numpy lacks may come as
-    integers of its width. A model over 2 GB gets ``<file>.data`` beside it. Both files appear whole, by renaming.
+    integers of its width. A model over 2 GB gets ``<file>.data`` beside it. Both files appear whole, by renaming, after
+    ``check`` looked at them under another name and raised nothing.
 
     Raises ControlFailedError, and writes nothing, for a parameter that is missing or differs and for a model that the
     ONNX checker refuses; ModelError where the file cannot be written.
@@ -32,6 +38,8 @@ def write_bit_exact(model: ir.Model, parameters: Mapping[str, NDArray[Any]], pat
             data = part.with_name(part.name + ".data")
             ir.save(model, part, external_data=data.name if _weight_bytes(model) > INLINE_LIMIT else None)
             _compare(part, parameters, path)
+            if check is not None:
+                check(part)
             for file in (data, part):
                 if file.exists():
                     file.replace(path.with_name(file.name))

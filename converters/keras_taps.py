@@ -27,6 +27,8 @@ class KerasTaps(Taps):
 
     orders: list[tuple[ir.Value, list[int]]] = field(default_factory=list)
     graph: Any = None
+    sources: dict[int, tuple[Any, int]] = field(default_factory=dict)  # id of a tensor → it, and its position
+    owners: dict[str, str] = field(default_factory=dict)  # captured tensor → the layer that computes with it
 
     def detach(self, model: ir.Model) -> None:
         """Take the extra outputs off ``model``, and the nodes that only they need."""
@@ -55,7 +57,14 @@ class KerasTaps(Taps):
 
         if not path:
             self.graph = tf.compat.v1.get_default_graph()
+            self.sources.clear()
         super().enter(path, arguments)
+
+    def leave(self, path: str, output: Any) -> Any:
+        """Record the output of a layer, and which tensors from outside of the trace it brought into it."""
+        for _, inside in getattr(self.graph, "captures", ()):
+            self.owners.setdefault(inside.name, path)
+        return super().leave(path, output)
 
     def _tap(self, value: Any) -> int | None:
         import keras
@@ -66,7 +75,11 @@ class KerasTaps(Taps):
             not tensors or tf.compat.v1.get_default_graph() is not self.graph
         ):  # values inside the body of a loop cannot be outputs
             return None
+        known = self.sources.get(id(tensors[0]))
+        if known is not None:  # the input of a layer is the output of another
+            return known[1]
         self.tensors.append(tf.identity(tensors[0]))
+        self.sources[id(tensors[0])] = (tensors[0], len(self.tensors) - 1)
         return len(self.tensors) - 1
 
 

@@ -7,18 +7,21 @@ the variables are attached afterwards, and the file is read back and compared be
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx
 import onnx_ir as ir
+from numpy.typing import NDArray
 from onnx_ir.passes.common import IdentityEliminationPass
 
 from bitswap_onnx.converters.bit_exact import write_bit_exact
+from bitswap_onnx.converters.keras_check import check_scores
+from bitswap_onnx.converters.keras_conversion import Captured, convert_traced
+from bitswap_onnx.converters.keras_parameters import Parameter, parameters_of, standing_in
 from bitswap_onnx.converters.keras_setup import load_keras_file, quiet, require
+from bitswap_onnx.converters.keras_signature import KerasInput, arranged, model_inputs, output_names, trial_inputs
 from bitswap_onnx.converters.keras_taps import KerasTaps, tapped_layers
 from bitswap_onnx.converters.simplify import simplify
 from bitswap_onnx.converters.torch_to_onnx import ExportReport
@@ -33,6 +36,9 @@ __all__ = ["KERAS_OPSETS", "ExportReport", "export_keras"]
 #: Opsets that tf2onnx can write (it has none above) and that every runtime takes.
 KERAS_OPSETS = range(17, 19)
 
+#: Seeded inputs on which a file is compared with Keras before it appears.
+_TRIED = 3
+
 
 def export_keras(
     model: "keras.Model | str | Path",
@@ -43,146 +49,173 @@ def export_keras(
 ) -> ExportReport:
     """Write a Keras 3 model at inference as an ONNX file and compare every variable in it, bit for bit, with Keras's.
 
-    ``model`` is a Functional, Sequential or subclassed model with one input, or a ``.keras`` or ``.h5`` file, which is
-    loaded without running code from it. In the file ``input`` is (batch, height, width, channels), as in Keras, with a
-    free batch dimension, and ``output`` is the output of the model (the first of several); initializers have names like
-    ``conv2d/kernel`` and Keras's layout. ``input_shape``, without the batch, is needed only for a subclassed model that
-    was never called. Batch-norm is computed as Keras computes it, from its four variables.
+    ``model`` is a Functional, Sequential or subclassed model, or a ``.keras`` or ``.h5`` file, which is loaded without
+    running code from it. In the file ``input`` is (batch, height, width, channels), as in Keras, with a free batch
+    dimension, and ``output`` is the output of the model; several inputs or outputs have Keras's names. Initializers have
+    names like ``conv2d/kernel`` and Keras's layout. ``input_shape``, without the batch, is needed only for a subclassed
+    model that was never called. Batch-norm is computed as Keras computes it, from its four variables.
 
-    The file has, as JSON under `bitswap_onnx.graph.model.METADATA_KEY`, the parameters and values of each layer. Variables
-    that take no part in inference (seeds, metrics) are reported as ``unused``.
+    Tensors of layers that are no variables are parameters too: mean and variance of Normalization, scale and offset of
+    Rescaling, tensors that a custom layer has as attributes (`bitswap_onnx.converters.keras_parameters`). The file has, as
+    JSON under `bitswap_onnx.graph.model.METADATA_KEY`, the parameters and values of each layer. Variables that take no part
+    in inference (seeds, metrics) are reported as ``unused``.
+
+    Before the file appears, ONNX Runtime runs it on a few seeded inputs; every output must be Keras's within
+    `bitswap_onnx.converters.keras_check.TOLERANCE`, with the same top class.
 
     Raises ModelError for a model that cannot be loaded, traced or converted, ControlFailedError (and writes nothing) for
-    a variable that is missing or differs, MissingExtraError without Keras.
+    a parameter that is missing or differs and for other scores than Keras's, MissingExtraError without Keras.
     """
     require("tensorflow", "keras", "tf2onnx.convert")
     path = Path(path)
     if opset not in KERAS_OPSETS:
         raise ModelError(f"`opset`: expected {KERAS_OPSETS[0]} to {KERAS_OPSETS[-1]}, found {opset!r}")
     network = load_keras_file(Path(model)) if isinstance(model, str | Path) else model
-    shape = _input_shape(network, input_shape)
-    variables = _variables(network)
+    inputs = model_inputs(network, input_shape)
+    parameters = parameters_of(network)
+    tried, native = _native_run(network, inputs)
+    outputs = output_names(network, len(native), [entry.name for entry in inputs])
     with tapped_layers(network) as taps:
-        converted = _convert(network, shape, taps, opset)
+        converted, captured = _convert(network, inputs, parameters, taps, opset)
+    elements = {name: np.asarray(parameter.value) for name, parameter in parameters.items()}
     taps.detach(converted)
     IdentityEliminationPass()(converted)
-    _attach(converted, variables)
-    hidden = {name: value for name, value in converted.graph.initializers.items() if name in variables}
+    elements |= _attach(converted, inputs, outputs, elements, _by_layer(captured, taps.owners, elements))
+    hidden = {name: value for name, value in converted.graph.initializers.items() if name in elements}
     replaced = simplify(converted, hidden)
     modules, vanished = taps.locate(converted, replaced)
-    used = [name for name in variables if name in hidden and hidden[name].uses()]
-    for name in hidden.keys() - set(used):
-        converted.graph.initializers.pop(name, None)
-    unused = [name for name in variables if name not in used]
-    metadata = {
-        **_origin(),
-        "parameters": _parameter_entries(used),
-        "modules": modules,
-        "vanished": vanished,
-        "tied": {},
-        "unused": unused,
-    }
-    converted.metadata_props[METADATA_KEY] = json.dumps(metadata)
-    write_bit_exact(converted, {name: variables[name] for name in used}, path)
+    used, unused = _divided(converted, elements, hidden)
+    converted.metadata_props[METADATA_KEY] = json.dumps(
+        {
+            **_origin(),
+            "parameters": _parameter_entries(used),
+            "modules": modules,
+            "vanished": vanished,
+            "tied": {},
+            "unused": unused,
+        }
+    )
+    check = _beside_keras([entry.name for entry in inputs], tried, outputs, native, path)
+    write_bit_exact(converted, {name: elements[name] for name in used}, path, check)
     return ExportReport(path, tuple(used), {}, tuple(unused), tuple(vanished))
 
 
-def _input_shape(model: "keras.Model", given: Sequence[int | None] | None) -> tuple[int | None, ...]:
-    """Return the shape of the model's one input, without the batch."""
+def _beside_keras(
+    inputs: Sequence[str],
+    tried: Sequence[NDArray[Any]],
+    outputs: Sequence[str],
+    native: Sequence[NDArray[Any]],
+    path: Path,
+) -> Callable[[Path], None]:
+    """Return the check of a file against Keras's outputs."""
+    given, expected = dict(zip(inputs, tried, strict=True)), dict(zip(outputs, native, strict=True))
+    return lambda part: check_scores(part, given, expected, path)
+
+
+def _divided(model: ir.Model, names: Iterable[str], stored: Mapping[str, ir.Value]) -> tuple[list[str], list[str]]:
+    """Return the parameters that are used and those that are not; take the latter out of ``model``."""
+    used = [name for name in names if name in stored and stored[name].uses()]
+    unused = [name for name in names if name not in used]
+    for name in unused:
+        model.graph.initializers.pop(name, None)
+    return used, unused
+
+
+def _native_run(model: "keras.Model", inputs: Sequence[KerasInput]) -> tuple[list[NDArray[Any]], list[NDArray[Any]]]:
+    """Return a few seeded inputs, by input, and Keras's outputs for them."""
     import keras
 
-    if given is not None:
-        return tuple(given)
-    inputs = getattr(model, "inputs", None)
-    if inputs:
-        if len(inputs) > 1:
-            raise ModelError(f"{model.name}: expected a model with one input, found {len(inputs)}")
-        return tuple(inputs[0].shape[1:])
-    built = (model.get_build_config() or {}).get("input_shape") if model.built else None
-    if not isinstance(built, list | tuple) or not all(size is None or isinstance(size, int) for size in built):
-        kind = "Sequential" if isinstance(model, keras.Sequential) else "subclassed"
-        raise ModelError(
-            f"{model.name}: the input shape of this {kind} model is unknown; call it once on an input, or pass `input_shape`"
-        )
-    return tuple(built[1:])
+    arrays = trial_inputs(model, inputs, _TRIED)
+    try:
+        with quiet():
+            outputs = model(arranged(model, arrays), training=False)
+    except Exception as error:  # layers raise whatever TensorFlow raises
+        raise ModelError(f"{model.name}: Keras cannot run it at inference: {one_line(error)}") from error
+    return arrays, [np.asarray(output) for output in keras.tree.flatten(outputs)]
 
 
-def _variables(model: "keras.Model") -> dict[str, np.ndarray[Any, Any]]:
-    """Return the elements of every variable by its path, in the order of ``stateless_call``."""
-    variables: dict[str, np.ndarray[Any, Any]] = {}
-    for variable in (*model.trainable_variables, *model.non_trainable_variables):
-        if variable.path in variables:
-            raise ModelError(f"{model.name}: two variables are called {variable.path}; give layers names of their own")
-        variables[variable.path] = np.asarray(variable.value)
-    return variables
-
-
-def _convert(model: "keras.Model", shape: tuple[int | None, ...], taps: KerasTaps, opset: int) -> ir.Model:
-    """Return the model from tf2onnx: inputs ``input``, ``variable_0``, ...; outputs ``output`` and the taps."""
+def _convert(
+    model: "keras.Model",
+    inputs: Sequence[KerasInput],
+    parameters: Mapping[str, Parameter],
+    taps: KerasTaps,
+    opset: int,
+) -> tuple[ir.Model, Captured]:
+    """Return the model from tf2onnx: inputs ``input_0``, ..., ``parameter_0``, ...; outputs ``output_0``, ..., the taps."""
+    import keras
     import tensorflow as tf
-    import tf2onnx
 
-    trainable, frozen = model.trainable_variables, model.non_trainable_variables
-    signature = [tf.TensorSpec((None, *shape), model.input_dtype, name="input")]
-    for number, variable in enumerate((*trainable, *frozen)):
-        signature.append(tf.TensorSpec(variable.shape, variable.dtype, name=f"variable_{number}"))
+    signature = [
+        tf.TensorSpec((None, *entry.shape), entry.dtype, name=f"input_{number}") for number, entry in enumerate(inputs)
+    ]
+    for number, parameter in enumerate(parameters.values()):
+        signature.append(tf.TensorSpec(parameter.shape, parameter.dtype, name=f"parameter_{number}"))
 
-    def infer(inputs: Any, *values: Any) -> Any:
+    def infer(*values: Any) -> Any:
         taps.types[""] = type(model).__name__
-        taps.enter("", inputs)
-        returned, _ = model.stateless_call(
-            list(values[: len(trainable)]), list(values[len(trainable) :]), inputs, training=False
-        )
+        given = arranged(model, values[: len(inputs)])
+        taps.enter("", given)
+        symbols = dict(zip(parameters, values[len(inputs) :], strict=True))
+        variables = [
+            [symbols[variable.path] if parameters[variable.path] is variable else variable.value for variable in group]
+            for group in (model.trainable_variables, model.non_trainable_variables)
+        ]
+        with standing_in(symbols, parameters):
+            returned, _ = model.stateless_call(*variables, given, training=False)
         output, tensors = taps.leave("", returned)
-        return [tf.nest.flatten(output)[0], *tensors]
+        return [*keras.tree.flatten(output), *tensors]
 
-    try:
-        with quiet(), _inlined():
-            function = tf.function(infer, input_signature=signature, autograph=False)
-            proto, _ = tf2onnx.convert.from_function(function, signature, opset=opset)
-    except Exception as error:  # tf2onnx and TensorFlow raise whatever their parts raise
-        raise ModelError(f"{model.name}: cannot be converted with tf2onnx: {one_line(error)}") from error
-    _check_operators(proto, model.name, opset)
-    return ir.serde.deserialize_model(proto)
+    return convert_traced(infer, signature, model.name, opset)
 
 
-@contextmanager
-def _inlined() -> Iterator[None]:
-    """Trace inner functions in place: Keras puts grouped convolutions into XLA functions, which tf2onnx cannot read."""
-    import tensorflow as tf
-
-    eager = tf.config.functions_run_eagerly()
-    tf.config.run_functions_eagerly(True)
-    try:
-        yield
-    finally:
-        tf.config.run_functions_eagerly(eager)
-
-
-def _check_operators(proto: onnx.ModelProto, name: str, opset: int) -> None:
-    """Refuse a graph in which tf2onnx left operators of TensorFlow."""
-    for node in proto.graph.node:
-        if node.domain in ("", "ai.onnx") and not onnx.defs.has(node.op_type, opset):
-            raise ModelError(f"{name}: tf2onnx has no ONNX counterpart of TensorFlow's {node.op_type} ({node.name})")
+def _by_layer(captured: Captured, owners: Mapping[str, str], taken: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
+    """Return input of the graph → name and elements of a tensor that a layer holds in no variable or attribute."""
+    named: dict[str, tuple[str, Any]] = {}
+    names = set(taken)
+    for key, elements in captured.items():
+        layer, number = owners.get(key, ""), 0
+        while (name := f"{layer}/constant_{number}".strip("/")) in names:
+            number += 1
+        names.add(name)
+        named[key] = (name, elements)
+    return named
 
 
-def _attach(model: ir.Model, variables: dict[str, np.ndarray[Any, Any]]) -> None:
-    """Turn the inputs of variables into initializers named by path; name input and output, and free the batch."""
+def _attach(
+    model: ir.Model,
+    inputs: Sequence[KerasInput],
+    outputs: Sequence[str],
+    parameters: Mapping[str, NDArray[Any]],
+    captured: Mapping[str, tuple[str, NDArray[Any]]],
+) -> dict[str, NDArray[Any]]:
+    """Turn the inputs of parameters into initializers named by path; name inputs and outputs, and free the batch.
+
+    Returns the captured tensors by the names that they have now.
+    """
     graph = model.graph
-    inputs = {value.name: value for value in graph.inputs}
+    given = {value.name: value for value in graph.inputs}
+    names = {name: (f"parameter_{number}", elements) for number, (name, elements) in enumerate(parameters.items())}
+    names |= {name: (key, elements) for key, (name, elements) in captured.items()}
+    reserved = {*names, *outputs, *(entry.name for entry in inputs)}
     for value in (*graph.inputs, *(output for node in graph for output in node.outputs)):
-        if value.name in variables or value.name == "output":
+        if value.name in reserved:
             value.name = f"{value.name}_value"
-    for number, (path, elements) in enumerate(variables.items()):
-        weight = inputs[f"variable_{number}"]
+    for name, (key, elements) in names.items():
+        weight = given.get(key)
+        if weight is None:
+            continue
         graph.inputs.remove(weight)
-        weight.name = path
-        weight.const_value = ir.tensor(elements, name=path)
+        weight.name = name
+        weight.const_value = ir.tensor(elements, name=name)
         graph.register_initializer(weight)
-    graph.outputs[0].name = "output"
+    for number, entry in enumerate(inputs):
+        given[f"input_{number}"].name = entry.name
+    for value, name in zip(graph.outputs, outputs, strict=True):
+        value.name = name
     for value in (*graph.inputs, *graph.outputs):
         if value.shape is not None and len(value.shape):
             value.shape = ir.Shape(["batch", *list(value.shape)[1:]])
+    return dict(captured.values())
 
 
 def _origin() -> dict[str, object]:

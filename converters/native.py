@@ -76,14 +76,15 @@ def torch_native(module: "torch.nn.Module") -> Native:
 
 
 def keras_native(model: Model, network: "keras.Model") -> Native:
-    """Run a Keras model; faults set its variables, found by their paths in the file.
+    """Run a Keras model; faults set its variables and other parameters, found by their paths in the file.
 
     Where ``model`` is no export of ``network`` but, say, of the PyTorch network, parameters are paired by content, and
     images are transposed to the layout that the network takes.
     """
+    from bitswap_onnx.converters.keras_parameters import parameters_of
     from bitswap_onnx.converters.keras_taps import tapped_layers
 
-    variables = {variable.path: variable for variable in network.variables}
+    variables = parameters_of(network)
     is_export = all(target.tensor in variables for target in find_targets(model))
     pairs = {} if is_export else _keras_pairs(model, network)
 

@@ -37,7 +37,7 @@ ROOMS = [
 
 #: Heavy libraries and the rooms that may import them, at module level or inside functions.
 HOMES = {
-    "onnxruntime": {"runtime"},
+    "onnxruntime": {"runtime", "converters"},  # converters run what they wrote, beside the framework
     "typer": {"cli"},
     "rich": {"cli"},
     "torch": {"converters", "models"},

@@ -251,7 +251,6 @@ def no_counterpart() -> Any:
     ("build", "opset", "message"),
     [
         (never_called, 18, "call it once on an input, or pass `input_shape`"),
-        (two_inputs, 18, "expected a model with one input, found 2"),
         (equal_names, 18, "two variables are called s/d/kernel"),
         (no_counterpart, 18, "no ONNX counterpart of TensorFlow's Erfinv"),
         (sequential, 20, "`opset`: expected 17 to 18, found 20"),
@@ -272,6 +271,62 @@ def test_files_with_code_and_other_files_are_refused(tmp_path: Path) -> None:
         path = tmp_path / f"{name}.{'h5' if name == 'text' else 'keras'}"
         with pytest.raises(ModelError, match=message):
             export_keras(path, tmp_path / "m.onnx")
+
+
+def test_several_inputs_and_outputs(tmp_path: Path) -> None:
+    a, b = keras.Input((2,), name="left"), keras.Input((2,), name="right")
+    both = keras.layers.Subtract(name="difference")([a, b])
+    model = lived_in(keras.Model([a, b], [both, keras.layers.Dense(3, name="scores")(both)]))
+    export_keras(model, tmp_path / "m.onnx")
+    session = ort.InferenceSession(tmp_path / "m.onnx")
+    assert [value.name for value in session.get_inputs()] == ["left", "right"]
+    assert [value.name for value in session.get_outputs()] == ["difference", "scores"]
+    left, right = np.random.default_rng(0).normal(size=(2, 5, 2)).astype(np.float32)
+    with quiet():
+        native = model.predict([left, right], verbose=0)
+    for found, expected in zip(session.run(None, {"left": left, "right": right}), native, strict=True):
+        assert np.allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def normalizing(given: bool) -> Any:
+    values = np.random.default_rng(0).normal(1, 3, (24, 6)).astype(np.float32)
+    numbers = {"mean": [0.5] * 6, "variance": [2.0] * 6} if given else {}
+    normalization = keras.layers.Normalization(**numbers, name="normalization")
+    if not given:
+        with quiet():
+            normalization.adapt(values)
+    layers = [normalization, keras.layers.Rescaling(0.25, 0.5, name="rescaling"), keras.layers.Dense(4, name="dense")]
+    return keras.Sequential([keras.Input((6,)), *layers], name="s")
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_tensors_that_are_no_variables_are_targets(given: bool, tmp_path: Path) -> None:
+    model = normalizing(given)
+    export_keras(model, tmp_path / "m.onnx")
+    x = np.random.default_rng(1).normal(size=(5, 6)).astype(np.float32)
+    assert len(onnx.load(tmp_path / "m.onnx").graph.input) == 1
+    assert np.allclose(run(tmp_path / "m.onnx", x)[0], predicted(model, x), atol=1e-5)
+    stored = {t.name: numpy_helper.to_array(t) for t in onnx.load(tmp_path / "m.onnx").graph.initializer}
+    found = {target.tensor: target for target in targets(tmp_path / "m.onnx").values()}
+    for layer, attributes in zip(model.layers, (("mean", "variance"), ("scale", "offset"), ()), strict=True):
+        for attribute in attributes:
+            target = found[f"{layer.path}/{attribute}"]
+            assert (target.layer, target.parameter) == (layer.path, attribute)
+            native = np.asarray(getattr(layer, attribute), np.float32)
+            assert stored[target.tensor].tobytes() == native.tobytes()
+    assert found[f"{model.layers[0].path}/mean"].shape == ((1, 6) if given else (6,))
+
+
+def test_other_scores_than_those_of_keras_are_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(model: ir.Model, parameters: Any) -> Any:
+        replaced = simplify(model, parameters)
+        next(node for node in model.graph if node.op_type == "Relu").op_type = "Sigmoid"
+        return replaced
+
+    monkeypatch.setattr("bitswap_onnx.converters.keras_to_onnx.simplify", wrong)
+    with pytest.raises(ControlFailedError, match="output output: differs from Keras by up to"):
+        export_keras(lived_in(functional()), tmp_path / "m.onnx")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_changed_weight_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,123 @@
+"""The step through tf2onnx: a traced function → an ONNX graph.
+
+tf2onnx is meant for graphs with few inputs. Here every parameter is one, and two of its methods would take most of the
+time: `Graph.extract_sub_graph_nodes` walks the graph once per input, `Graph.replace_all_inputs` rewrites nodes that do not
+read the value. While a model is converted, both are replaced by equivalents that visit a node once.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from bitswap_onnx.converters.keras_setup import quiet
+from bitswap_onnx.errors import ModelError, one_line
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+#: Names of the graph's inputs → elements of the tensors that the traced function holds besides its arguments.
+Captured = dict[str, NDArray[Any]]
+
+
+def convert_traced(
+    infer: Callable[..., Any], signature: Sequence["tf.TensorSpec"], name: str, opset: int
+) -> tuple[ir.Model, Captured]:
+    """Return ``infer`` as an ONNX model, and the tensors that it holds itself; these are inputs of the model too.
+
+    Raises ModelError, which names the model by ``name``, for a function that cannot be traced or converted.
+    """
+    import tensorflow as tf
+    import tf2onnx
+
+    try:
+        with quiet(), _inlined(), _visiting_nodes_once():
+            function = tf.function(infer, input_signature=signature, autograph=False)
+            traced = function.get_concrete_function(*signature)
+            proto, _ = tf2onnx.convert.from_function(
+                function, signature, opset=opset, custom_op_handlers={"Erfc": (_erfc, [])}
+            )
+            captured = {inside.name: outside for outside, inside in traced.graph.captures}
+            found = {value.name for value in proto.graph.input}
+            elements = {key: np.asarray(tensor) for key, tensor in captured.items() if key in found}
+    except ModelError:
+        raise
+    except Exception as error:  # tf2onnx and TensorFlow raise whatever their parts raise
+        raise ModelError(f"{name}: cannot be converted with tf2onnx: {one_line(error)}") from error
+    _check_operators(proto, name, opset)
+    return ir.serde.deserialize_model(proto), elements
+
+
+@contextmanager
+def _inlined() -> Iterator[None]:
+    """Trace inner functions in place: Keras puts grouped convolutions into XLA functions, which tf2onnx cannot read."""
+    import tensorflow as tf
+
+    eager = tf.config.functions_run_eagerly()
+    tf.config.run_functions_eagerly(True)
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(eager)
+
+
+@contextmanager
+def _visiting_nodes_once() -> Iterator[None]:
+    from tf2onnx.graph import Graph
+
+    extract, replace = Graph.extract_sub_graph_nodes, Graph.replace_all_inputs
+
+    def replace_all_inputs(graph: Any, old: str, new: str, ops: Any = None) -> None:
+        if ops is not None and not graph._input_to_graph.get(old):
+            ops = [node for node in ops if old in node._input]
+        replace(graph, old, new, ops)
+
+    Graph.extract_sub_graph_nodes, Graph.replace_all_inputs = _reachable, replace_all_inputs
+    try:
+        yield
+    finally:
+        Graph.extract_sub_graph_nodes, Graph.replace_all_inputs = extract, replace
+
+
+def _reachable(
+    graph: Any, outputs_name: Any, input_checker: Any = None, remove_unused_inputs: bool = True
+) -> list[Any]:
+    """Return the nodes that ``outputs_name`` depend on, as `tf2onnx.graph.Graph.extract_sub_graph_nodes` does."""
+    names = list(outputs_name)
+    if not remove_unused_inputs:
+        names += [node.output[0] for node in graph.inputs]
+    found: dict[Any, None] = {}
+    while names:
+        node = graph.get_node_by_output(names.pop(), search_in_parent_graphs=False)
+        if not node or node in found or (input_checker and input_checker(node) is False):
+            continue
+        found[node] = None
+        names += [*node.input, *node.get_implicit_inputs()]
+    return list(found)
+
+
+def _erfc(graph: Any, node: Any, name: str, _: Any) -> None:
+    """Write TensorFlow's Erfc, the heart of GELU, as 1 - Erf."""
+    shapes, dtypes = node.output_shapes, node.output_dtypes
+    kind = onnx.helper.tensor_dtype_to_np_dtype(dtypes[0])
+    source, target = node.input[0], node.output[0]
+    graph.remove_node(node.name)
+    erf = graph.make_node("Erf", [source], shapes=shapes, dtypes=dtypes, name=f"{name}_erf")
+    one = graph.make_const(f"{name}_one", np.array(1, kind))
+    graph.make_node("Sub", [one.output[0], erf.output[0]], outputs=[target], shapes=shapes, dtypes=dtypes, name=name)
+
+
+def _check_operators(proto: onnx.ModelProto, name: str, opset: int) -> None:
+    """Refuse a graph in which tf2onnx left operators of TensorFlow, also in the bodies of loops."""
+    graphs = [proto.graph]
+    while graphs:
+        for node in graphs.pop().node:
+            graphs += [attribute.g for attribute in node.attribute if attribute.HasField("g")]
+            if node.domain in ("", "ai.onnx") and not onnx.defs.has(node.op_type, opset):
+                raise ModelError(
+                    f"{name}: tf2onnx has no ONNX counterpart of TensorFlow's {node.op_type} ({node.name})"
+                )
