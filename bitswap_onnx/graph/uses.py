@@ -2,7 +2,7 @@
 
 A kernel may reach its layer behind a Transpose, a DequantizeLinear, a Mul by a scale, a weight norm: operators that read
 stored tensors alone. What they make *carries* the tensors that it is made of, up to the operator that reads an
-activation as well. A norm, a scale or another measure of a tensor does not carry it.
+activation as well. A norm, a sum or another measure of a tensor does not carry it.
 """
 
 from collections.abc import Iterator, Mapping
@@ -19,7 +19,7 @@ _Functions = Mapping[tuple[str, str], onnx.FunctionProto]
 #: Types that quantised tensors are stored in.
 _CODES = frozenset(f"{sign}int{width}" for sign in ("", "u") for width in (2, 4, 8, 16))
 
-#: Operators that leave the numbers of an activation what they are: a bias may be added behind them.
+#: Operators that may stand between a kernel and the Add of its bias: casts, scales and new shapes.
 _BETWEEN_KERNEL_AND_BIAS = frozenset(("Cast", "Mul", "DequantizeLinear", "QuantizeLinear", "Reshape", "Identity"))
 
 
