@@ -1,4 +1,4 @@
-"""Loads PyTorch networks, from Python code, an exported program or a pickled module, and their weights.
+"""Loads PyTorch networks, from Python code, an exported program or a pickled module.
 
 Only Python code that the user names runs. Other files are read without running code from them, unless the user trusts them.
 """
@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from bitswap_onnx.converters.exported_program import refuse_code
-from bitswap_onnx.converters.torch_checkpoint import load_state_dict_file, require_torch
+from bitswap_onnx.converters.torch_checkpoint import require_torch
 from bitswap_onnx.errors import ModelError, nearest, one_line
 
 if TYPE_CHECKING:
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 #: Endings of files that may hold a whole pickled module.
 PICKLES = (".pt", ".pth", ".th", ".pkl", ".bin")
-
-_COUNTER = "num_batches_tracked"
 
 #: Operators that differ between training and inference → position of their argument ``training``.
 _TRAINING_ARGUMENT = {"aten.batch_norm.default": 5, "aten.dropout.default": 2}
@@ -49,33 +47,6 @@ def load_source(source: str, *, trust_pickle: bool = False) -> "nn.Module":
     if suffix in PICKLES:
         return _load_pickle(Path(source), trust_pickle)
     return _from_code(source)
-
-
-def load_weights(module: "nn.Module", file: str | Path) -> None:
-    """Load a checkpoint, which must hold every parameter with its shape and dtype, into ``module``.
-
-    Raises ModelError naming the first parameters that are missing, unexpected or different.
-    """
-    weights = load_state_dict_file(file)
-    expected = module.state_dict()
-    wrong = {
-        "missing": [name for name in expected if name not in weights and not name.endswith(_COUNTER)],
-        "unexpected": [name for name in weights if name not in expected],
-        "different": [
-            f"{name} {_kind(tensor)} instead of {_kind(expected[name])}"
-            for name, tensor in weights.items()
-            if name in expected and _kind(tensor) != _kind(expected[name])
-        ],
-    }
-    if any(wrong.values()):
-        parts = [f"{len(names)} {label} ({', '.join(names[:3])})" for label, names in wrong.items() if names]
-        raise ModelError(f"{file}: these are not the network's weights: {'; '.join(parts)}")
-    counters = {name: tensor for name, tensor in expected.items() if name.endswith(_COUNTER)}
-    module.load_state_dict(counters | weights)
-
-
-def _kind(tensor: "torch.Tensor") -> str:
-    return f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"
 
 
 def _load_program(path: Path, trust: bool) -> "nn.Module":

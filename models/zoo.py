@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from bitswap_onnx.converters.torch_checkpoint import require_torch
-from bitswap_onnx.converters.torch_source import load_weights
+from bitswap_onnx.converters.torch_weights import load_weights
 from bitswap_onnx.errors import ModelError, nearest
 from bitswap_onnx.models.densenet import densenet, densenet_unpooled
 from bitswap_onnx.models.googlenet import googlenet, googlenet_stacked
@@ -121,13 +121,22 @@ def _fold(name: str) -> str:
     return name.lower().replace("-", "").replace("_", "")
 
 
-def build(name: str, dataset: str, weights: str | Path | None = None, seed: int = 0) -> "nn.Module":
+def build(
+    name: str,
+    dataset: str,
+    weights: str | Path | None = None,
+    seed: int = 0,
+    *,
+    key: str | None = None,
+    on_notes: Callable[[tuple[str, ...]], None] | None = None,
+) -> "nn.Module":
     """Return a network at inference, with trained weights or, without ``weights``, with seeded random ones.
 
-    ``weights`` is a checkpoint or a dnn-benchmarks checkout, where the checkpoint of the network is looked up. Random
-    weights are Kaiming-normal, batch-norm scales uniform in 0.5-1.5 and shifts normal with deviation 0.1; batch-norm means
-    and variances are then measured on `CALIBRATION_INPUTS` standard-normal inputs, so that signals keep their size through
-    any depth and scores depend on the input. The same seed gives the same bits on the same software and CPU.
+    ``weights`` is a checkpoint or a dnn-benchmarks checkout, where the checkpoint of the network is looked up; ``key`` and
+    the notes that ``on_notes`` gets are those of `load_weights`. Random weights are Kaiming-normal, batch-norm scales
+    uniform in 0.5-1.5 and shifts normal with deviation 0.1; batch-norm means and variances are then measured on
+    `CALIBRATION_INPUTS` standard-normal inputs, so that signals keep their size through any depth and scores depend on the
+    input. The same seed gives the same bits on the same software and CPU.
 
     Raises ModelError for an unknown network and for weights that are missing or do not fit, MissingExtraError without
     PyTorch.
@@ -138,7 +147,9 @@ def build(name: str, dataset: str, weights: str | Path | None = None, seed: int 
         return _random(network, seed)
     file = weights_file(network, weights)
     module = network.untrained().eval()
-    load_weights(module, file)
+    notes = load_weights(module, file, key)
+    if on_notes is not None:
+        on_notes(notes)
     return module
 
 

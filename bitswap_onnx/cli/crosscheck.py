@@ -9,7 +9,7 @@ import typer
 
 from bitswap_onnx.campaign.settings import Settings
 from bitswap_onnx.cli import console
-from bitswap_onnx.cli.options import BitOrderOption, Faults, ModelPath, with_shared
+from bitswap_onnx.cli.options import BitOrderOption, CheckpointKey, Faults, ModelPath, with_shared
 from bitswap_onnx.errors import BitswapError, amount
 from bitswap_onnx.experiments.crosscheck.agreement import Agreement
 from bitswap_onnx.experiments.crosscheck.run import Verdict, crosscheck
@@ -28,6 +28,7 @@ def command(
     settings: Settings,
     native: Annotated[list[str], typer.Option(metavar="FRAMEWORK:...", help=f"{_FORMS}; may be repeated.")],
     weights: Annotated[Path | None, typer.Option(help="A checkpoint for the torch network.")] = None,
+    key: CheckpointKey = None,
     injections: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Run only N injections, drawn at random with --seed.")
     ] = None,
@@ -44,7 +45,7 @@ def command(
     bit_order: BitOrderOption = "lsb",
 ) -> None:
     """Run clean and faulty inferences natively and in ONNX Runtime, and judge whether they agree."""
-    makers = [_maker(text, weights, trust_pickle) for text in native]
+    makers = [_maker(text, weights, key, trust_pickle) for text in native]
     with tempfile.TemporaryDirectory() as scratch, console.progress() as on_progress:
         verdicts = crosscheck(
             model,
@@ -63,11 +64,11 @@ def command(
         verdict.check()
 
 
-def _maker(text: str, weights: Path | None, trust_pickle: bool) -> Callable[[Model], "Native"]:
+def _maker(text: str, weights: Path | None, key: str | None, trust_pickle: bool) -> Callable[[Model], "Native"]:
     """Return a function that makes the native run named by ``text``; its files are read now, so that mistakes show early."""
     framework, _, source = text.partition(":")
     if framework == "torch" and source:
-        return _torch(source, weights, trust_pickle)
+        return _torch(source, weights, key, trust_pickle)
     if framework == "keras" and source:
         from bitswap_onnx.converters.keras_setup import load_keras_file
         from bitswap_onnx.converters.native import keras_native
@@ -81,19 +82,20 @@ def _maker(text: str, weights: Path | None, trust_pickle: bool) -> Callable[[Mod
     raise BitswapError(f"--native {text}: expected {_FORMS}")
 
 
-def _torch(source: str, weights: Path | None, trust_pickle: bool) -> Callable[[Model], "Native"]:
+def _torch(source: str, weights: Path | None, key: str | None, trust_pickle: bool) -> Callable[[Model], "Native"]:
     from bitswap_onnx.converters.native import torch_native
-    from bitswap_onnx.converters.torch_source import load_source, load_weights
+    from bitswap_onnx.converters.torch_source import load_source
+    from bitswap_onnx.converters.torch_weights import load_weights
 
     if source.startswith("zoo:"):
         from bitswap_onnx.models import zoo
 
         name, _, dataset = source.removeprefix("zoo:").partition(":")
-        module = zoo.build(name, dataset, weights)
+        module = zoo.build(name, dataset, weights, key=key, on_notes=console.print_notes)
     else:
         module = load_source(source, trust_pickle=trust_pickle)
         if weights is not None:
-            load_weights(module, weights)
+            console.print_notes(load_weights(module, weights, key))
     return lambda model: torch_native(module)
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Protocol
 import typer
 
 from bitswap_onnx.cli import console
+from bitswap_onnx.cli.options import CheckpointKey
 from bitswap_onnx.errors import BitswapError
 from bitswap_onnx.faults.numerals import whole
 from bitswap_onnx.files import check_output
@@ -52,19 +53,21 @@ def torch(
     ],
     output: Output,
     weights: Annotated[Path | None, typer.Option(help="A checkpoint with the state dict of the network.")] = None,
+    key: CheckpointKey = None,
     trust_pickle: Annotated[
         bool, typer.Option("--trust-pickle", help="Load a pickled module, which can run any code.")
     ] = False,
 ) -> None:
     """Export a PyTorch network."""
-    from bitswap_onnx.converters.torch_source import load_source, load_weights
+    from bitswap_onnx.converters.torch_source import load_source
     from bitswap_onnx.converters.torch_to_onnx import export_torch
+    from bitswap_onnx.converters.torch_weights import load_weights
 
     shape = _shape(input_shape)
     check_output(output, [Path(source), *([weights] if weights else [])])
     network = load_source(source, trust_pickle=trust_pickle)
     if weights is not None:
-        load_weights(network, weights)
+        console.print_notes(load_weights(network, weights, key))
     _print(export_torch(network, shape, output), output)
 
 
@@ -92,6 +95,7 @@ def zoo(
     weights: Annotated[
         Path | None, typer.Option(help="A checkpoint, or a dnn-benchmarks checkout. Default: random weights.")
     ] = None,
+    key: CheckpointKey = None,
     framework: Annotated[
         Literal["torch", "keras"],
         typer.Option(help="Framework that layers, names and layout come from; keras also writes M.keras."),
@@ -105,7 +109,7 @@ def zoo(
     network = find(name, dataset)
     file = None if weights is None else weights_file(network, weights)
     check_output(output, [file] if file else [])
-    module = build(network.name, network.dataset.name, file, seed)
+    module = build(network.name, network.dataset.name, file, seed, key=key, on_notes=console.print_notes)
     origin = f"random, seed {seed}" if file is None else f"real, from {file}"
     shape = network.dataset.input_shape
     if framework == "torch":

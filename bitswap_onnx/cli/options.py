@@ -27,6 +27,10 @@ BitOrderOption = Annotated[
     Literal["lsb", "msb"],
     typer.Option(help="Bit 0 is the least significant bit (lsb) or the sign (msb)."),
 ]
+CheckpointKey = Annotated[
+    str | None,
+    typer.Option(metavar="KEY", help="Dotted path of keys to the state dict in the checkpoint, like model_ema."),
+]
 Layers = Annotated[str | None, typer.Option(metavar="NAME,..", help="Only these layers: globs or parts of names.")]
 Exclude = Annotated[str | None, typer.Option(metavar="NAME,..", help="Layers to leave out: globs or parts of names.")]
 Parameters = Annotated[str, typer.Option(metavar="ROLE,..", help="Roles or names of parameters; weight: the kernels.")]
