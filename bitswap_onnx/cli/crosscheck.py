@@ -9,7 +9,7 @@ import typer
 
 from bitswap_onnx.campaign.settings import Settings
 from bitswap_onnx.cli import console
-from bitswap_onnx.cli.options import BitOrderOption, CheckpointKey, Faults, ModelPath, with_shared
+from bitswap_onnx.cli.options import BitOrderOption, CheckpointKey, Faults, ModelPath, check_key, with_shared
 from bitswap_onnx.errors import BitswapError, amount
 from bitswap_onnx.experiments.crosscheck.agreement import Agreement
 from bitswap_onnx.experiments.crosscheck.run import Verdict, crosscheck
@@ -45,6 +45,7 @@ def command(
     bit_order: BitOrderOption = "lsb",
 ) -> None:
     """Run clean and faulty inferences natively and in ONNX Runtime, and judge whether they agree."""
+    check_key(key, weights)
     makers = [_maker(text, weights, key, trust_pickle) for text in native]
     with tempfile.TemporaryDirectory() as scratch, console.progress() as on_progress:
         verdicts = crosscheck(

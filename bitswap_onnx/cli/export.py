@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Protocol
 import typer
 
 from bitswap_onnx.cli import console
-from bitswap_onnx.cli.options import CheckpointKey
+from bitswap_onnx.cli.options import CheckpointKey, check_key
 from bitswap_onnx.errors import BitswapError
 from bitswap_onnx.faults.numerals import whole
 from bitswap_onnx.files import check_output
@@ -64,6 +64,7 @@ def torch(
     from bitswap_onnx.converters.torch_weights import load_weights
 
     shape = _shape(input_shape)
+    check_key(key, weights)
     check_output(output, [Path(source), *([weights] if weights else [])])
     network = load_source(source, trust_pickle=trust_pickle)
     if weights is not None:
@@ -106,6 +107,7 @@ def zoo(
     from bitswap_onnx.converters.torch_to_onnx import export_torch
     from bitswap_onnx.models.zoo import build, find, weights_file
 
+    check_key(key, weights)
     network = find(name, dataset)
     file = None if weights is None else weights_file(network, weights)
     check_output(output, [file] if file else [])

@@ -92,6 +92,12 @@ _BatchSize = Annotated[
 ]
 
 
+def check_key(key: str | None, weights: Path | None) -> None:
+    """Raise BitswapError if a part of a checkpoint is chosen where no checkpoint is given."""
+    if key is not None and weights is None:
+        raise BitswapError("--key: expected --weights with it, the checkpoint that the key is in")
+
+
 def _shared(
     data: _Data = None,
     labels: _Labels = None,

@@ -112,6 +112,21 @@ def test_weights_replace_the_initial_ones(run: Run, net: torch.nn.Module) -> Non
     check_same(net, "m.onnx")
 
 
+def test_key_chooses_a_state_dict(run: Run, net: torch.nn.Module) -> None:
+    average = {name: value * 2 for name, value in net.state_dict().items()}
+    prefixed = {f"module.{name}": value for name, value in net.state_dict().items()}
+    torch.save({"best": {**prefixed, "loss": torch.ones(1)}, "last": average}, "two.pt")
+    common = ("torch", "export_net:Net", "--input-shape", 4, "-o", "m.onnx")
+    one_line(run(*common, "--weights", "two.pt"), "'best', 'last'", "--key")
+    one_line(run(*common, "--key", "best"), "--key: expected --weights")
+    code, out, _ = run(*common, "--weights", "two.pt", "--key", "best")
+    assert (code, out.splitlines()[0]) == (
+        0,
+        "note: left out of the checkpoint: 1 tensor without 'module.' (loss)",
+    )
+    check_same(net, "m.onnx")
+
+
 def test_exported_program(run: Run, net: torch.nn.Module) -> None:
     program(net, "net.pt2")
     code, out, _ = run("torch", "net.pt2", "--input-shape", 4, "-o", "m.onnx")
