@@ -31,6 +31,8 @@ SEVERAL, OTHER = "several", "other"
 
 FaultLabels = NDArray[np.str_]
 
+_FLOAT32 = frozenset({"float32"})
+
 
 #: Columns of results that are read by their names, beside those of lists.
 _RESULT_COLUMNS = ("n_injections", *COUNTS, "top_1_correct", "clean_bits", "clean_value")
@@ -119,10 +121,11 @@ def _read_file(path: Path) -> Recorded:
     injections = read_fault_list(path)
     rows, golden = _read_rows(path)
     places, counted, notes = [], [], []
+    formats = _tensor_formats([fault for injection in injections for fault in injection.faults], rows)
     following = iter(rows)
     for injection in injections:
         fault_rows = [next(following) for _ in injection.faults]
-        places.append([_place(fault, row) for fault, row in zip(injection.faults, fault_rows, strict=True)])
+        places.append([_place(fault, formats.get(_tensor(fault), frozenset())) for fault in injection.faults])
         counts = [_counts(row) for row in fault_rows if _is_counted(row)] or [_counts(fault_rows[0])]
         if any(repeated != counts[0] for repeated in counts):
             raise FaultListError(
@@ -231,30 +234,42 @@ def _golden_accuracy(golden: _Row | None, inputs: NDArray[np.int64]) -> float | 
     return correct / total if total and (inputs == total).all() else None
 
 
-def _place(fault: Fault, row: _Row) -> _Place:
-    bit_class = OTHER
-    if fault.bit is not None:
-        bit_class = _bit_class(fault.bit, row.cells.get("clean_bits"), row.cells.get("clean_value", ""))
+def _place(fault: Fault, formats: frozenset[str]) -> _Place:
+    bit_class = OTHER if fault.bit is None else _bit_class(fault.bit, formats)
     return _Place(fault.layer, _bit(fault.bit), bit_class, fault.kind is Kind.FLIP and fault.site is None)
 
 
-def _bit_class(bit: int, clean_bits: str | None, clean_value: str) -> str:
-    """Return the class of a bit in the formats in which ``clean_bits`` reads as ``clean_value``.
-
-    Without clean bits, in float32. `OTHER` where no format fits, or where those that fit disagree.
-    """
-    if clean_bits is None:
-        return FORMATS["float32"].bit_class(bit) if bit < FORMATS["float32"].width else OTHER
-    classes = {FORMATS[name].bit_class(bit) for name in _formats(clean_bits, clean_value) if bit < FORMATS[name].width}
+def _bit_class(bit: int, formats: frozenset[str]) -> str:
+    """Return the class of a bit in ``formats``; `OTHER` where there are none, or where they disagree."""
+    classes = {FORMATS[name].bit_class(bit) for name in formats if bit < FORMATS[name].width}
     return classes.pop() if len(classes) == 1 else OTHER
 
 
+def _tensor(fault: Fault) -> tuple[object, ...]:
+    """Return what tells the tensor or value that a fault hits from others; all its elements have one format."""
+    return fault.layer, fault.parameter, fault.site
+
+
+def _tensor_formats(faults: list[Fault], rows: list[_Row]) -> dict[tuple[object, ...], frozenset[str]]:
+    """Return, by tensor, the formats in which the clean bits of all its rows read as the clean values.
+
+    Without clean bits, float32.
+    """
+    formats: dict[tuple[object, ...], frozenset[str]] = {}
+    for fault, row in zip(faults, rows, strict=True):
+        clean_bits, tensor = row.cells.get("clean_bits"), _tensor(fault)
+        fitting = _formats(clean_bits, row.cells.get("clean_value", "")) if clean_bits is not None else _FLOAT32
+        if fitting:
+            formats[tensor] = formats.get(tensor, fitting) & fitting
+    return formats
+
+
 @cache
-def _formats(clean_bits: str, clean_value: str) -> tuple[str, ...]:
-    """Return the formats, as wide as ``clean_bits`` has digits, in which these read as ``clean_value``."""
+def _formats(clean_bits: str, clean_value: str) -> frozenset[str]:
+    """Return the formats, with as many digits as ``clean_bits``, in which these read as ``clean_value``."""
     digits = clean_bits.removeprefix("0x")
-    bits, width = parse_pattern(f"0x{digits}"), 4 * len(digits)
+    bits = parse_pattern(f"0x{digits}")
     if bits is None:
-        return ()
-    fitting = (fmt for fmt in FORMATS.values() if fmt.width == width and not bits >> width)
-    return tuple(fmt.name for fmt in fitting if format_value(bits, fmt) == clean_value)
+        return frozenset()
+    fitting = (fmt for fmt in FORMATS.values() if -(-fmt.width // 4) == len(digits) and not bits >> fmt.width)
+    return frozenset(fmt.name for fmt in fitting if format_value(bits, fmt) == clean_value)

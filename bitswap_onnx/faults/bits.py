@@ -7,6 +7,7 @@ subnormals keep every bit.
 import math
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import ml_dtypes
@@ -25,21 +26,30 @@ _INTEGER = re.compile(r"[+-]?[0-9]{1,20}")
 
 @dataclass(frozen=True)
 class BitFormat:
-    """The bit layout of one dtype: ``width`` bits; the bits ``exponent`` hold the exponent (empty for integers)."""
+    """The bit layout of one dtype: ``width`` bits; the bits ``exponent`` hold the exponent (empty for integers).
+
+    An array has elements of fewer than eight bits in a byte each, at its low end; a model stores them packed.
+    """
 
     name: str
     dtype: np.dtype[Any]
     exponent: range
     signed: bool = True
 
-    @property
+    @cached_property
     def width(self) -> int:
         """Bits per element."""
-        return self.dtype.itemsize * 8
+        return int(self.limits.bits)
+
+    @cached_property
+    def limits(self) -> Any:
+        """The range of the format, with ``bits``, ``min`` and ``max`` (the largest finite number), as numpy has it."""
+        limits: Any = ml_dtypes.finfo if self.is_float else ml_dtypes.iinfo
+        return limits(self.dtype)
 
     @property
     def view(self) -> np.dtype[Any]:
-        """The unsigned dtype of the same width."""
+        """The unsigned dtype of the same size in an array."""
         return np.dtype(f"u{self.dtype.itemsize}")
 
     @property
@@ -56,21 +66,29 @@ class BitFormat:
         return "exponent" if bit in self.exponent else "mantissa"
 
 
-#: Every element format that faults can hit, by name. Exponent ranges: IEEE 754; bfloat16 is float32's upper half.
+def _formats(*names: str, exponent: range = range(0), signed: bool = True) -> dict[str, BitFormat]:
+    return {name: BitFormat(name, np.dtype(getattr(ml_dtypes, name, name)), exponent, signed) for name in names}
+
+
+#: Every element format that faults can hit, by name. Exponent ranges: IEEE 754; bfloat16 is float32's upper half; those of
+#: 8 and 4 bits: OCP's 8-bit floating point and microscaling formats, and the variants with one zero (fnuz).
 FORMATS: dict[str, BitFormat] = {
-    entry.name: entry
-    for entry in (
-        BitFormat("float16", np.dtype(np.float16), range(10, 15)),
-        BitFormat("bfloat16", np.dtype(ml_dtypes.bfloat16), range(7, 15)),
-        BitFormat("float32", np.dtype(np.float32), range(23, 31)),
-        BitFormat("float64", np.dtype(np.float64), range(52, 63)),
-        BitFormat("int8", np.dtype(np.int8), range(0)),
-        BitFormat("uint8", np.dtype(np.uint8), range(0), signed=False),
-        BitFormat("int16", np.dtype(np.int16), range(0)),
-        BitFormat("int32", np.dtype(np.int32), range(0)),
-        BitFormat("int64", np.dtype(np.int64), range(0)),
-    )
+    **_formats("float16", exponent=range(10, 15)),
+    **_formats("bfloat16", exponent=range(7, 15)),
+    **_formats("float32", exponent=range(23, 31)),
+    **_formats("float64", exponent=range(52, 63)),
+    **_formats("int8", "int16", "int32", "int64"),
+    **_formats("uint8", "uint16", signed=False),
+    **_formats("int2", "int4"),
+    **_formats("uint2", "uint4", signed=False),
+    **_formats("float8_e4m3fn", "float8_e4m3fnuz", exponent=range(3, 7)),
+    **_formats("float8_e5m2", "float8_e5m2fnuz", exponent=range(2, 7)),
+    **_formats("float8_e8m0fnu", exponent=range(8), signed=False),
+    **_formats("float4_e2m1fn", exponent=range(1, 3)),
 }
+
+#: Formats that a flip node can hit, in a value that the model computes.
+NEURON_FORMATS = ("float16", "bfloat16", "float32", "float64", "int8", "uint8", "int16", "int32", "int64")
 
 BIT_CLASSES = ("sign", "exponent", "mantissa", "integer")
 
@@ -131,7 +149,7 @@ def encode(text: str, fmt: BitFormat) -> int:
 
     Numbers are read as float64 and rounded to the nearest element of a float format, ties to even. Raises
     FaultListError for a pattern wider than the format, for text that is neither a number nor a pattern, for a finite
-    number beyond the range, and for a fraction in an integer format.
+    number beyond the range, for an infinity or NaN in a format without it, and for a fraction in an integer format.
     """
     pattern = parse_pattern(text)
     if pattern is not None:
@@ -145,25 +163,29 @@ def encode(text: str, fmt: BitFormat) -> int:
 
 def _encode_float(text: str, fmt: BitFormat) -> int:
     number = float(text)
-    with np.errstate(over="ignore"):
-        element = np.array([number]).astype(fmt.dtype)
-    bits = int(to_bits(element)[0])
-    if np.isfinite(element[0]):
+    with np.errstate(all="ignore"):
+        element, infinity = np.array([number, math.inf]).astype(fmt.dtype)
+    bits = int(to_bits(np.array([element]))[0])
+    if math.isnan(number) or "inf" in text.lower():
+        if not (np.isnan(element) if math.isnan(number) else np.isinf(element)):
+            raise FaultListError(f"value {text[:40]}: {fmt.name} has no such number")
+        return bits
+    saturates = not np.isinf(infinity) and abs(number) > float(fmt.limits.max)
+    if np.isfinite(element) and not saturates:
         return _nearest_of_neighbours(number, bits, fmt)
-    if not math.isnan(number) and "inf" not in text.lower():
-        raise FaultListError(f"value {text[:40]} is beyond the range of {fmt.name}; for infinity, write inf")
-    return bits
+    hint = "; for infinity, write inf" if np.isinf(infinity) else ""
+    raise FaultListError(f"value {text[:40]} is beyond the range of {fmt.name}{hint}")
 
 
 def _nearest_of_neighbours(number: float, bits: int, fmt: BitFormat) -> int:
     """Return the element nearest to ``number`` among ``bits`` and its neighbours, since some casts round twice."""
-    magnitude = bits & ~(1 << (fmt.width - 1))
+    magnitude = bits & ~(1 << (fmt.width - 1)) if fmt.signed else bits
     near = [bits + step for step in (0, -1, 1) if magnitude + step >= 0 and math.isfinite(decode(bits + step, fmt))]
     return min(near, key=lambda pattern: (abs(decode(pattern, fmt) - number), pattern & 1))
 
 
 def _encode_integer(text: str, fmt: BitFormat) -> int:
-    limits = np.iinfo(fmt.dtype)
+    limits = fmt.limits
     if not _INTEGER.fullmatch(text) or not limits.min <= int(text) <= limits.max:
         raise FaultListError(f"value {text[:40]} is no {fmt.name} (a whole number from {limits.min} to {limits.max})")
     return int(text) % (1 << fmt.width)
@@ -181,5 +203,5 @@ def format_value(bits: int, fmt: BitFormat) -> str:
 
 
 def hex_bits(bits: int, fmt: BitFormat) -> str:
-    """Return a bit pattern as ``0x`` and one hex digit per four bits of the format."""
-    return f"0x{bits:0{fmt.width // 4}x}"
+    """Return a bit pattern as ``0x`` and one hex digit per four bits of the format, or less."""
+    return f"0x{bits:0{-(-fmt.width // 4)}x}"

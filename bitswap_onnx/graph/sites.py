@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from bitswap_onnx.faults.bits import FORMATS, BitFormat
+from bitswap_onnx.faults.bits import FORMATS, NEURON_FORMATS, BitFormat
 from bitswap_onnx.faults.fault import Site
 from bitswap_onnx.graph.layers import Layer, LayerRole, find_layers
 from bitswap_onnx.graph.nodes import attribute
@@ -151,7 +151,7 @@ class _SiteMaker:
 
     def _site(self, layer: Layer, site: Site, key: str, value: str, operator: str) -> NeuronSite | None:
         dims = self.slicer.dims(value)
-        if dims is None or not self.slicer.has_rows(value) or self.slicer.dtype(value).name not in FORMATS:
+        if dims is None or not self.slicer.has_rows(value) or self.slicer.dtype(value).name not in NEURON_FORMATS:
             return None
         order = self._order(value, len(dims), operator, site)
         shape = tuple(dims[axis] for axis in order[1:])

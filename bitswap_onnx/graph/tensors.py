@@ -51,16 +51,16 @@ def dtype_name(tensor: onnx.TensorProto) -> str:
 
 def stored_bytes(tensor: onnx.TensorProto) -> int:
     """Return the bytes that a tensor's elements take; elements below one byte are packed."""
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
-    packed = re.match(r"u?int(2|4)$|float(4)", dtype.name)
-    bits = int(packed[1] or packed[2]) if packed else 8 * int(dtype.itemsize)
-    return (int(math.prod(tensor.dims)) * bits + 7) // 8
+    return (int(math.prod(tensor.dims)) * _element_bits(tensor) + 7) // 8
 
 
 def read_tensor(tensor: onnx.TensorProto, folder: Path) -> NDArray[Any]:
-    """Return a stored tensor's elements; external data in ``folder`` is memory-mapped, not loaded."""
-    if not is_external(tensor):
-        return numpy_helper.to_array(tensor)
+    """Return a stored tensor's elements, those below one byte in a byte each, at its low end.
+
+    External data in ``folder`` is memory-mapped, not loaded, unless its elements are packed.
+    """
+    if not is_external(tensor) or _element_bits(tensor) < 8:
+        return numpy_helper.to_array(tensor, str(folder))
     info = ExternalDataInfo(tensor)
     dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
     shape = tuple(tensor.dims)
@@ -73,7 +73,13 @@ def write_tensor(tensor: onnx.TensorProto, elements: NDArray[Any]) -> None:
     """Replace the elements of ``tensor``, in place, by ``elements`` of the same dtype and shape, bit for bit."""
     for field in _DATA_FIELDS:
         tensor.ClearField(field)
-    tensor.raw_data = np.ascontiguousarray(elements).tobytes()
+    tensor.raw_data = numpy_helper.from_array(np.ascontiguousarray(elements)).raw_data
+
+
+def _element_bits(tensor: onnx.TensorProto) -> int:
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    packed = re.match(r"u?int(2|4)$|float(4)", dtype.name)
+    return int(packed[1] or packed[2]) if packed else 8 * int(dtype.itemsize)
 
 
 def _graph_tensors(graph: onnx.GraphProto, scope: str) -> Iterator[tuple[str, onnx.TensorProto]]:

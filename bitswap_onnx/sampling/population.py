@@ -79,10 +79,15 @@ def bit_distances(model: Model, regions: Iterable[Region]) -> dict[str, NDArray[
 def _distances(bits: Bits, fmt: BitFormat) -> NDArray[np.float64]:
     """Return the sum, over all numbers, of the distance that a flip of each bit moves them, (width,).
 
-    Among floats with the same exponent, the distance is constant or linear in the mantissa. So the distances at two
-    mantissas and the sum of all mantissas give the sum.
+    Formats of up to 8 bits have so few numbers that each one is counted. Among longer floats with the same exponent, the
+    distance is constant or linear in the mantissa. So the distances at two mantissas and the sum of all mantissas give
+    the sum.
     """
     every = range(fmt.width)
+    if fmt.width <= 8:
+        numbers = np.arange(1 << fmt.width, dtype=bits.dtype)
+        times = np.bincount(bits, minlength=len(numbers))
+        return np.array([times @ _distance(numbers, bit, fmt) for bit in every])
     if not fmt.is_float:
         return np.array([_distance(bits, bit, fmt).sum() for bit in every])
     kind, start = bits.dtype.type, fmt.exponent.start
@@ -101,15 +106,7 @@ def _distance(bits: Bits, bit: int, fmt: BitFormat) -> NDArray[np.float64]:
     """Return how far a flip of ``bit`` moves each number, (numbers,)."""
     clean = from_bits(bits, fmt).astype(np.float64)
     distance = np.abs(from_bits(bits ^ bits.dtype.type(1 << bit), fmt).astype(np.float64) - clean)
-    return np.where(np.isfinite(distance), distance, _largest(fmt))
-
-
-def _largest(fmt: BitFormat) -> float:
-    """Return the largest finite number of a format: of a float, the pattern below that of infinity."""
-    if not fmt.is_float:
-        return float(np.iinfo(fmt.dtype).max)
-    pattern = ((1 << len(fmt.exponent)) - 1 << fmt.exponent.start) - 1
-    return float(from_bits(np.array([pattern], fmt.view), fmt)[0])
+    return np.where(np.isfinite(distance), distance, float(fmt.limits.max))
 
 
 def _with_parameters(model: Model, targets: Sequence[Target], text: str) -> list[Target]:

@@ -129,6 +129,13 @@ def test_bit_classes_are_those_of_the_stored_format(
     assert recorded.bit_classes.tolist() == [expected]
 
 
+def test_all_rows_of_a_tensor_tell_its_format(tmp_path: Path) -> None:
+    """A zero reads the same in many formats; another value of the same tensor tells which it is."""
+    header = CLASSIC + ",clean_bits,clean_value"
+    rows = "a,fc,(0),14,1,1,0,0,0x0000,0.0", "b,fc,(1),14,1,1,0,0,0x3c00,1.0", "c,g,(1),3,1,1,0,0,0xf,-1"
+    assert recorded_of(results(tmp_path, *rows, header=header)).bit_classes.tolist() == ["exponent", "exponent", "sign"]
+
+
 def test_runs_that_are_not_finished_or_not_valid(run: Path, tmp_path: Path) -> None:
     for statement, message in (
         ("DELETE FROM outcome WHERE position = 3", "1 injections have not run over all inputs"),

@@ -48,6 +48,9 @@ CASES = [
     ("int16", 0x8000, Kind.FLIP, 15, 0x0000),
     ("int32", 0xFFFFFFFF, Kind.STUCK_AT_0, 31, 0x7FFFFFFF),
     ("int64", 0x8000000000000000, Kind.MASK, 0x8000000000000001, 0x0000000000000001),
+    ("int4", 0x7, Kind.FLIP, 3, 0xF),
+    ("uint2", 0x0, Kind.STUCK_AT_1, 1, 0x2),
+    ("float8_e4m3fn", 0x38, Kind.FLIP, 6, 0x78),
 ]
 
 
@@ -115,6 +118,13 @@ def test_edit_leaves_its_input_alone() -> None:
         ("255", "uint8", 0xFF),
         ("-9223372036854775808", "int64", 0x8000000000000000),
         ("9007199254740993", "int64", 9007199254740993),  # no float64 has this value
+        ("-8", "int4", 0x8),
+        ("3", "uint2", 0x3),
+        ("448", "float8_e4m3fn", 0x7E),
+        ("-0.0625", "float8_e5m2", 0xAC),
+        ("inf", "float8_e5m2", 0x7C),
+        ("-1.5", "float4_e2m1fn", 0xB),
+        ("0.25", "float8_e8m0fnu", 0x7D),
     ],
 )
 def test_encode(text: str, name: str, bits: int) -> None:
@@ -133,6 +143,13 @@ def test_encode(text: str, name: str, bits: int) -> None:
         ("128", "int8", "from -128 to 127"),
         ("1.5", "int32", "whole number"),
         ("-1", "uint8", "from 0 to 255"),
+        ("8", "int4", "from -8 to 7"),
+        ("0x10", "int4", "4 bits"),
+        ("500", "float8_e4m3fn", "beyond the range of float8_e4m3fn$"),
+        ("inf", "float8_e4m3fn", "no such number"),
+        ("7", "float4_e2m1fn", "beyond the range"),
+        ("nan", "float4_e2m1fn", "no such number"),
+        ("-1", "float8_e8m0fnu", "beyond the range"),
         ("one", "float32", "neither"),
         ("", "int8", "neither"),
     ],
@@ -151,13 +168,19 @@ def test_encode_refuses(text: str, name: str, message: str) -> None:
         ("float64", {63: "sign", 62: "exponent", 52: "exponent", 51: "mantissa"}),
         ("int8", {7: "sign", 6: "integer"}),
         ("uint8", {7: "integer"}),
+        ("int4", {3: "sign", 2: "integer"}),
+        ("uint2", {1: "integer"}),
+        ("float8_e4m3fn", {7: "sign", 6: "exponent", 3: "exponent", 2: "mantissa"}),
+        ("float8_e5m2", {7: "sign", 6: "exponent", 2: "exponent", 1: "mantissa"}),
+        ("float4_e2m1fn", {3: "sign", 2: "exponent", 1: "exponent", 0: "mantissa"}),
+        ("float8_e8m0fnu", {7: "exponent", 0: "exponent"}),
     ],
 )
 def test_bit_class(name: str, classes: dict[int, str]) -> None:
     assert {bit: FORMATS[name].bit_class(bit) for bit in classes} == classes
 
 
-@pytest.mark.parametrize("name", ["float16", "bfloat16", "float32", "float64"])
+@pytest.mark.parametrize("name", ["float16", "bfloat16", "float32", "float64", "float8_e5m2"])
 def test_exponent_bits_are_those_of_the_format(name: str) -> None:
     """Infinity has all exponent bits and no other: the table must name exactly those."""
     fmt = FORMATS[name]
@@ -169,6 +192,8 @@ def test_values_as_text() -> None:
     assert format_value(0x3DCCCCCD, FORMATS["float32"]) == "0.1"
     assert format_value(0x7FC00000, FORMATS["float32"]) == "nan"
     assert hex_bits(0xFF, FORMATS["int16"]) == "0x00ff"
+    assert hex_bits(0x3, FORMATS["uint2"]) == "0x3"
+    assert format_value(0xF, FORMATS["int4"]) == "-1"
     assert decode(0x3DCCCCCD, FORMATS["float32"]) == float(np.float32(0.1))
     assert math.copysign(1, decode(0x8000, FORMATS["bfloat16"])) == -1
     assert FORMATS["bfloat16"].dtype == ml_dtypes.bfloat16

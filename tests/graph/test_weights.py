@@ -75,6 +75,28 @@ def test_tensors_stored_as_numbers_instead_of_bytes(dtype: str, field: str) -> N
     assert differing_bits(tensor_bytes(clean), tensor_bytes(faulty)) == {"W": 0b101 << (2 * width)}
 
 
+@pytest.mark.parametrize("width", [2, 4, 8])
+@pytest.mark.parametrize("storage", ["raw", "numbers", "external"])
+def test_packed_elements(width: int, storage: str, tmp_path: Path) -> None:
+    """Elements below a byte lie packed from the low end, the first first; the oracle counts bits in the stored bytes."""
+    data_type = {2: onnx.TensorProto.UINT2, 4: onnx.TensorProto.INT4, 8: onnx.TensorProto.FLOAT8E4M3FN}[width]
+    content = bytes(np.random.default_rng(0).integers(0, 256, -(-13 * width // 8), np.uint8))
+    content = (int.from_bytes(content, "little") % (1 << 13 * width)).to_bytes(len(content), "little")
+    proto = build("m (float[N, 2] x) => (float[N, 2] y) { y = Identity (x) }", 25)
+    tensor = proto.graph.initializer.add(name="t", dims=[13], data_type=data_type, raw_data=content)
+    if storage == "numbers":
+        tensor.ClearField("raw_data")
+        tensor.int32_data.extend(content)
+    path = tmp_path / "m.onnx"
+    onnx.save(proto, path, save_as_external_data=storage == "external", location="data", size_threshold=0)
+    faulty = rewrite(load_model(path), {"t": [WeightEdit(0, 1), WeightEdit(11, 2), WeightEdit(12, 1 << (width - 1))]})
+    changes = 1 | 2 << 11 * width | 1 << (13 * width - 1)
+    stored = stored_tensors(faulty.proto)["t"]
+    assert int.from_bytes(stored.raw_data, "little") == int.from_bytes(content, "little") ^ changes
+    assert stored.data_type == data_type
+    assert not faulty.has_external_data
+
+
 def test_tensors_in_constant_nodes_and_subgraphs() -> None:
     proto = build(
         """net (float[N, 2] x, bool c) => (float[N, 2] y) {
