@@ -9,6 +9,7 @@ from typing import Any
 from bitswap_onnx.campaign.drawing_record import DrawingRecord
 from bitswap_onnx.campaign.store import Store
 from bitswap_onnx.faults.fault import Injection
+from bitswap_onnx.graph.coverage import Coverage
 
 #: The file of a run directory with the interim estimates of a campaign that draws its own faults.
 INTERIM_ESTIMATES_NAME = "until.csv"
@@ -35,6 +36,9 @@ class AdaptiveList(ABC):
 
     #: The first round.
     pilot: Addition
+
+    #: How many of the model's stored bits can be drawn.
+    coverage: Coverage
 
     @property
     @abstractmethod

@@ -15,9 +15,10 @@ from bitswap_onnx.campaign.store import Store
 from bitswap_onnx.errors import FaultListError, shown
 from bitswap_onnx.faults.fault import BitOrder, Injection
 from bitswap_onnx.faults.fault_list import FaultList, has_neurons, list_fingerprint, read_fault_list
+from bitswap_onnx.graph.coverage import Coverage, coverage_of_tensors
 from bitswap_onnx.graph.receipts import ResolvedInjection
 from bitswap_onnx.graph.resolve import Resolver
-from bitswap_onnx.graph.sites import NeuronSite
+from bitswap_onnx.graph.sites import NeuronSite, is_site
 from bitswap_onnx.outcome import Golden
 from bitswap_onnx.runtime.observe import Observer
 from bitswap_onnx.sampling.design import ListDesign, design_path, read_design
@@ -42,6 +43,17 @@ class CheckedList:
     paths: frozenset[tuple[str, ...]]
     design: ListDesign | None
     design_notes: tuple[str, ...]
+
+    @property
+    def coverage(self) -> Coverage | None:
+        """How many of the model's stored bits the design's population is, or the tensors that the list hits without one.
+
+        None for a list of neurons alone.
+        """
+        if self.design is not None and self.design.coverage is not None:
+            return self.design.coverage
+        tensors = {key for path in self.paths for key in path if not is_site(key)}
+        return coverage_of_tensors(self.setup.model, tensors) if tensors else None
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 import csv
 import json
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,18 +46,26 @@ def write_results(store: Store, path: Path) -> None:
 def how_it_ran(store: Store) -> dict[str, Any]:
     """Return the kind of lane of each faulty path (``lanes``) and the ``audit``; None where there was none.
 
-    ``given_up``: the paths whose lane failed its null control, so that they ran again as whole models. ``seconds``: what
-    workers spent, by `bitswap_onnx.runtime.stopwatch.SPANS`, over all resumes.
+    ``coverage``: how many of the model's stored bits the faults stand for. ``given_up``: the paths whose lane failed its
+    null control, so that they ran again as whole models. ``seconds``: what workers spent, by
+    `bitswap_onnx.runtime.stopwatch.SPANS`, over all resumes.
     """
     paths = store.paths()
     given_up = [", ".join(paths[number]) for number in sorted(store.given_up)]
     audit = store.audit
     seconds = {name: round(spent, 3) for name, spent in store.seconds.items()}
-    return {"lanes": store.lanes, "audit": audit and audit.stored(), "given_up": given_up, "seconds": seconds}
+    covered = store.coverage
+    return {
+        "coverage": covered and asdict(covered),
+        "lanes": store.lanes,
+        "audit": audit and audit.stored(),
+        "given_up": given_up,
+        "seconds": seconds,
+    }
 
 
 def write_golden(store: Store, path: Path) -> None:
-    """Write golden.json: the golden run, the identity, the lane of each faulty path, the audit, the workers' seconds."""
+    """Write golden.json: the golden run, the identity, the coverage, lanes, audit and the workers' seconds."""
     with replacing(path) as file:
         json.dump({**store.golden.stored(), "identity": store.identity.stored(), **how_it_ran(store)}, file, indent=2)
         file.write("\n")

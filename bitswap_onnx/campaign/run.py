@@ -4,7 +4,7 @@ import shutil
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -96,6 +96,8 @@ def _run(prepared: Setup, faults: str | Path | Iterable[Injection] | AdaptiveLis
                 options.on_notes([f"`resume`: {folder} holds no campaign yet, so this one begins there"])
             settings = _begun(plan, identity, golden, clean.seconds_per_input, shares.workers)
             settings |= adaptive.pilot.settings if adaptive else {}
+            covered = adaptive.coverage if adaptive else plan.coverage
+            settings["coverage"] = covered and asdict(covered)
             plan.write(store, settings, clean.golden, stop)
         else:
             _check_begun(store, plan, identity, golden, options.resume)

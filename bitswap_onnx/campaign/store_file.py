@@ -14,6 +14,7 @@ from bitswap_onnx.campaign.schema import UPGRADES
 from bitswap_onnx.campaign.store_checks import REMEDY, check_golden, check_outcomes, check_plan, check_schema
 from bitswap_onnx.campaign.stored_settings import REQUIRED_SETTINGS, misfit
 from bitswap_onnx.errors import RunError
+from bitswap_onnx.graph.coverage import Coverage
 from bitswap_onnx.runtime.stopwatch import SPANS
 
 if TYPE_CHECKING:
@@ -117,6 +118,12 @@ class StoreFile:
     def keep_design(self, text: str) -> None:
         """Store the text of the fault list's design."""
         self._put("design", text)
+
+    @property
+    def coverage(self) -> Coverage | None:
+        """How many of the model's stored bits the faults stand for; None for neurons, and in stores from before."""
+        stored = self._setting("coverage")
+        return stored and Coverage.from_stored(stored)
 
     @property
     def drawing(self) -> DrawingRecord | None:

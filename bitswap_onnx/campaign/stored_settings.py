@@ -66,6 +66,12 @@ _GOLDEN = {
     "providers": [str],
     "versions": {"...": None},
 }
+_COVERAGE = {
+    "stored": _FROM_0,
+    "covered": _FROM_0,
+    "left_out": [{"role": str, "dtype": str, "tensors": _COUNT, "bits": _COUNT}],
+    "of": str,
+}
 _INTERIM_ESTIMATE = {
     **dict.fromkeys(("round", "injections", "inferences", "iterative"), _FROM_0),
     **dict.fromkeys(("mean", "low", "high"), float),
@@ -91,6 +97,7 @@ SHAPES: dict[str, Any] = {
     "notes": [str],
     "unit_length": _COUNT,
     "design": (str, None),
+    "coverage": (_COVERAGE, None),
     "plan": str,
     "engine": _OneOf(("incremental", "reference")),
     "incremental": bool,

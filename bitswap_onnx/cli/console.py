@@ -77,6 +77,11 @@ def print_notes(notes: Iterable[str], before: str = "note: ") -> None:
         out.print(before + in_options(note))
 
 
+def print_coverage(found: "Coverage") -> None:
+    """Print how many of a model's stored bits are covered, and the options that take in what was left out."""
+    out.print(found.line + (" (--parameters takes roles in, --layers and --bits the rest)" if found.can_grow else ""))
+
+
 def print_notes_aside(notes: Iterable[str]) -> None:
     """Print notes of a running campaign to stderr, each on a line."""
     for note in notes:
@@ -181,6 +186,10 @@ def print_campaign(campaign: "Campaign") -> None:
         for identifier, layer, fault, critical, inputs in summary.worst:
             worst.add_row(identifier, layer, fault, f"{critical} of {inputs}")
         out.print(worst)
+    if golden["coverage"]:
+        from bitswap_onnx.graph.coverage import Coverage  # a campaign has loaded it already
+
+        print_coverage(Coverage.from_stored(golden["coverage"]))
     if golden["lanes"]:
         out.print(_how(golden))
     if any(golden["seconds"].values()):
@@ -218,12 +227,3 @@ def _where_time_went(seconds: Mapping[str, float]) -> str:
 def _shares(counts: Counts) -> list[str]:
     inputs = counts["inputs"]
     return [share(counts[name], inputs) for name in ("masked", "non_critical", "critical", "critical_nonfinite")]
-
-
-def coverage_line(found: "Coverage") -> str:
-    """Return which share of a model's stored bits a population covers, and what was left out, the most bits first."""
-    if not found.stored:
-        return "the model stores no tensors"
-    line = f"covers {share(found.covered, found.stored)} of the {found.stored:,} bits that the model stores"
-    parts = [f"{left.role} {left.dtype} {share(left.bits, found.stored)}" for left in found.left_out]
-    return line + (f"; left out: {', '.join(parts)}" if parts else "")

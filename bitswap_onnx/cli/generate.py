@@ -9,7 +9,6 @@ from bitswap_onnx.cli import console
 from bitswap_onnx.cli.options import BitsOption, Exclude, Kinds, Layers, ModelPath, Parameters, parse_kinds
 from bitswap_onnx.errors import BitswapError
 from bitswap_onnx.files import check_output
-from bitswap_onnx.graph.coverage import NO_TARGET, coverage
 from bitswap_onnx.graph.model import load_model
 from bitswap_onnx.sampling.design import ListDesign, design_path
 from bitswap_onnx.sampling.generate import generate_faults
@@ -112,13 +111,7 @@ def command(
     inputs = [model, *loaded.data_files]
     check_output(output, inputs)
     check_output(design_path(output), inputs)
-    design = generate_faults(loaded, request, output)
-    _print(design, output)
-    span = request.multiplicity if request.pattern.burst else 1
-    found = coverage(loaded, {region.tensor: region.reached(span) for region in design.regions})
-    console.out.print(console.coverage_line(found))
-    if any(left.role != NO_TARGET for left in found.left_out):
-        console.out.print("--parameters takes the roles of what was left out, --bits and --layers take the rest")
+    _print(generate_faults(loaded, request, output), output)
 
 
 def _print(design: ListDesign, path: Path) -> None:
@@ -140,4 +133,6 @@ def _print(design: ListDesign, path: Path) -> None:
     console.out.print(
         f"scheme {request.scheme}, seed {request.seed}: {design.size:,} of {design.population:,} in {design.model}"
     )
+    if design.coverage:
+        console.print_coverage(design.coverage)
     console.out.print(f"written: {path}, {design_path(path)}")

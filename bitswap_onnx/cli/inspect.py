@@ -37,7 +37,7 @@ def command(
         _print_sites(Resolver(loaded).sites, layers, as_json)
         return
     rows = [_row(target) for target in select_targets(loaded, layers)]
-    covered = coverage(loaded, {row["tensor"]: row["bits"] for row in rows})
+    covered = coverage(loaded, {row["tensor"]: row["bits"] for row in rows}, "targets")
     if as_json:
         listed = {"model": loaded.name, "sha256": loaded.sha256, "targets": rows, "coverage": asdict(covered)}
         typer.echo(json.dumps(listed, indent=2))
@@ -51,7 +51,7 @@ def command(
         result.add_row(row["layer"], row["parameter"], row["role"], shape, row["dtype"], f"{row['bits']:,}", *shared)
     console.out.print(result)
     console.out.print(f"{amount(len(rows), 'target')}, {sum(row['bits'] for row in rows):,} bits")
-    console.out.print(console.coverage_line(covered))
+    console.print_coverage(covered)
 
 
 def _print_sites(sites: Sequence[NeuronSite], layers: str | None, as_json: bool) -> None:

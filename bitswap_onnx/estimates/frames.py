@@ -26,16 +26,36 @@ def find_strata(source: Source, design: str | Path | Strata | None) -> Strata | 
     """
     if isinstance(design, Strata):
         return design
+    if design is None and source.store is not None and source.store.design is None:
+        return _of_record(source.store)
+    read = _find_design(source, design)
+    return None if read is None else _of_design(read)
+
+
+def population_notes(source: Source, design: str | Path | Strata | None) -> tuple[str, ...]:
+    """Return how many of the model's stored bits the rates stand for, where that is known; ``design`` as above."""
+    if isinstance(design, Strata):
+        return ()
+    if design is None and source.store is not None:
+        covered = source.store.coverage
+    else:
+        read = _find_design(source, design)
+        covered = None if read is None else read.coverage
+    return () if covered is None else (covered.text,)
+
+
+def _find_design(source: Source, design: str | Path | None) -> ListDesign | None:
+    """Return the design of a source's list: from the file ``design``, the run, or beside the file; None without one."""
     if design is None and source.store is not None:
         text = source.store.design
-        return _of_record(source.store) if text is None else _of_design(parse_design(text, str(source)))
+        return None if text is None else parse_design(text, str(source))
     if design is None and not design_path(source.path).is_file():
         return None
     design = design or design_path(source.path)
     read = read_design(design)
     if read.list_sha256 not in _list_hashes(source):
         raise RunError(f"{design}: the design of another list than that of {source}, by its hash; give that list's own")
-    return _of_design(read)
+    return read
 
 
 def drawing_notes(source: Source) -> tuple[str, ...]:

@@ -1,9 +1,9 @@
 """The targets of a model, in graph order: the stored tensors that are parameters, with role and name.
 
 A tensor is a target in three cases: a converter's metadata name it; it reaches an operator's parameter slot, directly or
-behind computations of stored tensors (`bitswap_onnx.graph.uses`); or it is a floating-point tensor that is combined with
-activations (a position embedding that is added, a class token that is concatenated). Shapes, axes, paddings and other
-constants of the computation are no targets.
+behind computations of stored tensors (`bitswap_onnx.graph.uses`); or its numbers, or those that its codes stand for, are
+combined with activations (a position embedding that is added, a class token that is concatenated). Shapes, axes, paddings
+and other constants of the computation are no targets.
 
 What a layer multiplies by or looks up in has the role ``weight``: kernels, the W and R of recurrent layers, embedding
 tables.
@@ -130,7 +130,8 @@ def _carries_parameter(key: str, tensor: onnx.TensorProto, uses: list[Use], role
     """Whether a tensor without metadata is a parameter, no constant of the computation (a table, a bound, a factor)."""
     if role not in (None, "parameter"):
         return True
-    if not FORMATS[dtype_name(tensor)].is_float or all(use.slot > 0 and use.op_type in STEERING for use in uses):
+    has_numbers = FORMATS[dtype_name(tensor)].is_float or any(use.is_decoded for use in uses)
+    if not has_numbers or all(use.slot > 0 and use.op_type in STEERING for use in uses):
         return False
     return tuple(tensor.dims) not in ((), (1,)) or _GENERATED.match(key) is None
 

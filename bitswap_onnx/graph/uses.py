@@ -29,7 +29,7 @@ class Use:
 
     ``role`` is the role that the tensor has there where the slot does not say it. ``behind`` is the operator that makes
     the node's other input: a constant that is added behind a kernel is its bias. ``is_computed``: other stored tensors
-    went into what the node reads.
+    went into what the node reads. ``is_decoded``: the node reads the numbers that a quantised tensor stands for.
     """
 
     op_type: str
@@ -39,15 +39,21 @@ class Use:
     behind: str
     role: str | None = None
     is_computed: bool = False
+    is_decoded: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class _Carried:
-    """A stored tensor, by ``key``, in a value. ``is_code``: the value has the integers of a quantised tensor."""
+    """A stored tensor, by ``key``, in a value: as the integers of a quantised tensor (``is_code``), or ``is_decoded``."""
 
     key: str
     is_code: bool = False
     is_computed: bool = False
+    is_decoded: bool = False
+
+    def decoded(self) -> "_Carried":
+        """Return the tensor in a value that has the numbers which its codes stand for."""
+        return replace(self, is_code=False, is_decoded=self.is_decoded or self.is_code)
 
 
 @dataclass(slots=True)
@@ -129,8 +135,9 @@ def _operator_uses(node: onnx.NodeProto, scope: _Scope) -> Iterator[tuple[str, U
         if slot in carrying or _only_shapes(node, slot):
             continue
         role = _role_between(node, slot, stored, behind)
+        reader = Use(node.op_type, slot, node.name, node_label(node), behind, role)
         for tensor in tensors:
-            yield tensor.key, Use(node.op_type, slot, node.name, node_label(node), behind, role, tensor.is_computed)
+            yield tensor.key, replace(reader, is_computed=tensor.is_computed, is_decoded=tensor.is_decoded)
     for output in node.output:
         if is_constant:
             scope.stored[output] = tuple(dict.fromkeys(t for carried in carrying.values() for t in carried))
@@ -142,8 +149,8 @@ def _carrying_slots(node: onnx.NodeProto, stored: dict[int, tuple[_Carried, ...]
     if node.op_type in MEASURES or node.op_type.startswith("Reduce"):
         return {}
     if node.op_type in PASS_THROUGH:
-        decoded = node.op_type in ("DequantizeLinear", "QuantizeLinear")
-        return {0: tuple(replace(t, is_code=t.is_code and not decoded) for t in stored[0])}
+        decodes = node.op_type in ("DequantizeLinear", "QuantizeLinear")
+        return {0: tuple(tensor.decoded() if decodes else tensor for tensor in stored[0])}
     codes = {slot for slot, tensors in stored.items() if any(tensor.is_code for tensor in tensors)}
     going_on = set(stored)
     if node.op_type in ("Div", "Pow", "Clip", "Pad", "Gather", "GatherElements", "GatherND", "Mod"):
@@ -151,7 +158,7 @@ def _carrying_slots(node: onnx.NodeProto, stored: dict[int, tuple[_Carried, ...]
     elif node.op_type == "Sub" and 0 in codes:  # codes without their zero point
         return {0: stored[0]}
     elif node.op_type == "Mul" and len(codes) == 1:  # codes by their scale
-        return {slot: tuple(replace(tensor, is_code=False) for tensor in stored[slot]) for slot in codes}
+        return {slot: tuple(tensor.decoded() for tensor in stored[slot]) for slot in codes}
     elif node.op_type == "Where":
         going_on -= {0}
     alone = len(stored) == 1

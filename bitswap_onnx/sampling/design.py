@@ -9,6 +9,7 @@ from typing import Any
 from bitswap_onnx.errors import BitswapError, FaultListError, one_line
 from bitswap_onnx.faults.bits import FORMATS
 from bitswap_onnx.faults.fault import Kind
+from bitswap_onnx.graph.coverage import Coverage
 from bitswap_onnx.sampling.request import STRATUM_NAMES, SamplingRequest
 from bitswap_onnx.sampling.strata import Region, Stratum, stratify
 
@@ -38,7 +39,10 @@ class StratumDesign:
 
 @dataclass(frozen=True, slots=True)
 class ListDesign:
-    """How a list was drawn: request, model, regions drawn from, strata in the order of the list, hash of the list."""
+    """How a list was drawn: request, model, regions drawn from, strata in the order of the list, hash of the list.
+
+    ``coverage``: how many of the model's stored bits the regions are; None in designs from before it was recorded.
+    """
 
     request: SamplingRequest
     t: float
@@ -49,6 +53,7 @@ class ListDesign:
     population: int
     size: int
     list_sha256: str
+    coverage: Coverage | None = None
 
     @property
     def text(self) -> str:
@@ -133,6 +138,7 @@ def _parse(record: dict[str, Any]) -> ListDesign:
         for entry in record["regions"]
     )
     strata = (StratumDesign(**(entry | {"bits": tuple(entry["bits"])})) for entry in record["strata"])
-    return ListDesign(
-        **(record | {"request": SamplingRequest(**request), "regions": tuple(regions), "strata": tuple(strata)})
-    )
+    fields = {"request": SamplingRequest(**request), "regions": tuple(regions), "strata": tuple(strata)}
+    if record.get("coverage") is not None:
+        fields["coverage"] = Coverage.from_stored(record["coverage"])
+    return ListDesign(**(record | fields))

@@ -8,7 +8,7 @@ from bitswap_onnx.files import replacing
 from bitswap_onnx.graph.model import Model
 from bitswap_onnx.sampling.design import ListDesign, StratumDesign, design_path
 from bitswap_onnx.sampling.draws import Sample
-from bitswap_onnx.sampling.population import bit_distances, find_population
+from bitswap_onnx.sampling.population import bit_distances, find_population, population_coverage
 from bitswap_onnx.sampling.request import STRATUM_NAMES, SamplingRequest, refuse_idle
 from bitswap_onnx.sampling.sizes import proportions_of, sample_size
 from bitswap_onnx.sampling.strata import Region, Stratum, stratify
@@ -27,7 +27,8 @@ def generate_faults(model: Model, request: SamplingRequest, path: Path) -> ListD
     regions, strata, sample = plan_sample(model, request)
     digest = write_fault_list(path, sample, sample.examples)
     totals = sum(entry.population for entry in strata), sum(sample.sizes)
-    design = ListDesign(request, request.quantile, model.name, model.sha256, regions, strata, *totals, digest)
+    covered = population_coverage(model, regions, request.multiplicity if request.pattern.burst else 1)
+    design = ListDesign(request, request.quantile, model.name, model.sha256, regions, strata, *totals, digest, covered)
     with replacing(design_path(path)) as file:
         file.write(design.text)
     return design

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from bitswap_onnx.errors import BitswapError, ModelError
 from bitswap_onnx.faults.bits import BIT_CLASSES, FORMATS, BitFormat, Bits, from_bits, to_bits
+from bitswap_onnx.graph.coverage import Coverage, coverage
 from bitswap_onnx.graph.model import Model
 from bitswap_onnx.graph.resolve import Resolver
 from bitswap_onnx.graph.targets import Target, select_targets
@@ -54,6 +55,11 @@ def find_population(
             f"{model.name}: expected {what} to draw faults from, found none; change `layers`, `parameters` or `bits`"
         )
     return tuple(regions)
+
+
+def population_coverage(model: Model, regions: Iterable[Region], span: int = 1) -> Coverage:
+    """Return how many of the model's stored bits ``regions`` are; ``span`` is that of `find_population`."""
+    return coverage(model, {region.tensor: region.reached(span) for region in regions})
 
 
 def bit_distances(model: Model, regions: Iterable[Region]) -> dict[str, NDArray[np.float64]]:

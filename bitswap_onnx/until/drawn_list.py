@@ -18,7 +18,7 @@ from bitswap_onnx.estimates.rates import shares_of
 from bitswap_onnx.estimates.read import read_counts
 from bitswap_onnx.faults.fault import Kind
 from bitswap_onnx.files import replacing
-from bitswap_onnx.sampling.population import find_population
+from bitswap_onnx.sampling.population import find_population, population_coverage
 from bitswap_onnx.sampling.rounds import Round, choose_strata, injections_of_last
 from bitswap_onnx.sampling.strata import Pattern, Region, bit_group, parts_of, stratify
 from bitswap_onnx.until.goal import Goal, UntilScheme, is_reached
@@ -70,7 +70,7 @@ class DrawnList(AdaptiveList):
         self.setup, self.until, self.with_replacement = setup, until, own_inputs
         self.on_interim_estimate = on_interim_estimate
         regions = find_population(setup.model, until.layers, until.exclude, until.parameters, until.bits)
-        self.pattern = Pattern(until.kinds)
+        self.pattern, self.coverage = Pattern(until.kinds), population_coverage(setup.model, regions)
         self.strata = stratify(regions, _STRATUM_NAMES[until.scheme])
         self.populations = [self.pattern.population(stratum.slots) for stratum in self.strata]
         self._planner, self._rounds_seen, self._draws_seen = self.planner(), 0, 0

@@ -216,3 +216,25 @@ def test_inputs_that_are_a_sample_too(run: Run) -> None:
     code, out, _ = run("estimate", "own")
     assert code == 0
     assert "inputs: nested: 5 inputs of its own per fault\n" in out
+
+
+def test_the_same_coverage_everywhere(run: Run, tmp_path: Path) -> None:
+    """Weights are 219 of the 238 stored elements: in the design's list, in its run and estimate, and in a drawn run."""
+    save(cnn(), tmp_path / "m.onnx")
+    np.savez(tmp_path / "m.npz", x=normal(8, 1, 6, 6), y=np.arange(8) % 4)
+    weights = "population: 92.02 % of the 7,616 bits that the model stores; left out: bias float32 2.94 %"
+    assert "--parameters takes roles in" in run("faults", "generate", "m.onnx", "--number", 5, "-o", "l.csv")[1]
+    assert weights in run("inject", "m.onnx", "l.csv", "--out", "listed", "--workers", 0)[1]
+    goal = ("--until", "critical±20%@90%")
+    assert weights in run("inject", "m.onnx", *goal, "--out", "drawn", "--workers", 0)[1]
+    for source in ("listed", "drawn", "listed/results.csv"):
+        options = ["--design", "l.design.json"] if source.endswith(".csv") else []
+        assert weights in run("estimate", source, *options)[1]
+    Path("l.design.json").unlink()
+    hits = "tensors that the list hits, since no design says what it was drawn from: "
+    assert hits in run("inject", "m.onnx", "l.csv", "--out", "alone", "--workers", 0)[1]
+    for folder in ("listed", "drawn", "alone"):
+        covered = json.loads(Path(folder, "golden.json").read_text())["coverage"]
+        assert covered["stored"] == 238 * 32
+        assert covered["covered"] in ((219 * 32,) if folder != "alone" else (27 * 32, 192 * 32, 219 * 32))
+        assert {entry["role"] for entry in covered["left_out"]} >= {"bias", "bn_scale", "bn_bias", "bn_mean", "bn_var"}

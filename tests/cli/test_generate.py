@@ -108,7 +108,7 @@ def test_the_bits_that_bursts_can_hit_are_covered(run: Run) -> None:
     """Each burst is drawn by its lowest bit; the bits above it are hit too."""
     _, _, alone = generate(run, "--number", 5)
     _, _, bursts = generate(run, "--number", 5, "--multiplicity", 4, "--burst")
-    lines = [next(line for line in out.splitlines() if line.startswith("covers")) for out in (alone, bursts)]
+    lines = [next(line for line in out.splitlines() if line.startswith("population: ")) for out in (alone, bursts)]
     assert lines[0] == lines[1]
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import onnx
 
-from bitswap_onnx.graph.coverage import NO_TARGET, Coverage, LeftOut, coverage
+from bitswap_onnx.graph.coverage import NO_TARGET, OUT_OF_REACH, Coverage, LeftOut, coverage
 from bitswap_onnx.graph.model import from_proto
 from tests.builders import build, normal
 
@@ -69,3 +69,36 @@ def test_constants_that_are_no_tensors_count() -> None:
     found = coverage(from_proto(proto), {})
     assert {(left.dtype, left.tensors, left.bits) for left in found.left_out} >= {("int64", 1, 64)}
     assert found.stored == 32 * (2 + 3 + 5) + 64
+
+
+def test_classical_models_and_odd_types_are_out_of_reach() -> None:
+    """Coefficients in attributes of ai.onnx.ml, and a type that no fault hits."""
+    classifier = onnx.helper.make_node(
+        "LinearClassifier",
+        ["x"],
+        ["label", "y"],
+        domain="ai.onnx.ml",
+        coefficients=[1.0] * 6,
+        intercepts=[0.0] * 3,
+        classlabels_ints=[0, 1, 2],
+        multi_class=1,
+    )
+    proto = build("net (float[N, 2] x) => (float[N, 3] y) { y = Identity (x) }")
+    proto.graph.node[0].CopyFrom(classifier)
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.ones(5, np.complex64), "c"))
+    found = coverage(from_proto(proto), {})
+    assert set(found.left_out) == {
+        LeftOut(OUT_OF_REACH, "complex64", 1, 5 * 64),
+        LeftOut(OUT_OF_REACH, "float32", 2, 9 * 32),
+        LeftOut(OUT_OF_REACH, "int64", 1, 3 * 64),
+    }
+    assert not found.can_grow
+
+
+def test_shares_round_to_none_and_all_only_where_they_are() -> None:
+    some = Coverage(1_000_000, 999_999, (LeftOut("bias", "float32", 1, 1),))
+    assert some.line == (
+        "population: > 99.99 % of the 1,000,000 bits that the model stores; left out: bias float32 < 0.01 %"
+    )
+    assert some.text.endswith("(`parameters` takes roles in, `layers` and `bits` the rest)")
+    assert Coverage(8, 8, (), "targets").text == "targets: 100.00 % of the 8 bits that the model stores"
