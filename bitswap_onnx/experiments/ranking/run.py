@@ -28,7 +28,6 @@ from bitswap_onnx.experiments.ranking.results import (
     ScoredRanking,
     ranking_files,
 )
-from bitswap_onnx.faults.bits import FORMATS
 from bitswap_onnx.faults.fault import Site
 from bitswap_onnx.graph.costs import kernel_of, layer_costs
 from bitswap_onnx.graph.site_choice import select_sites
@@ -201,7 +200,7 @@ def _layers(
     layers = []
     for number, site in enumerate(sites):
         kernel = kernel_of(site, targets) if where == "weights" else None
-        bits = kernel.elements * FORMATS[kernel.dtype].width if kernel else site.elements * site.format.width
+        bits = kernel.bits if kernel else site.elements * site.format.width
         shares = (float(values[number].mean()) for values in (outcomes.correct, outcomes.critical, outcomes.nonfinite))
         layers.append(LayerRobustness(number, site.kind, costs[number], bits, largest[number], *shares))
     return tuple(layers)
