@@ -11,8 +11,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from bitswap_onnx.campaign.inputs import chosen_data, load_inputs
 from bitswap_onnx.campaign.settings import Settings, for_neurons
-from bitswap_onnx.data.dataset import Dataset, load_dataset, synthetic_dataset
+from bitswap_onnx.data.dataset import Dataset
 from bitswap_onnx.errors import (
     BitswapError,
     DataError,
@@ -38,7 +39,6 @@ from bitswap_onnx.runtime.session import Numerics, choose_provider, open_session
 
 #: The default batch size: as many inputs as there are, up to so many, and fewer where a value would have more bytes.
 _LARGEST_BATCH, _LARGEST_VALUE = 32, 1 << 25
-SYNTHETIC_INPUTS = 128
 #: Batches that the golden run takes at a time.
 _GOLDEN_BATCHES = 8
 
@@ -178,7 +178,7 @@ def prepare(path: str | Path, settings: Settings = Settings()) -> Setup:
     criterion = parse_criterion(settings.criterion)
     spec = model_input(model, settings.input_shape)
     output = score_output(model, settings.output, classes=criterion.needs_classes)
-    dataset = _dataset(path, spec, settings)
+    dataset = load_inputs(chosen_data(path, settings), spec, settings)
     batch_size, batch_notes = _batch_size(model, settings, output, spec, dataset)
     return Setup(path, model, spec, output, dataset, criterion, settings, batch_size, tuple(batch_notes))
 
@@ -237,32 +237,3 @@ _QUANTIZED_NOTES = {
         "VNNI, so that clean scores depend on the processor"
     ],
 }
-
-
-def _dataset(path: Path, spec: ModelInput, settings: Settings) -> Dataset:
-    beside = path.with_suffix(".npz")
-    data = Path(settings.data) if settings.data is not None else (beside if beside.is_file() else None)
-    if data is None:
-        _refuse_data_options(settings)
-        count = settings.first or settings.limit or SYNTHETIC_INPUTS
-        return synthetic_dataset(spec.shape, spec.dtype, count, settings.seed)
-    return load_dataset(
-        data,
-        input_shape=spec.shape,
-        dtype=spec.dtype,
-        preprocessing=settings.preprocessing,
-        labels=None if settings.labels is None else Path(settings.labels),
-        limit=settings.limit,
-        first=settings.first,
-        seed=settings.seed,
-    )
-
-
-def _refuse_data_options(settings: Settings) -> None:
-    """Refuse parameters that need data where there is none, and ``limit`` together with ``first``."""
-    given = [f"`{name}`" for name, value in vars(settings.preprocessing).items() if value is not None]
-    given += ["`labels`"] if settings.labels else []
-    if given:
-        raise DataError(f"{', '.join(given)}: there is no data to apply it to; name some with `data`")
-    if settings.limit and settings.first:
-        raise DataError(f"`limit` {settings.limit} and `first` {settings.first}: give one of them")

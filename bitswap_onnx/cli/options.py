@@ -45,10 +45,11 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables
 
 
 _Data = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
-        help="Inputs: .npz with x and y, .npy, CIFAR files or a folder of images. Default: the .npz beside MODEL, else "
-        "synthetic inputs."
+        metavar="FILE|synthetic[:N]",
+        help="Inputs: .npz with x and y, .npy, CIFAR files or a folder of images; synthetic: N inputs of seeded noise. "
+        "Default: the .npz beside MODEL.",
     ),
 ]
 _Labels = Annotated[Path | None, typer.Option(help="A file of labels, for a .npy file or a folder of images.")]

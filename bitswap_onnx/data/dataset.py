@@ -123,33 +123,6 @@ def load_dataset(
     return Dataset(stored.name, source, y, input_shape, dtype, len(rows), read)
 
 
-#: Bytes of synthetic inputs, at most.
-_MOST_SYNTHETIC = 1 << 33
-
-
-def synthetic_dataset(input_shape: tuple[int, ...], dtype: np.dtype[Any], count: int, seed: int) -> Dataset:
-    """Return ``count`` inputs of standard-normal values drawn in float32 with ``seed``, no labels; raises DataError."""
-    dtype = np.dtype(dtype)
-    if not is_float(dtype):
-        raise DataError(f"the model takes {dtype} and synthetic inputs are floats; give a dataset as `data`")
-    if count < 1:
-        raise DataError(f"`count`: expected at least 1 synthetic input, found {count}")
-    size = 4 * count * math.prod(input_shape)
-    if size > _MOST_SYNTHETIC:
-        raise DataError(
-            f"the model's input has shape {input_shape}: {amount(count, 'synthetic input')} would take "
-            f"{size / 1e9:,.0f} GB, more than {_MOST_SYNTHETIC / 1e9:,.0f}; give a dataset as `data`"
-        )
-    try:
-        values = np.random.default_rng(seed).standard_normal((count, *input_shape), np.float32).astype(dtype)
-    except MemoryError:
-        raise DataError(
-            f"no memory for {amount(count, 'synthetic input')} of shape {input_shape}; give a dataset as `data`"
-        ) from None
-    source = f"{amount(count, 'synthetic input')}, standard normal with seed {seed}, no labels"
-    return Dataset("synthetic", source, None, input_shape, dtype, count, lambda a, b: values[a:b].copy())
-
-
 def batches(x: Array, size: int) -> Iterator[tuple[Array, int]]:
     """Yield ``x`` (N, ...) as batches (size, ...), each with its number of real inputs; the last batch is padded."""
     if size < 1:

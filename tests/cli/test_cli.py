@@ -52,9 +52,12 @@ def test_inject_prints_totals_and_where_everything_lies(run: Run) -> None:
     assert Path("here/results.csv").is_file()
 
 
-def test_inject_without_data_says_so(run: Run) -> None:
-    Path("cnn.npz").unlink()
-    code, out, err = run("inject", "cnn.onnx", "faults.csv", "--out", "here", "--first", 5, "--workers", 1)
+@pytest.mark.parametrize(
+    "data",
+    [["--data", "synthetic:5"], ["--data", "synthetic", "--first", 5], ["--data", "synthetic:9", "--limit", 5]],
+)
+def test_noise_is_given_to_who_asks_for_it(run: Run, data: list[object]) -> None:
+    code, out, err = run("inject", "cnn.onnx", "faults.csv", "--out", "here", "--workers", 1, *data)
     assert code == 0
     assert "5 synthetic inputs, standard normal with seed 0" in err
     assert "no labels" in err
@@ -128,7 +131,7 @@ def test_names_are_printed_as_they_are(run: Run) -> None:
     assert "enc[/attn]/:smile:" in run("inspect", "cnn.onnx")[1]
     Path("faults.csv").write_text(HEADER + '0,enc[/attn]/:smile:,"(0, 0)",30\n')
     Path("cnn.npz").unlink()
-    code, out, _ = run("inject", "cnn.onnx", "faults.csv", "--out", "runs/[/x]/a", "--workers", 1)
+    code, out, _ = run(*INJECT.split(), "--data", "synthetic:4", "--out", "runs/[/x]/a")
     assert code == 0
     assert "run directory: runs/[/x]/a" in out
 
@@ -239,6 +242,21 @@ def nothing() -> None:
 OPEN = "net (float[N, 3, H, W] x) => (float[N, 3] y) { a = GlobalAveragePool (x)\n y = Flatten (a) }"
 NO_SCORES = "net (float[N, 1, 6, 6] x) => (float[N, 1, 6, 6] y) { y = Relu (x) }"
 INJECT = "inject cnn.onnx faults.csv --out run --workers 1"
+NO_DATA = (
+    "cnn.onnx: expected data to run it on, found no cnn.npz beside it; give --data FILE, or --data synthetic[:N] for N "
+    "inputs of noise"
+)
+#: Every command that runs a model.
+WITH_DATA = (
+    INJECT,
+    "inject cnn.onnx --until critical±1%@95% --out run",
+    "evaluate cnn.onnx",
+    "neurons cnn.onnx --out run",
+    "sweep cnn.onnx --rates 1e-3 --out run",
+    "rank cnn.onnx --out run",
+    "compare --models cnn.onnx cnn.onnx --faults faults.csv --out run",
+    "crosscheck cnn.onnx faults.csv --native tf --out run",
+)
 
 #: What is made wrong, the command line, what the one line says.
 WRONG: list[tuple[Callable[[], None], str, str]] = [
@@ -281,8 +299,12 @@ WRONG: list[tuple[Callable[[], None], str, str]] = [
     (nothing, f"{INJECT} --mean a,b", "--mean: expected numbers separated by commas, found 'a,b'"),
     (nothing, f"{INJECT} --criterion tolerance=x", "--criterion: expected top-1 or tolerance=REL"),
     (nothing, f"{INJECT} --output nothing", "no output 'nothing'; the outputs are scores"),
-    (lambda: Path("cnn.npz").unlink(), f"{INJECT} --preset cifar10", "--preset: there is no data to apply it to"),
-    (lambda: Path("cnn.npz").unlink(), f"{INJECT} --limit 5 --first 3", "--limit 5 and --first 3: give one of them"),
+    (nothing, f"{INJECT} --data synthetic --preset cifar10", "--preset: --data synthetic is noise and needs none of"),
+    (nothing, f"{INJECT} --data synthetic --limit 5 --first 3", "--limit 5 and --first 3: give one of them"),
+    (nothing, f"{INJECT} --limit 5 --first 3", "--limit 5 and --first 3: give one of them"),
+    (nothing, f"{INJECT} --data synthetic:0", "--data: expected synthetic, or synthetic:N with N from 1 on, found"),
+    (nothing, f"{INJECT} --data ./synthetic", "synthetic: no such file or folder"),
+    *((lambda: Path("cnn.npz").unlink(), command, NO_DATA) for command in WITH_DATA),
     (nothing, "inject cnn.onnx faults.csv --resume", "--resume needs --out: the run directory to continue"),
     (nothing, f"{INJECT} --data gone.npz", "gone.npz: no such file or folder"),
     (nothing, f"{INJECT} --preset imagenet", "--preset: expected one of cifar10"),
