@@ -6,7 +6,7 @@ from bitswap_onnx.campaign.settings import Settings
 from bitswap_onnx.data.dataset import Dataset, load_dataset
 from bitswap_onnx.data.synthetic import DEFAULT_INPUTS, is_synthetic, synthetic_count, synthetic_dataset
 from bitswap_onnx.errors import DataError
-from bitswap_onnx.graph.signature import ModelInput
+from bitswap_onnx.graph.signature import OpenInput
 
 
 def chosen_data(model: Path, settings: Settings) -> str | Path:
@@ -22,14 +22,22 @@ def chosen_data(model: Path, settings: Settings) -> str | Path:
     return beside
 
 
-def load_inputs(data: str | Path, spec: ModelInput, settings: Settings) -> Dataset:
-    """Load ``data``, as `chosen_data` gives it, for a model that takes ``spec``; raises DataError."""
+def load_inputs(model: Path, declared: OpenInput, settings: Settings) -> Dataset:
+    """Load the data for ``model``; they give sizes to what its ``declared`` input and the settings leave open.
+
+    Raises DataError as `chosen_data` and `load_dataset`, ModelError for open dimensions that the data leave open, too.
+    """
+    shape = settings.input_shape
+    if shape is not None or None not in declared.dims:
+        shape = declared.settled(shape).shape
+    data = chosen_data(model, settings)
     if is_synthetic(data):
+        spec = declared.settled(shape)
         return synthetic_dataset(spec.shape, spec.dtype, _synthetic_inputs(str(data), settings), settings.seed)
     return load_dataset(
         data,
-        input_shape=spec.shape,
-        dtype=spec.dtype,
+        input_shape=declared.dims if shape is None else shape,
+        dtype=declared.dtype,
         preprocessing=settings.preprocessing,
         labels=None if settings.labels is None else Path(settings.labels),
         limit=settings.limit,

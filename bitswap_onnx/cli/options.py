@@ -62,7 +62,7 @@ _Std = Annotated[str | None, typer.Option(metavar="S,..", help="Divide by this: 
 _Limit = Annotated[int | None, typer.Option(min=1, metavar="N", help="Run only N inputs, drawn at random with --seed.")]
 _InputShape = Annotated[
     str | None,
-    typer.Option(metavar="C,H,W", help="Shape of one input, where the model leaves dimensions open."),
+    typer.Option(metavar="C,H,W", help="Shape of one input, where model and data leave dimensions open."),
 ]
 _Output = Annotated[str | None, typer.Option(metavar="NAME", help="The model's output that holds the scores.")]
 _Criterion = Annotated[

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bitswap_onnx.campaign import memory, setup
+from bitswap_onnx.campaign import batch_size, memory
 from bitswap_onnx.campaign.memory import share_memory
 from bitswap_onnx.campaign.options import RunOptions
 from bitswap_onnx.campaign.settings import Settings
@@ -71,7 +71,7 @@ def test_large_values_run_in_smaller_batches(tmp_path: Path, monkeypatch: pytest
     model = save(cnn(), tmp_path / "cnn.onnx")
     largest = 3 * 4 * 4 * 4  # bytes of a row behind the convolution
     for limit, expected in ((32 * largest, 32), (32 * largest - 1, 16), (5 * largest, 4), (1, 1)):
-        monkeypatch.setattr(setup, "_LARGEST_VALUE", limit)
+        monkeypatch.setattr(batch_size, "_LARGEST_VALUE", limit)
         prepared = prepare(model, Settings(data="synthetic"))
         assert prepared.batch_size == expected
         said = [note for note in prepared.notes if note.startswith("batches of ")]

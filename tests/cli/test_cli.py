@@ -235,11 +235,20 @@ def two_inputs_a_batch() -> None:
     save(proto, Path("cnn.onnx"))
 
 
+def model_and_data(text: str, x: NDArray[Any] | None) -> None:
+    model(text)
+    Path("cnn.npz").unlink()
+    if x is not None:
+        data(x=x)
+
+
 def nothing() -> None:
     pass
 
 
 OPEN = "net (float[N, 3, H, W] x) => (float[N, 3] y) { a = GlobalAveragePool (x)\n y = Flatten (a) }"
+OPEN_IN_ALL = OPEN.replace("[N, 3, H, W]", "[N, C, H, W]")
+SEVERAL = OPEN.replace("(float[N, 3] y)", "(float[N, 3] y, float[N, 3] z)").replace(" }", "\n z = Neg (y) }")
 NO_SCORES = "net (float[N, 1, 6, 6] x) => (float[N, 1, 6, 6] y) { y = Relu (x) }"
 INJECT = "inject cnn.onnx faults.csv --out run --workers 1"
 NO_DATA = (
@@ -279,7 +288,34 @@ WRONG: list[tuple[Callable[[], None], str, str]] = [
     (lambda: faults('3,fc,"(1, 2)",32\n'), INJECT, "faults.csv:5: bit 32 is outside float32 (0-31) for fc.weight"),
     (lambda: external("gone.bin"), INJECT, "the external data of tensor W is missing: expected gone.bin beside it"),
     (lambda: external("../outside.bin"), INJECT, "tensor W points outside the model's folder (../outside.bin)"),
-    (lambda: model(OPEN), INJECT, "leaves more than the batch open; give its sizes with --input-shape"),
+    (
+        lambda: model(OPEN),
+        f"{INJECT} --data synthetic",
+        "leaves more than the batch open; give its sizes with --input-sh",
+    ),
+    (
+        lambda: model_and_data(SEVERAL, np.zeros((5, 3, 4, 4), np.uint8)),
+        INJECT,
+        "error: 2 things are missing or wrong: cnn: several outputs fit (y, z); choose one with --output; and cnn.npz: "
+        "uint8 for a model that takes float32; say how to scale it: --preset (cifar10",
+    ),
+    (
+        lambda: model_and_data(SEVERAL, None),
+        INJECT,
+        "2 things are missing or wrong: cnn: several outputs fit (y, z); choose one with --output; and cnn.onnx: "
+        "expected data",
+    ),
+    (
+        lambda: model_and_data(OPEN_IN_ALL, np.zeros((5, 3, 4, 4), np.uint8)),
+        INJECT,
+        "2 things are missing or wrong: cnn.npz: inputs of shape (3, 4, 4) fit the model's (?, ?, ?) as 3,4,4 or 4,4,3; "
+        "give one as --input-shape; and cnn.npz: uint8 for",
+    ),
+    (
+        lambda: model_and_data(OPEN, normal(5, 2, 4, 4)),
+        INJECT,
+        "inputs of shape (2, 4, 4) do not fit the model's (3, ?, ?); store x in that shape, or give --input-shape",
+    ),
     (lambda: data(x=normal(5, 1, 7, 6)), INJECT, "inputs of shape (1, 7, 6), the model takes (1, 6, 6)"),
     (lambda: data(x=np.zeros((5, 1, 6, 6), np.complex64)), INJECT, "dtype complex64, expected integers or floats"),
     (
