@@ -46,14 +46,21 @@ def write_results(store: Store, path: Path) -> None:
 def how_it_ran(store: Store) -> dict[str, Any]:
     """Return the kind of lane of each faulty path (``lanes``) and the ``audit``; None where there was none.
 
-    ``given_up``: the paths whose lane failed its null control, so that they ran again as whole models. ``seconds``: what
-    workers spent, by `bitswap_onnx.runtime.stopwatch.SPANS`, over all resumes.
+    ``warnings``: signs that the data do not belong to the model. ``given_up``: the paths whose lane failed its null
+    control, so that they ran again as whole models. ``seconds``: what workers spent, by
+    `bitswap_onnx.runtime.stopwatch.SPANS`, over all resumes.
     """
     paths = store.paths()
     given_up = [", ".join(paths[number]) for number in sorted(store.given_up)]
     audit = store.audit
     seconds = {name: round(spent, 3) for name, spent in store.seconds.items()}
-    return {"lanes": store.lanes, "audit": audit and audit.stored(), "given_up": given_up, "seconds": seconds}
+    return {
+        "warnings": list(store.warnings),
+        "lanes": store.lanes,
+        "audit": audit and audit.stored(),
+        "given_up": given_up,
+        "seconds": seconds,
+    }
 
 
 def write_golden(store: Store, path: Path) -> None:

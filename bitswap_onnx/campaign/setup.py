@@ -12,9 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitswap_onnx.campaign.batch_size import LARGEST_BATCH, choose_batch
+from bitswap_onnx.campaign.data_warnings import data_warnings
 from bitswap_onnx.campaign.inputs import load_inputs
 from bitswap_onnx.campaign.settings import Settings, for_neurons
 from bitswap_onnx.data.dataset import Dataset
+from bitswap_onnx.data.synthetic import is_synthetic
 from bitswap_onnx.errors import (
     DataError,
     Findings,
@@ -123,6 +125,13 @@ class Setup:
         return (*notes, *self.left_out)
 
     @cached_property
+    def warnings(self) -> tuple[str, ...]:
+        """Signs in the clean run that the data do not belong to the model; nothing is said of noise."""
+        if is_synthetic(self.settings.data):
+            return ()
+        return data_warnings(self.clean_slicer, self.numerics, self.dataset, self.clean_run().golden)
+
+    @cached_property
     def clean_model(self) -> Model:
         """The clean model as it runs. If faults hit neurons, it has the opset of flip nodes, as faulty models have."""
         return instrument(self.model, ()) if self.settings.neurons else self.model
@@ -159,9 +168,10 @@ class Setup:
         labels = self.dataset.labels if self.criterion.needs_classes else None
         if labels is not None and labels.max() >= scores.shape[1]:
             wrong = int(np.argmax(labels >= scores.shape[1]))
+            from_one = labels.min() == 1 and labels.max() == scores.shape[1]
             raise DataError(
-                f"{self.dataset.name}: input {wrong} has label {labels[wrong]}, "
-                f"the model's classes are 0-{scores.shape[1] - 1}"
+                f"{self.dataset.name}: input {wrong} has label {labels[wrong]}, the model's classes are "
+                f"0-{scores.shape[1] - 1}{'; the labels count from 1, store them from 0' if from_one else ''}"
             )
         return_free_memory()
         golden = Golden(scores, labels, self.criterion.fit(scores, ends_in_softmax(self.model, self.output)))
