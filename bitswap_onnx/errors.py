@@ -6,7 +6,8 @@ without a traceback and exits with ``exit_code``. Any other exception is a defec
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from operator import index
 from os import PathLike
 from pathlib import Path
@@ -80,6 +81,38 @@ class InterruptedRunError(BitswapError):
     """The user stopped the campaign; all finished work is saved."""
 
     exit_code = 130
+
+
+class SeveralError(BitswapError):
+    """Several inputs of the user are missing or wrong; ``errors`` are the errors of each."""
+
+    def __init__(self, errors: Sequence[BitswapError]) -> None:
+        self.errors = tuple(errors)
+        super().__init__(f"{len(errors)} things are missing or wrong: {'; and '.join(map(str, errors))}")
+
+
+class Findings:
+    """Checks that do not depend on each other: every one is made, and what they found is one error."""
+
+    def __init__(self) -> None:
+        self._errors: list[BitswapError] = []
+
+    @contextmanager
+    def check(self) -> Iterator[None]:
+        """Keep a BitswapError of the block for `raise_all`."""
+        try:
+            yield
+        except SeveralError as several:
+            self._errors += several.errors
+        except BitswapError as error:
+            self._errors.append(error)
+
+    def raise_all(self) -> None:
+        """Raise the one error that was found, or SeveralError for more."""
+        if len(self._errors) == 1:
+            raise self._errors[0]
+        if self._errors:
+            raise SeveralError(self._errors)
 
 
 def shown(value: object) -> str:

@@ -6,8 +6,8 @@ import numpy as np
 import onnx
 import pytest
 
-from bitswap_onnx.data.dataset import synthetic_dataset
 from bitswap_onnx.data.readers import Decoding, open_data
+from bitswap_onnx.data.synthetic import synthetic_dataset
 from bitswap_onnx.errors import DataError, FaultListError, ModelError
 from bitswap_onnx.faults.fault_list import read_fault_list
 from bitswap_onnx.graph.model import from_proto, load_model

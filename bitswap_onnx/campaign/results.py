@@ -46,9 +46,9 @@ def write_results(store: Store, path: Path) -> None:
 def how_it_ran(store: Store) -> dict[str, Any]:
     """Return the kind of lane of each faulty path (``lanes``) and the ``audit``; None where there was none.
 
-    ``coverage``: how many of the model's stored bits the faults stand for. ``given_up``: the paths whose lane failed its
-    null control, so that they ran again as whole models. ``seconds``: what workers spent, by
-    `bitswap_onnx.runtime.stopwatch.SPANS`, over all resumes.
+    ``warnings``: signs that the data do not belong to the model. ``coverage``: how many of the model's stored bits the
+    faults stand for. ``given_up``: the paths whose lane failed its null control, so that they ran again as whole models.
+    ``seconds``: what workers spent, by `bitswap_onnx.runtime.stopwatch.SPANS`, over all resumes.
     """
     paths = store.paths()
     given_up = [", ".join(paths[number]) for number in sorted(store.given_up)]
@@ -56,6 +56,7 @@ def how_it_ran(store: Store) -> dict[str, Any]:
     seconds = {name: round(spent, 3) for name, spent in store.seconds.items()}
     covered = store.coverage
     return {
+        "warnings": list(store.warnings),
         "coverage": covered and asdict(covered),
         "lanes": store.lanes,
         "audit": audit and audit.stored(),

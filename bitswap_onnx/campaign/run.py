@@ -88,7 +88,7 @@ def _run(prepared: Setup, faults: str | Path | Iterable[Injection] | AdaptiveLis
     shares = share_memory(plan.setup, options)
     options.end_waiting(shares.workers)
     if options.on_notes:
-        options.on_notes([*plan.notes, *shares.notes])
+        options.on_notes([*plan.notes, *shares.notes, *plan.setup.warnings])
     golden = golden_record(plan, clean, adaptive.name if adaptive else _list_name(faults))
     with _run_directory(folder) as store:
         if store.is_new:
@@ -132,6 +132,7 @@ def _begun(
         "identity": identity.stored(),
         "golden": golden.stored(),
         "notes": plan.notes,
+        "warnings": setup.warnings,
         "unit_length": unit_length,
         "design": plan.design and plan.design.text,
     }

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from bitswap_onnx.data.preprocessing import Preprocessing
+from bitswap_onnx.data.synthetic import is_synthetic
 from bitswap_onnx.errors import BitswapError, check_choice, check_path, check_type, check_whole, shown
 from bitswap_onnx.outcome import parse_criterion
 
@@ -18,14 +19,15 @@ FROM_CLOCK = -1
 class Settings:
     """Settings of a model and its data that do not depend on the faults. The command line has the same options.
 
-    ``data``: a dataset's path (`bitswap_onnx.data.dataset.load_dataset`); None: the ``.npz`` beside the model, else seeded
-    standard-normal inputs. ``preprocessing`` is also taken as the name of a preset. ``limit``: the number of inputs to
-    draw at random with ``seed``; ``first``: the number of first inputs to take. ``input_shape``, without the batch, settles
-    open dimensions. ``output``: the value that holds the scores. ``criterion``: ``top-1`` or ``tolerance=REL``. With
-    ``seed`` `FROM_CLOCK` the clock gives the seed, and ``from_clock`` becomes True. ``provider``, ``fusion``, ``layout``,
-    ``batch_size``: see `bitswap_onnx.runtime.session.Numerics`; None: the model's own, else 32, or a smaller one for fewer
-    inputs or large values. ``neurons``: the model runs at the opset of flip nodes
-    (`for_neurons`). ``apart``: as in `Numerics`; None: True if faults hit neurons.
+    ``data``: a dataset's path (`bitswap_onnx.data.dataset.load_dataset`), or the text ``synthetic`` or ``synthetic:N`` for
+    seeded standard-normal inputs (`bitswap_onnx.data.synthetic`); None: the ``.npz`` beside the model. ``preprocessing`` is
+    also taken as the name of a preset. ``limit``: the number of inputs to draw at random with ``seed``; ``first``: the
+    number of first inputs to take. ``input_shape``, without the batch, settles open dimensions; None: the data do.
+    ``output``: the value that holds the scores. ``criterion``: ``top-1`` or ``tolerance=REL``. With ``seed`` `FROM_CLOCK`
+    the clock gives the seed, and ``from_clock`` becomes True. ``provider``, ``fusion``, ``layout``: see
+    `bitswap_onnx.runtime.session.Numerics`. ``batch_size``: the one of all runs; None: the model's own, else 32, or a
+    smaller one for fewer inputs or large values; one far beyond the inputs is cut to them. ``neurons``: the model runs at
+    the opset of flip nodes (`for_neurons`). ``apart``: as in `Numerics`; None: True if faults hit neurons.
 
     Raises BitswapError for a value that its parameter does not allow.
     """
@@ -51,9 +53,10 @@ class Settings:
         if isinstance(self.preprocessing, str):
             self._set("preprocessing", Preprocessing(preset=self.preprocessing))
         check_type("preprocessing", self.preprocessing, Preprocessing, "a preset may be given by its name")
-        for name in ("data", "labels"):
-            if getattr(self, name) is not None:
-                self._set(name, check_path(name, getattr(self, name)))
+        if self.data is not None and not is_synthetic(self.data):
+            self._set("data", check_path("data", self.data))
+        if self.labels is not None:
+            self._set("labels", check_path("labels", self.labels))
         for name in ("limit", "first", "batch_size"):
             if getattr(self, name) is not None:
                 self._set(name, check_whole(name, getattr(self, name), 1))

@@ -11,34 +11,32 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from bitswap_onnx.campaign.batch_size import LARGEST_BATCH, choose_batch
+from bitswap_onnx.campaign.data_warnings import data_warnings
+from bitswap_onnx.campaign.inputs import load_inputs
 from bitswap_onnx.campaign.settings import Settings, for_neurons
-from bitswap_onnx.data.dataset import Dataset, load_dataset, synthetic_dataset
+from bitswap_onnx.data.dataset import Dataset
+from bitswap_onnx.data.synthetic import is_synthetic
 from bitswap_onnx.errors import (
-    BitswapError,
     DataError,
+    Findings,
     InterruptedRunError,
-    ModelError,
     check_path,
     check_type,
 )
 from bitswap_onnx.graph.model import Model, load_model
 from bitswap_onnx.graph.neurons import instrument
 from bitswap_onnx.graph.operators import is_quantized
-from bitswap_onnx.graph.rows import refuse_random
-from bitswap_onnx.graph.signature import ModelInput, ends_in_softmax, model_input, score_output
+from bitswap_onnx.graph.signature import ModelInput, OpenInput, ends_in_softmax, open_input, score_output
 from bitswap_onnx.graph.slices import Slicer
 from bitswap_onnx.graph.spill import spilled
 from bitswap_onnx.outcome import Criterion, Golden, parse_criterion
 from bitswap_onnx.runtime.chain_plan import ChainPlan
 from bitswap_onnx.runtime.golden import golden_run
 from bitswap_onnx.runtime.layout import choose_layout
-from bitswap_onnx.runtime.measure import why_one_at_a_time
 from bitswap_onnx.runtime.memory import return_free_memory
 from bitswap_onnx.runtime.session import Numerics, choose_provider, open_session, runtime_conflict
 
-#: The default batch size: as many inputs as there are, up to so many, and fewer where a value would have more bytes.
-_LARGEST_BATCH, _LARGEST_VALUE = 32, 1 << 25
-SYNTHETIC_INPUTS = 128
 #: Batches that the golden run takes at a time.
 _GOLDEN_BATCHES = 8
 
@@ -57,7 +55,8 @@ class Setup:
     """A model ready to run on a dataset, made by `prepare`. Its fields do not change; results computed from them are kept.
 
     ``spec``: the model's input. ``output``: name of the scores' value. ``batch_size``: the one of all runs.
-    ``batch_notes``: the reason if inputs have to run one at a time. ``left_out``: notes on layers that faults cannot hit.
+    ``batch_notes``: what to say of it, where the model or the data decided. ``shape_notes``: the same of open dimensions.
+    ``left_out``: notes on layers that faults cannot hit.
     """
 
     path: Path
@@ -69,6 +68,7 @@ class Setup:
     settings: Settings
     batch_size: int
     batch_notes: tuple[str, ...] = ()
+    shape_notes: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
     _clean_run: CleanRun | None = field(default=None, init=False, repr=False)
 
@@ -110,9 +110,10 @@ class Setup:
     def notes(self) -> tuple[str, ...]:
         """Notes for the user: choices that were made automatically, and warnings."""
         settings, numerics = self.settings, self.numerics
-        notes = [f"data: {self.dataset.source}", *([f"seed: {self.seed}"] if self.seed else []), *self.batch_notes]
+        notes = [f"data: {self.dataset.source}", *([f"seed: {self.seed}"] if self.seed else [])]
+        notes += [*self.shape_notes, *self.batch_notes]
         is_default = settings.batch_size is None and self.spec.batch is None and not self.batch_notes
-        if is_default and self.batch_size < min(_LARGEST_BATCH, len(self.dataset)):
+        if is_default and self.batch_size < min(LARGEST_BATCH, len(self.dataset)):
             notes.append(f"batches of {self.batch_size} inputs, for the size of the model's values")
         if settings.layout == "auto" and numerics.provider == "cpu":
             notes.append(f"kernels: {numerics.layout} layout")
@@ -122,6 +123,13 @@ class Setup:
         if conflict := runtime_conflict():
             notes.append(f"warning: {conflict}")
         return (*notes, *self.left_out)
+
+    @cached_property
+    def warnings(self) -> tuple[str, ...]:
+        """Signs in the clean run that the data do not belong to the model; nothing is said of noise."""
+        if is_synthetic(self.settings.data):
+            return ()
+        return data_warnings(self.clean_slicer, self.numerics, self.dataset, self.clean_run().golden)
 
     @cached_property
     def clean_model(self) -> Model:
@@ -160,9 +168,10 @@ class Setup:
         labels = self.dataset.labels if self.criterion.needs_classes else None
         if labels is not None and labels.max() >= scores.shape[1]:
             wrong = int(np.argmax(labels >= scores.shape[1]))
+            from_one = labels.min() == 1 and labels.max() == scores.shape[1]
             raise DataError(
-                f"{self.dataset.name}: input {wrong} has label {labels[wrong]}, "
-                f"the model's classes are 0-{scores.shape[1] - 1}"
+                f"{self.dataset.name}: input {wrong} has label {labels[wrong]}, the model's classes are "
+                f"0-{scores.shape[1] - 1}{'; the labels count from 1, store them from 0' if from_one else ''}"
             )
         return_free_memory()
         golden = Golden(scores, labels, self.criterion.fit(scores, ends_in_softmax(self.model, self.output)))
@@ -176,50 +185,22 @@ def prepare(path: str | Path, settings: Settings = Settings()) -> Setup:
     check_type("settings", settings, Settings, "such as Settings(batch_size=32)")
     model = spilled(load_model(path))
     criterion = parse_criterion(settings.criterion)
-    spec = model_input(model, settings.input_shape)
-    output = score_output(model, settings.output, classes=criterion.needs_classes)
-    dataset = _dataset(path, spec, settings)
-    batch_size, batch_notes = _batch_size(model, settings, output, spec, dataset)
-    return Setup(path, model, spec, output, dataset, criterion, settings, batch_size, tuple(batch_notes))
+    declared, findings = open_input(model), Findings()
+    with findings.check():
+        output = score_output(model, settings.output, classes=criterion.needs_classes)
+    with findings.check():
+        dataset = load_inputs(path, declared, settings)
+    findings.raise_all()
+    spec = declared.settled(dataset.shape)
+    spec, batch_size, batch_notes = choose_batch(model, settings, output, spec, dataset)
+    notes = _shape_notes(declared, spec, settings)
+    return Setup(path, model, spec, output, dataset, criterion, settings, batch_size, batch_notes, notes)
 
 
-def _batch_size(
-    model: Model, settings: Settings, output: str, spec: ModelInput, dataset: Dataset
-) -> tuple[int, list[str]]:
-    """Return the one batch size of all runs, 1 where inputs of a batch see each other, and what to say of it.
-
-    Raises ModelError for a model whose inputs see each other in batches of a fixed size, or that draws at random.
-    """
-    batch_size = settings.batch_size or spec.batch or _default_batch_size(model, output, spec, len(dataset))
-    if spec.batch not in (None, batch_size):
-        raise BitswapError(
-            f"`batch_size` {batch_size}: the model's batch dimension is fixed at {spec.batch}; leave it out"
-        )
-    refuse_random(Slicer(model, output, batch_size, spec.shape))
-    if batch_size == 1:
-        return 1, []
-    why = why_one_at_a_time(
-        model, output, dataset.batch(0, min(len(dataset), 3)), spec.batch, choose_provider(settings.provider)
-    )
-    if why is None:
-        return batch_size, []
-    if spec.batch is not None:
-        raise ModelError(
-            f"{model.name}: inputs have to run one at a time ({why}), and its batch is fixed at {spec.batch}; export it "
-            "again with an open batch or one of 1"
-        )
-    return 1, [f"inputs run one at a time: {why}"]
-
-
-def _default_batch_size(model: Model, output: str, spec: ModelInput, inputs: int) -> int:
-    """Return a batch size that suits the model and its data: a power of two, or all inputs."""
-    slicer = Slicer(model, output, _LARGEST_BATCH, spec.shape)
-    made = {name for node in slicer.nodes for name in node.output if name and slicer.has_rows(name)}
-    largest = max((slicer.row_bytes(name) for name in made), default=0)
-    size = _LARGEST_BATCH
-    while size > 1 and size * largest > _LARGEST_VALUE:
-        size //= 2
-    return min(size, inputs)
+def _shape_notes(declared: OpenInput, spec: ModelInput, settings: Settings) -> tuple[str, ...]:
+    if settings.input_shape is not None or None not in declared.dims:
+        return ()
+    return (f"input shape {','.join(map(str, spec.shape))}: from the data, the model leaves it open",)
 
 
 def _quantized(model: Model, settings: Settings) -> Literal["none", "exact", "runtime"]:
@@ -237,32 +218,3 @@ _QUANTIZED_NOTES = {
         "VNNI, so that clean scores depend on the processor"
     ],
 }
-
-
-def _dataset(path: Path, spec: ModelInput, settings: Settings) -> Dataset:
-    beside = path.with_suffix(".npz")
-    data = Path(settings.data) if settings.data is not None else (beside if beside.is_file() else None)
-    if data is None:
-        _refuse_data_options(settings)
-        count = settings.first or settings.limit or SYNTHETIC_INPUTS
-        return synthetic_dataset(spec.shape, spec.dtype, count, settings.seed)
-    return load_dataset(
-        data,
-        input_shape=spec.shape,
-        dtype=spec.dtype,
-        preprocessing=settings.preprocessing,
-        labels=None if settings.labels is None else Path(settings.labels),
-        limit=settings.limit,
-        first=settings.first,
-        seed=settings.seed,
-    )
-
-
-def _refuse_data_options(settings: Settings) -> None:
-    """Refuse parameters that need data where there is none, and ``limit`` together with ``first``."""
-    given = [f"`{name}`" for name, value in vars(settings.preprocessing).items() if value is not None]
-    given += ["`labels`"] if settings.labels else []
-    if given:
-        raise DataError(f"{', '.join(given)}: there is no data to apply it to; name some with `data`")
-    if settings.limit and settings.first:
-        raise DataError(f"`limit` {settings.limit} and `first` {settings.first}: give one of them")

@@ -105,6 +105,11 @@ class StoreFile:
         return GoldenRecord.from_stored(self._setting("golden"))
 
     @property
+    def warnings(self) -> tuple[str, ...]:
+        """Signs in the clean run that the data do not belong to the model; runs before they were looked for have none."""
+        return tuple(self._setting("warnings") or ())
+
+    @property
     def unit_length(self) -> int:
         """Inputs in a chunk."""
         return int(self._setting("unit_length"))

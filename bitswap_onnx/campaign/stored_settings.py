@@ -95,6 +95,7 @@ SHAPES: dict[str, Any] = {
     "identity": _IDENTITY,
     "golden": _GOLDEN,
     "notes": [str],
+    "warnings": [str],
     "unit_length": _COUNT,
     "design": (str, None),
     "coverage": (_COVERAGE, None),

@@ -49,11 +49,12 @@ def command(
         "data": setup.dataset.source,
         "numerics": setup.numerics.as_dict(),
         "providers": providers,
+        "warnings": setup.warnings,
     }
     if as_json:
         typer.echo(json.dumps(result, indent=2))
         return
-    console.print_notes(setup.notes, "")
+    console.print_notes((*setup.notes, *setup.warnings), "")
     inputs = len(golden.scores)
     missing = (
         "not counted: the model is not a classifier" if not setup.criterion.needs_classes else "unknown: no labels"

@@ -45,10 +45,11 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables
 
 
 _Data = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
-        help="Inputs: .npz with x and y, .npy, CIFAR files or a folder of images. Default: the .npz beside MODEL, else "
-        "synthetic inputs."
+        metavar="FILE|synthetic[:N]",
+        help="Inputs: .npz with x and y, .npy, CIFAR files or a folder of images; synthetic: N inputs of seeded noise. "
+        "Default: the .npz beside MODEL.",
     ),
 ]
 _Labels = Annotated[Path | None, typer.Option(help="A file of labels, for a .npy file or a folder of images.")]
@@ -61,7 +62,7 @@ _Std = Annotated[str | None, typer.Option(metavar="S,..", help="Divide by this: 
 _Limit = Annotated[int | None, typer.Option(min=1, metavar="N", help="Run only N inputs, drawn at random with --seed.")]
 _InputShape = Annotated[
     str | None,
-    typer.Option(metavar="C,H,W", help="Shape of one input, where the model leaves dimensions open."),
+    typer.Option(metavar="C,H,W", help="Shape of one input, where model and data leave dimensions open."),
 ]
 _Output = Annotated[str | None, typer.Option(metavar="NAME", help="The model's output that holds the scores.")]
 _Criterion = Annotated[

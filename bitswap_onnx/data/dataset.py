@@ -6,7 +6,7 @@ when a batch is read.
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bitswap_onnx.data.open_shapes import settled_shape
 from bitswap_onnx.data.preprocessing import (
     PRESETS,
     Preprocessing,
@@ -24,7 +25,7 @@ from bitswap_onnx.data.preprocessing import (
     recipe_for,
 )
 from bitswap_onnx.data.readers import Array, Labels, StoredArray, StoredImages, open_data
-from bitswap_onnx.errors import DataError, RunError, amount
+from bitswap_onnx.errors import DataError, Findings, RunError, amount
 
 _CHUNK_BYTES = 1 << 26
 
@@ -89,7 +90,7 @@ def _chunk_length(bytes_each: int) -> int:
 def load_dataset(
     path: Path | str,
     *,
-    input_shape: tuple[int, ...],
+    input_shape: Sequence[int | None],
     dtype: np.dtype[Any],
     preprocessing: Preprocessing = Preprocessing(),
     labels: Path | str | None = None,
@@ -99,55 +100,34 @@ def load_dataset(
 ) -> Dataset:
     """Load the dataset at ``path`` for a model whose inputs, without the batch, are ``input_shape`` of ``dtype``.
 
-    `open_data` lists the formats. ``labels``: a file of labels that replaces the dataset's own. ``limit``: the number of
-    inputs to draw with ``seed``, kept in dataset order; ``first``: the number of first inputs to take. Either takes all
-    inputs where there are fewer. Raises DataError where the data does not fit the model or a parameter is wrong,
-    MissingExtraError where images need Pillow.
+    None in ``input_shape`` is an open dimension: `Dataset.shape` has the size that the data give it. `open_data` lists the
+    formats. ``labels``: a file of labels that replaces the dataset's own. ``limit``: the number of inputs to draw with
+    ``seed``, kept in dataset order; ``first``: the number of first inputs to take. Either takes all inputs where there are
+    fewer. Raises DataError where the data does not fit the model or a parameter is wrong, MissingExtraError where images
+    need Pillow.
     """
     dtype, recipe = np.dtype(dtype), recipe_for(preprocessing)
     stored = open_data(Path(path), None if labels is None else Path(labels), decoding_for(recipe, input_shape))
     if preprocessing.preset is None and stored.dtype != np.uint8:
         recipe = replace(recipe, divisor=1.0)
     rows, selection = _select(len(stored), limit, first, seed)
-    _check_kinds(stored, recipe, dtype)
+    findings = Findings()
+    with findings.check():
+        shape = settled_shape(stored, input_shape, recipe, preprocessing.data_layout)
+    with findings.check():
+        _check_kinds(stored, recipe, dtype)
+    findings.raise_all()
     _check_values(stored, rows, dtype, preprocessing.preset)
-    pipeline = plan_pipeline(stored, rows, input_shape, dtype, recipe, preprocessing.data_layout)
+    pipeline = plan_pipeline(stored, rows, shape, dtype, recipe, preprocessing.data_layout)
 
     def read(start: int, stop: int) -> Array:
         blocks = [pipeline(where, block) for where, block in stored.blocks(rows[start:stop])]
-        return np.concatenate(blocks) if blocks else np.empty((0, *input_shape), dtype)
+        return np.concatenate(blocks) if blocks else np.empty((0, *shape), dtype)
 
     y = None if stored.labels is None else stored.labels[rows].astype(np.int64)
     steps = [f"{option} {value}" for option, value in vars(preprocessing).items() if value is not None]
     source = ", ".join([f"{selection} of {stored.path}", *steps, "no labels" if y is None else "with labels"])
-    return Dataset(stored.name, source, y, input_shape, dtype, len(rows), read)
-
-
-#: Bytes of synthetic inputs, at most.
-_MOST_SYNTHETIC = 1 << 33
-
-
-def synthetic_dataset(input_shape: tuple[int, ...], dtype: np.dtype[Any], count: int, seed: int) -> Dataset:
-    """Return ``count`` inputs of standard-normal values drawn in float32 with ``seed``, no labels; raises DataError."""
-    dtype = np.dtype(dtype)
-    if not is_float(dtype):
-        raise DataError(f"the model takes {dtype} and synthetic inputs are floats; give a dataset as `data`")
-    if count < 1:
-        raise DataError(f"`count`: expected at least 1 synthetic input, found {count}")
-    size = 4 * count * math.prod(input_shape)
-    if size > _MOST_SYNTHETIC:
-        raise DataError(
-            f"the model's input has shape {input_shape}: {amount(count, 'synthetic input')} would take "
-            f"{size / 1e9:,.0f} GB, more than {_MOST_SYNTHETIC / 1e9:,.0f}; give a dataset as `data`"
-        )
-    try:
-        values = np.random.default_rng(seed).standard_normal((count, *input_shape), np.float32).astype(dtype)
-    except MemoryError:
-        raise DataError(
-            f"no memory for {amount(count, 'synthetic input')} of shape {input_shape}; give a dataset as `data`"
-        ) from None
-    source = f"{amount(count, 'synthetic input')}, standard normal with seed {seed}, no labels"
-    return Dataset("synthetic", source, None, input_shape, dtype, count, lambda a, b: values[a:b].copy())
+    return Dataset(stored.name, source, y, shape, dtype, len(rows), read)
 
 
 def batches(x: Array, size: int) -> Iterator[tuple[Array, int]]:

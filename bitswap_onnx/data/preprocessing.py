@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 from bitswap_onnx.data.readers import Array, Decoding, StoredArray, StoredImages, centre_crop
 from bitswap_onnx.errors import DataError
 
-_AXES = {"nchw": (0, 1, 2), "nhwc": (2, 0, 1)}  # where one input has its channels, height and width
-_PAIRS = [(data, model) for data in _AXES for model in _AXES]
+#: Layout → where one input has its channels, height and width.
+AXES = {"nchw": (0, 1, 2), "nhwc": (2, 0, 1)}
+#: A layout of the data, and one of the model.
+LAYOUT_PAIRS = [(data, model) for data in AXES for model in AXES]
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ class Preprocessing:
             raise DataError(f"`mean` {mean}, `std` {std}: expected finite numbers, and a std above 0")
         if self.resize is not None and (len(self.resize) != 2 or min(self.resize) < 1):
             raise DataError(f"`resize`: expected a height and a width of at least 1, found {self.resize}")
-        if self.data_layout not in (None, *_AXES):
+        if self.data_layout not in (None, *AXES):
             raise DataError(f"`data_layout`: expected nchw or nhwc, found {self.data_layout!r}")
 
 
@@ -183,9 +185,9 @@ def plan_pipeline(
     if len(shape) == 3 and block.ndim == 4:
         data, model = _layouts(where, block.shape[1:], shape, recipe, stored.layout or layout)
         if recipe.size == "model":
-            recipe = replace(recipe, size=(shape[_AXES[model][1]], shape[_AXES[model][2]]))
+            recipe = replace(recipe, size=(shape[AXES[model][1]], shape[AXES[model][2]]))
         order = (0, 1, 2, 3) if data == model else (0, 2, 3, 1) if data == "nchw" else (0, 3, 1, 2)
-        channel, height, width = (1 + axis for axis in _AXES[model])
+        channel, height, width = (1 + axis for axis in AXES[model])
         return Pipeline(recipe, shape, dtype, order, (channel, height, width))
     if block.shape[1:] != shape:
         raise DataError(f"{where}: {_mismatch(block.shape[1:], shape, recipe)}")
@@ -203,13 +205,13 @@ def _layouts(
 
     One or three channels are preferred to other counts. Where the layout of the model stays open, it is nchw, as in ONNX.
     """
-    fitting = [pair for pair in _PAIRS if _fits(found, model, pair, recipe.size)]
+    fitting = [pair for pair in LAYOUT_PAIRS if _fits(found, model, pair, recipe.size)]
     pairs = [pair for pair in fitting if layout in (None, pair[0])]
     if fitting and not pairs:
         raise DataError(f"{where}: inputs {found} do not fit the model's {model} as {layout}; try the other layout")
     if not pairs:
         raise DataError(f"{where}: {_mismatch(found, model, recipe)}")
-    counts = {pair: model[_AXES[pair[1]][0]] for pair in pairs}
+    counts = {pair: model[AXES[pair[1]][0]] for pair in pairs}
     pairs = [pair for pair in pairs if recipe.channels in (1, counts[pair])]
     if not pairs:
         have = " or ".join(str(count) for count in sorted({1, 3} & {*counts.values()} or {*counts.values()}))
@@ -223,8 +225,8 @@ def _layouts(
 
 
 def _fits(found: tuple[int, ...], model: tuple[int, ...], layouts: tuple[str, str], size: object) -> bool:
-    channels, *own = (found[axis] for axis in _AXES[layouts[0]])
-    wanted, *model_size = (model[axis] for axis in _AXES[layouts[1]])
+    channels, *own = (found[axis] for axis in AXES[layouts[0]])
+    wanted, *model_size = (model[axis] for axis in AXES[layouts[1]])
     return channels == wanted and (size == "model" or (size or tuple(own)) == tuple(model_size))
 
 
@@ -233,14 +235,14 @@ def _mismatch(found: tuple[int, ...], model: tuple[int, ...], recipe: Recipe) ->
     resized = f" resized to {recipe.size}" if isinstance(recipe.size, tuple) else ""
     hint = f"store x as (N, {', '.join(map(str, model))})"
     if len(found) == len(model) == 3:
-        for pair in reversed(_PAIRS):
-            channels, height, width = (model[axis] for axis in _AXES[pair[1]])
+        for pair in reversed(LAYOUT_PAIRS):
+            channels, height, width = (model[axis] for axis in AXES[pair[1]])
             if channels in (1, 3) and _fits(found, model, pair, "model"):
                 hint = f"try `resize` {height},{width}"
     return f"inputs of shape {found}{resized}, the model takes {model}; {hint}"
 
 
-def decoding_for(recipe: Recipe, shape: tuple[int, ...]) -> Decoding:
+def decoding_for(recipe: Recipe, shape: Sequence[int | None]) -> Decoding:
     """Return how to decode images: gray for a model of one channel, else RGB; imagenet-torch sizes as torchvision does."""
     ends = (shape[0], shape[-1]) if len(shape) == 3 else ()
     mode = "L" if 1 in ends and 3 not in ends else "RGB"

@@ -113,7 +113,7 @@ def _read_store(store: Store) -> Recorded:
     named = blocks is None and bool((inputs != golden.inputs).any())
     correct = None if named else golden.top_1_correct
     accuracy = None if correct is None else correct / golden.inputs
-    recorded = _recorded(str(store.run), places, inputs, counts, accuracy, ())
+    recorded = _recorded(str(store.run), places, inputs, counts, accuracy, store.warnings)
     return replace(recorded, own_inputs=None if blocks is None else blocks["per_injection"], named_inputs=named)
 
 

@@ -34,12 +34,48 @@ class ModelInput:
     batch: int | None
 
 
+@dataclass(frozen=True)
+class OpenInput:
+    """The model's input as the model declares it: ``dims`` without the batch dimension; None: open."""
+
+    model: str
+    name: str
+    dtype: np.dtype[Any]
+    dims: tuple[int | None, ...]
+    batch: int | None
+
+    def settled(self, shape: Sequence[int] | None) -> ModelInput:
+        """Return the input with the sizes of ``shape``; raises ModelError for open dimensions or a contradiction."""
+        found = "(batch, " + ", ".join("?" if dim is None else str(dim) for dim in self.dims) + ")"
+        if shape is None:
+            if any(dim is None for dim in self.dims):
+                raise ModelError(
+                    f"{self.model}: the input shape {found} leaves more than the batch open; give its sizes with "
+                    "`input_shape`, for example 3,224,224"
+                )
+            shape = tuple(dim for dim in self.dims if dim is not None)
+        fits = len(shape) == len(self.dims) and all(dim in (None, n) for dim, n in zip(self.dims, shape, strict=True))
+        if not fits or any(n < 1 for n in shape):
+            raise ModelError(
+                f"{self.model}: `input_shape` {','.join(map(str, shape))} does not fit the input shape {found}"
+            )
+        return ModelInput(self.name, self.dtype, tuple(shape), self.batch)
+
+
 def model_input(model: Model, shape: Sequence[int] | None = None) -> ModelInput:
     """Return the model's one input.
 
-    ``shape``, without the batch dimension, gives sizes to dimensions that the model leaves open. Raises ModelError for
-    a model with several inputs or none, an input without a batch dimension or of a type that numpy lacks, open
-    dimensions without a size, and a shape that contradicts the model's.
+    ``shape``, without the batch dimension, gives sizes to dimensions that the model leaves open. Raises ModelError as
+    `open_input`, for open dimensions without a size, and for a shape that contradicts the model's.
+    """
+    return open_input(model).settled(shape)
+
+
+def open_input(model: Model) -> OpenInput:
+    """Return the model's one input as it is declared.
+
+    Raises ModelError for a model with several inputs or none, and for an input without a batch dimension or of a type
+    that numpy lacks.
     """
     stored = {tensor.name for tensor in model.proto.graph.initializer}
     inputs = [value for value in model.proto.graph.input if value.name not in stored]
@@ -65,7 +101,7 @@ def model_input(model: Model, shape: Sequence[int] | None = None) -> ModelInput:
         )
     dims = [dim.dim_value if dim.dim_value > 0 else None for dim in tensor.shape.dim]  # some write -1 for open
     dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))
-    return ModelInput(inputs[0].name, dtype, _settled(model.name, dims[1:], shape), dims[0])
+    return OpenInput(model.name, inputs[0].name, dtype, tuple(dims[1:]), dims[0])
 
 
 def score_output(model: Model, name: str | None = None, classes: bool = True) -> str:
@@ -98,22 +134,6 @@ def ends_in_softmax(model: Model, output: str) -> bool:
     while node is not None and node.op_type in _KEEPS_SCORES and node.input:
         node = makers.get(node.input[0])
     return node is not None and node.op_type == "Softmax"
-
-
-def _settled(name: str, dims: list[int | None], shape: Sequence[int] | None) -> tuple[int, ...]:
-    """Return the sizes of an input's ``dims`` (None: open), taken from ``shape`` where it is given."""
-    found = "(batch, " + ", ".join("?" if dim is None else str(dim) for dim in dims) + ")"
-    if shape is None:
-        if any(dim is None for dim in dims):
-            raise ModelError(
-                f"{name}: the input shape {found} leaves more than the batch open; give its sizes with `input_shape`, "
-                "for example 3,224,224"
-            )
-        return tuple(dim for dim in dims if dim is not None)
-    fits = len(shape) == len(dims) and all(dim in (None, n) for dim, n in zip(dims, shape, strict=True))
-    if not fits or any(n < 1 for n in shape):
-        raise ModelError(f"{name}: `input_shape` {','.join(map(str, shape))} does not fit the input shape {found}")
-    return tuple(shape)
 
 
 def _rank_and_classes(value: onnx.ValueInfoProto) -> tuple[int | None, int | None]:

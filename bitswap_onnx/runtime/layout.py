@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from bitswap_onnx.data.dataset import synthetic_dataset
+from bitswap_onnx.data.synthetic import synthetic_dataset
 from bitswap_onnx.errors import ModelError
 from bitswap_onnx.graph.model import Model
 from bitswap_onnx.graph.nodes import node_label

@@ -47,7 +47,7 @@ def check(name: str, count: int, checkout: Path | None, folder: Path) -> tuple[s
         folder / f"{name}.csv",
         [lambda loaded: torch_native(network)],
         run=folder / name,
-        settings=Settings(first=INPUTS),
+        settings=Settings(data=f"synthetic:{INPUTS}"),
     )
     return "trained" if trained else "random", verdict
 

@@ -216,7 +216,7 @@ def measure(case: Case, options: argparse.Namespace, folder: Path) -> Row:
     is_large, inputs = case.name in subjects.LARGE, options.inputs or case.inputs
     if is_large:
         subject = subjects.make_large_subject(case.name, folder)
-        settings = Settings(input_shape=subjects.LARGE_IMAGE, first=inputs)
+        settings = Settings(data="synthetic", input_shape=subjects.LARGE_IMAGE, first=inputs)
     else:
         subject = subjects.make_subject(case.name, options.reference, folder)
         settings = subjects.image_settings(options.reference, inputs)

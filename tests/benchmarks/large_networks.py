@@ -21,7 +21,7 @@ def measure(name: str, options: argparse.Namespace, folder: Path) -> tuple[str, 
     """Run one campaign; return its row."""
     subject, listed, log = subjects.make_large_subject(name, folder), folder / "faults.csv", folder / "log"
     write_fault_list(listed, list(read_fault_list(subject.faults))[: options.faults])
-    given = {"--first": options.inputs, "--memory": options.memory, "--out": folder / "run"}
+    given = {"--data": f"synthetic:{options.inputs}", "--memory": options.memory, "--out": folder / "run"}
     extra = [str(part) for pair in given.items() for part in pair]
     command = [sys.executable, "-m", "bitswap_onnx", "inject", str(subject.model), str(listed), *extra]
     seconds, peaks = run_watched(command, log)

@@ -67,7 +67,9 @@ def torch_residual(options: argparse.Namespace, folder: Path) -> Net:
     torch.manual_seed(0)
     network = Residual().eval()
     export_torch(network, (3, 16, 16), folder / "torch.onnx")
-    return Net("PyTorch, residual with bias", folder / "torch.onnx", Settings(first=options.inputs), network)
+    return Net(
+        "PyTorch, residual with bias", folder / "torch.onnx", Settings(data="synthetic", first=options.inputs), network
+    )
 
 
 def keras_residual(options: argparse.Namespace, folder: Path) -> Net:
@@ -76,7 +78,9 @@ def keras_residual(options: argparse.Namespace, folder: Path) -> Net:
 
     with quiet():
         export_keras(_functional(), folder / "keras.onnx")
-    return Net("Keras, residual with bias", folder / "keras.onnx", Settings(first=options.inputs), None)
+    return Net(
+        "Keras, residual with bias", folder / "keras.onnx", Settings(data="synthetic", first=options.inputs), None
+    )
 
 
 def _functional() -> Any:

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 
-from bitswap_onnx.data.dataset import synthetic_dataset
+from bitswap_onnx.data.synthetic import synthetic_dataset
 from bitswap_onnx.graph.edits import InjectionEdits, WeightEdit
 from bitswap_onnx.graph.model import load_model
 from bitswap_onnx.graph.signature import model_input, score_output

@@ -25,7 +25,7 @@ def model(tmp_path: Path) -> Path:
 
 
 #: 100 inputs in chunks of four batches.
-SETTINGS = Settings(batch_size=8, first=100)
+NOISE, SETTINGS = Settings(data="synthetic", batch_size=8), Settings(data="synthetic:100", batch_size=8)
 BATCHES = {(first, min(first + 8, 100)) for first in range(0, 100, 8)}
 CHUNKS = {(0, 32), (32, 64), (64, 96), (96, 100)}
 
@@ -70,20 +70,20 @@ def test_wrong_sizes(text: str) -> None:
 
 
 def test_the_most_telling_injections_are_run_again_first(model: Path, tmp_path: Path) -> None:
-    run(model, tmp_path / "run", flips(), audit=Audit(2))
+    run(model, tmp_path / "run", flips(), audit=Audit(2), settings=NOISE)
     assert audited(tmp_path / "run")[0] in ("conv-30", "fc-30")
     assert {name.split("-")[0] for name in audited(tmp_path / "run")} == {"conv", "fc"}
 
 
 def test_all_can_be_run_again(model: Path, tmp_path: Path) -> None:
-    run(model, tmp_path / "run", flips(), audit=Audit(share=1.0))
+    run(model, tmp_path / "run", flips(), audit=Audit(share=1.0), settings=NOISE)
     assert sorted(audited(tmp_path / "run")) == sorted(row["Injection"] for row in rows(tmp_path / "run"))
 
 
 def test_an_audit_is_made_once_and_a_larger_one_again(model: Path, tmp_path: Path) -> None:
     def stages(**options: Any) -> list[str]:
         seen: list[Progress] = []
-        run(model, tmp_path / "run", flips(), on_progress=seen.append, **options)
+        run(model, tmp_path / "run", flips(), on_progress=seen.append, **options, settings=NOISE)
         return sorted({progress.stage for progress in seen})
 
     assert stages() == ["audit", "injections"]
@@ -95,13 +95,13 @@ def test_an_audit_is_made_once_and_a_larger_one_again(model: Path, tmp_path: Pat
 
 def test_an_audit_that_fails_takes_the_results_of_an_earlier_end_away(model: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    run(model, folder, flips(), audit=Audit(0), save_outputs=True)
+    run(model, folder, flips(), audit=Audit(0), save_outputs=True, settings=NOISE)
     change(folder, "UPDATE outcome SET sdc_5 = inputs - sdc_5")
     with pytest.raises(ControlFailedError, match=r"the audit failed: .* injection (conv|fc)-30 over the inputs"):
-        run(model, folder, flips(), audit=Audit(2), resume=True, save_outputs=True)
+        run(model, folder, flips(), audit=Audit(2), resume=True, save_outputs=True, settings=NOISE)
     assert {path.name for path in folder.iterdir()} == {"campaign.sqlite", "campaign.lock"}
     with pytest.raises(ControlFailedError, match="this run is invalid"):
-        run(model, folder, flips(), resume=True, save_outputs=True)
+        run(model, folder, flips(), resume=True, save_outputs=True, settings=NOISE)
     with pytest.raises(RunError, match="its audit failed"), reading(folder) as store:
         store.check_complete()
 
@@ -147,7 +147,7 @@ def test_the_default_takes_a_twentieth_of_the_time() -> None:
 
 
 def test_fewer_injections_than_the_least(model: Path, tmp_path: Path) -> None:
-    run(model, tmp_path / "run", flips()[:3], audit=Audit(time=1e-9))
+    run(model, tmp_path / "run", flips()[:3], audit=Audit(time=1e-9), settings=NOISE)
     assert len(set(audited(tmp_path / "run"))) == 3
 
 
@@ -194,10 +194,10 @@ def test_neuron_faults_of_single_inputs(model: Path, tmp_path: Path) -> None:
 
 
 def test_whole_models_need_no_audit(model: Path, tmp_path: Path) -> None:
-    run(model, tmp_path / "run", flips(), engine="reference")
+    run(model, tmp_path / "run", flips(), engine="reference", settings=NOISE)
     assert audited(tmp_path / "run") == []
 
 
 def test_nothing_to_run_again(model: Path, tmp_path: Path) -> None:
-    run(model, tmp_path / "run", flips(), audit=Audit(0), settings=Settings(first=3))
+    run(model, tmp_path / "run", flips(), audit=Audit(0), settings=Settings(data="synthetic:3"))
     assert audited(tmp_path / "run") == []

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bitswap_onnx.campaign import memory, setup
+from bitswap_onnx.campaign import batch_size, memory
 from bitswap_onnx.campaign.memory import share_memory
 from bitswap_onnx.campaign.options import RunOptions
 from bitswap_onnx.campaign.settings import Settings
@@ -23,7 +23,7 @@ PROCESS = 160
 @pytest.fixture
 def ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Setup:
     monkeypatch.setattr(RunOptions, "worker_count", lambda self, _: 4 if self.workers is None else self.workers)
-    return prepare(save(cnn(), tmp_path / "cnn.onnx"))
+    return prepare(save(cnn(), tmp_path / "cnn.onnx"), Settings(data="synthetic"))
 
 
 @pytest.mark.parametrize(
@@ -64,15 +64,15 @@ def test_few_inputs_run_in_one_batch_of_their_own(tmp_path: Path) -> None:
     np.savez(tmp_path / "few.npz", x=normal(5, 1, 6, 6))
     assert prepare(model, Settings(data=tmp_path / "few.npz")).batch_size == 5
     assert prepare(model, Settings(data=tmp_path / "few.npz", batch_size=8)).batch_size == 8
-    assert prepare(model).batch_size == 32
+    assert prepare(model, Settings(data="synthetic")).batch_size == 32
 
 
 def test_large_values_run_in_smaller_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = save(cnn(), tmp_path / "cnn.onnx")
     largest = 3 * 4 * 4 * 4  # bytes of a row behind the convolution
     for limit, expected in ((32 * largest, 32), (32 * largest - 1, 16), (5 * largest, 4), (1, 1)):
-        monkeypatch.setattr(setup, "_LARGEST_VALUE", limit)
-        prepared = prepare(model)
+        monkeypatch.setattr(batch_size, "_LARGEST_VALUE", limit)
+        prepared = prepare(model, Settings(data="synthetic"))
         assert prepared.batch_size == expected
         said = [note for note in prepared.notes if note.startswith("batches of ")]
         assert said == ([f"batches of {expected} inputs, for the size of the model's values"] if expected < 32 else [])

@@ -106,7 +106,11 @@ def test_paths_as_text_and_no_workers(tmp_path: Path, monkeypatch: pytest.Monkey
 )
 def test_wrong_arguments(arguments: tuple[Any, ...], message: str, tmp_path: Path) -> None:
     setup, *rest = arguments
-    prepared = prepare(save(cnn(), tmp_path / "cnn.onnx"), Settings(first=2, batch_size=2)) if setup is None else setup
+    prepared = (
+        prepare(save(cnn(), tmp_path / "cnn.onnx"), Settings(data="synthetic:2", batch_size=2))
+        if setup is None
+        else setup
+    )
     with pytest.raises(BitswapError) as caught:
         run_campaign(prepared, *rest)
     assert str(caught.value).startswith(message)
@@ -125,7 +129,7 @@ def test_a_preset_by_its_name() -> None:
 
 def test_a_resume_of_nothing_says_so(tmp_path: Path) -> None:
     notes: list[str] = []
-    setup = prepare(save(cnn(), tmp_path / "cnn.onnx"), Settings(first=2, batch_size=2))
+    setup = prepare(save(cnn(), tmp_path / "cnn.onnx"), Settings(data="synthetic:2", batch_size=2))
     options = RunOptions(run=tmp_path / "run", resume=True, workers=0, on_notes=notes.extend)
     run_campaign(setup, [Injection("a", (Fault("fc", (0, 0), 30),))], options)
     assert f"`resume`: {tmp_path / 'run'} holds no campaign yet, so this one begins there" in notes

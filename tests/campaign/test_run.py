@@ -142,7 +142,7 @@ NOISY = """net (float[N, 2] x) => (float[N, 2] y) {
 def test_a_model_that_draws_at_random_is_refused(tmp_path: Path) -> None:
     path = save(build(NOISY, W=np.eye(2, dtype=np.float32)), tmp_path / "noisy.onnx")
     with pytest.raises(ModelError, match="RandomNormalLike noise draws at random in every run"):
-        run(path, tmp_path / "run", [Injection("a", (Fault("W", (0, 0), 3),))])
+        run(path, tmp_path / "run", [Injection("a", (Fault("W", (0, 0), 3),))], settings=Settings(data="synthetic"))
     assert not (tmp_path / "run").exists()
 
 
@@ -271,8 +271,8 @@ def test_tolerance_for_a_model_that_is_no_classifier(tmp_path: Path) -> None:
     path = save(build("net (float[N, 3] x) => (float[N, 2, 2] y) { a = MatMul (x, W)\n s = Constant <value = int64[3] {-1, 2, 2}> ()\n y = Reshape (a, s) }", W=normal(3, 4)), tmp_path / "m.onnx")  # fmt: skip  # noqa: E501
     injections = [Injection("big", (Fault("W", (0, 0), 30),)), Injection("small", (Fault("W", (0, 0), 1),))]
     with pytest.raises(ModelError, match="pass `criterion` tolerance=REL"):
-        run(path, tmp_path / "run", injections)
-    run(path, tmp_path / "run", injections, settings=Settings(criterion="tolerance=0.01"))
+        run(path, tmp_path / "run", injections, settings=Settings(data="synthetic"))
+    run(path, tmp_path / "run", injections, settings=Settings(data="synthetic", criterion="tolerance=0.01"))
     big, small = rows(tmp_path / "run")
     assert int(big["critical"]) > 100
     assert (small["critical"], small["top_1_robust"], small["sdc_5"]) == ("0", "", "")

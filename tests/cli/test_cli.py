@@ -52,9 +52,12 @@ def test_inject_prints_totals_and_where_everything_lies(run: Run) -> None:
     assert Path("here/results.csv").is_file()
 
 
-def test_inject_without_data_says_so(run: Run) -> None:
-    Path("cnn.npz").unlink()
-    code, out, err = run("inject", "cnn.onnx", "faults.csv", "--out", "here", "--first", 5, "--workers", 1)
+@pytest.mark.parametrize(
+    "data",
+    [["--data", "synthetic:5"], ["--data", "synthetic", "--first", 5], ["--data", "synthetic:9", "--limit", 5]],
+)
+def test_noise_is_given_to_who_asks_for_it(run: Run, data: list[object]) -> None:
+    code, out, err = run("inject", "cnn.onnx", "faults.csv", "--out", "here", "--workers", 1, *data)
     assert code == 0
     assert "5 synthetic inputs, standard normal with seed 0" in err
     assert "no labels" in err
@@ -128,7 +131,7 @@ def test_names_are_printed_as_they_are(run: Run) -> None:
     assert "enc[/attn]/:smile:" in run("inspect", "cnn.onnx")[1]
     Path("faults.csv").write_text(HEADER + '0,enc[/attn]/:smile:,"(0, 0)",30\n')
     Path("cnn.npz").unlink()
-    code, out, _ = run("inject", "cnn.onnx", "faults.csv", "--out", "runs/[/x]/a", "--workers", 1)
+    code, out, _ = run(*INJECT.split(), "--data", "synthetic:4", "--out", "runs/[/x]/a")
     assert code == 0
     assert "run directory: runs/[/x]/a" in out
 
@@ -232,13 +235,37 @@ def two_inputs_a_batch() -> None:
     save(proto, Path("cnn.onnx"))
 
 
+def model_and_data(text: str, x: NDArray[Any] | None) -> None:
+    model(text)
+    Path("cnn.npz").unlink()
+    if x is not None:
+        data(x=x)
+
+
 def nothing() -> None:
     pass
 
 
 OPEN = "net (float[N, 3, H, W] x) => (float[N, 3] y) { a = GlobalAveragePool (x)\n y = Flatten (a) }"
+OPEN_IN_ALL = OPEN.replace("[N, 3, H, W]", "[N, C, H, W]")
+SEVERAL = OPEN.replace("(float[N, 3] y)", "(float[N, 3] y, float[N, 3] z)").replace(" }", "\n z = Neg (y) }")
 NO_SCORES = "net (float[N, 1, 6, 6] x) => (float[N, 1, 6, 6] y) { y = Relu (x) }"
 INJECT = "inject cnn.onnx faults.csv --out run --workers 1"
+NO_DATA = (
+    "cnn.onnx: expected data to run it on, found no cnn.npz beside it; give --data FILE, or --data synthetic[:N] for N "
+    "inputs of noise"
+)
+#: Every command that runs a model.
+WITH_DATA = (
+    INJECT,
+    "inject cnn.onnx --until critical±1%@95% --out run",
+    "evaluate cnn.onnx",
+    "neurons cnn.onnx --out run",
+    "sweep cnn.onnx --rates 1e-3 --out run",
+    "rank cnn.onnx --out run",
+    "compare --models cnn.onnx cnn.onnx --faults faults.csv --out run",
+    "crosscheck cnn.onnx faults.csv --native tf --out run",
+)
 
 #: What is made wrong, the command line, what the one line says.
 WRONG: list[tuple[Callable[[], None], str, str]] = [
@@ -261,7 +288,34 @@ WRONG: list[tuple[Callable[[], None], str, str]] = [
     (lambda: faults('3,fc,"(1, 2)",32\n'), INJECT, "faults.csv:5: bit 32 is outside float32 (0-31) for fc.weight"),
     (lambda: external("gone.bin"), INJECT, "the external data of tensor W is missing: expected gone.bin beside it"),
     (lambda: external("../outside.bin"), INJECT, "tensor W points outside the model's folder (../outside.bin)"),
-    (lambda: model(OPEN), INJECT, "leaves more than the batch open; give its sizes with --input-shape"),
+    (
+        lambda: model(OPEN),
+        f"{INJECT} --data synthetic",
+        "leaves more than the batch open; give its sizes with --input-sh",
+    ),
+    (
+        lambda: model_and_data(SEVERAL, np.zeros((5, 3, 4, 4), np.uint8)),
+        INJECT,
+        "error: 2 things are missing or wrong: cnn: several outputs fit (y, z); choose one with --output; and cnn.npz: "
+        "uint8 for a model that takes float32; say how to scale it: --preset (cifar10",
+    ),
+    (
+        lambda: model_and_data(SEVERAL, None),
+        INJECT,
+        "2 things are missing or wrong: cnn: several outputs fit (y, z); choose one with --output; and cnn.onnx: "
+        "expected data",
+    ),
+    (
+        lambda: model_and_data(OPEN_IN_ALL, np.zeros((5, 3, 4, 4), np.uint8)),
+        INJECT,
+        "2 things are missing or wrong: cnn.npz: inputs of shape (3, 4, 4) fit the model's (?, ?, ?) as 3,4,4 or 4,4,3; "
+        "give one as --input-shape; and cnn.npz: uint8 for",
+    ),
+    (
+        lambda: model_and_data(OPEN, normal(5, 2, 4, 4)),
+        INJECT,
+        "inputs of shape (2, 4, 4) do not fit the model's (3, ?, ?); store x in that shape, or give --input-shape",
+    ),
     (lambda: data(x=normal(5, 1, 7, 6)), INJECT, "inputs of shape (1, 7, 6), the model takes (1, 6, 6)"),
     (lambda: data(x=np.zeros((5, 1, 6, 6), np.complex64)), INJECT, "dtype complex64, expected integers or floats"),
     (
@@ -281,8 +335,12 @@ WRONG: list[tuple[Callable[[], None], str, str]] = [
     (nothing, f"{INJECT} --mean a,b", "--mean: expected numbers separated by commas, found 'a,b'"),
     (nothing, f"{INJECT} --criterion tolerance=x", "--criterion: expected top-1 or tolerance=REL"),
     (nothing, f"{INJECT} --output nothing", "no output 'nothing'; the outputs are scores"),
-    (lambda: Path("cnn.npz").unlink(), f"{INJECT} --preset cifar10", "--preset: there is no data to apply it to"),
-    (lambda: Path("cnn.npz").unlink(), f"{INJECT} --limit 5 --first 3", "--limit 5 and --first 3: give one of them"),
+    (nothing, f"{INJECT} --data synthetic --preset cifar10", "--preset: --data synthetic is noise and needs none of"),
+    (nothing, f"{INJECT} --data synthetic --limit 5 --first 3", "--limit 5 and --first 3: give one of them"),
+    (nothing, f"{INJECT} --limit 5 --first 3", "--limit 5 and --first 3: give one of them"),
+    (nothing, f"{INJECT} --data synthetic:0", "--data: expected synthetic, or synthetic:N with N from 1 on, found"),
+    (nothing, f"{INJECT} --data ./synthetic", "synthetic: no such file or folder"),
+    *((lambda: Path("cnn.npz").unlink(), command, NO_DATA) for command in WITH_DATA),
     (nothing, "inject cnn.onnx faults.csv --resume", "--resume needs --out: the run directory to continue"),
     (nothing, f"{INJECT} --data gone.npz", "gone.npz: no such file or folder"),
     (nothing, f"{INJECT} --preset imagenet", "--preset: expected one of cifar10"),

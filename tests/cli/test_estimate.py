@@ -130,7 +130,7 @@ def test_a_design_that_is_not_the_lists_is_said_and_left(run: Run, change: Calla
     assert run("faults", "generate", "cnn.onnx", "-o", "f.csv", "--scheme", "per-target", "--number", 4)[0] == 0
     design = Path("f.design.json")
     design.write_text(change(design.read_text()))
-    code, _, err = run("inject", "cnn.onnx", "f.csv", "--out", "run", "--workers", 1, "--limit", 4)
+    code, _, err = run("inject", "cnn.onnx", "f.csv", "--out", "run", "--workers", 1, "--data", "synthetic:4")
     assert code == 0
     assert message in err
     assert "the run does not keep it" in err
@@ -138,7 +138,9 @@ def test_a_design_that_is_not_the_lists_is_said_and_left(run: Run, change: Calla
     assert code == 0
     assert "no design of the list is known" in out
     assert run("faults", "generate", "cnn.onnx", "-o", "f.csv", "--scheme", "per-target", "--number", 4)[0] == 0
-    assert run("inject", "cnn.onnx", "f.csv", "--out", "run", "--workers", 1, "--limit", 4, "--resume")[0] == 0
+    assert (
+        run("inject", "cnn.onnx", "f.csv", "--out", "run", "--workers", 1, "--data", "synthetic:4", "--resume")[0] == 0
+    )
     code, out, _ = run("estimate", "run", "--by", "network")
     assert "8 injections, drawn from 7,008; strata: 2;" in out
 
@@ -153,7 +155,7 @@ def test_the_design_of_a_list_from_another_model_is_not_kept(run: Run) -> None:
     for node in proto.graph.node:
         node.input[:] = ["conv.other" if name == "conv.weight" else name for name in node.input]
     save(proto, Path("other.onnx"))
-    code, _, err = run("inject", "other.onnx", "f.csv", "--out", "run", "--workers", 1, "--limit", 4)
+    code, _, err = run("inject", "other.onnx", "f.csv", "--out", "run", "--workers", 1, "--data", "synthetic:4")
     assert code == 0
     assert "f.design.json: drawn from a model that has other parameters; the run does not keep it" in err
 

@@ -66,7 +66,7 @@ def test_stuck_at_faults_are_no_upsets(tmp_path: Path) -> None:
     save(cnn(), tmp_path / "cnn.onnx")
     write_fault_list(tmp_path / "f.csv", [Injection("a", (Fault("fc", (0, 0), 30, Kind.STUCK_AT_1),))])
     run_campaign(
-        prepare(tmp_path / "cnn.onnx", Settings(first=3)),
+        prepare(tmp_path / "cnn.onnx", Settings(data="synthetic:3")),
         tmp_path / "f.csv",
         RunOptions(run=tmp_path / "run", workers=1),
     )

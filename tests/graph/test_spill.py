@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from bitswap_onnx.campaign.settings import Settings
 from bitswap_onnx.campaign.setup import prepare
 from bitswap_onnx.graph import spill
 from bitswap_onnx.graph.model import from_proto
@@ -77,10 +78,10 @@ def test_an_interrupt_leaves_no_folder(monkeypatch: pytest.MonkeyPatch, tmp_path
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_campaign_counts_the_same(workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = save(cnn(), tmp_path / "cnn.onnx")
-    run(path, tmp_path / "plain", workers=workers)
+    path, settings = save(cnn(), tmp_path / "cnn.onnx"), Settings(data="synthetic", batch_size=8)
+    run(path, tmp_path / "plain", workers=workers, settings=settings)
     monkeypatch.setattr(spill, "_LARGE_MODEL", 0)
     monkeypatch.setattr(spill, "_LARGE_TENSOR", 0)
-    assert isinstance(prepare(path).model, SpilledModel)
-    run(path, tmp_path / "spilled", workers=workers)
+    assert isinstance(prepare(path, settings).model, SpilledModel)
+    run(path, tmp_path / "spilled", workers=workers, settings=settings)
     assert (tmp_path / "spilled/results.csv").read_bytes() == (tmp_path / "plain/results.csv").read_bytes()

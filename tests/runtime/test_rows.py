@@ -244,12 +244,12 @@ def test_a_fixed_larger_batch_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         ModelError, match=r"one at a time \(in a batch .* by ReduceSum .*\), and its batch is fixed at 7"
     ):
-        prepare(save(proto, tmp_path / "net.onnx"), Settings())
+        prepare(save(proto, tmp_path / "net.onnx"), Settings(data="synthetic"))
 
 
 def test_a_batch_baked_into_the_graph_runs_one_at_a_time(tmp_path: Path) -> None:
     proto = build("net (float[N, 4] x) => (float[N, 4] y) { y = Reshape (x, s) }", s=np.array([1, 4]))
-    setup = prepare(save(proto, tmp_path / "net.onnx"), Settings())
+    setup = prepare(save(proto, tmp_path / "net.onnx"), Settings(data="synthetic"))
     assert setup.numerics.batch_size == 1
     assert any("does not run on batches of 2" in note for note in setup.notes)
 
@@ -261,7 +261,7 @@ def test_live_dropout_is_refused(tmp_path: Path) -> None:
         yes=np.array(True),
     )
     with pytest.raises(ModelError, match=r"Dropout .* draws at random in every run"):
-        prepare(save(proto, tmp_path / "net.onnx"), Settings())
+        prepare(save(proto, tmp_path / "net.onnx"), Settings(data="synthetic"))
 
 
 def test_every_operator_of_the_table_has_a_rule() -> None:

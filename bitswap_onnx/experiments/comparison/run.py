@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
+from bitswap_onnx.campaign.inputs import chosen_data
 from bitswap_onnx.campaign.options import RunOptions
 from bitswap_onnx.campaign.results import require_parquet
 from bitswap_onnx.campaign.run import prepare_run, run_campaign
@@ -38,12 +39,19 @@ def compare_models(
     """
     if not options.resume and any(has_store(folder / name) for name in (RUN_A, RUN_B)):
         raise RunError(f"{folder}: holds runs already; continue them with `resume` or choose another `run`")
+    settings = replace(settings, data=chosen_data(model_a, settings))
     injections = read_fault_list(faults)
     refuse_neurons(injections, "a comparison")
     a, b = load_model(model_a), load_model(model_b)
     fits = _hits_the_same(injections, a, b, options.bit_order)
     converted = None if fits else convert_faults(injections, a, b)
     notes = [f"{faults.name} converted for {b.name} by content", *converted.notes] if converted else []
+    runs = (model_a, RUN_A, faults), (model_b, RUN_B, folder / LIST_B if converted else faults)
+    campaigns = []
+    for model, name, fault_list in runs:  # both are prepared before anything is written
+        resume, per_input = options.resume and has_store(folder / name), _can_record_inputs()
+        own_options = replace(options, run=folder / name, resume=resume, per_input=per_input)
+        campaigns.append((prepare_run(model, settings, own_options), fault_list, own_options))
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -52,14 +60,8 @@ def compare_models(
         write_fault_list(folder / LIST_B, converted)
     if options.on_notes:
         options.on_notes(notes)
-    beside = model_a.with_suffix(".npz")
-    if settings.data is None and beside.is_file():
-        settings = replace(settings, data=beside)
-    runs = ((model_a, faults, folder / RUN_A), (model_b, folder / LIST_B if converted else faults, folder / RUN_B))
-    for model, fault_list, run in runs:
-        resume, per_input = options.resume and has_store(run), _can_record_inputs()
-        own_options = replace(options, run=run, resume=resume, per_input=per_input)
-        run_campaign(prepare_run(model, settings, own_options), fault_list, own_options)
+    while campaigns:
+        run_campaign(*campaigns.pop(0))
     return compare_runs(folder / RUN_A, folder / RUN_B, judgement)
 
 

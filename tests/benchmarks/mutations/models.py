@@ -71,7 +71,7 @@ def make_model(rng: np.random.Generator, folder: Path) -> tuple[str, dict[str, C
 def _plan(path: Path) -> None:
     region = find_population(load_model(path))[0]
     fault = Fault(region.address[0], (0,) * len(region.shape), 0, parameter=region.address[1])
-    setup = prepare(path, Settings(first=2))
+    setup = prepare(path, Settings(data="synthetic:2"))
     check_list(setup, [Injection("0", (fault,))], "lsb", None)
 
 

@@ -324,7 +324,7 @@ def test_other_inputs_are_refused(runs: tuple[Path, Path], tmp_path: Path, chang
 
 
 def test_synthetic_inputs_of_two_layouts_are_refused(tmp_path: Path) -> None:
-    settings = Settings(first=INPUTS)
+    settings = Settings(data=f"synthetic:{INPUTS}")
     a = run(tmp_path / "a", cnn(), settings=settings)
     b = run(tmp_path / "b", takes_nhwc(cnn()), settings=settings)
     with pytest.raises(RunError, match="synthetic inputs differ"):

@@ -175,7 +175,7 @@ def test_max_pool_drops_a_nan(tmp_path: Path) -> None:
 def test_what_the_input_alone_does_not_show(tmp_path: Path) -> None:
     network = Middle(nn.LayerNorm(4))
     export_torch(network.eval(), (4,), tmp_path / "net.onnx")
-    setup = prepare(tmp_path / "net.onnx", Settings(first=3))
+    setup = prepare(tmp_path / "net.onnx", Settings(data="synthetic:3"))
     (injection,) = resolve(setup.model, FAULTS[:1])
     scores = np.zeros(3, np.float32), np.ones(3, np.float32)
     found = find_divergence(setup, injection, torch_native(network), 2, scores)
@@ -201,7 +201,7 @@ def test_keras_layers_are_compared_in_the_layout_of_the_file(tmp_path: Path) -> 
 
     network = build(Saturating)
     export_keras(build(keras.layers.ReLU), tmp_path / "net.onnx")
-    setup = prepare(tmp_path / "net.onnx", Settings(first=2))
+    setup = prepare(tmp_path / "net.onnx", Settings(data="synthetic:2"))
     fault = Fault("conv", (1,), None, Kind.SET, "inf", "bias")
     (injection,) = resolve(setup.model, [Injection("inf", (fault,))])
     native = keras_native(setup.model, network)

@@ -2,6 +2,7 @@
 
 import csv
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -276,6 +277,7 @@ def test_wrong_input(model: Path, tmp_path: Path) -> None:
             sweep(model, tmp_path / "run", **{"rates": [0.1], **options})
         assert not (tmp_path / "run").exists()
     results = save(cnn(), tmp_path / "results.onnx")
+    shutil.copy(model.with_suffix(".npz"), results.with_suffix(".npz"))
     with pytest.raises(BitswapError, match=r"results.onnx: the sweep's results.csv would be the campaign's"):
         sweep(results, tmp_path / "run")
     assert not (tmp_path / "run").exists()
