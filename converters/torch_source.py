@@ -1,4 +1,4 @@
-"""Loads PyTorch networks, from Python code, an exported program or a pickled module.
+"""Loads PyTorch networks, from Python code, an exported program or a pickled module, and checkpoints into them.
 
 Only Python code that the user names runs. Other files are read without running code from them, unless the user trusts them.
 """
@@ -11,6 +11,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
 from types import ModuleType
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from bitswap_onnx.converters.exported_program import refuse_code
 from bitswap_onnx.converters.torch_checkpoint import require_torch
+from bitswap_onnx.converters.torch_weights import load_weights
 from bitswap_onnx.errors import ModelError, nearest, one_line
 
 if TYPE_CHECKING:
@@ -31,22 +33,48 @@ PICKLES = (".pt", ".pth", ".th", ".pkl", ".bin")
 _TRAINING_ARGUMENT = {"aten.batch_norm.default": 5, "aten.dropout.default": 2}
 
 
-def load_source(source: str, *, trust_pickle: bool = False) -> "nn.Module":
-    """Return the network that ``source`` names.
+@dataclass(frozen=True)
+class TorchNetwork:
+    """A network with its weights; ``notes`` are sentences for the user on where the weights come from."""
+
+    module: "nn.Module"
+    notes: tuple[str, ...]
+
+
+def load_network(
+    source: str,
+    weights: str | Path | None = None,
+    key: str | None = None,
+    *,
+    trust_pickle: bool = False,
+    seed: int = 0,
+) -> TorchNetwork:
+    """Return the network that ``source`` names, with a checkpoint's weights where ``weights`` names one.
 
     ``source`` is ``MODULE:CALLABLE`` (MODULE a Python file or an importable module; CALLABLE an `nn.Module` or something
     that returns one when called without arguments), a program saved with `torch.export.save` (``.pt2``), or a whole
-    pickled module (``.pt``, ``.pth``), which takes ``trust_pickle`` because loading it can run any code.
+    pickled module (``.pt``, ``.pth``), which takes ``trust_pickle`` because loading it can run any code. ``seed`` is that
+    of PyTorch's generator while code makes the network; ``weights`` and ``key`` are those of `load_weights`.
 
-    Raises ModelError where there is no network, MissingExtraError without PyTorch.
+    Raises ModelError where there is no network or the checkpoint does not fit it, MissingExtraError without PyTorch.
     """
     require_torch()
     suffix = Path(source).suffix.lower()
+    notes: tuple[str, ...] = ()
     if suffix == ".pt2":
-        return _load_program(Path(source), trust_pickle)
-    if suffix in PICKLES:
-        return _load_pickle(Path(source), trust_pickle)
-    return _from_code(source)
+        module = _load_program(Path(source), trust_pickle)
+    elif suffix in PICKLES:
+        module = _load_pickle(Path(source), trust_pickle)
+    else:
+        module, notes = _from_code(source, seed), (_as_made(source, seed),)
+    return TorchNetwork(module, notes if weights is None else load_weights(module, weights, key))
+
+
+def _as_made(source: str, seed: int) -> str:
+    return (
+        f"the weights are those that {source} makes: random (seed {seed}) unless its code loads or sets others; "
+        "`weights` takes a checkpoint"
+    )
 
 
 def _load_program(path: Path, trust: bool) -> "nn.Module":
@@ -126,7 +154,8 @@ def _refusal() -> str:
     )
 
 
-def _from_code(source: str) -> "nn.Module":
+def _from_code(source: str, seed: int) -> "nn.Module":
+    import torch
     from torch import nn
 
     place, _, name = source.rpartition(":")
@@ -134,7 +163,8 @@ def _from_code(source: str) -> "nn.Module":
         raise ModelError(
             f"{source}: expected MODULE:CALLABLE (net.py:build, package.module:Net), a .pt2 program or a pickled .pt module"
         )
-    with _importing(place):
+    with _importing(place), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
         code = _import(place)
         try:
             network = attrgetter(name)(code)

@@ -20,6 +20,7 @@ app = typer.Typer(
 _SHOWN = 3
 
 Output = Annotated[Path, typer.Option("--output", "-o", metavar="M.onnx", help="The new file.", show_default=False)]
+Seed = Annotated[int, typer.Option(help="Seed of random weights.")]
 
 
 class Report(Protocol):
@@ -57,19 +58,18 @@ def torch(
     trust_pickle: Annotated[
         bool, typer.Option("--trust-pickle", help="Load a pickled module, which can run any code.")
     ] = False,
+    seed: Seed = 0,
 ) -> None:
     """Export a PyTorch network."""
-    from bitswap_onnx.converters.torch_source import load_source
+    from bitswap_onnx.converters.torch_source import load_network
     from bitswap_onnx.converters.torch_to_onnx import export_torch
-    from bitswap_onnx.converters.torch_weights import load_weights
 
     shape = _shape(input_shape)
     check_key(key, weights)
     check_output(output, [Path(source), *([weights] if weights else [])])
-    network = load_source(source, trust_pickle=trust_pickle)
-    if weights is not None:
-        console.print_notes(load_weights(network, weights, key))
-    _print(export_torch(network, shape, output), output)
+    network = load_network(source, weights, key, trust_pickle=trust_pickle, seed=seed)
+    console.print_notes(network.notes)
+    _print(export_torch(network.module, shape, output), output)
 
 
 @app.command("keras")
@@ -101,7 +101,7 @@ def zoo(
         Literal["torch", "keras"],
         typer.Option(help="Framework that layers, names and layout come from; keras also writes M.keras."),
     ] = "torch",
-    seed: Annotated[int, typer.Option(help="Seed of random weights.")] = 0,
+    seed: Seed = 0,
 ) -> None:
     """Export a network of the zoo, with trained or seeded random weights."""
     from bitswap_onnx.converters.torch_to_onnx import export_torch

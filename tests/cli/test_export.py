@@ -98,6 +98,8 @@ def test_networks_from_code(run: Run, source: str) -> None:
     code, out, err = run("torch", source, "--input-shape", "4", "-o", "m.onnx")
     assert (code, err) == (0, "")
     assert out.splitlines() == [
+        f"note: the weights are those that {source} makes: random (seed 0) unless its code loads or sets others; "
+        "--weights takes a checkpoint",
         "parameters compared bit for bit: 7",
         "tied: second.weight = first.weight",
         "unused at inference: 3 (never.weight, never.bias, norm.num_batches_tracked)",
@@ -106,9 +108,21 @@ def test_networks_from_code(run: Run, source: str) -> None:
     assert sys.path == before
 
 
+def test_the_seed_makes_random_weights(run: Run, net: torch.nn.Module) -> None:
+    for output, seed in (("a.onnx", 1), ("b.onnx", 1), ("c.onnx", 2)):
+        code, out, _ = run("torch", "export_net:Net", "--input-shape", 4, "--seed", seed, "-o", output)
+        assert (code, f"random (seed {seed}) unless" in out) == (0, True)
+    weights = [stored(name)["first.weight"].tobytes() for name in ("a.onnx", "b.onnx", "c.onnx")]
+    assert weights[0] == weights[1] != weights[2]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        assert weights[0] == type(net)().get_parameter("first.weight").detach().numpy().tobytes()
+
+
 def test_weights_replace_the_initial_ones(run: Run, net: torch.nn.Module) -> None:
     torch.save({"state_dict": net.state_dict()}, "w.pt")
-    assert run("torch", "export_net:Net", "--weights", "w.pt", "--input-shape", 4, "-o", "m.onnx")[0] == 0
+    code, out, _ = run("torch", "export_net:Net", "--weights", "w.pt", "--input-shape", 4, "-o", "m.onnx")
+    assert (code, out.splitlines()[0]) == (0, "parameters compared bit for bit: 7")
     check_same(net, "m.onnx")
 
 
@@ -137,7 +151,8 @@ def test_exported_program(run: Run, net: torch.nn.Module) -> None:
 def test_pickled_module_only_if_trusted(run: Run, net: torch.nn.Module) -> None:
     torch.save(net, "whole.pt")
     one_line(run("torch", "whole.pt", "--input-shape", 4, "-o", "m.onnx"), "state_dict", "--weights", "--trust-pickle")
-    assert run("torch", "whole.pt", "--trust-pickle", "--input-shape", 4, "-o", "m.onnx")[0] == 0
+    code, out, _ = run("torch", "whole.pt", "--trust-pickle", "--input-shape", 4, "-o", "m.onnx")
+    assert (code, out.splitlines()[0]) == (0, "parameters compared bit for bit: 7")
     check_same(net, "m.onnx")
 
 
