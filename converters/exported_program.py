@@ -1,17 +1,27 @@
-"""Checks a ``.pt2`` archive before PyTorch reads it.
+"""Reads programs saved with `torch.export.save` (``.pt2``), without running code from them.
 
 `torch.export.load` evaluates size expressions, puts names into Python source and loads compiled libraries. Everything that
-an ordinary program does not need is refused here; PyTorch's restricted reader takes care of pickled tensors.
+an ordinary program does not need is refused here first; PyTorch's restricted reader takes care of pickled tensors.
 """
 
 import json
+import os
 import re
 import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bitswap_onnx.errors import ModelError
+from bitswap_onnx.converters.torch_inputs import InputForm
+from bitswap_onnx.errors import ModelError, one_line
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+#: Operators that differ between training and inference → position of their argument ``training``.
+_TRAINING_ARGUMENT = {"aten.batch_norm.default": 5, "aten.dropout.default": 2}
 
 _COMPILED = re.compile(r"/aotinductor/|\.(so|pyd|dll|dylib|o|py|pyc)$")
 _NAME = re.compile(r"[\w.]*")
@@ -23,6 +33,62 @@ _NOTES = frozenset({"metadata", "in_spec", "out_spec", "stack_trace"})
 _NAMES = frozenset(
     {"name", "target", "fqn", "forward_arg_names", "parameter_name", "buffer_name", "tensor_constant_name"}
 )
+
+
+def load_program(path: Path, *, trust_pickle: bool = False) -> tuple["nn.Module", InputForm]:
+    """Return the module of a program for inference, and the form of its one input, whose batch may have any size.
+
+    Raises ModelError for any other program and, without ``trust_pickle``, for one that could bring code.
+    """
+    import torch
+
+    if not trust_pickle:
+        refuse_code(path)
+    try:
+        with nullcontext() if trust_pickle else _restricted_unpickling():
+            program = torch.export.load(path)
+    except Exception as error:  # torch raises whatever a damaged file makes it stumble over
+        raise ModelError(f"{path}: cannot read the exported program: {one_line(error)}") from None
+    form = _checked_input(program, path)
+    module = program.module(check_guards=False)
+    for name in ("train", "eval"):  # those of an exported program only raise
+        vars(module).pop(name, None)
+    return module, form
+
+
+@contextmanager
+def _restricted_unpickling() -> Iterator[None]:
+    """Make every `torch.load` refuse content that could run code, whatever arguments it gets."""
+    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop(name)
+        if before is not None:
+            os.environ[name] = before
+
+
+def _checked_input(program: "torch.export.ExportedProgram", path: Path) -> InputForm:
+    """Return the form of the input; raise ModelError unless it is one batch of any size, and for training mode."""
+    inputs = [node for node in program.graph.nodes if node.name in program.graph_signature.user_inputs]
+    if len(inputs) != 1:
+        raise ModelError(f"{path}: expected a program with one input, found {len(inputs)}")
+    value = inputs[0].meta["val"]
+    shape = value.shape
+    if not shape or isinstance(shape[0], int):
+        raise ModelError(
+            f"{path}: the program was exported for one batch size alone; export it with "
+            "dynamic_shapes=({0: torch.export.Dim('batch')},)"
+        )
+    for node in program.graph.nodes:
+        place = _TRAINING_ARGUMENT.get(str(node.target))
+        if place is not None and node.args[place] is True:
+            raise ModelError(f"{path}: the program was exported in training mode; call model.eval() before the export")
+    sizes = tuple(size if isinstance(size, int) else None for size in shape[1:])
+    usual = tuple(size for size in sizes if size is not None)
+    return InputForm(sizes, usual if len(usual) == len(sizes) else None, str(value.dtype).removeprefix("torch."))
 
 
 def refuse_code(path: Path) -> None:

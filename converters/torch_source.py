@@ -1,100 +1,93 @@
-"""Loads PyTorch networks, from Python code, an exported program or a pickled module.
+"""Loads PyTorch networks, from Python code, an exported program or a pickled module, and checkpoints into them.
 
 Only Python code that the user names runs. Other files are read without running code from them, unless the user trusts them.
 """
 
 import importlib
 import importlib.util
-import os
 import pickle
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from operator import attrgetter
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from bitswap_onnx.converters.exported_program import refuse_code
+from bitswap_onnx.converters.exported_program import load_program
 from bitswap_onnx.converters.torch_checkpoint import require_torch
+from bitswap_onnx.converters.torch_inputs import InputForm
+from bitswap_onnx.converters.torch_weights import load_weights
 from bitswap_onnx.errors import ModelError, nearest, one_line
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
 #: Endings of files that may hold a whole pickled module.
 PICKLES = (".pt", ".pth", ".th", ".pkl", ".bin")
 
-#: Operators that differ between training and inference → position of their argument ``training``.
-_TRAINING_ARGUMENT = {"aten.batch_norm.default": 5, "aten.dropout.default": 2}
+
+@dataclass(frozen=True)
+class TorchNetwork:
+    """A network with its weights and what its source tells of its input.
+
+    ``notes`` are sentences for the user on where the weights come from.
+    """
+
+    module: "nn.Module"
+    form: InputForm
+    notes: tuple[str, ...]
 
 
-def load_source(source: str, *, trust_pickle: bool = False) -> "nn.Module":
-    """Return the network that ``source`` names.
+def load_network(
+    source: str,
+    weights: str | Path | None = None,
+    key: str | None = None,
+    *,
+    trust_pickle: bool = False,
+    seed: int = 0,
+) -> TorchNetwork:
+    """Return the network that ``source`` names, with a checkpoint's weights where ``weights`` names one.
 
     ``source`` is ``MODULE:CALLABLE`` (MODULE a Python file or an importable module; CALLABLE an `nn.Module` or something
     that returns one when called without arguments), a program saved with `torch.export.save` (``.pt2``), or a whole
-    pickled module (``.pt``, ``.pth``), which takes ``trust_pickle`` because loading it can run any code.
+    pickled module (``.pt``, ``.pth``), which takes ``trust_pickle`` because loading it can run any code. ``seed`` is that
+    of PyTorch's generator while code makes the network; ``weights`` and ``key`` are those of `load_weights`.
 
-    Raises ModelError where there is no network, MissingExtraError without PyTorch.
+    Raises ModelError where there is no network or the checkpoint does not fit it, MissingExtraError without PyTorch.
     """
     require_torch()
     suffix = Path(source).suffix.lower()
     if suffix == ".pt2":
-        return _load_program(Path(source), trust_pickle)
-    if suffix in PICKLES:
-        return _load_pickle(Path(source), trust_pickle)
-    return _from_code(source)
+        network = TorchNetwork(*load_program(Path(source), trust_pickle=trust_pickle), ())
+    elif suffix in PICKLES:
+        network = TorchNetwork(_load_pickle(Path(source), trust_pickle), InputForm(), ())
+    else:
+        network = TorchNetwork(_from_code(source, seed), InputForm(), (_as_made(source, seed),))
+    return network if weights is None else _with_weights(network, weights, key)
 
 
-def _load_program(path: Path, trust: bool) -> "nn.Module":
-    import torch
-
-    if not trust:
-        refuse_code(path)
-    try:
-        with nullcontext() if trust else _restricted_unpickling():
-            program = torch.export.load(path)
-    except Exception as error:  # torch raises whatever a damaged file makes it stumble over
-        raise ModelError(f"{path}: cannot read the exported program: {one_line(error)}") from None
-    _check_program(program, path)
-    module = program.module(check_guards=False)
-    for name in ("train", "eval"):  # those of an exported program only raise
-        vars(module).pop(name, None)
-    return module
+def _with_weights(network: TorchNetwork, weights: str | Path, key: str | None) -> TorchNetwork:
+    before = _float(network.module)
+    notes = load_weights(network.module, weights, key)
+    converted = _float(network.module) != before  # then float inputs have the new type
+    form = replace(network.form, dtype=None) if converted and network.form.dtype == before else network.form
+    return replace(network, form=form, notes=notes)
 
 
-@contextmanager
-def _restricted_unpickling() -> Iterator[None]:
-    """Make every `torch.load` refuse content that could run code, whatever arguments it gets."""
-    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
-    before = os.environ.get(name)
-    os.environ[name] = "1"
-    try:
-        yield
-    finally:
-        os.environ.pop(name)
-        if before is not None:
-            os.environ[name] = before
+def _float(module: "nn.Module") -> str:
+    """Return the element type of the module's first parameter of floats."""
+    dtype = next((tensor.dtype for tensor in module.parameters() if tensor.is_floating_point()), None)
+    return str(dtype).removeprefix("torch.")
 
 
-def _check_program(program: "torch.export.ExportedProgram", path: Path) -> None:
-    """Raise ModelError unless the program takes one batch of any size and was exported for inference."""
-    inputs = [node for node in program.graph.nodes if node.name in program.graph_signature.user_inputs]
-    if len(inputs) != 1:
-        raise ModelError(f"{path}: expected a program with one input, found {len(inputs)}")
-    shape = inputs[0].meta["val"].shape
-    if not shape or isinstance(shape[0], int):
-        raise ModelError(
-            f"{path}: the program was exported for one batch size alone; export it with "
-            "dynamic_shapes=({0: torch.export.Dim('batch')},)"
-        )
-    for node in program.graph.nodes:
-        place = _TRAINING_ARGUMENT.get(str(node.target))
-        if place is not None and node.args[place] is True:
-            raise ModelError(f"{path}: the program was exported in training mode; call model.eval() before the export")
+def _as_made(source: str, seed: int) -> str:
+    return (
+        f"the weights are those that {source} makes: random (seed {seed}) unless its code loads or sets others; "
+        "`weights` takes a checkpoint"
+    )
 
 
 def _load_pickle(path: Path, trust: bool) -> "nn.Module":
@@ -126,7 +119,8 @@ def _refusal() -> str:
     )
 
 
-def _from_code(source: str) -> "nn.Module":
+def _from_code(source: str, seed: int) -> "nn.Module":
+    import torch
     from torch import nn
 
     place, _, name = source.rpartition(":")
@@ -134,7 +128,8 @@ def _from_code(source: str) -> "nn.Module":
         raise ModelError(
             f"{source}: expected MODULE:CALLABLE (net.py:build, package.module:Net), a .pt2 program or a pickled .pt module"
         )
-    with _importing(place):
+    with _importing(place), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
         code = _import(place)
         try:
             network = attrgetter(name)(code)

@@ -6,10 +6,7 @@ read the parameters, and the file is read back and compared before it appears.
 """
 
 import json
-import logging
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
@@ -21,32 +18,19 @@ from numpy.typing import NDArray
 from bitswap_onnx.converters.bit_exact import write_bit_exact
 from bitswap_onnx.converters.simplify import simplify
 from bitswap_onnx.converters.torch_checkpoint import load_state_dict_file, require_torch
+from bitswap_onnx.converters.torch_inputs import INPUT_DTYPES, torch_dtype
 from bitswap_onnx.converters.torch_taps import tapped
+from bitswap_onnx.converters.torch_trace import check_runs, trace_module
 from bitswap_onnx.errors import ModelError
 from bitswap_onnx.graph.model import METADATA_KEY
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["TORCH_OPSETS", "ExportReport", "export_torch", "load_state_dict_file", "require_torch"]
+__all__ = ["INPUT_DTYPES", "TORCH_OPSETS", "ExportReport", "export_torch", "load_state_dict_file", "require_torch"]
 
 #: Opsets that the exporter can write (it has none below) and that every runtime takes.
 TORCH_OPSETS = range(18, 21)
-
-#: Warnings of PyTorch about its own code: deprecated calls, recurrent layers that reorder their weights.
-_NOISY_WARNINGS: tuple[tuple[str, type[Warning]], ...] = (
-    (r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning),
-    (r"_check_is_size will be removed", FutureWarning),
-    (r"The tensor attributes? .*_flat_weights", UserWarning),
-    (r"The \.grad attribute of a Tensor that is not a leaf", UserWarning),
-)
-
-#: Loggers that report a missing torchvision, or print a traceback for an error that is raised as well.
-_NOISY_LOGGERS = (
-    "torch.onnx._internal.exporter._registration",
-    "torch._subclasses.fake_tensor",
-    "torch.export._trace",
-)
 
 
 @dataclass(frozen=True)
@@ -78,25 +62,34 @@ class _State:
 
 
 def export_torch(
-    module: "torch.nn.Module", input_shape: tuple[int, ...], path: str | Path, *, opset: int = 20
+    module: "torch.nn.Module",
+    input_shape: tuple[int, ...],
+    path: str | Path,
+    *,
+    opset: int = 20,
+    input_dtype: str | None = None,
 ) -> ExportReport:
     """Write ``module`` at inference as an ONNX file and compare every parameter in it with the module's, bit for bit.
 
     ``input_shape`` is the shape of one input without the batch, like ``(3, 32, 32)``; in the file, ``input`` is
-    (batch, ...) with a free batch dimension, and ``output`` is the output of the module (the first of several). The mode,
-    hooks and parameters of the module are unchanged afterwards. The file has, as JSON under
+    (batch, ...) with a free batch dimension, and ``output`` is the output of the module (the first of several).
+    ``input_dtype``, one of `INPUT_DTYPES`, is the element type of inputs: ``int64`` for token ids; by default that of the
+    parameters. The mode, hooks and parameters of the module are unchanged afterwards. The file has, as JSON under
     `bitswap_onnx.graph.model.METADATA_KEY`, the parameters and values of each module.
 
-    Raises ModelError for a wrong shape or opset and for a module that cannot be traced with any batch size,
+    Raises ModelError for a wrong shape, type or opset and for a module that cannot be traced with any batch size,
     ControlFailedError (and writes nothing) for a parameter that is missing or differs, MissingExtraError without PyTorch.
     """
     require_torch()
     path, input_shape = Path(path), _sizes(input_shape)
     if opset not in TORCH_OPSETS:
         raise ModelError(f"`opset`: expected {TORCH_OPSETS[0]} to {TORCH_OPSETS[-1]}, found {opset!r}")
+    dtype = None if input_dtype is None else torch_dtype(input_dtype)
+    if dtype is not None:
+        check_runs(module, input_shape, dtype)
     state = _state(module)
     with tapped(module) as taps:
-        program = _trace(module, input_shape, opset)
+        program = trace_module(module, input_shape, dtype, opset)
     model: ir.Model = program.model
     read = {state.first[name] for name in _read_names(program, len(taps.tensors))}
     taps.detach(model)
@@ -136,76 +129,6 @@ def _state(module: "torch.nn.Module") -> _State:
         place = (tensor.device, tensor.data_ptr() or id(tensor), tensor.dtype, tensor.shape, tensor.stride())
         first[name] = memory.setdefault(place, name)
     return _State(tensors, first, frozenset(persistent))
-
-
-def _trace(module: "torch.nn.Module", input_shape: tuple[int, ...], opset: int) -> "torch.onnx.ONNXProgram":
-    import torch
-
-    name = type(module).__name__
-    with _at_inference(module), _quiet():
-        try:
-            program = torch.onnx.export(
-                module,
-                (_example(module, input_shape),),
-                dynamo=True,
-                optimize=False,
-                verbose=False,
-                opset_version=opset,
-                input_names=["input"],
-                output_names=["output"],
-                dynamic_shapes=({0: "batch"},),
-            )
-        except torch.onnx.errors.OnnxExporterError as error:
-            shape = ", ".join(map(str, ("batch", *input_shape)))
-            raise ModelError(f"{name}: PyTorch cannot export it for inputs ({shape}): {_root_cause(error)}") from error
-    assert program is not None
-    batch = program.model.graph.inputs[0].shape
-    if batch is None or isinstance(batch[0], int):
-        raise ModelError(
-            f"{name}: its forward works for one batch size only; make it work for any (no fixed view sizes)"
-        )
-    return program
-
-
-def _example(module: "torch.nn.Module", input_shape: tuple[int, ...]) -> "torch.Tensor":
-    import torch
-
-    like = next((tensor for tensor in module.parameters() if tensor.is_floating_point()), torch.empty(0))
-    return torch.zeros(2, *input_shape, dtype=like.dtype, device=like.device)
-
-
-@contextmanager
-def _at_inference(module: "torch.nn.Module") -> Iterator[None]:
-    """Switch to inference for a while, without the fused attention kernels, which cannot be exported."""
-    import torch
-
-    modes = [(child, child.training) for child in module.modules()]
-    fast = torch.backends.mha.get_fastpath_enabled()
-    module.eval()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-        for child, training in modes:
-            child.training = training
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the warnings of PyTorch about its own code during an export; failures still raise."""
-    loggers = [logging.getLogger(name) for name in _NOISY_LOGGERS]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
-        for message, category in _NOISY_WARNINGS:
-            warnings.filterwarnings("ignore", message, category)
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
 
 
 def _read_names(program: "torch.onnx.ONNXProgram", taps: int) -> set[str]:
@@ -275,9 +198,3 @@ def _elements(tensor: "torch.Tensor") -> NDArray[Any]:
         return tensor.numpy()
     except TypeError:
         return tensor.view({1: torch.uint8, 2: torch.int16}[tensor.element_size()]).numpy()
-
-
-def _root_cause(error: BaseException) -> str:
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return " ".join(str(error).split())[:300]

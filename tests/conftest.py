@@ -10,9 +10,10 @@ import os
 import re
 import sys
 from functools import cache
-from importlib.abc import MetaPathFinder
+from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -40,16 +41,20 @@ def excluded_frameworks(config: pytest.Config) -> set[str]:
     return {marker for marker in FRAMEWORKS if f"not {marker}" in config.getoption("markexpr")}
 
 
-class ImportRefusal(MetaPathFinder):
-    """A finder that makes every import of ``libraries`` an error, installed or not."""
+class ImportRefusal(MetaPathFinder, Loader):
+    """Makes every import of ``libraries`` an error, installed or not.
+
+    To look for them is allowed: PyTorch asks whether TensorFlow is there, and does not import it.
+    """
 
     def __init__(self, libraries: set[str]) -> None:
         self._libraries = libraries
 
     def find_spec(self, fullname: str, path: object = None, target: object = None) -> ModuleSpec | None:
-        if fullname in self._libraries:
-            raise AssertionError(f"a test without the marker for it imports {fullname}")
-        return None
+        return ModuleSpec(fullname, self) if fullname in self._libraries else None
+
+    def exec_module(self, module: ModuleType) -> None:
+        raise AssertionError(f"a test without the marker for it imports {module.__name__}")
 
 
 def pytest_configure(config: pytest.Config) -> None:

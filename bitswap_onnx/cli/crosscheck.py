@@ -85,8 +85,7 @@ def _maker(text: str, weights: Path | None, key: str | None, trust_pickle: bool)
 
 def _torch(source: str, weights: Path | None, key: str | None, trust_pickle: bool) -> Callable[[Model], "Native"]:
     from bitswap_onnx.converters.native import torch_native
-    from bitswap_onnx.converters.torch_source import load_source
-    from bitswap_onnx.converters.torch_weights import load_weights
+    from bitswap_onnx.converters.torch_source import load_network
 
     if source.startswith("zoo:"):
         from bitswap_onnx.models import zoo
@@ -94,9 +93,9 @@ def _torch(source: str, weights: Path | None, key: str | None, trust_pickle: boo
         name, _, dataset = source.removeprefix("zoo:").partition(":")
         module = zoo.build(name, dataset, weights, key=key, on_notes=console.print_notes)
     else:
-        module = load_source(source, trust_pickle=trust_pickle)
-        if weights is not None:
-            console.print_notes(load_weights(module, weights, key))
+        network = load_network(source, weights, key, trust_pickle=trust_pickle)
+        console.print_notes(network.notes)
+        module = network.module
     return lambda model: torch_native(module)
 
 

@@ -19,7 +19,11 @@ app = typer.Typer(
 
 _SHOWN = 3
 
+#: How the batch is written in shapes.
+_ANY_BATCH = ("n", "b", "bs", "batch", "none", "?", "*", "-1")
+
 Output = Annotated[Path, typer.Option("--output", "-o", metavar="M.onnx", help="The new file.", show_default=False)]
+Seed = Annotated[int, typer.Option(help="Seed of random weights.")]
 
 
 class Report(Protocol):
@@ -48,28 +52,38 @@ def torch(
             show_default=False,
         ),
     ],
-    input_shape: Annotated[
-        str, typer.Option(metavar="C,H,W", help="Shape of one input, without the batch.", show_default=False)
-    ],
     output: Output,
+    input_shape: Annotated[
+        str | None,
+        typer.Option(metavar="C,H,W", help="Shape of one input, without the batch. Default: what the source tells."),
+    ] = None,
+    input_dtype: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DTYPE", help="Element type of inputs: int64 for token ids, ... Default: that of the parameters."
+        ),
+    ] = None,
     weights: Annotated[Path | None, typer.Option(help="A checkpoint with the state dict of the network.")] = None,
     key: CheckpointKey = None,
     trust_pickle: Annotated[
         bool, typer.Option("--trust-pickle", help="Load a pickled module, which can run any code.")
     ] = False,
+    seed: Seed = 0,
 ) -> None:
     """Export a PyTorch network."""
-    from bitswap_onnx.converters.torch_source import load_source
+    from bitswap_onnx.converters.torch_inputs import input_dtype_name, settle_input
+    from bitswap_onnx.converters.torch_source import load_network
     from bitswap_onnx.converters.torch_to_onnx import export_torch
-    from bitswap_onnx.converters.torch_weights import load_weights
 
-    shape = _shape(input_shape)
+    given = None if input_shape is None else _shape(input_shape)
+    dtype = None if input_dtype is None else input_dtype_name(input_dtype)
     check_key(key, weights)
     check_output(output, [Path(source), *([weights] if weights else [])])
-    network = load_source(source, trust_pickle=trust_pickle)
-    if weights is not None:
-        console.print_notes(load_weights(network, weights, key))
-    _print(export_torch(network, shape, output), output)
+    network = load_network(source, weights, key, trust_pickle=trust_pickle, seed=seed)
+    shape, dtype, notes = settle_input(network.form, given, dtype)
+    report = export_torch(network.module, shape, output, input_dtype=dtype)
+    console.print_notes((*network.notes, *notes))
+    _print(report, output)
 
 
 @app.command("keras")
@@ -101,7 +115,7 @@ def zoo(
         Literal["torch", "keras"],
         typer.Option(help="Framework that layers, names and layout come from; keras also writes M.keras."),
     ] = "torch",
-    seed: Annotated[int, typer.Option(help="Seed of random weights.")] = 0,
+    seed: Seed = 0,
 ) -> None:
     """Export a network of the zoo, with trained or seeded random weights."""
     from bitswap_onnx.converters.torch_to_onnx import export_torch
@@ -133,12 +147,16 @@ def zoo(
 
 
 def _shape(text: str) -> tuple[int, ...]:
+    """Return the sizes in ``text``, of which a first one like N stands for the batch and is left out."""
+    parts = [part.strip() for part in text.strip(" ()[]").split(",")]
     try:
-        shape = tuple(whole(part) for part in text.split(","))
+        shape = tuple(map(whole, parts[parts[0].lower() in _ANY_BATCH :]))
     except ValueError:
         shape = ()
     if not shape or min(shape) < 1:
-        raise BitswapError(f"--input-shape: expected sizes like 3,32,32, found {text!r}")
+        raise BitswapError(
+            f"--input-shape: expected sizes of one input like 3,32,32, without the batch, found {text!r}"
+        )
     return shape
 
 

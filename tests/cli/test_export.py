@@ -98,6 +98,8 @@ def test_networks_from_code(run: Run, source: str) -> None:
     code, out, err = run("torch", source, "--input-shape", "4", "-o", "m.onnx")
     assert (code, err) == (0, "")
     assert out.splitlines() == [
+        f"note: the weights are those that {source} makes: random (seed 0) unless its code loads or sets others; "
+        "--weights takes a checkpoint",
         "parameters compared bit for bit: 7",
         "tied: second.weight = first.weight",
         "unused at inference: 3 (never.weight, never.bias, norm.num_batches_tracked)",
@@ -106,9 +108,21 @@ def test_networks_from_code(run: Run, source: str) -> None:
     assert sys.path == before
 
 
+def test_the_seed_makes_random_weights(run: Run, net: torch.nn.Module) -> None:
+    for output, seed in (("a.onnx", 1), ("b.onnx", 1), ("c.onnx", 2)):
+        code, out, _ = run("torch", "export_net:Net", "--input-shape", 4, "--seed", seed, "-o", output)
+        assert (code, f"random (seed {seed}) unless" in out) == (0, True)
+    weights = [stored(name)["first.weight"].tobytes() for name in ("a.onnx", "b.onnx", "c.onnx")]
+    assert weights[0] == weights[1] != weights[2]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        assert weights[0] == type(net)().get_parameter("first.weight").detach().numpy().tobytes()
+
+
 def test_weights_replace_the_initial_ones(run: Run, net: torch.nn.Module) -> None:
     torch.save({"state_dict": net.state_dict()}, "w.pt")
-    assert run("torch", "export_net:Net", "--weights", "w.pt", "--input-shape", 4, "-o", "m.onnx")[0] == 0
+    code, out, _ = run("torch", "export_net:Net", "--weights", "w.pt", "--input-shape", 4, "-o", "m.onnx")
+    assert (code, out.splitlines()[0]) == (0, "parameters compared bit for bit: 7")
     check_same(net, "m.onnx")
 
 
@@ -132,12 +146,18 @@ def test_exported_program(run: Run, net: torch.nn.Module) -> None:
     code, out, _ = run("torch", "net.pt2", "--input-shape", 4, "-o", "m.onnx")
     assert (code, out.splitlines()[0]) == (0, "parameters compared bit for bit: 7")
     check_same(net, "m.onnx")
+    result = run("torch", "net.pt2", "--input-shape", 5, "-o", "n.onnx")
+    assert (result[0], "--input-shape: expected" in result[2]) == (1, True)
+    code, out, _ = run("torch", "net.pt2", "-o", "n.onnx")
+    assert (code, out.splitlines()[0]) == (0, "note: input shape 4, which the network's source gives")
+    assert Path("n.onnx").read_bytes() == Path("m.onnx").read_bytes()
 
 
 def test_pickled_module_only_if_trusted(run: Run, net: torch.nn.Module) -> None:
     torch.save(net, "whole.pt")
     one_line(run("torch", "whole.pt", "--input-shape", 4, "-o", "m.onnx"), "state_dict", "--weights", "--trust-pickle")
-    assert run("torch", "whole.pt", "--trust-pickle", "--input-shape", 4, "-o", "m.onnx")[0] == 0
+    code, out, _ = run("torch", "whole.pt", "--trust-pickle", "--input-shape", 4, "-o", "m.onnx")
+    assert (code, out.splitlines()[0]) == (0, "parameters compared bit for bit: 7")
     check_same(net, "m.onnx")
 
 
@@ -171,7 +191,17 @@ def test_code_that_cannot_be_imported(run: Run) -> None:
 
 @pytest.mark.parametrize("shape", ["", "3,x", "3,0,4", "-1"])
 def test_wrong_input_shape(run: Run, shape: str) -> None:
+    one_line(run("torch", "export_net.py:Net", "-o", "m.onnx"), "--input-shape", "like 3,32,32")
     one_line(run("torch", "export_net.py:Net", f"--input-shape={shape}", "-o", "m.onnx"), "--input-shape", "3,32,32")
+
+
+def test_the_batch_in_the_input_shape(run: Run) -> None:
+    code, _, _ = run("torch", "export_net.py:Net", "--input-shape", "N,4", "--input-dtype", "float", "-o", "m.onnx")
+    shape = onnx.load("m.onnx").graph.input[0].type.tensor_type.shape.dim
+    assert (code, shape[0].dim_param, shape[1].dim_value, len(shape)) == (0, "batch", 4, 2)
+    Path("m.onnx").unlink()
+    words = ("--input-dtype: expected float32", "'complex64'")
+    one_line(run("torch", "export_net.py:Net", "--input-shape=4", "--input-dtype=complex64", "-o", "m.onnx"), *words)
 
 
 def test_programs_that_cannot_be_used(run: Run, net: torch.nn.Module) -> None:

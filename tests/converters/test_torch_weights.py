@@ -15,7 +15,7 @@ from onnx import numpy_helper
 from safetensors.torch import save_file, save_model
 from torch import nn
 
-from bitswap_onnx.converters.torch_source import load_source
+from bitswap_onnx.converters.torch_source import load_network
 from bitswap_onnx.converters.torch_to_onnx import export_torch
 from bitswap_onnx.converters.torch_weights import load_weights
 from bitswap_onnx.errors import ModelError
@@ -252,6 +252,6 @@ def test_code_runs_from_the_source_alone(tmp_path: Path) -> None:
     (tmp_path / "weights_net.py").write_text("from torch import nn\ndef build(): return nn.Linear(2, 2)\n")
     saved = nn.Linear(2, 2)
     torch.save({"model": saved.state_dict(), "args": argparse.Namespace()}, tmp_path / "w.pth")
-    module = load_source(f"{tmp_path / 'weights_net.py'}:build")
-    load_weights(module, tmp_path / "w.pth")
-    assert torch.equal(module.state_dict()["weight"], saved.weight)
+    network = load_network(f"{tmp_path / 'weights_net.py'}:build", tmp_path / "w.pth")
+    assert network.notes == ()
+    assert torch.equal(network.module.state_dict()["weight"], saved.weight)
