@@ -14,8 +14,8 @@ import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from bitswap_onnx.converters.keras_setup import quiet
-from bitswap_onnx.errors import ModelError, one_line
+from bitswap_onnx.converters.keras_setup import keras_reason, quiet
+from bitswap_onnx.errors import ModelError
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -38,17 +38,16 @@ def convert_traced(
         with quiet(), _inlined(), _visiting_nodes_once():
             function = tf.function(infer, input_signature=signature, autograph=False)
             traced = function.get_concrete_function(*signature)
-            proto, _ = tf2onnx.convert.from_function(
-                function, signature, opset=opset, custom_op_handlers={"Erfc": (_erfc, [])}
-            )
+            proto, _ = tf2onnx.convert.from_function(function, signature, opset=opset, custom_op_handlers=_HANDLERS)
             captured = {inside.name: outside for outside, inside in traced.graph.captures}
             found = {value.name for value in proto.graph.input}
             elements = {key: np.asarray(tensor) for key, tensor in captured.items() if key in found}
     except ModelError:
         raise
     except Exception as error:  # tf2onnx and TensorFlow raise whatever their parts raise
-        raise ModelError(f"{name}: cannot be converted with tf2onnx: {one_line(error)}") from error
+        raise ModelError(f"{name}: cannot be converted with tf2onnx: {keras_reason(error)}") from error
     _check_operators(proto, name, opset)
+    _mend_transposed(proto)
     return ir.serde.deserialize_model(proto), elements
 
 
@@ -111,6 +110,30 @@ def _erfc(graph: Any, node: Any, name: str, _: Any) -> None:
     graph.make_node("Sub", [one.output[0], erf.output[0]], outputs=[target], shapes=shapes, dtypes=dtypes, name=name)
 
 
+def _bucketize(graph: Any, node: Any, name: str, _: Any) -> None:
+    """Write TensorFlow's Bucketize, the heart of Discretization: the number of boundaries that are not above a value."""
+    shapes, dtypes = node.output_shapes, node.output_dtypes
+    source, target, boundaries = node.input[0], node.output[0], node.get_attr_value("boundaries")
+    kind = onnx.helper.tensor_dtype_to_np_dtype(graph.get_dtype(source))
+    kind = kind if kind == np.float64 else np.dtype(np.float32)
+    graph.remove_node(node.name)
+
+    def made(operator: str, *inputs: str, **settings: Any) -> str:
+        made_node = graph.make_node(operator, list(inputs), name=f"{name}_{operator}".lower(), **settings)
+        return str(made_node.output[0])
+
+    last = graph.make_const(f"{name}_last", np.array([-1], np.int64)).output[0]
+    limits = graph.make_const(f"{name}_boundaries", np.array(boundaries, kind)).output[0]
+    values = made("Cast", source, attr={"to": onnx.helper.np_dtype_to_tensor_dtype(kind)})
+    below = made("Not", made("Less", made("Unsqueeze", values, last), limits))
+    counted = graph.make_node("Cast", [below], name=f"{name}_counted", attr={"to": dtypes[0]}).output[0]
+    made("ReduceSum", counted, last, attr={"keepdims": 0}, outputs=[target], shapes=shapes, dtypes=dtypes)
+
+
+#: TensorFlow's operators that tf2onnx does not know → what writes them.
+_HANDLERS: dict[str, tuple[Callable[..., None], list[str]]] = {"Erfc": (_erfc, []), "Bucketize": (_bucketize, [])}
+
+
 def _check_operators(proto: onnx.ModelProto, name: str, opset: int) -> None:
     """Refuse a graph in which tf2onnx left operators of TensorFlow, also in the bodies of loops."""
     graphs = [proto.graph]
@@ -121,3 +144,18 @@ def _check_operators(proto: onnx.ModelProto, name: str, opset: int) -> None:
                 raise ModelError(
                     f"{name}: tf2onnx has no ONNX counterpart of TensorFlow's {node.op_type} ({node.name})"
                 )
+
+
+def _mend_transposed(proto: onnx.ModelProto) -> None:
+    """Turn padding below zero, which tf2onnx splits between both ends, into padding of the output, all at its end."""
+    for node in proto.graph.node:
+        attributes = {attribute.name: attribute for attribute in node.attribute}
+        if node.op_type != "ConvTranspose" or "pads" not in attributes:
+            continue
+        pads = list(attributes["pads"].ints)
+        half = len(pads) // 2
+        extra = [max(-begin - end, 0) for begin, end in zip(pads[:half], pads[half:], strict=True)]
+        if any(extra):
+            pads = [0 if extra[axis % half] else pad for axis, pad in enumerate(pads)]
+            attributes["pads"].ints[:] = pads
+            node.attribute.append(onnx.helper.make_attribute("output_padding", extra))

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import sys
 import tempfile
 import warnings
@@ -11,6 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bitswap_onnx.converters.keras_refusals import refuse_bytecode
 from bitswap_onnx.errors import MissingExtraError, ModelError, one_line
 
 if TYPE_CHECKING:
@@ -57,12 +59,19 @@ def load_keras_file(path: str | Path) -> "keras.Model":
 
     if not Path(path).is_file():
         raise ModelError(f"{path}: cannot read the model: no such file")
+    refuse_bytecode(Path(path))
     try:
         with quiet():
             model: keras.Model = keras.models.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Keras raises whatever its parsers raise
-        raise ModelError(f"{path}: Keras cannot load it: {one_line(error)}") from None
+        raise ModelError(f"{path}: Keras cannot load it: {keras_reason(error)}") from None
     return model
+
+
+def keras_reason(error: BaseException) -> str:
+    """Return the message of an error of Keras or TensorFlow on one line, without colours and lists of arguments."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).partition("Arguments received by ")[0]
+    return one_line(RuntimeError(text)) if text.strip() else one_line(error)
 
 
 @contextmanager

@@ -20,12 +20,13 @@ from bitswap_onnx.converters.bit_exact import write_bit_exact
 from bitswap_onnx.converters.keras_check import check_scores
 from bitswap_onnx.converters.keras_conversion import Captured, convert_traced
 from bitswap_onnx.converters.keras_parameters import Parameter, parameters_of, standing_in
-from bitswap_onnx.converters.keras_setup import load_keras_file, quiet, require
+from bitswap_onnx.converters.keras_refusals import refuse_layers
+from bitswap_onnx.converters.keras_setup import keras_reason, load_keras_file, quiet, require
 from bitswap_onnx.converters.keras_signature import KerasInput, arranged, model_inputs, output_names, trial_inputs
 from bitswap_onnx.converters.keras_taps import KerasTaps, tapped_layers
 from bitswap_onnx.converters.simplify import simplify
 from bitswap_onnx.converters.torch_to_onnx import ExportReport
-from bitswap_onnx.errors import ModelError, one_line
+from bitswap_onnx.errors import ModelError
 from bitswap_onnx.graph.model import METADATA_KEY
 
 if TYPE_CHECKING:
@@ -63,14 +64,16 @@ def export_keras(
     Before the file appears, ONNX Runtime runs it on a few seeded inputs; every output must be Keras's within
     `bitswap_onnx.converters.keras_check.TOLERANCE`, with the same top class.
 
-    Raises ModelError for a model that cannot be loaded, traced or converted, ControlFailedError (and writes nothing) for
-    a parameter that is missing or differs and for other scores than Keras's, MissingExtraError without Keras.
+    Raises ModelError for a model that cannot be loaded, traced or converted, and for layers whose scores depend on earlier
+    batches, ControlFailedError (and writes nothing) for a parameter that is missing or differs and for other scores than
+    Keras's, MissingExtraError without Keras.
     """
     require("tensorflow", "keras", "tf2onnx.convert")
     path = Path(path)
     if opset not in KERAS_OPSETS:
         raise ModelError(f"`opset`: expected {KERAS_OPSETS[0]} to {KERAS_OPSETS[-1]}, found {opset!r}")
     network = load_keras_file(Path(model)) if isinstance(model, str | Path) else model
+    refuse_layers(network)
     inputs = model_inputs(network, input_shape)
     parameters = parameters_of(network)
     tried, native = _native_run(network, inputs)
@@ -130,7 +133,7 @@ def _native_run(model: "keras.Model", inputs: Sequence[KerasInput]) -> tuple[lis
         with quiet():
             outputs = model(arranged(model, arrays), training=False)
     except Exception as error:  # layers raise whatever TensorFlow raises
-        raise ModelError(f"{model.name}: Keras cannot run it at inference: {one_line(error)}") from error
+        raise ModelError(f"{model.name}: Keras cannot run it at inference: {keras_reason(error)}") from error
     return arrays, [np.asarray(output) for output in keras.tree.flatten(outputs)]
 
 
@@ -156,12 +159,10 @@ def _convert(
         given = arranged(model, values[: len(inputs)])
         taps.enter("", given)
         symbols = dict(zip(parameters, values[len(inputs) :], strict=True))
-        variables = [
-            [symbols[variable.path] if parameters[variable.path] is variable else variable.value for variable in group]
-            for group in (model.trainable_variables, model.non_trainable_variables)
-        ]
-        with standing_in(symbols, parameters):
-            returned, _ = model.stateless_call(*variables, given, training=False)
+        variables = {name: parameter for name, parameter in parameters.items() if isinstance(parameter, keras.Variable)}
+        stand_ins = [(variable, symbols[name]) for name, variable in variables.items()]
+        with standing_in(symbols, parameters), keras.StatelessScope(state_mapping=stand_ins):
+            returned = model(given, training=False)
         output, tensors = taps.leave("", returned)
         return [*keras.tree.flatten(output), *tensors]
 

@@ -262,15 +262,48 @@ def test_refusals(build: Callable[[], Any], opset: int, message: str, tmp_path: 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_files_with_code_and_other_files_are_refused(tmp_path: Path) -> None:
-    start = keras.Input((2,))
-    with quiet():
-        keras.Model(start, keras.layers.Lambda(lambda x: x + 1)(start)).save(tmp_path / "code.keras")
+@pytest.mark.parametrize(("name", "message"), [("text.h5", "Keras cannot load it"), ("absent.keras", "no such file")])
+def test_other_files_are_refused(name: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "text.h5").write_text("no model")
-    for name, message in (("code", "Lambda"), ("text", "cannot load"), ("absent", "no such file")):
-        path = tmp_path / f"{name}.{'h5' if name == 'text' else 'keras'}"
-        with pytest.raises(ModelError, match=message):
-            export_keras(path, tmp_path / "m.onnx")
+    with pytest.raises(ModelError, match=message):
+        export_keras(tmp_path / name, tmp_path / "m.onnx")
+
+
+def test_a_model_whose_call_takes_no_training(tmp_path: Path) -> None:
+    class Network(keras.Model):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = keras.layers.Dense(3)
+
+        def call(self, x: Any) -> Any:
+            return self.head(keras.ops.mean(x, axis=(1, 2)))
+
+    model = Network()
+    native = predicted(model, IMAGES)
+    export_keras(model, tmp_path / "m.onnx")
+    assert np.allclose(run(tmp_path / "m.onnx", IMAGES)[0], native, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "strides", "padding", "extra"),
+    [(3, 2, "valid", 1), (1, 3, "same", None), (2, 4, "valid", 3), (2, 3, "same", 1), (3, 2, "same", None)],
+)
+def test_transposed_convolutions_with_more_output(
+    kernel: int, strides: int, padding: str, extra: int | None, tmp_path: Path
+) -> None:
+    layer = keras.layers.Conv2DTranspose(2, kernel, strides=strides, padding=padding, output_padding=extra)
+    model = keras.Sequential([keras.Input((8, 8, 3)), layer, keras.layers.Flatten()])
+    export_keras(model, tmp_path / "m.onnx")
+    assert np.allclose(run(tmp_path / "m.onnx", IMAGES)[0], predicted(model, IMAGES), atol=1e-5)
+
+
+def test_discretization(tmp_path: Path) -> None:
+    layers = keras.layers
+    buckets = layers.Discretization([-1.0, 0.0, 0.25])
+    model = keras.Sequential([keras.Input((6,)), buckets, layers.Embedding(4, 3), layers.Flatten()])
+    export_keras(model, tmp_path / "m.onnx")
+    x = np.array([[-1, -1.5, 0, 0.25, np.inf, np.nan], [-np.inf, -0.0, 0.2, 0.3, 1, -0.5]], np.float32)
+    assert np.array_equal(run(tmp_path / "m.onnx", x)[0], predicted(model, x))
 
 
 def test_several_inputs_and_outputs(tmp_path: Path) -> None:
