@@ -111,7 +111,19 @@ def command(
     inputs = [model, *loaded.data_files]
     check_output(output, inputs)
     check_output(design_path(output), inputs)
-    _print(generate_faults(loaded, request, output), output)
+    design = generate_faults(loaded, request, output)
+    _print(design, output)
+    _print_time(model, design.size)
+
+
+def _print_time(model: Path, injections: int) -> None:
+    from bitswap_onnx.campaign.forecast import forecast  # loads the runtime
+
+    try:
+        text = forecast(model).text(injections)
+    except BitswapError as error:
+        text = f"time: not known, since the model does not run without further options: {error}"
+    console.print_notes([text], "")
 
 
 def _print(design: ListDesign, path: Path) -> None:

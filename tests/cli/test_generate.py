@@ -15,7 +15,7 @@ from bitswap_onnx.sampling.generate import generate_faults
 from bitswap_onnx.sampling.population import bit_distances, find_population
 from bitswap_onnx.sampling.request import SamplingRequest
 from bitswap_onnx.sampling.sizes import proportions_of, sample_size
-from tests.builders import cnn, save
+from tests.builders import build, cnn, normal, save
 from tests.command_line import Run, runner
 
 #: Weights of the model: conv 3 x 1 x 3 x 3 and fc 4 x 48.
@@ -102,6 +102,20 @@ def test_a_number_in_place_of_a_margin(run: Run, scheme: str, sizes: list[int]) 
     injections, design, _ = generate(run, "--scheme", scheme, "--number", 150, "--bits", "29,30")
     assert sorted(entry.size for entry in design.strata) == sizes
     assert len({(i.faults[0].layer, i.faults[0].index, i.faults[0].bit) for i in injections}) == design.size
+
+
+def test_every_scheme_says_how_long_a_campaign_takes(run: Run) -> None:
+    for scheme in ("network", "layer", "bit-layer", "data-aware", "exhaustive"):
+        assert "\ntime: about " in generate(run, "--scheme", scheme)[2]
+
+
+def test_a_model_that_needs_options_gets_its_list_without_a_time(run: Run, tmp_path: Path) -> None:
+    proto = build("net (float[N, K] x) => (float[N, 2] y) { y = MatMul (x, w) }", w=normal(2, 2))
+    save(proto, tmp_path / "open.onnx")
+    code, out, err = run("generate", "open.onnx", "-o", "o.csv", "--number", 3)
+    assert (code, err) == (0, "")
+    assert "\ntime: not known, since the model does not run without further options: " in out
+    assert len(list(read_fault_list("o.csv"))) == 3
 
 
 def test_the_bits_that_bursts_can_hit_are_covered(run: Run) -> None:
