@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bitswap_onnx.data.dataset import Dataset
-from bitswap_onnx.data.readers import Decoding, open_data
+from bitswap_onnx.data.images import Decoding
+from bitswap_onnx.data.readers import open_data
 from bitswap_onnx.errors import DataError
 
 F32 = np.dtype(np.float32)

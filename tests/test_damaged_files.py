@@ -6,7 +6,8 @@ import numpy as np
 import onnx
 import pytest
 
-from bitswap_onnx.data.readers import Decoding, open_data
+from bitswap_onnx.data.images import Decoding
+from bitswap_onnx.data.readers import open_data
 from bitswap_onnx.data.synthetic import synthetic_dataset
 from bitswap_onnx.errors import DataError, FaultListError, ModelError
 from bitswap_onnx.faults.fault_list import read_fault_list

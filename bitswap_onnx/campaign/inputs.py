@@ -4,6 +4,7 @@ from pathlib import Path
 
 from bitswap_onnx.campaign.settings import Settings
 from bitswap_onnx.data.dataset import Dataset, load_dataset
+from bitswap_onnx.data.stored import StoredArray
 from bitswap_onnx.data.synthetic import DEFAULT_INPUTS, is_synthetic, synthetic_count, synthetic_dataset
 from bitswap_onnx.errors import DataError
 from bitswap_onnx.graph.signature import OpenInput
@@ -43,7 +44,14 @@ def load_inputs(model: Path, declared: OpenInput, settings: Settings) -> Dataset
         limit=settings.limit,
         first=settings.first,
         seed=settings.seed,
+        readers={".pt": _read_tensors, ".pth": _read_tensors},
     )
+
+
+def _read_tensors(path: Path) -> StoredArray:
+    from bitswap_onnx.converters.torch_data import read_tensor_file
+
+    return read_tensor_file(path)
 
 
 def _synthetic_inputs(data: str, settings: Settings) -> int:

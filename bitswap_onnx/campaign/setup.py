@@ -21,6 +21,7 @@ from bitswap_onnx.errors import (
     DataError,
     Findings,
     InterruptedRunError,
+    amount,
     check_path,
     check_type,
 )
@@ -165,7 +166,13 @@ class Setup:
         start = time.perf_counter()
         session = open_session(self.clean_model, self.numerics, self.output, returns_memory=True)
         scores = golden_run(self.model, session, self.pieces(stop), classes=self.criterion.needs_classes)
-        labels = self.dataset.labels if self.criterion.needs_classes else None
+        labels, folders = (self.dataset.labels, self.dataset.classes) if self.criterion.needs_classes else (None, None)
+        if folders not in (None, scores.shape[1]):
+            raise DataError(
+                f"{self.dataset.name}: {amount(folders, 'class folder')} for a model of {scores.shape[1]:,} classes; a "
+                "folder's place among all is its class, so expected one for each class (an empty one stands for no image), "
+                "or `labels`"
+            )
         if labels is not None and labels.max() >= scores.shape[1]:
             wrong = int(np.argmax(labels >= scores.shape[1]))
             from_one = labels.min() == 1 and labels.max() == scores.shape[1]

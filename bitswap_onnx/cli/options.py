@@ -48,7 +48,7 @@ _Data = Annotated[
     str | None,
     typer.Option(
         metavar="FILE|synthetic[:N]",
-        help="Inputs: .npz with x and y, .npy, CIFAR files or a folder of images; synthetic: N inputs of seeded noise. "
+        help="Inputs: .npz with x and y, .npy, .pt, CIFAR files or a folder of images; synthetic: N inputs of seeded noise. "
         "Default: the .npz beside MODEL.",
     ),
 ]

@@ -6,7 +6,7 @@ when a batch is read.
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bitswap_onnx.data.images import StoredImages
 from bitswap_onnx.data.open_shapes import settled_shape
 from bitswap_onnx.data.preprocessing import (
     PRESETS,
@@ -24,7 +25,8 @@ from bitswap_onnx.data.preprocessing import (
     plan_pipeline,
     recipe_for,
 )
-from bitswap_onnx.data.readers import Array, Labels, StoredArray, StoredImages, open_data
+from bitswap_onnx.data.readers import Reader, open_data
+from bitswap_onnx.data.stored import Array, Labels, StoredArray
 from bitswap_onnx.errors import DataError, Findings, RunError, amount
 
 _CHUNK_BYTES = 1 << 26
@@ -34,7 +36,8 @@ _CHUNK_BYTES = 1 << 26
 class Dataset:
     """Inputs ready for the model, each of ``shape`` and ``dtype``, and labels (N,) or None, in a fixed order.
 
-    ``name`` is for file names; ``source`` is a sentence that says where the inputs come from.
+    ``name`` is for file names; ``source`` is a sentence that says where the inputs come from. ``classes``: the number of
+    class folders that the labels count, None where they come from elsewhere.
     """
 
     name: str
@@ -44,6 +47,7 @@ class Dataset:
     dtype: np.dtype[Any]
     _count: int
     _read: Callable[[int, int], Array] = field(repr=False)
+    classes: int | None = None
 
     def __len__(self) -> int:
         return self._count
@@ -97,17 +101,18 @@ def load_dataset(
     limit: int | None = None,
     first: int | None = None,
     seed: int = 0,
+    readers: Mapping[str, Reader] | None = None,
 ) -> Dataset:
     """Load the dataset at ``path`` for a model whose inputs, without the batch, are ``input_shape`` of ``dtype``.
 
     None in ``input_shape`` is an open dimension: `Dataset.shape` has the size that the data give it. `open_data` lists the
-    formats. ``labels``: a file of labels that replaces the dataset's own. ``limit``: the number of inputs to draw with
-    ``seed``, kept in dataset order; ``first``: the number of first inputs to take. Either takes all inputs where there are
-    fewer. Raises DataError where the data does not fit the model or a parameter is wrong, MissingExtraError where images
-    need Pillow.
+    formats, ``readers`` adds some. ``labels``: a file of labels that replaces the dataset's own. ``limit``: the number of
+    inputs to draw with ``seed``, kept in dataset order; ``first``: the number of first inputs to take. Either takes all
+    inputs where there are fewer. Raises DataError where the data does not fit the model or a parameter is wrong,
+    MissingExtraError where images need Pillow.
     """
     dtype, recipe = np.dtype(dtype), recipe_for(preprocessing)
-    stored = open_data(Path(path), None if labels is None else Path(labels), decoding_for(recipe, input_shape))
+    stored = open_data(Path(path), None if labels is None else Path(labels), decoding_for(recipe, input_shape), readers)
     if preprocessing.preset is None and stored.dtype != np.uint8:
         recipe = replace(recipe, divisor=1.0)
     rows, selection = _select(len(stored), limit, first, seed)
@@ -127,7 +132,8 @@ def load_dataset(
     y = None if stored.labels is None else stored.labels[rows].astype(np.int64)
     steps = [f"{option} {value}" for option, value in vars(preprocessing).items() if value is not None]
     source = ", ".join([f"{selection} of {stored.path}", *steps, "no labels" if y is None else "with labels"])
-    return Dataset(stored.name, source, y, shape, dtype, len(rows), read)
+    classes = stored.classes if isinstance(stored, StoredImages) else None
+    return Dataset(stored.name, source, y, shape, dtype, len(rows), read, classes)
 
 
 def batches(x: Array, size: int) -> Iterator[tuple[Array, int]]:

@@ -8,7 +8,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from bitswap_onnx.data.readers import Array, Decoding, StoredArray, StoredImages, centre_crop
+from bitswap_onnx.data.images import Decoding, StoredImages, centre_crop
+from bitswap_onnx.data.stored import Array, StoredArray
 from bitswap_onnx.errors import DataError
 
 #: Layout → where one input has its channels, height and width.

@@ -1,17 +1,20 @@
 """Signs that data do not belong to their model: what is said, where it is kept, and where nothing is said."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from PIL import Image
 
 from bitswap_onnx.campaign.data_warnings import is_unlikely
 from bitswap_onnx.campaign.run_directory import reading
 from bitswap_onnx.campaign.settings import Settings
 from bitswap_onnx.campaign.setup import Setup, prepare
+from bitswap_onnx.data.preprocessing import Preprocessing
 from bitswap_onnx.errors import DataError
 from bitswap_onnx.estimates.rates import estimate_rates
 from bitswap_onnx.faults.fault import Fault, Injection
@@ -35,6 +38,11 @@ net (float[N, 2, 4, 4] x) => (float[N, 10] y) {
     y = Gemm <transB = 1> (flat, "fc.weight")
 }
 """
+STORED = {
+    "conv__weight": normal(3, 3, 1, 1),
+    **{f"bn__{name}": np.ones(3, np.float32) for name in ("weight", "bias", "mean", "var")},
+    "fc__weight": normal(10, 48, seed=2),
+}
 X = np.random.default_rng(4).random((200, 2, 4, 4), np.float32)  # pixels 0-1
 
 
@@ -132,6 +140,24 @@ def test_a_run_keeps_its_warnings(tmp_path: Path) -> None:
     with reading(tmp_path / "run") as store:
         assert list(store.warnings) == warnings
     assert len(rows_of_store(tmp_path / "run", "SELECT * FROM setting WHERE key = 'warnings'")) == 1
+
+
+@pytest.mark.parametrize("folders", [["0", "1"], ["n01440764", "n01443537"], [f"{number:02}" for number in range(11)]])
+def test_class_folders_that_are_not_the_models_are_refused(tmp_path: Path, folders: list[str]) -> None:
+    """Labels of the place among some classes alone would be wrong; a file of labels is taken."""
+    for folder in folders:
+        (tmp_path / "images" / folder).mkdir(parents=True)
+        Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "images" / folder / "a.png")
+    proto = build(NET.replace("N, 2,", "N, 3,"), **STORED)
+    settings = Settings(data=tmp_path / "images", preprocessing=Preprocessing(mean=(0.0,)))
+    setup = prepare(save(proto, tmp_path / "net.onnx"), settings)
+    with pytest.raises(
+        DataError, match=f"images: {len(folders)} class folders for a model of 10 classes; a folder's place"
+    ):
+        setup.clean_run()
+    (tmp_path / "labels.csv").write_text("".join(f"{folder}/a.png,7\n" for folder in folders))
+    labelled = prepare(setup.path, replace(settings, labels=tmp_path / "labels.csv"))
+    assert labelled.clean_run().golden.labels.tolist() == [7] * len(folders)  # type: ignore[union-attr]
 
 
 def test_labels_that_count_from_one_are_named(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from bitswap_onnx.data.readers import Decoding, read_image
+from bitswap_onnx.data.images import Decoding, read_image
 from bitswap_onnx.errors import BitswapError, DataError, MissingExtraError
 from tests.datasets import contents, opened, refusal
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from bitswap_onnx.data.readers import StoredArray, as_labels
+from bitswap_onnx.data.labels import as_labels
+from bitswap_onnx.data.stored import StoredArray
 from bitswap_onnx.errors import DataError
 from tests.datasets import contents, opened, refusal
 
