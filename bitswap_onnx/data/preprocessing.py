@@ -20,7 +20,11 @@ LAYOUT_PAIRS = [(data, model) for data in AXES for model in AXES]
 
 @dataclass(frozen=True)
 class Recipe:
-    """Resize to ``size`` (by the shorter side and a centre crop if that is set), then (x / divisor - mean) / std."""
+    """Resize to ``size`` (by the shorter side and a centre crop if that is set), then (x / divisor - mean) / std.
+
+    All in float32, as PyTorch and Keras compute. ``double``: x / divisor in float32, the rest in float64, then rounded to
+    float32.
+    """
 
     mean: tuple[float, ...] | None = None  # None: values stay as they are
     std: tuple[float, ...] = (1.0,)
@@ -28,6 +32,7 @@ class Recipe:
     bgr: bool = False
     size: tuple[int, int] | Literal["model"] | None = None
     shorter_side: int | None = None
+    double: bool = False
 
     @property
     def channels(self) -> int:
@@ -35,7 +40,7 @@ class Recipe:
         return max(len(self.mean or (0.0,)), len(self.std))
 
 
-PRESETS = {
+_AS_TORCH = {
     "cifar10": Recipe((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
     "cifar100": Recipe(
         (0.5070751592371323, 0.48654887331495095, 0.4409178433670343),
@@ -43,6 +48,12 @@ PRESETS = {
     ),
     "gtsrb": Recipe((0.3403, 0.3121, 0.3214), (0.2724, 0.2608, 0.2669), size=(50, 50)),
     "imagenet-torch": Recipe((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), size=(224, 224), shorter_side=256),
+}
+PRESETS = {
+    **_AS_TORCH,
+    # As numpy computes with a mean and a std of Python's numbers, the formula that tf_injector documents.
+    **{f"{name}-numpy": replace(recipe, double=True) for name, recipe in _AS_TORCH.items()},
+    # As Keras computes, in float32 with numpy too.
     "imagenet-tf": Recipe((1.0, 1.0, 1.0), divisor=127.5, size="model"),
     "imagenet-caffe": Recipe((103.939, 116.779, 123.68), divisor=1.0, bgr=True, size="model"),
     "imagenet-identity": Recipe((0.0, 0.0, 0.0), divisor=1.0, size="model"),
@@ -53,9 +64,10 @@ PRESETS = {
 class Preprocessing:
     """The preprocessing that the user wants; raises DataError for wrong or contradictory values.
 
-    ``preset``: a name in `PRESETS`, for RGB pixels 0-255. ``mean``, ``std``: compute (x - mean) / std, with one value for
-    all channels or one per channel; x is the stored value, or the stored value / 255 for uint8. ``resize``: (height,
-    width), bilinear, replaces the resizing of the preset. ``data_layout``: the layout of the stored data, nchw or nhwc.
+    ``preset``: a name in `PRESETS`, for RGB pixels 0-255; with ``-numpy`` behind it, computed as numpy does. ``mean``,
+    ``std``: compute (x - mean) / std, with one value for all channels or one per channel; x is the stored value, or the
+    stored value / 255 for uint8. ``resize``: (height, width), bilinear, replaces the resizing of the preset.
+    ``data_layout``: the layout of the stored data, nchw or nhwc.
 
     imagenet-torch resizes image files as torchvision does (Pillow, antialiased) and arrays with `resize_bilinear`; arrays
     of 224 x 224 count as cropped already. Everything else resizes with `resize_bilinear`.
@@ -167,8 +179,10 @@ class Pipeline:
         if self.recipe.bgr:
             values = np.flip(values, channel)
         per_channel = [-1 if axis == channel else 1 for axis in range(values.ndim)]
-        minus, over = (np.array(each, np.float32).reshape(per_channel) for each in (mean, self.recipe.std))
-        return np.asarray((values / np.float32(self.recipe.divisor) - minus) / over)
+        kind = np.float64 if self.recipe.double else np.float32
+        minus: Array = np.array(mean, kind).reshape(per_channel)
+        over: Array = np.array(self.recipe.std, kind).reshape(per_channel)
+        return np.asarray((values / np.float32(self.recipe.divisor) - minus) / over, np.float32)
 
 
 def plan_pipeline(

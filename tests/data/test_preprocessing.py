@@ -32,11 +32,42 @@ def test_presets_that_normalise(load: Make, preset: str, kind: type) -> None:
     np.testing.assert_array_equal(found, hand(x, *NORMALISED[preset]))
 
 
-def test_cifar10_as_torch_computes_it(load: Make) -> None:
-    x = pixels(4, 3, 32, 32)
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in NORMALISED["cifar10"])
-    expected = (torch.from_numpy(x).float().div(255) - mean) / std
-    np.testing.assert_array_equal(everything(load(x, (3, 32, 32), preset="cifar10")), expected.numpy())
+#: Every pixel value in every channel.
+VALUES = np.broadcast_to(np.arange(256, dtype=np.uint8).reshape(1, 1, 16, 16), (1, 3, 16, 16))
+
+
+def every_value(side: int) -> NDArray[np.uint8]:
+    """Return images (1, 3, side, side) that hold every pixel value in every channel."""
+    return np.tile(VALUES, (1, 1, 14, 14))[:, :, :side, :side].copy()
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_to_the_last_bit(load: Make, preset: str) -> None:
+    """The plain presets as torch computes them, those of numpy in its arithmetic with numbers of Python."""
+    side = SIZES.get(preset.removesuffix("-numpy"), 32)
+    x, recipe = every_value(side), PRESETS[preset]
+    assert recipe.mean is not None
+    found = everything(load(x, (3, side, side), preset=preset))
+    if preset.endswith("-numpy"):
+        image = x[0].transpose(1, 2, 0) / np.float32(255.0)
+        scaled = (image - NORMALISED[preset[:-6]][0]) / NORMALISED[preset[:-6]][1]
+        assert scaled.dtype == np.float64
+        expected = scaled.astype(np.float32).transpose(2, 0, 1)[None]
+    else:
+        mean, std = (torch.tensor(values, dtype=torch.float32).view(-1, 1, 1) for values in (recipe.mean, recipe.std))
+        pixels_in_order = torch.from_numpy(x[:, ::-1].copy() if recipe.bgr else x)
+        expected = pixels_in_order.float().div(recipe.divisor).sub(mean).div(std).numpy()
+    assert found.tobytes() == np.ascontiguousarray(expected).tobytes()
+
+
+@pytest.mark.parametrize("preset", NORMALISED)
+def test_numpy_and_torch_differ_in_the_last_bit_alone(load: Make, preset: str) -> None:
+    side = SIZES.get(preset, 32)
+    plain, double = (
+        everything(load(every_value(side), (3, side, side), preset=name)) for name in (preset, f"{preset}-numpy")
+    )
+    assert (plain != double).any()
+    np.testing.assert_array_almost_equal_nulp(np.abs(plain) + np.float32(1), np.abs(double) + np.float32(1), 2)
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
@@ -260,4 +291,5 @@ def test_cifar10_reference() -> None:
 
 
 def test_every_preset_is_tested_here() -> None:
-    assert set(PRESETS) == {*NORMALISED, "imagenet-tf", "imagenet-caffe", "imagenet-identity"}
+    others = ("imagenet-tf", "imagenet-caffe", "imagenet-identity")
+    assert set(PRESETS) == {*NORMALISED, *(f"{name}-numpy" for name in NORMALISED), *others}
