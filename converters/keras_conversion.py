@@ -130,8 +130,21 @@ def _bucketize(graph: Any, node: Any, name: str, _: Any) -> None:
     made("ReduceSum", counted, last, attr={"keepdims": 0}, outputs=[target], shapes=shapes, dtypes=dtypes)
 
 
-#: TensorFlow's operators that tf2onnx does not know → what writes them.
-_HANDLERS: dict[str, tuple[Callable[..., None], list[str]]] = {"Erfc": (_erfc, []), "Bucketize": (_bucketize, [])}
+def _select(graph: Any, node: Any, name: str, _: Any) -> None:
+    """Write TensorFlow's where as Where: tf2onnx's sum of products turns an Inf in the branch not taken into NaN."""
+    from tf2onnx.onnx_opset.controlflow import Select
+
+    node.set_attr("handles_nan", 1)
+    Select.version_9(graph, node)
+
+
+#: TensorFlow's operators that tf2onnx does not know, or writes with other results for NaN and Inf → what writes them.
+_HANDLERS: dict[str, tuple[Callable[..., None], list[str]]] = {
+    "Erfc": (_erfc, []),
+    "Bucketize": (_bucketize, []),
+    "Select": (_select, []),
+    "SelectV2": (_select, []),
+}
 
 
 def _check_operators(proto: onnx.ModelProto, name: str, opset: int) -> None:

@@ -78,6 +78,9 @@ def torch_native(module: "torch.nn.Module") -> Native:
 def keras_native(model: Model, network: "keras.Model") -> Native:
     """Run a Keras model; faults set its variables and other parameters, found by their paths in the file.
 
+    The network is called directly, so it computes as it is written. TensorFlow rewrites the graph of Keras's ``predict``:
+    there a fused Relu makes 0 of a NaN, and products and sums in another order overflow elsewhere.
+
     Where ``model`` is no export of ``network`` but, say, of the PyTorch network, parameters are paired by content, and
     images are transposed to the layout that the network takes.
     """
@@ -93,7 +96,8 @@ def keras_native(model: Model, network: "keras.Model") -> Native:
         return np.moveaxis(inputs, 1, -1) if differs else inputs
 
     def run(inputs: NativeArray) -> NativeArray:
-        return np.asarray(network.predict(turned(inputs), batch_size=_BATCH, verbose=0))
+        batches = (turned(inputs[i : i + _BATCH]) for i in range(0, len(inputs), _BATCH))
+        return np.concatenate([np.asarray(network(batch, training=False)) for batch in batches])
 
     def faulty(injection: ResolvedInjection, inputs: NativeArray) -> NativeArray:
         with changed_to(injection):

@@ -23,7 +23,7 @@ COMMANDS = {
     "compare": "Compare the outcomes of the same faults in two models, e.g. of PyTorch and Keras; --seed also seeds the "
     "bootstrap.",
     "crosscheck": "Run clean and faulty inferences natively and in ONNX Runtime, and judge whether they agree.",
-    "export": "Convert framework models to ONNX; every parameter is compared bit for bit.",
+    "export": "Convert framework models to ONNX, and ONNX to Keras; every parameter is compared bit for bit.",
     "faults": "Generate, check, describe and convert fault lists.",
     "results": "Export the results of a finished campaign.",
 }

@@ -1,4 +1,4 @@
-"""``export``: framework models to ONNX files, every parameter compared bit for bit."""
+"""``export``: framework models to ONNX files, and ONNX to Keras, every parameter compared bit for bit."""
 
 import tempfile
 from collections.abc import Sequence
@@ -8,13 +8,14 @@ from typing import Annotated, Literal, Protocol
 import typer
 
 from bitswap_onnx.cli import console
-from bitswap_onnx.cli.options import CheckpointKey, check_key
+from bitswap_onnx.cli.options import CheckpointKey, ModelPath, check_key
 from bitswap_onnx.errors import BitswapError
 from bitswap_onnx.faults.numerals import whole
 from bitswap_onnx.files import check_output
 
 app = typer.Typer(
-    no_args_is_help=True, help="Convert framework models to ONNX; every parameter is compared bit for bit."
+    no_args_is_help=True,
+    help="Convert framework models to ONNX, and ONNX to Keras; every parameter is compared bit for bit.",
 )
 
 _SHOWN = 3
@@ -98,6 +99,23 @@ def keras(
 
     check_output(output, [model])
     _print(export_keras(model, output), output)
+
+
+@app.command("onnx-to-keras")
+def to_keras(
+    model: ModelPath,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="M.keras", help="The new file.", show_default=False)
+    ],
+) -> None:
+    """Convert an ONNX model into a Keras model of real layers, channels last, with the same weights."""
+    from bitswap_onnx.converters.onnx_to_keras import onnx_to_keras
+
+    check_output(output, [model])
+    report = onnx_to_keras(model, output)
+    console.out.print(f"layers: {len(report.layers)}")
+    console.out.print(f"parameters compared bit for bit: {len(report.parameters)}")
+    console.out.print(f"written: {output}")
 
 
 @app.command("zoo")

@@ -17,6 +17,7 @@ import torch
 from onnx import numpy_helper
 
 from bitswap_onnx.converters.torch_to_onnx import ExportReport
+from tests.builders import cnn, normal, save
 from tests.command_line import Run, runner
 
 NET = """
@@ -300,6 +301,27 @@ def test_wrong_zoo_arguments(run: Run) -> None:
     one_line(run(*arguments, "."), "expected a dnn-benchmarks checkout")
     one_line(run(*arguments, "none.pt"), "none.pt: no such file")
     one_line(run(*arguments, "export_net.py"), "not a PyTorch checkpoint")
+
+
+def test_onnx_to_keras(run: Run) -> None:
+    import keras
+
+    save(cnn(), Path("m.onnx"))
+    code, out, err = run("onnx-to-keras", "m.onnx", "-o", "m.keras")
+    assert (code, err) == (0, "")
+    assert out.splitlines() == ["layers: 6", "parameters compared bit for bit: 8", "written: m.keras"]
+    x = normal(5, 1, 6, 6)
+    scores = ort.InferenceSession("m.onnx").run(None, {"x": x})[0]
+    native = keras.models.load_model("m.keras").predict(np.moveaxis(x, 1, -1), verbose=0)
+    np.testing.assert_allclose(native, scores, rtol=1e-5, atol=1e-5)
+    Path("text.onnx").write_text("no model")
+    Path("m.onnx").rename("n.onnx")
+    one_line(run("onnx-to-keras", "n.onnx", "-o", "other.h5"), "other.h5: expected a file name that ends in .keras")
+    one_line(run("onnx-to-keras", "text.onnx", "-o", "other.keras"), "text.onnx")
+    one_line(run("onnx-to-keras", "n.onnx", "-o", "n.onnx"), "n.onnx")
+    one_line(run("onnx-to-keras", "none.onnx", "-o", "other.keras"), "none.onnx", "No such file")
+    assert sorted(file.name for file in Path().glob("*.*")) == ["export_net.py", "m.keras", "n.onnx", "text.onnx"]
+    assert run("onnx-to-keras", "n.onnx")[0] == 2
 
 
 def test_keras_goes_through_both_converters(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -297,6 +297,15 @@ def test_transposed_convolutions_with_more_output(
     assert np.allclose(run(tmp_path / "m.onnx", IMAGES)[0], predicted(model, IMAGES), atol=1e-5)
 
 
+def test_the_branch_not_taken_does_not_matter(tmp_path: Path) -> None:
+    """tf2onnx's own way of choosing, by products, gives NaN where the other branch is Inf."""
+    start = keras.Input((4,))
+    model = keras.Model(start, keras.ops.where(start > 0, start, keras.ops.exp(start * start * 1000)))
+    export_keras(model, tmp_path / "m.onnx")
+    x = np.array([[1, 2, 9, 0.5], [1, 0, 3, -1]], np.float32)
+    assert np.array_equal(run(tmp_path / "m.onnx", x)[0], [[1, 2, 9, 0.5], [1, 1, 3, np.inf]])
+
+
 def test_discretization(tmp_path: Path) -> None:
     layers = keras.layers
     buckets = layers.Discretization([-1.0, 0.0, 0.25])
