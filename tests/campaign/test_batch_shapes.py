@@ -141,3 +141,47 @@ def test_batch_norm_in_training_mode_runs_one_input_at_a_time(tmp_path: Path) ->
     assert any(
         note.startswith("inputs run one at a time: in a batch they would see each other") for note in setup.notes
     )
+
+
+CONDITIONAL = """
+net (float[N, 2, 3, 3] x) => (float[N, 4] y) {
+    a = Conv (x, "conv.weight")
+    b = Relu (a)
+    sum = ReduceSum <keepdims = 0> (b)
+    small = Less (sum, limit)
+    d = If (small) <
+        then_branch = kept () => (float[N, 6, 3, 3] kept_out) { kept_out = Identity (b) },
+        else_branch = turned () => (float[N, 6, 3, 3] turned_out) { turned_out = Neg (b) }
+    >
+    flat = Flatten (d)
+    y = Gemm <transB = 1> (flat, "fc.weight")
+}
+"""
+
+
+def test_a_condition_on_all_inputs_of_a_batch_that_only_faults_meet(tmp_path: Path) -> None:
+    """One input whose sum a fault makes large must not turn the others; a loop over single inputs is the oracle."""
+    weights = {"conv__weight": normal(6, 2, 1, 1), "fc__weight": normal(4, 54, seed=1) * np.float32(0.3)}
+    proto, x = build(CONDITIONAL, limit=np.float32(1e6), **weights), normal(24, 2, 3, 3, seed=2)
+    model = saved(tmp_path, proto, x)
+    faults = [(channel, bit) for channel in range(6) for bit in (30, 28, 22)]
+    injections = [Injection(f"{c}-{bit}", (Fault("conv", (c, 0, 0, 0), bit),)) for c, bit in faults]
+    found = []
+    for engine in ("incremental", "reference"):
+        setup = prepare(model)
+        assert "inputs run one at a time: in a batch they would see each other, by ReduceSum" in " ".join(setup.notes)
+        run_campaign(setup, injections, RunOptions(run=tmp_path / engine, workers=0, engine=engine, save_outputs=True))
+        found.append([np.load(tmp_path / engine / f"outputs/inj_{injection.id}.npy") for injection in injections])
+    turned = 0
+    for (channel, bit), incremental, reference in zip(faults, *found, strict=True):
+        faulty = onnx.ModelProto()
+        faulty.CopyFrom(proto)
+        (kernel,) = (tensor for tensor in faulty.graph.initializer if tensor.name == "conv.weight")
+        bits = weights["conv__weight"].view(np.uint32).copy()
+        bits[channel, 0] ^= 1 << bit
+        kernel.raw_data = bits.tobytes()
+        alone = scores(faulty, x, 1)
+        turned += int((alone.max(axis=1) > 1e5).sum() not in (0, len(x)))
+        np.testing.assert_allclose(reference, alone, rtol=1e-4, atol=1e-5)
+        np.testing.assert_array_equal(incremental, reference)
+    assert turned
