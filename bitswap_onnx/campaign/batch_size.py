@@ -27,11 +27,10 @@ def choose_batch(
     """
     size, notes = _wanted(model, settings, output, spec, dataset)
     refuse_random(Slicer(model, output, size, spec.shape))
-    if size == 1:
-        return spec, 1, notes
     some, provider = dataset.batch(0, min(len(dataset), 3)), choose_provider(settings.provider)
-    why = why_one_at_a_time(model, output, some, spec.batch, provider)
-    if why is not None and spec.batch is None and (baked := baked_batch(model, output, some, provider)):
+    why = None if size == 1 else why_one_at_a_time(model, output, some, spec.batch, provider)
+    is_doubtful = spec.batch is None and (size == 1 or why is not None)
+    if is_doubtful and (baked := baked_batch(model, output, some, provider)):
         spec = replace(spec, batch=baked)
         size, _ = _wanted(model, settings, output, spec, dataset)
         notes = (f"batches of {baked} inputs: the graph fixes that size inside, though its input leaves it open",)

@@ -59,6 +59,7 @@ def command(
             bit_order=bit_order,
             workers=workers,
             on_progress=on_progress,
+            on_notes=console.print_notes_aside,
         )
     _print(verdicts)
     for verdict in verdicts:

@@ -90,9 +90,19 @@ def test_a_fixed_batch_is_the_one_of_all_runs(
     assert rows_of_results[0] == rows_of_results[1]
 
 
-def test_another_batch_than_the_baked_one_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BitswapError, match="`batch_size` 4: the model's batch dimension is fixed at 7; leave it out"):
-        prepare(saved(tmp_path, reshaped("N", 7)), Settings(batch_size=4))
+@pytest.mark.parametrize("asked", [1, 4])
+def test_another_batch_than_the_baked_one_is_refused(tmp_path: Path, asked: int) -> None:
+    message = f"`batch_size` {asked}: the model's batch dimension is fixed at 7; leave it out"
+    with pytest.raises(BitswapError, match=message):
+        prepare(saved(tmp_path, reshaped("N", 7)), Settings(batch_size=asked))
+
+
+def test_one_input_fills_a_baked_batch(tmp_path: Path) -> None:
+    setup = prepare(saved(tmp_path, reshaped("N", 7), X[:1]))
+    assert setup.batch_size == 7
+    np.testing.assert_allclose(
+        setup.clean_run().golden.scores, scores(reshaped("N", 7), X[:1], 7), rtol=1e-5, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize(("asked", "inputs", "used"), [(1_000_000, 20, 20), (33, 20, 20), (32, 20, 32), (2, 1, 1)])

@@ -52,6 +52,18 @@ def test_noise_is_given_to_who_asks_for_it(run: Run, data: list[object]) -> None
     assert "synthetic" in json.loads(Path("here/golden.json").read_text())["data"]
 
 
+def test_warnings_of_wrong_data_are_printed(run: Run) -> None:
+    data(x=normal(60, 1, 6, 6, seed=3), y=np.arange(60) % 4)
+    expected = "which guessing among 4 classes may give too; check the order of the labels"
+    code, out, _ = run("evaluate", "cnn.onnx")
+    assert code == 0
+    assert expected in out
+    (warning,) = json.loads(run("evaluate", "cnn.onnx", "--json")[1])["warnings"]
+    assert warning.startswith("warning: the clean model is right for ")
+    assert warning in run(*INJECT.split())[2]
+    assert f"note: {warning}" in run("estimate", "run")[1]
+
+
 def test_inject_again(run: Run) -> None:
     run("inject", "cnn.onnx", "faults.csv", "--out", "here", "--workers", 1)
     expected = Path("here/results.csv").read_bytes()

@@ -7,7 +7,7 @@ are counted separately.
 """
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,6 +102,7 @@ def crosscheck(
     bit_order: BitOrder = "lsb",
     workers: int | None = None,
     on_progress: OnProgress | None = None,
+    on_notes: Callable[[Iterable[str]], None] | None = None,
 ) -> list[Verdict]:
     """Run injections of ``faults`` as a campaign in ``run``, then natively, and return one verdict for each native run.
 
@@ -113,7 +114,14 @@ def crosscheck(
     refuse_neurons(read_fault_list(faults), "a crosscheck")
     chosen = _sample(list(read_fault_list(faults)), injections, settings.seed)
     runs = [native(setup.model) for native in natives]
-    options = RunOptions(run=run, workers=workers, bit_order=bit_order, save_outputs=True, on_progress=on_progress)
+    options = RunOptions(
+        run=run,
+        workers=workers,
+        bit_order=bit_order,
+        save_outputs=True,
+        on_progress=on_progress,
+        on_notes=on_notes,
+    )
     run_campaign(setup, chosen, options)
     inputs = setup.dataset.batch(0, len(setup.dataset))
     clean = np.load(run / "outputs" / "clean.npy")
