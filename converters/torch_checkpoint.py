@@ -1,8 +1,10 @@
 """Checkpoints of PyTorch and safetensors files, read without running code from them."""
 
+import os
 import pickle
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +44,20 @@ def require_torch() -> None:
         import torch  # noqa: F401
     except ImportError:
         raise MissingExtraError("PyTorch is not installed; it comes with: pip install 'bitswap-onnx[torch]'") from None
+
+
+@contextmanager
+def restricted_unpickling() -> Iterator[None]:
+    """Make every `torch.load` refuse content that could run code, whatever arguments it gets."""
+    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop(name)
+        if before is not None:
+            os.environ[name] = before
 
 
 def load_state_dict_file(path: str | Path, key: str | None = None) -> dict[str, "torch.Tensor"]:
