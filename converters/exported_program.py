@@ -5,14 +5,14 @@ an ordinary program does not need is refused here first; PyTorch's restricted re
 """
 
 import json
-import os
 import re
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bitswap_onnx.converters.torch_checkpoint import restricted_unpickling
 from bitswap_onnx.converters.torch_inputs import InputForm
 from bitswap_onnx.errors import ModelError, one_line
 
@@ -45,7 +45,7 @@ def load_program(path: Path, *, trust_pickle: bool = False) -> tuple["nn.Module"
     if not trust_pickle:
         refuse_code(path)
     try:
-        with nullcontext() if trust_pickle else _restricted_unpickling():
+        with nullcontext() if trust_pickle else restricted_unpickling():
             program = torch.export.load(path)
     except Exception as error:  # torch raises whatever a damaged file makes it stumble over
         raise ModelError(f"{path}: cannot read the exported program: {one_line(error)}") from None
@@ -54,20 +54,6 @@ def load_program(path: Path, *, trust_pickle: bool = False) -> tuple["nn.Module"
     for name in ("train", "eval"):  # those of an exported program only raise
         vars(module).pop(name, None)
     return module, form
-
-
-@contextmanager
-def _restricted_unpickling() -> Iterator[None]:
-    """Make every `torch.load` refuse content that could run code, whatever arguments it gets."""
-    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
-    before = os.environ.get(name)
-    os.environ[name] = "1"
-    try:
-        yield
-    finally:
-        os.environ.pop(name)
-        if before is not None:
-            os.environ[name] = before
 
 
 def _checked_input(program: "torch.export.ExportedProgram", path: Path) -> InputForm:

@@ -1,8 +1,11 @@
 """Checkpoints of PyTorch and safetensors files, read without running code from them."""
 
+import os
 import pickle
 import re
+import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,14 +26,26 @@ _PICKLED = (
 )
 
 
-class _Placeholder:
-    """Stands for every object in a checkpoint that is neither a tensor nor plain data; ignores its arguments and state."""
+class _TakesItems(type):
+    """Makes a class equal to `dict`: PyTorch's restricted reader puts items only into objects whose class is `dict`."""
+
+    def __eq__(cls, other: object) -> bool:
+        return other is dict or cls is other
+
+    __hash__ = type.__hash__
+
+
+class _Placeholder(dict[Any, Any], metaclass=_TakesItems):
+    """Stands for every object in a checkpoint that is neither a tensor nor plain data; each class gets a class of its own.
+
+    It keeps the items of dictionaries of other classes, and ignores arguments and state.
+    """
 
     def __new__(cls, *_: object) -> "_Placeholder":
         return super().__new__(cls)
 
     def __init__(self, *_: object) -> None:
-        pass
+        super().__init__()
 
     def __setstate__(self, state: object) -> None:
         pass
@@ -42,6 +57,20 @@ def require_torch() -> None:
         import torch  # noqa: F401
     except ImportError:
         raise MissingExtraError("PyTorch is not installed; it comes with: pip install 'bitswap-onnx[torch]'") from None
+
+
+@contextmanager
+def restricted_unpickling() -> Iterator[None]:
+    """Make every `torch.load` refuse content that could run code, whatever arguments it gets."""
+    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop(name)
+        if before is not None:
+            os.environ[name] = before
 
 
 def load_state_dict_file(path: str | Path, key: str | None = None) -> dict[str, "torch.Tensor"]:
@@ -106,14 +135,20 @@ def _search(content: Any, place: str, depth: int = 0) -> Iterator[tuple[str, dic
 
 def _no_state_dict(content: Any) -> str:
     values = list(content.values()) if isinstance(content, Mapping) else [content]
-    if any(isinstance(value, _Placeholder) for value in values):
-        return _PICKLED
+    if any(isinstance(value, _Placeholder) for value in [content, *values]):
+        return f"{_PICKLED}; in the file: {_kinds(content)}"
     expected = "expected a state dict (names to tensors), found"
     if not isinstance(content, Mapping) or not content:
         return f"{expected} {type(content).__name__}"
+    return f"{expected} {_kinds(content)}; save the state dict alone, or under 'state_dict'"
+
+
+def _kinds(content: Any) -> str:
+    """Return the types of the first entries in a checkpoint, with their keys, or its own type if it has none."""
+    if not isinstance(content, Mapping) or not content:
+        return type(content).__name__
     kinds = [f"{type(value).__name__} under {name!r}" for name, value in content.items()]
-    more = f" and {len(kinds) - 3} more" if len(kinds) > 3 else ""
-    return f"{expected} {', '.join(kinds[:3])}{more}; save the state dict alone, or under 'state_dict'"
+    return ", ".join(kinds[:3]) + (f" and {len(kinds) - 3} more" if len(kinds) > 3 else "")
 
 
 def _read(path: Path) -> Any:
@@ -143,17 +178,26 @@ def _read_safetensors(path: Path) -> Any:
 def _read_pickle(path: Path) -> Any:
     import torch
 
+    foreign = _foreign(path)
     try:
-        with torch.serialization.safe_globals([(_Placeholder, name) for name in _foreign(path)]):
+        with torch.serialization.safe_globals([(_stand_in(name), name) for name in foreign]), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
             return torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
     except pickle.UnpicklingError as error:
         has_objects = "GLOBAL" in str(error) or "Can only" in str(error)
-        reason = _PICKLED if has_objects else "not a PyTorch checkpoint: it cannot be unpickled"
+        objects = f"{_PICKLED}; in the file: objects of {', '.join(sorted(foreign)[:3])}"
+        other = "not a PyTorch checkpoint, or not with the pickle protocol of torch.save: it cannot be unpickled"
+        reason = objects if has_objects else other
         raise ModelError(f"{path}: {reason}") from None
     except Exception as error:  # torch raises whatever a damaged file makes it stumble over
         raise ModelError(f"{path}: not a PyTorch checkpoint: {str(error).partition(chr(10))[0]}") from None
+
+
+def _stand_in(name: str) -> type:
+    """Return a class for the objects of the class ``name``, or for what the function ``name`` returns."""
+    return _TakesItems(name.rpartition(".")[2], (_Placeholder,), {})
 
 
 def _foreign(path: Path) -> list[str]:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from bitswap_onnx.converters.exported_program import load_program
 from bitswap_onnx.converters.torch_checkpoint import require_torch
 from bitswap_onnx.converters.torch_inputs import InputForm
+from bitswap_onnx.converters.torch_library import LIBRARIES, load_library_network
 from bitswap_onnx.converters.torch_weights import load_weights
 from bitswap_onnx.errors import ModelError, nearest, one_line
 
@@ -46,21 +47,33 @@ def load_network(
     weights: str | Path | None = None,
     key: str | None = None,
     *,
+    pretrained: bool = False,
     trust_pickle: bool = False,
     seed: int = 0,
 ) -> TorchNetwork:
     """Return the network that ``source`` names, with a checkpoint's weights where ``weights`` names one.
 
     ``source`` is ``MODULE:CALLABLE`` (MODULE a Python file or an importable module; CALLABLE an `nn.Module` or something
-    that returns one when called without arguments), a program saved with `torch.export.save` (``.pt2``), or a whole
-    pickled module (``.pt``, ``.pth``), which takes ``trust_pickle`` because loading it can run any code. ``seed`` is that
-    of PyTorch's generator while code makes the network; ``weights`` and ``key`` are those of `load_weights`.
+    that returns one when called without arguments), ``torchvision:NAME``, ``timm:NAME``, a program saved with
+    `torch.export.save` (``.pt2``), or a whole pickled module (``.pt``, ``.pth``), which takes ``trust_pickle`` because
+    loading it can run any code. ``seed`` is that of PyTorch's generator while code makes the network; ``weights`` and
+    ``key`` are those of `load_weights`; ``pretrained`` takes the trained weights of torchvision or timm instead.
 
-    Raises ModelError where there is no network or the checkpoint does not fit it, MissingExtraError without PyTorch.
+    Raises ModelError where there is no network or the weights do not fit it, MissingExtraError without PyTorch or the
+    library.
     """
+    library, _, name = source.partition(":")
+    if pretrained and weights is not None:
+        raise ModelError("`pretrained`: expected without `weights`, which names other weights; choose one of them")
+    if pretrained and library not in LIBRARIES:
+        raise ModelError(f"`pretrained`: expected a network torchvision:NAME or timm:NAME, found {source}")
     require_torch()
     suffix = Path(source).suffix.lower()
-    if suffix == ".pt2":
+    if library in LIBRARIES:
+        with _seeded(seed):
+            parts = load_library_network(library, name, pretrained=pretrained)
+        network = TorchNetwork(*parts, (_of_library(library, pretrained, seed),))
+    elif suffix == ".pt2":
         network = TorchNetwork(*load_program(Path(source), trust_pickle=trust_pickle), ())
     elif suffix in PICKLES:
         network = TorchNetwork(_load_pickle(Path(source), trust_pickle), InputForm(), ())
@@ -72,9 +85,22 @@ def load_network(
 def _with_weights(network: TorchNetwork, weights: str | Path, key: str | None) -> TorchNetwork:
     before = _float(network.module)
     notes = load_weights(network.module, weights, key)
+    if getattr(network.module, "transform_input", None) is False:
+        notes += (
+            "torchvision's own weights of this network need scaled inputs; only `pretrained` makes it scale them",
+        )
     converted = _float(network.module) != before  # then float inputs have the new type
     form = replace(network.form, dtype=None) if converted and network.form.dtype == before else network.form
     return replace(network, form=form, notes=notes)
+
+
+def _of_library(library: str, pretrained: bool, seed: int) -> str:
+    if pretrained:
+        return f"the weights are the trained ones that {library} has by default for this network"
+    return (
+        f"the weights are random, as {library} initialises them (seed {seed}); `weights` takes a checkpoint, "
+        f"`pretrained` those of {library}"
+    )
 
 
 def _float(module: "nn.Module") -> str:
@@ -120,16 +146,15 @@ def _refusal() -> str:
 
 
 def _from_code(source: str, seed: int) -> "nn.Module":
-    import torch
     from torch import nn
 
     place, _, name = source.rpartition(":")
     if not place or not name:
         raise ModelError(
-            f"{source}: expected MODULE:CALLABLE (net.py:build, package.module:Net), a .pt2 program or a pickled .pt module"
+            f"{source}: expected MODULE:CALLABLE (net.py:build, package.module:Net), torchvision:NAME, timm:NAME, "
+            "a .pt2 program or a pickled .pt module"
         )
-    with _importing(place), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with _importing(place), _seeded(seed):
         code = _import(place)
         try:
             network = attrgetter(name)(code)
@@ -168,6 +193,16 @@ def _run(action: Callable[[], Any], what: str) -> Any:
         inside = frame.filename != __file__ and not frame.filename.startswith("<")
         where = f" at {Path(frame.filename).name}:{frame.lineno}" if inside else ""
         raise ModelError(f"{what} failed{where}: {type(error).__name__}: {one_line(error)}") from error
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seed PyTorch's generator for a while."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
 
 
 @contextmanager

@@ -21,7 +21,10 @@ import pytest
 os.environ["BITSWAP_ONNX_CACHE"] = ""
 
 #: Marker → the libraries that a test with this marker may import.
-FRAMEWORKS = {"torch": ("torch", "torchvision"), "keras": ("keras", "tensorflow", "tf2onnx", "tf_keras", "onnx2tf")}
+FRAMEWORKS = {
+    "torch": ("torch", "torchvision", "timm"),
+    "keras": ("keras", "tensorflow", "tf2onnx", "tf_keras", "onnx2tf"),
+}
 
 
 @cache

@@ -41,6 +41,8 @@ HOMES = {
     "typer": {"cli"},
     "rich": {"cli"},
     "torch": {"converters", "models"},
+    "torchvision": {"converters"},
+    "timm": {"converters"},
     "tensorflow": {"converters", "models"},
     "keras": {"converters", "models"},
     "tf2onnx": {"converters"},
@@ -53,7 +55,20 @@ HOMES = {
     "sqlite3": {"campaign"},
 }
 #: Libraries that are optional, or slow to load where few commands compute with them: never imported when a module is.
-LAZY = {"torch", "tensorflow", "keras", "sklearn", "PIL", "pyarrow", "tf2onnx", "onnx2tf", "matplotlib", "scipy"}
+LAZY = {
+    "torch",
+    "torchvision",
+    "timm",
+    "tensorflow",
+    "keras",
+    "sklearn",
+    "PIL",
+    "pyarrow",
+    "tf2onnx",
+    "onnx2tf",
+    "matplotlib",
+    "scipy",
+}
 
 #: An option as a message may name it; a command with its options (``inject --resume``) may be named.
 OPTION = re.compile(r"--([a-z]|$)")

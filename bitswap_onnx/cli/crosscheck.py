@@ -9,7 +9,15 @@ import typer
 
 from bitswap_onnx.campaign.settings import Settings
 from bitswap_onnx.cli import console
-from bitswap_onnx.cli.options import BitOrderOption, CheckpointKey, Faults, ModelPath, check_key, with_shared
+from bitswap_onnx.cli.options import (
+    BitOrderOption,
+    CheckpointKey,
+    Faults,
+    ModelPath,
+    Pretrained,
+    check_key,
+    with_shared,
+)
 from bitswap_onnx.errors import BitswapError, amount
 from bitswap_onnx.experiments.crosscheck.agreement import Agreement
 from bitswap_onnx.experiments.crosscheck.run import Verdict, crosscheck
@@ -18,7 +26,10 @@ from bitswap_onnx.graph.model import Model
 if TYPE_CHECKING:
     from bitswap_onnx.converters.native import Native
 
-_FORMS = "torch:MODULE:CALLABLE, torch:model.pt2, torch:zoo:NAME:DATASET, keras:model.keras or tf"
+_FORMS = (
+    "torch:MODULE:CALLABLE, torch:model.pt2, torch:torchvision:NAME, torch:timm:NAME, torch:zoo:NAME:DATASET, "
+    "keras:model.keras or tf"
+)
 
 
 @with_shared
@@ -29,6 +40,7 @@ def command(
     native: Annotated[list[str], typer.Option(metavar="FRAMEWORK:...", help=f"{_FORMS}; may be repeated.")],
     weights: Annotated[Path | None, typer.Option(help="A checkpoint for the torch network.")] = None,
     key: CheckpointKey = None,
+    pretrained: Pretrained = False,
     injections: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Run only N injections, drawn at random with --seed.")
     ] = None,
@@ -46,7 +58,7 @@ def command(
 ) -> None:
     """Run clean and faulty inferences natively and in ONNX Runtime, and judge whether they agree."""
     check_key(key, weights)
-    makers = [_maker(text, weights, key, trust_pickle) for text in native]
+    makers = [_maker(text, weights, key, pretrained, trust_pickle) for text in native]
     with tempfile.TemporaryDirectory() as scratch, console.progress() as on_progress:
         verdicts = crosscheck(
             model,
@@ -66,11 +78,13 @@ def command(
         verdict.check()
 
 
-def _maker(text: str, weights: Path | None, key: str | None, trust_pickle: bool) -> Callable[[Model], "Native"]:
+def _maker(
+    text: str, weights: Path | None, key: str | None, pretrained: bool, trust_pickle: bool
+) -> Callable[[Model], "Native"]:
     """Return a function that makes the native run named by ``text``; its files are read now, so that mistakes show early."""
     framework, _, source = text.partition(":")
     if framework == "torch" and source:
-        return _torch(source, weights, key, trust_pickle)
+        return _torch(source, weights, key, pretrained, trust_pickle)
     if framework == "keras" and source:
         from bitswap_onnx.converters.keras_setup import load_keras_file
         from bitswap_onnx.converters.native import keras_native
@@ -84,17 +98,23 @@ def _maker(text: str, weights: Path | None, key: str | None, trust_pickle: bool)
     raise BitswapError(f"--native {text}: expected {_FORMS}")
 
 
-def _torch(source: str, weights: Path | None, key: str | None, trust_pickle: bool) -> Callable[[Model], "Native"]:
+def _torch(
+    source: str, weights: Path | None, key: str | None, pretrained: bool, trust_pickle: bool
+) -> Callable[[Model], "Native"]:
     from bitswap_onnx.converters.native import torch_native
     from bitswap_onnx.converters.torch_source import load_network
 
     if source.startswith("zoo:"):
+        if pretrained:
+            raise BitswapError(
+                f"--pretrained: expected torch:torchvision:NAME or torch:timm:NAME, found torch:{source}"
+            )
         from bitswap_onnx.models import zoo
 
         name, _, dataset = source.removeprefix("zoo:").partition(":")
         module = zoo.build(name, dataset, weights, key=key, on_notes=console.print_notes)
     else:
-        network = load_network(source, weights, key, trust_pickle=trust_pickle)
+        network = load_network(source, weights, key, pretrained=pretrained, trust_pickle=trust_pickle)
         console.print_notes(network.notes)
         module = network.module
     return lambda model: torch_native(module)

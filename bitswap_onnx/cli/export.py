@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Protocol
 import typer
 
 from bitswap_onnx.cli import console
-from bitswap_onnx.cli.options import CheckpointKey, ModelPath, check_key
+from bitswap_onnx.cli.options import CheckpointKey, ModelPath, Pretrained, check_key
 from bitswap_onnx.errors import BitswapError
 from bitswap_onnx.faults.numerals import whole
 from bitswap_onnx.files import check_output
@@ -48,8 +48,9 @@ def torch(
     source: Annotated[
         str,
         typer.Argument(
-            metavar="MODULE:CALLABLE|MODEL.pt2",
-            help="net.py:build, package.module:Net, a program saved by torch.export.save, or a pickled module (.pt).",
+            metavar="MODULE:CALLABLE|MODEL.pt2|torchvision:NAME|timm:NAME",
+            help="net.py:build, package.module:Net, a program saved by torch.export.save, a network of torchvision or timm, "
+            "or a pickled module (.pt).",
             show_default=False,
         ),
     ],
@@ -66,6 +67,7 @@ def torch(
     ] = None,
     weights: Annotated[Path | None, typer.Option(help="A checkpoint with the state dict of the network.")] = None,
     key: CheckpointKey = None,
+    pretrained: Pretrained = False,
     trust_pickle: Annotated[
         bool, typer.Option("--trust-pickle", help="Load a pickled module, which can run any code.")
     ] = False,
@@ -80,7 +82,7 @@ def torch(
     dtype = None if input_dtype is None else input_dtype_name(input_dtype)
     check_key(key, weights)
     check_output(output, [Path(source), *([weights] if weights else [])])
-    network = load_network(source, weights, key, trust_pickle=trust_pickle, seed=seed)
+    network = load_network(source, weights, key, pretrained=pretrained, trust_pickle=trust_pickle, seed=seed)
     shape, dtype, notes = settle_input(network.form, given, dtype)
     report = export_torch(network.module, shape, output, input_dtype=dtype)
     console.print_notes((*network.notes, *notes))

@@ -31,6 +31,7 @@ CheckpointKey = Annotated[
     str | None,
     typer.Option(metavar="KEY", help="Dotted path of keys to the state dict in the checkpoint, like model_ema."),
 ]
+Pretrained = Annotated[bool, typer.Option("--pretrained", help="The trained weights that torchvision or timm has.")]
 Layers = Annotated[str | None, typer.Option(metavar="NAME,..", help="Only these layers: globs or parts of names.")]
 Exclude = Annotated[str | None, typer.Option(metavar="NAME,..", help="Layers to leave out: globs or parts of names.")]
 Parameters = Annotated[str, typer.Option(metavar="ROLE,..", help="Roles or names of parameters; weight: the kernels.")]

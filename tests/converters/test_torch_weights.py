@@ -60,6 +60,33 @@ class Opaque:
         return Opaque, (), {"lr": 0.1}
 
 
+class AttributeDict(dict[str, Any]):
+    """A dictionary of a class that only the file's maker has, like Lightning's; to make or fill one would show."""
+
+    def __init__(self, **entries: Any) -> None:
+        Opaque.made.append("init")
+        super().__init__(entries)
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        Opaque.made.append("item")
+        super().__setitem__(key, value)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return AttributeDict, (), {"frozen": True}, None, iter(self.items())
+
+
+class OrderedState(collections.OrderedDict[str, Any]):
+    """A state dict of an own class, with an attribute as PyTorch's have."""
+
+    def __init__(self, *entries: Any) -> None:
+        super().__init__(*entries)
+        self._metadata = {"": {"version": 1}}
+
+
+class Names(list[str]):
+    """A list of a class that only the file's maker has."""
+
+
 LEFT = "left out of the checkpoint: 1 tensor without 'model.' (loss_fn.weight)"
 HALVED = "the checkpoint has float16 weights: the network is converted to float16"
 
@@ -85,6 +112,11 @@ HALVED = "the checkpoint has float16 weights: the network is converted to float1
         ({"model": STATE, "optimizer": optimizer_state(), "history": np.arange(3)}, STATE, ()),
         ({"model": STATE, "state_dict": {name: value.clone() for name, value in STATE.items()}}, STATE, ()),
         ({"model": STATE, "config": Opaque(), "extra": {"backbone": {"0.weight": STATE["0.weight"] + 1}}}, STATE, ()),
+        (OrderedState(STATE), STATE, ()),
+        ({"state_dict": OrderedState(prefixed("model.")), "callbacks": OrderedState({"a": 1})}, STATE, ()),
+        (AttributeDict(state_dict=STATE, epoch=3), STATE, ()),
+        ({"state_dict": STATE, "hyper_parameters": AttributeDict(lr=0.1, net=AttributeDict(depth=2))}, STATE, ()),
+        ({"state_dict": STATE, "seen": collections.defaultdict(int, a=1)}, STATE, ()),
         ({name: value.double() if value.is_floating_point() else value for name, value in STATE.items()}, None, None),
     ],
     ids=[
@@ -102,6 +134,11 @@ HALVED = "the checkpoint has float16 weights: the network is converted to float1
         "optimizer",
         "twice",
         "opaque",
+        "ordered_class",
+        "ordered_classes_inside",
+        "dict_class",
+        "hyper_parameters",
+        "defaultdict",
         "double",
     ],
 )
@@ -115,6 +152,12 @@ def test_forms(content: Any, expected: State | None, notes: tuple[str, ...] | No
     for name, value in (content if expected is None else expected).items():
         loaded = module.state_dict()[name]
         assert (loaded.dtype, loaded.numpy().tobytes()) == (value.dtype, value.numpy().tobytes())
+
+
+def test_another_pickle_protocol(tmp_path: Path) -> None:
+    torch.save(STATE, tmp_path / "w.pth", pickle_protocol=4)
+    with pytest.raises(ModelError, match=r"not with the pickle protocol of torch\.save"):
+        load_weights(build(), tmp_path / "w.pth")
 
 
 def test_safetensors(tmp_path: Path) -> None:
@@ -200,7 +243,16 @@ def nested_in_itself() -> dict[str, Any]:
         (lambda: {**HALF, "4.bias": STATE["4.bias"]}, None, r"different \(0.weight float16"),
         (lambda: {**STATE, "4.bias": torch.ones(3).int()}, None, r"1 different \(4.bias int32"),
         (nested_in_itself, None, "expected a state dict .* found int under 'epoch', dict under 'self'"),
-        (lambda: {"state_dict": STATE, "seen": collections.defaultdict(int, a=1)}, None, "pickled objects"),
+        (
+            lambda: {"state_dict": STATE, "names": Names("ab")},
+            None,
+            "pickled objects.*in the file: objects of .*Names$",
+        ),
+        (
+            lambda: {"epoch": 3, "config": AttributeDict(lr=0.1)},
+            None,
+            "in the file: int under 'epoch', AttributeDict under 'config'$",
+        ),
     ],
     ids=[
         "module",
@@ -214,7 +266,8 @@ def nested_in_itself() -> dict[str, Any]:
         "mixed",
         "kind",
         "itself",
-        "filled_object",
+        "filled_list_class",
+        "keys",
     ],
 )
 def test_refusals(make: Callable[[], Any], key: str | None, message: str, tmp_path: Path) -> None:
