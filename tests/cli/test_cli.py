@@ -53,14 +53,14 @@ def test_noise_is_given_to_who_asks_for_it(run: Run, data: list[object]) -> None
 
 
 def test_warnings_of_wrong_data_are_printed(run: Run) -> None:
-    data(x=normal(60, 1, 6, 6, seed=3), y=np.arange(60) % 4)
+    np.savez("cnn.npz", x=normal(60, 1, 6, 6, seed=3), y=np.arange(60) % 4)
     expected = "which guessing among 4 classes may give too; check the order of the labels"
     code, out, _ = run("evaluate", "cnn.onnx")
     assert code == 0
     assert expected in out
     (warning,) = json.loads(run("evaluate", "cnn.onnx", "--json")[1])["warnings"]
     assert warning.startswith("warning: the clean model is right for ")
-    assert warning in run(*INJECT.split())[2]
+    assert warning in run("inject", "cnn.onnx", "faults.csv", "--out", "run", "--workers", 1)[2]
     assert f"note: {warning}" in run("estimate", "run")[1]
 
 
