@@ -284,37 +284,6 @@ def test_a_model_whose_call_takes_no_training(tmp_path: Path) -> None:
     assert np.allclose(run(tmp_path / "m.onnx", IMAGES)[0], native, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("kernel", "strides", "padding", "extra"),
-    [(3, 2, "valid", 1), (1, 3, "same", None), (2, 4, "valid", 3), (2, 3, "same", 1), (3, 2, "same", None)],
-)
-def test_transposed_convolutions_with_more_output(
-    kernel: int, strides: int, padding: str, extra: int | None, tmp_path: Path
-) -> None:
-    layer = keras.layers.Conv2DTranspose(2, kernel, strides=strides, padding=padding, output_padding=extra)
-    model = keras.Sequential([keras.Input((8, 8, 3)), layer, keras.layers.Flatten()])
-    export_keras(model, tmp_path / "m.onnx")
-    assert np.allclose(run(tmp_path / "m.onnx", IMAGES)[0], predicted(model, IMAGES), atol=1e-5)
-
-
-def test_the_branch_not_taken_does_not_matter(tmp_path: Path) -> None:
-    """tf2onnx's own way of choosing, by products, gives NaN where the other branch is Inf."""
-    start = keras.Input((4,))
-    model = keras.Model(start, keras.ops.where(start > 0, start, keras.ops.exp(start * start * 1000)))
-    export_keras(model, tmp_path / "m.onnx")
-    x = np.array([[1, 2, 9, 0.5], [1, 0, 3, -1]], np.float32)
-    assert np.array_equal(run(tmp_path / "m.onnx", x)[0], [[1, 2, 9, 0.5], [1, 1, 3, np.inf]])
-
-
-def test_discretization(tmp_path: Path) -> None:
-    layers = keras.layers
-    buckets = layers.Discretization([-1.0, 0.0, 0.25])
-    model = keras.Sequential([keras.Input((6,)), buckets, layers.Embedding(4, 3), layers.Flatten()])
-    export_keras(model, tmp_path / "m.onnx")
-    x = np.array([[-1, -1.5, 0, 0.25, np.inf, np.nan], [-np.inf, -0.0, 0.2, 0.3, 1, -0.5]], np.float32)
-    assert np.array_equal(run(tmp_path / "m.onnx", x)[0], predicted(model, x))
-
-
 def test_several_inputs_and_outputs(tmp_path: Path) -> None:
     a, b = keras.Input((2,), name="left"), keras.Input((2,), name="right")
     both = keras.layers.Subtract(name="difference")([a, b])
