@@ -113,6 +113,8 @@ def load_dataset(
     """
     dtype, recipe = np.dtype(dtype), recipe_for(preprocessing)
     stored = open_data(Path(path), None if labels is None else Path(labels), decoding_for(recipe, input_shape), readers)
+    if isinstance(stored, StoredArray) and stored.inputs.ndim == len(input_shape) == 3 and 1 in input_shape[::2]:
+        stored = replace(stored, inputs=stored.inputs[..., None], layout="nhwc")  # gray images, as in Keras's mnist.npz
     if preprocessing.preset is None and stored.dtype != np.uint8:
         recipe = replace(recipe, divisor=1.0)
     rows, selection = _select(len(stored), limit, first, seed)

@@ -10,6 +10,8 @@ import pytest
 from PIL import Image
 
 from bitswap_onnx.data import cifar
+from bitswap_onnx.data.dataset import load_dataset
+from bitswap_onnx.data.preprocessing import Preprocessing
 from tests.datasets import contents, opened, refusal
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 3072), np.uint8)
@@ -96,6 +98,17 @@ def test_an_npz_of_keras(tmp_path: Path) -> None:
     stored = opened(tmp_path / "mnist.npz")
     assert stored.labels.tolist() == LABELS
     np.testing.assert_array_equal(stored.inputs, PIXELS)
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 6), (4, 6, 1), (1, None, None)])
+def test_gray_images_get_the_axis_of_their_channel(tmp_path: Path, shape: tuple[int | None, ...]) -> None:
+    x = np.random.default_rng(1).integers(0, 256, (5, 4, 6), np.uint8)
+    np.savez(tmp_path / "mnist.npz", x_test=x, y_test=LABELS)
+    preprocessing = Preprocessing(mean=(0.1307,), std=(0.3081,))
+    data = load_dataset(tmp_path / "mnist.npz", input_shape=shape, dtype=np.dtype("f4"), preprocessing=preprocessing)
+    expected = (x / np.float32(255) - np.float32(0.1307)) / np.float32(0.3081)
+    assert data.shape == ((4, 6, 1) if shape[-1] == 1 else (1, 4, 6))
+    np.testing.assert_array_equal(data.batch(0, 5).reshape(5, 4, 6), expected)
 
 
 # Folders of images
