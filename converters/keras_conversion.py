@@ -1,10 +1,12 @@
 """The step through tf2onnx: a traced function → an ONNX graph.
 
-tf2onnx is meant for graphs with few inputs. Here every parameter is one, and two of its methods would take most of the
+tf2onnx is meant for graphs with few inputs. Here every parameter is one, and some of its functions would take most of the
 time: `Graph.extract_sub_graph_nodes` walks the graph once per input, `Graph.replace_all_inputs` rewrites nodes that do not
-read the value. While a model is converted, both are replaced by equivalents that visit a node once.
+read the value, and `optimize_graph` copies the graph before each of its two dozen passes. While a model is converted,
+equivalents take their places.
 """
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -66,20 +68,29 @@ def _inlined() -> Iterator[None]:
 
 @contextmanager
 def _visiting_nodes_once() -> Iterator[None]:
+    from tf2onnx import optimizer
     from tf2onnx.graph import Graph
 
-    extract, replace = Graph.extract_sub_graph_nodes, Graph.replace_all_inputs
+    extract, replace, optimize = Graph.extract_sub_graph_nodes, Graph.replace_all_inputs, optimizer.optimize_graph
 
     def replace_all_inputs(graph: Any, old: str, new: str, ops: Any = None) -> None:
         if ops is not None and not graph._input_to_graph.get(old):
             ops = [node for node in ops if old in node._input]
         replace(graph, old, new, ops)
 
+    def optimize_graph(graph: Any, catch_errors: bool = True, optimizers: Any = None) -> Any:
+        try:
+            return optimize(copy.deepcopy(graph), False, optimizers)
+        except Exception:  # a pass failed: tf2onnx's own way leaves that pass out
+            return optimize(graph, catch_errors, optimizers)
+
     Graph.extract_sub_graph_nodes, Graph.replace_all_inputs = _reachable, replace_all_inputs
+    optimizer.optimize_graph = optimize_graph
     try:
         yield
     finally:
         Graph.extract_sub_graph_nodes, Graph.replace_all_inputs = extract, replace
+        optimizer.optimize_graph = optimize
 
 
 def _reachable(

@@ -36,7 +36,7 @@ def lstm() -> Any:
     start = keras.Input((7, 6))
     x, hidden, cell = layers.LSTM(6, return_sequences=True, return_state=True)(start)
     x = layers.LSTM(6, return_sequences=True, go_backwards=True)(x, initial_state=[hidden, cell])
-    return keras.Model(start, layers.Dense(5)(layers.LSTM(4, unroll=True)(x)))
+    return keras.Model(start, layers.Dense(5)(layers.LSTM(12, unroll=True)(x)))
 
 
 def gru() -> Any:
