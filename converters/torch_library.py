@@ -1,5 +1,6 @@
 """Networks of torchvision and timm: ``torchvision:NAME`` and ``timm:NAME``."""
 
+import inspect
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -34,7 +35,11 @@ def _torchvision(name: str, pretrained: bool) -> tuple["nn.Module", InputForm]:
         from torchvision import models
     _check_name("torchvision", name, models.list_models())
     with _making(f"torchvision:{name}", pretrained):
-        module = models.get_model(name, weights="DEFAULT" if pretrained else None)
+        builder = models.get_model_builder(name)
+        has_backbone = "weights_backbone" in inspect.signature(builder).parameters  # trained by default, downloaded
+        module = builder(
+            weights="DEFAULT" if pretrained else None, **({"weights_backbone": None} if has_backbone else {})
+        )
     if name not in models.list_models(module=models):  # for videos, detection, ..., whose inputs are no single images
         return module, InputForm()
     crop = tuple(models.get_model_weights(name).DEFAULT.transforms().crop_size)

@@ -110,14 +110,12 @@ def test_networks_from_code(run: Run, source: str) -> None:
 
 
 def test_the_seed_makes_random_weights(run: Run, net: torch.nn.Module) -> None:
-    for output, seed in (("a.onnx", 1), ("b.onnx", 1), ("c.onnx", 2)):
-        code, out, _ = run("torch", "export_net:Net", "--input-shape", 4, "--seed", seed, "-o", output)
-        assert (code, f"random (seed {seed}) unless" in out) == (0, True)
-    weights = [stored(name)["first.weight"].tobytes() for name in ("a.onnx", "b.onnx", "c.onnx")]
-    assert weights[0] == weights[1] != weights[2]
+    code, out, _ = run("torch", "export_net:Net", "--input-shape", 4, "--seed", 1, "-o", "m.onnx")
+    assert (code, "random (seed 1) unless" in out) == (0, True)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        assert weights[0] == type(net)().get_parameter("first.weight").detach().numpy().tobytes()
+        made = type(net)().get_parameter("first.weight").detach().numpy()
+    assert stored("m.onnx")["first.weight"].tobytes() == made.tobytes()
 
 
 def test_weights_replace_the_initial_ones(run: Run, net: torch.nn.Module) -> None:

@@ -3,6 +3,7 @@
 import sys
 import types
 from collections.abc import Callable
+from functools import partial
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import SimpleNamespace
@@ -54,15 +55,22 @@ def libraries(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     builders: dict[str, Callable[[bool], Small]] = {
         "small": Small,
-        "video": Small,
+        "pixels": Small,
         "broken": failing,
         "evil": lambda trained: unpickling(tmp_path / "evil.pt"),
     }
+
+    def classification(name: str, *, weights: str | None = None) -> Small:
+        return builders[name](weights == "DEFAULT")
+
+    def segmentation(*, weights: str | None = None, weights_backbone: str | None = "TRAINED") -> Small:
+        return Small(weights == "DEFAULT" or weights_backbone == "TRAINED")
+
     weights = SimpleNamespace(DEFAULT=SimpleNamespace(transforms=lambda: SimpleNamespace(crop_size=[16])))
     torchvision, timm = types.ModuleType("torchvision"), types.ModuleType("timm")
     models = SimpleNamespace(
-        list_models=lambda module=None: [name for name in builders if module is None or name != "video"],
-        get_model=lambda name, weights: builders[name](weights == "DEFAULT"),
+        list_models=lambda module=None: [name for name in builders if module is None or name != "pixels"],
+        get_model_builder=lambda name: segmentation if name == "pixels" else partial(classification, name),
         get_model_weights=lambda name: weights,
     )
     vars(torchvision).update(models=models)
@@ -80,7 +88,7 @@ def libraries(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     ("source", "form"),
     [
         ("torchvision:small", InputForm((3, None, None), (3, 16, 16))),
-        ("torchvision:video", InputForm()),
+        ("torchvision:pixels", InputForm()),
         ("timm:small", InputForm((3, None, None), (3, 12, 12))),
         ("timm:small.in1k", InputForm((3, None, None), (3, 12, 12))),
     ],
@@ -109,7 +117,7 @@ def test_weights_and_input(source: str, form: InputForm, tmp_path: Path) -> None
     ("source", "pretrained", "message"),
     [
         ("torchvision:smal", False, "^no network 'smal' in torchvision; nearest: small"),
-        ("timm:vidio", True, "^no network 'vidio' in timm; nearest: video"),
+        ("timm:pixel", True, "^no network 'pixel' in timm; nearest: pixels"),
         ("timm:broken", False, "^timm:broken: the library cannot make it: no such block$"),
         (
             "torchvision:broken",
