@@ -30,7 +30,7 @@ def at_flip_opset(model: Model) -> onnx.ModelProto:
             f"{model.name}: neuron faults need opset {FLIP_OPSET}, and onnx cannot convert a model that defines "
             f"functions ({copy.functions[0].name}); inline them with onnx.inliner"
         )
-    large = _without_large(copy.graph)
+    sparse, large = _without_sparse(copy.graph), _without_large(copy.graph)
     try:
         converted = version_converter.convert_version(copy, FLIP_OPSET)
     except Exception as error:  # the converter raises whatever its C++ part raises
@@ -38,10 +38,11 @@ def at_flip_opset(model: Model) -> onnx.ModelProto:
             f"{model.name}: neuron faults need opset {FLIP_OPSET}, and onnx cannot convert it from opset {opset}: "
             f"{one_line(error)}"
         ) from None
-    stand_ins = [value for value in converted.graph.input if value.name in large]
+    stand_ins = [value for value in converted.graph.input if value.name in {*large, *sparse}]
     for value in stand_ins:
         converted.graph.input.remove(value)
     converted.graph.initializer.extend(large.values())
+    converted.graph.sparse_initializer.extend(sparse.values())
     before, after = stored_tensors(model.proto), stored_tensors(converted)
     changed = [key for key in before if key not in after or not _same(before[key], after[key])]
     if changed:
@@ -52,6 +53,18 @@ def at_flip_opset(model: Model) -> onnx.ModelProto:
     del converted.metadata_props[:]
     converted.metadata_props.extend(model.proto.metadata_props)
     return converted
+
+
+def _without_sparse(graph: onnx.GraphProto) -> dict[str, onnx.SparseTensorProto]:
+    """Replace sparse initializers by inputs, since the converter drops them; return the initializers by name."""
+    sparse = {}
+    for tensor in graph.sparse_initializer:
+        name = tensor.values.name
+        sparse[name] = onnx.SparseTensorProto()
+        sparse[name].CopyFrom(tensor)
+        graph.input.append(helper.make_tensor_value_info(name, tensor.values.data_type, tensor.dims))
+    del graph.sparse_initializer[:]
+    return sparse
 
 
 def _without_large(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:

@@ -62,6 +62,11 @@ class Slicer:
         return {tensor.name: tensor for tensor in self.model.proto.graph.initializer}
 
     @cached_property
+    def sparse(self) -> dict[str, onnx.SparseTensorProto]:
+        """The sparse initializers of the main graph, which no fault hits."""
+        return {tensor.values.name: tensor for tensor in self.model.proto.graph.sparse_initializer}
+
+    @cached_property
     def inputs(self) -> tuple[str, ...]:
         """The inputs of the model that need a value: those without an initializer."""
         return tuple(value.name for value in self.model.proto.graph.input if value.name not in self.stored)
@@ -69,7 +74,7 @@ class Slicer:
     @cached_property
     def constants(self) -> frozenset[str]:
         """The values that depend on no input."""
-        constants = set(self.stored)
+        constants = set(self.stored) | set(self.sparse)
         for node, names in zip(self.nodes, self.reads, strict=True):
             if constants.issuperset(names) and not node.op_type.startswith(("Random", "Bernoulli", "Multinomial")):
                 constants.update(filter(None, node.output))
@@ -199,6 +204,7 @@ class Slicer:
         graph.node.extend(self.nodes[i] for i in sorted(needed))
         read = {name for i in needed for name in self.reads[i]}
         graph.initializer.extend(tensor for name, tensor in self.stored.items() if name in read or name in outputs)
+        graph.sparse_initializer.extend(tensor for name, tensor in self.sparse.items() if name in read)
         overridable = {value.name for value in self.model.proto.graph.input if value.name in self.stored}
         graph.input.extend(self.declare(name, name) for name in (*inputs, *sorted(overridable & read)))
         graph.output.extend(self.declare(name, name) for name in outputs)

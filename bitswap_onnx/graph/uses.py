@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 import onnx
 
-from bitswap_onnx.graph.nodes import constant_tensor, node_label, subgraphs
+from bitswap_onnx.graph.nodes import attribute, constant_tensor, node_label, subgraphs
 from bitswap_onnx.graph.roles import MEASURES, PASS_THROUGH, SLOT_ROLES
 from bitswap_onnx.graph.tensors import dtype_name
 
@@ -64,6 +64,13 @@ class _Scope:
     stored: dict[str, tuple[_Carried, ...]] = field(default_factory=dict)
     producers: dict[str, str] = field(default_factory=dict)
 
+    def take(self, name: str, other: "_Scope", value: str) -> None:
+        """Note that ``name`` is here what ``value`` is in another scope."""
+        if value in other.stored:
+            self.stored[name] = other.stored[value]
+        if value in other.producers:
+            self.producers[name] = other.producers[value]
+
 
 def find_uses(proto: onnx.ModelProto) -> dict[str, list[Use]]:
     """Return the uses of stored tensors by their key (`bitswap_onnx.graph.tensors.stored_tensors`), in graph order."""
@@ -92,6 +99,8 @@ def _node_uses(node: onnx.NodeProto, scope: _Scope, functions: _Functions) -> It
         return
     for inner, subgraph in subgraphs(node):
         child = _Scope(scope.prefix + inner, dict(scope.stored), dict(scope.producers))
+        for slot, name in held_inputs(node, subgraph).items():
+            child.take(name, scope, node.input[slot])
         yield from _graph_uses(subgraph, child, functions)
     function = functions.get((node.domain, node.op_type))
     if function is not None:
@@ -105,11 +114,9 @@ def _function_uses(
 ) -> Iterator[tuple[str, Use]]:
     """Yield the uses in the body of a function that a node calls; constants of the body belong to no layer."""
     actual = dict(zip(function.input, node.input, strict=False))
-    body = _Scope(
-        scope.prefix,
-        {name: scope.stored[value] for name, value in actual.items() if value in scope.stored},
-        {name: scope.producers[value] for name, value in actual.items() if value in scope.producers},
-    )
+    body = _Scope(scope.prefix)
+    for name, value in actual.items():
+        body.take(name, scope, value)
     for inner in function.node:
         if constant_tensor(inner) is not None:
             body.stored[inner.output[0]] = ()
@@ -130,9 +137,10 @@ def _operator_uses(node: onnx.NodeProto, scope: _Scope) -> Iterator[tuple[str, U
     passes = standard and node.op_type in PASS_THROUGH and 0 in stored
     is_constant = passes or (bool(slots) and len(stored) == len(slots) and not any(subgraphs(node)))
     carrying = _carrying_slots(node, stored) if is_constant else {}
+    held = {slot for _, body in subgraphs(node) for slot in held_inputs(node, body)}
     behind = next((scope.producers[name] for name in slots.values() if name in scope.producers), "")
     for slot, tensors in stored.items():
-        if slot in carrying or _only_shapes(node, slot):
+        if slot in carrying or slot in held or _only_shapes(node, slot):
             continue
         role = _role_between(node, slot, stored, behind)
         reader = Use(node.op_type, slot, node.name, node_label(node), behind, role)
@@ -142,6 +150,30 @@ def _operator_uses(node: onnx.NodeProto, scope: _Scope) -> Iterator[tuple[str, U
         if is_constant:
             scope.stored[output] = tuple(dict.fromkeys(t for carried in carrying.values() for t in carried))
         scope.producers[output] = _maker(node, slots, scope)
+
+
+def held_inputs(node: onnx.NodeProto, body: onnx.GraphProto) -> dict[int, str]:
+    """Return the inputs of a Loop or Scan that are the same in each run of its body, by slot, with their names in there.
+
+    They are the states that the body hands on as they came, and what a Scan takes slices of.
+    """
+    if node.op_type == "Loop":
+        first, count, results = 2, len(node.input) - 2, body.output[1:]
+    elif node.op_type == "Scan":
+        first, count, results = 0, len(node.input) - attribute(node, "num_scan_inputs", 0), body.output
+    else:
+        return {}
+    copies = {inner.output[0]: inner.input[0] for inner in body.node if inner.op_type == "Identity"}
+    held = {}
+    for slot, value in list(enumerate(body.input))[first : len(node.input)]:
+        result = value.name  # of a slice
+        if slot < first + count:
+            result = results[slot - first].name if slot - first < len(results) else ""
+            for _ in copies:
+                result = copies.get(result, result)
+        if result == value.name:
+            held[slot] = value.name
+    return held
 
 
 def _carrying_slots(node: onnx.NodeProto, stored: dict[int, tuple[_Carried, ...]]) -> dict[int, tuple[_Carried, ...]]:

@@ -24,6 +24,10 @@ def infer_types(proto: onnx.ModelProto, shape: tuple[int, ...] | None) -> dict[s
             copy.graph.initializer.append(tensor)
         elif tensor.name not in {value.name for value in proto.graph.input}:
             copy.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    for sparse in proto.graph.sparse_initializer:
+        stored.add(sparse.values.name)
+        declared = onnx.helper.make_tensor_value_info(sparse.values.name, sparse.values.data_type, sparse.dims)
+        copy.graph.input.append(declared)
     for value in copy.graph.input:
         if shape and value.name not in stored:
             for dim, size in zip(value.type.tensor_type.shape.dim, shape, strict=True):

@@ -23,7 +23,7 @@ from bitswap_onnx.runtime.session import machine_name, versions
 FOLDER_VARIABLE = "BITSWAP_ONNX_CACHE"
 
 #: Raised whenever the search behind a verdict changes.
-_SEARCH = 3
+_SEARCH = 4
 
 
 def kept_verdict(facts: Mapping[str, Any], find: Callable[[], Any], may_be: Callable[[Any], bool]) -> Any:

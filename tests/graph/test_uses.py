@@ -85,3 +85,46 @@ def test_quantised_kernels_behind_arithmetic_and_tables_of_codes() -> None:
         "position.scale": "scale",
         "val_7": "slope",
     }
+
+
+LOOP = """net (float[N, 4] x) => (float[N, 4] y) {
+    start = Identity (x)
+    y, k, b = Loop (trips, true, start, "cell.kernel", "cell.state") <body = step
+        (int64 i, bool go, float[N, 4] h, float[4, 4] inner, float[4] changing)
+        => (bool on, float[N, 4] out, float[4, 4] same, float[4] changed) {
+        on = Identity (go)
+        product = MatMul (h, inner)
+        shifted = Add (product, changing)
+        out = Tanh (shifted)
+        same = Identity (inner)
+        changed = Neg (changing)
+    }>
+}"""
+
+SCAN = """net (float[3, 4] x) => (float[3, 4] y) {
+    last, y = Scan <num_scan_inputs = 2, body = step
+        (float[4] h, float[4] row, float[4, 4] kernel) => (float[4] next, float[4] out) {
+        product = MatMul (row, kernel)
+        next = Add (h, product)
+        out = Identity (next)
+    }> ("first", x, "cell.kernels")
+}"""
+
+
+def test_kernels_that_a_loop_hands_on_unchanged_are_weights() -> None:
+    """The state that changes from run to run is another number in each, so its initial value is a parameter."""
+    proto = build(
+        LOOP,
+        trips=np.array(3),
+        true=np.array(True),
+        cell__kernel=normal(4, 4),
+        cell__state=normal(4),
+    )
+    onnx.checker.check_model(proto)
+    assert roles_of(proto) == {"cell.kernel": "weight", "cell.state": "parameter"}
+
+
+def test_slices_of_a_scan_are_what_its_body_does_with_them() -> None:
+    proto = build(SCAN, first=normal(4), cell__kernels=normal(3, 4, 4))
+    onnx.checker.check_model(proto, full_check=True)
+    assert roles_of(proto)["cell.kernels"] == "weight"
