@@ -66,8 +66,15 @@ def onnx_to_keras(model: Model | str | Path, path: str | Path) -> KerasReport:
     source = model if isinstance(model, Model) else load_model(model)
     graph = _simplified(source).graph
     builder = Builder(source.name, _input_dtype(graph, source.name), _constants(graph))
-    with quiet():
-        network = _network(graph, builder)
+    try:
+        with quiet():
+            network = _network(graph, builder)
+    except ModelError as error:
+        if source.metadata.get("framework") != "keras":
+            raise
+        raise ModelError(
+            f"{error}; the file was exported from Keras: use the model that it was exported from"
+        ) from error
     _save(network, builder.weights, path)
     return KerasReport(path, dict(builder.layers), {name: stored.name for name, stored in builder.weights.items()})
 

@@ -49,7 +49,7 @@ def settle_input(
             raise ModelError(f"`input_shape`: expected the shape of one input without the batch, {_wanted(form)}")
         return form.usual, dtype, (f"input shape {_text(form.usual)}, which the network's source gives",)
     if form.sizes is None:
-        doubtful = len(shape) > 3 and shape[0] == 1
+        doubtful = len(shape) > 1 and shape[0] == 1
         note = f"one input has the shape {_text(shape)}; if its first size is the batch, leave that out"
         return tuple(shape), dtype, (note,) if doubtful else ()
     inner = tuple(shape[len(shape) == len(form.sizes) + 1 :])

@@ -30,9 +30,9 @@ class Forecast:
         """Return a sentence on a campaign of so many injections."""
         whole = injections * _PER * self.seconds / self.workers
         return (
-            f"time: about {duration(whole)} per {_PER:,} inputs on this machine with whole models "
-            f"({1000 * self.seconds:.3g} ms per inference in a clean pass, {self.workers} at a time); the incremental "
-            "engine, which is the default, takes less"
+            f"time: about {duration(whole)} per {_PER:,} inputs on this machine with whole models, beside some seconds of "
+            f"preparation ({1000 * self.seconds:.3g} ms per inference in a clean pass, {self.workers} at a time); of long "
+            "lists the incremental engine, the default, takes less"
         )
 
 

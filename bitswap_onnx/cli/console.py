@@ -79,7 +79,8 @@ def print_notes(notes: Iterable[str], before: str = "note: ") -> None:
 
 def print_coverage(found: "Coverage") -> None:
     """Print how many of a model's stored bits are covered, and the options that take in what was left out."""
-    out.print(found.line + (" (--parameters takes roles in, --layers and --bits the rest)" if found.can_grow else ""))
+    more = "; --parameters, --layers and --bits of faults generate, or of --until, take more in"
+    out.print(found.line + (more if found.can_grow else ""))
 
 
 def print_notes_aside(notes: Iterable[str]) -> None:

@@ -122,7 +122,7 @@ def _print_time(model: Path, injections: int) -> None:
     try:
         text = forecast(model).text(injections)
     except BitswapError as error:
-        text = f"time: not known, since the model does not run without further options: {error}"
+        text = f"time: not known; {error}"
     console.print_notes([text], "")
 
 

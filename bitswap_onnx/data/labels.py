@@ -25,7 +25,9 @@ def as_labels(y: Array, count: int, where: str) -> Labels:
             values, kind = y.reshape(count).astype(np.int64), "an integer of at least 0"
         wrong = (values != y.reshape(count)) | (values < 0)
     if wrong.any():
-        raise DataError(f"{where}: label {wrong.argmax()} (counted from 0) is not {kind}; correct it")
+        first = int(wrong.argmax())
+        found = np.array2string(y[first], threshold=8)
+        raise DataError(f"{where}: the label of input {first} (counted from 0) is {found}, expected {kind}; correct it")
     return np.asarray(values, np.int64)
 
 

@@ -20,6 +20,9 @@ _NO_NUMBERS = (onnx.TensorProto.BOOL, onnx.TensorProto.STRING)
 #: What is covered: all that faults can be drawn from.
 POPULATION = "population"
 
+#: How to cover more.
+_TAKEN_IN = "; `parameters`, `layers` and `bits` of faults generate, or of `until`, take more in"
+
 #: In place of a role: shapes, axes, bounds and other constants of the computation.
 NO_TARGET = "no target"
 
@@ -57,7 +60,7 @@ class Coverage:
     @property
     def text(self) -> str:
         """`line`, and the parameters that take in what was left out."""
-        return self.line + (" (`parameters` takes roles in, `layers` and `bits` the rest)" if self.can_grow else "")
+        return self.line + (_TAKEN_IN if self.can_grow else "")
 
     @property
     def can_grow(self) -> bool:

@@ -119,7 +119,8 @@ def _ancestors(slicer: Slicer) -> set[int]:
 
 def _marks(slicer: Slicer, measured: Measured) -> dict[str, Marks]:
     """Return the marks of every value whose shape is known."""
-    marks = {name: plain(len(tensor.dims)) for name, tensor in (*slicer.stored.items(), *slicer.sparse.items())}
+    marks = {name: plain(len(tensor.dims)) for name, tensor in slicer.stored.items()}
+    marks |= {name: plain(len(tensor.dims)) for name, tensor in slicer.sparse.items()}
     for name in slicer.inputs:
         shape = measured.shapes[name]
         marks[name] = np.arange(shape[0], dtype=np.int16).reshape(-1, *(1,) * (len(shape) - 1))

@@ -49,9 +49,10 @@ class OpenInput:
         found = "(batch, " + ", ".join("?" if dim is None else str(dim) for dim in self.dims) + ")"
         if shape is None:
             if any(dim is None for dim in self.dims):
+                example = ",".join(str(dim or 224) for dim in self.dims)
                 raise ModelError(
                     f"{self.model}: the input shape {found} leaves more than the batch open; give its sizes with "
-                    "`input_shape`, for example 3,224,224"
+                    f"`input_shape`, for example {example}"
                 )
             shape = tuple(dim for dim in self.dims if dim is not None)
         fits = len(shape) == len(self.dims) and all(dim in (None, n) for dim, n in zip(self.dims, shape, strict=True))
@@ -119,8 +120,8 @@ def score_output(model: Model, name: str | None = None, classes: bool = True) ->
         fitting = [output for output, shape in outputs.items() if not classes or _is_score(shape)]
     if not fitting:
         raise ModelError(
-            f"{model.name}: expected an output of shape (batch, classes >= 2), found "
-            f"{', '.join(outputs)}; for a model that is no classifier pass `criterion` tolerance=REL"
+            f"{model.name}: expected an output of shape (batch, classes >= 2), found {_declared(model.proto.graph)}; for a "
+            "model that is no classifier pass `criterion` tolerance=REL"
         )
     if len(fitting) > 1:
         raise ModelError(f"{model.name}: several outputs fit ({', '.join(fitting)}); choose one with `output`")
@@ -134,6 +135,16 @@ def ends_in_softmax(model: Model, output: str) -> bool:
     while node is not None and node.op_type in _KEEPS_SCORES and node.input:
         node = makers.get(node.input[0])
     return node is not None and node.op_type == "Softmax"
+
+
+def _declared(graph: onnx.GraphProto) -> str:
+    """Return the outputs of a graph with their declared shapes, as text."""
+    texts = []
+    for value in graph.output:
+        dims = value.type.tensor_type.shape.dim
+        sizes = ", ".join(dim.dim_param or (str(dim.dim_value) if dim.dim_value > 0 else "?") for dim in dims)
+        texts.append(f"{value.name} ({sizes})")
+    return ", ".join(texts)
 
 
 def _rank_and_classes(value: onnx.ValueInfoProto) -> tuple[int | None, int | None]:

@@ -179,7 +179,10 @@ def load(model: Model, numerics: Numerics, save_optimized: str | None = None) ->
             enable_fallback=0,  # which would print, and try again with other providers
         )
     except Exception as error:
-        raise failure("does not take the model", error) from None
+        refused = failure("does not take the model", error)
+        if numerics.quantized == "exact":
+            refused = ModelError(f"{refused}; with `fusion` deployed it fuses quantized operators, which it may take")
+        raise refused from None
     if _PROVIDER_NAMES[numerics.provider] not in handle.get_providers():
         raise ModelError(_provider_missing(numerics.provider))
     return handle

@@ -50,6 +50,11 @@ def find_population(
             address = layer, None if parameter == target.role == "weight" else parameter
             regions.append(Region(target.layer, target.tensor, address, target.dtype, target.shape, starts))
     if not regions:
+        widest = max((FORMATS[target.dtype].width for target in targets), default=0)
+        if span > widest > 0:
+            raise BitswapError(
+                f"`multiplicity`: expected at most {widest} bits of one element for a burst, found {span}"
+            )
         what = f"{span} neighbouring bits" if span > 1 else "a bit"
         raise BitswapError(
             f"{model.name}: expected {what} to draw faults from, found none; change `layers`, `parameters` or `bits`"

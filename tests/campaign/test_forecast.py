@@ -29,7 +29,8 @@ def test_duration(seconds: float, text: str) -> None:
 def test_a_forecast_counts_injections_inputs_and_workers() -> None:
     """1,000 injections of 1,000 inputs at 1 ms are 1,000 s, two at a time 500 s."""
     text = Forecast(seconds=0.001, workers=2).text(1000)
-    assert text.startswith("time: about 8.3 min per 1,000 inputs on this machine with whole models (1 ms per inference")
+    assert text.startswith("time: about 8.3 min per 1,000 inputs on this machine with whole models, ")
+    assert "(1 ms per inference in a clean pass, 2 at a time)" in text
 
 
 def test_a_pass_over_noise_where_there_are_no_data(tmp_path: Path) -> None:

@@ -225,7 +225,10 @@ def test_the_same_coverage_everywhere(run: Run, tmp_path: Path) -> None:
     save(cnn(), tmp_path / "m.onnx")
     np.savez(tmp_path / "m.npz", x=normal(8, 1, 6, 6), y=np.arange(8) % 4)
     weights = "population: 92.02 % of the 7,616 bits that the model stores; left out: bias float32 2.94 %"
-    assert "--parameters takes roles in" in run("faults", "generate", "m.onnx", "--number", 5, "-o", "l.csv")[1]
+    assert (
+        "--parameters, --layers and --bits of faults generate"
+        in run("faults", "generate", "m.onnx", "--number", 5, "-o", "l.csv")[1]
+    )
     assert weights in run("inject", "m.onnx", "l.csv", "--out", "listed", "--workers", 0)[1]
     goal = ("--until", "critical±20%@90%")
     assert weights in run("inject", "m.onnx", *goal, "--out", "drawn", "--workers", 0)[1]

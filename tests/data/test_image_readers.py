@@ -70,7 +70,7 @@ def test_labels_given_by_relative_path(tmp_path: Path) -> None:
         ("a.png,1\nb.png,2\na.png,1\n", "found a name given twice or left out"),
         ("a.png,1\nb.png,2\n3\n", "found a name given twice or left out"),
         ("a.png,1\nfilename,label\n", "labels.txt:2"),
-        ("a.png,-1\nb.png,0\n", "label 0 (counted from 0) is not an integer of at least 0"),
+        ("a.png,-1\nb.png,0\n", "the label of input 0 (counted from 0) is -1, expected an integer of at least 0"),
     ],
 )
 def test_labels_of_a_folder_refused(tmp_path: Path, text: str, complaint: str) -> None:

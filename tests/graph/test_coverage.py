@@ -100,5 +100,5 @@ def test_shares_round_to_none_and_all_only_where_they_are() -> None:
     assert some.line == (
         "population: > 99.99 % of the 1,000,000 bits that the model stores; left out: bias float32 < 0.01 %"
     )
-    assert some.text.endswith("(`parameters` takes roles in, `layers` and `bits` the rest)")
+    assert some.text.endswith("; `parameters`, `layers` and `bits` of faults generate, or of `until`, take more in")
     assert Coverage(8, 8, (), "targets").text == "targets: 100.00 % of the 8 bits that the model stores"
