@@ -1,6 +1,5 @@
 """Imports Keras on TensorFlow quietly, with a one-line error where a package is missing."""
 
-import logging
 import os
 import re
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bitswap_onnx.converters.keras_refusals import refuse_bytecode
+from bitswap_onnx.converters.silence import silenced
 from bitswap_onnx.errors import MissingExtraError, ModelError, one_line
 
 if TYPE_CHECKING:
@@ -80,17 +80,9 @@ def quiet() -> Iterator[None]:
 
     Its native code writes to file descriptor 2 before it reads any setting, so the descriptor itself is redirected.
     """
-    loggers = [logging.getLogger(name) for name in _NOISY_LOGGERS]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings(), _stderr_apart():
+    with warnings.catch_warnings(), silenced(_NOISY_LOGGERS), _stderr_apart():
         warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
+        yield
 
 
 @contextmanager

@@ -1,11 +1,11 @@
 """Traces a PyTorch module at inference for any batch size; where that fails, tells which form of input it takes."""
 
-import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from bitswap_onnx.converters.silence import silenced
 from bitswap_onnx.errors import ModelError
 
 if TYPE_CHECKING:
@@ -139,18 +139,10 @@ def _at_inference(module: "torch.nn.Module") -> Iterator[None]:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Silence the warnings of PyTorch about its own code during an export; failures still raise."""
-    loggers = [logging.getLogger(name) for name in _NOISY_LOGGERS]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), silenced(_NOISY_LOGGERS):
         for message, category in _NOISY_WARNINGS:
             warnings.filterwarnings("ignore", message, category)
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
+        yield
 
 
 def _root_cause(error: BaseException) -> str:

@@ -23,6 +23,7 @@ from bitswap_onnx.outcome import Golden
 from bitswap_onnx.runtime.observe import Observer
 from bitswap_onnx.sampling.design import ListDesign, design_path, read_design
 from bitswap_onnx.sampling.input_blocks import InputSample, PerInjection, sample_inputs
+from bitswap_onnx.sampling.population import population_coverage
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,12 +47,13 @@ class CheckedList:
 
     @property
     def coverage(self) -> Coverage | None:
-        """How many of the model's stored bits the design's population is, or the tensors that the list hits without one.
+        """How many of the model's stored bits the design's population is; without a design, the tensors that the list hits.
 
         None for a list of neurons alone.
         """
-        if self.design is not None and self.design.coverage is not None:
-            return self.design.coverage
+        if self.design is not None:  # designs of older versions do not state it
+            regions, span = self.design.regions, self.design.request.span
+            return self.design.coverage or population_coverage(self.setup.model, regions, span)
         tensors = {key for path in self.paths for key in path if not is_site(key)}
         return coverage_of_tensors(self.setup.model, tensors) if tensors else None
 

@@ -142,7 +142,7 @@ def _check_begun(store: Store, plan: CheckedList, identity: Identity, golden: Go
     """Check that a store holds the beginning of this campaign."""
     check_identity(store, identity, resume)
     if plan.design and store.design is None:
-        store.keep_design(plan.design.text)
+        store.keep_design(plan.design.text, plan.coverage)
     check_golden_scores(store, golden)
     store.check_content(golden)
 

@@ -4,6 +4,7 @@ import json
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -120,9 +121,10 @@ class StoreFile:
         text: str | None = self._setting("design")
         return text
 
-    def keep_design(self, text: str) -> None:
-        """Store the text of the fault list's design."""
+    def keep_design(self, text: str, covered: Coverage | None) -> None:
+        """Store the text of the fault list's design, and how much its population covers."""
         self._put("design", text)
+        self._put("coverage", covered and asdict(covered))
 
     @property
     def coverage(self) -> Coverage | None:

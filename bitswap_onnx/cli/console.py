@@ -1,5 +1,6 @@
 """Everything that a campaign shows on the terminal: progress, notes and the summary."""
 
+import re
 import sys
 import time
 from collections import Counter
@@ -78,9 +79,11 @@ def print_notes(notes: Iterable[str], before: str = "note: ") -> None:
 
 
 def print_coverage(found: "Coverage") -> None:
-    """Print how many of a model's stored bits are covered, and the options that take in what was left out."""
-    more = "; --parameters, --layers and --bits of faults generate, or of --until, take more in"
-    out.print(found.line + (more if found.can_grow else ""))
+    """Print how many of a model's stored bits are covered, and the options that take in what was left out.
+
+    These have the names of their parameters; `in_options`, which knows others too, would load every command for them.
+    """
+    out.print(re.sub(r"`(\w+)`", lambda match: f"--{match[1]}", found.text))
 
 
 def print_notes_aside(notes: Iterable[str]) -> None:

@@ -99,7 +99,7 @@ def _node_uses(node: onnx.NodeProto, scope: _Scope, functions: _Functions) -> It
         return
     for inner, subgraph in subgraphs(node):
         child = _Scope(scope.prefix + inner, dict(scope.stored), dict(scope.producers))
-        for slot, name in held_inputs(node, subgraph).items():
+        for slot, name in _held_inputs(node, subgraph).items():
             child.take(name, scope, node.input[slot])
         yield from _graph_uses(subgraph, child, functions)
     function = functions.get((node.domain, node.op_type))
@@ -137,7 +137,7 @@ def _operator_uses(node: onnx.NodeProto, scope: _Scope) -> Iterator[tuple[str, U
     passes = standard and node.op_type in PASS_THROUGH and 0 in stored
     is_constant = passes or (bool(slots) and len(stored) == len(slots) and not any(subgraphs(node)))
     carrying = _carrying_slots(node, stored) if is_constant else {}
-    held = {slot for _, body in subgraphs(node) for slot in held_inputs(node, body)}
+    held = {slot for _, body in subgraphs(node) for slot in _held_inputs(node, body)}
     behind = next((scope.producers[name] for name in slots.values() if name in scope.producers), "")
     for slot, tensors in stored.items():
         if slot in carrying or slot in held or _only_shapes(node, slot):
@@ -152,7 +152,7 @@ def _operator_uses(node: onnx.NodeProto, scope: _Scope) -> Iterator[tuple[str, U
         scope.producers[output] = _maker(node, slots, scope)
 
 
-def held_inputs(node: onnx.NodeProto, body: onnx.GraphProto) -> dict[int, str]:
+def _held_inputs(node: onnx.NodeProto, body: onnx.GraphProto) -> dict[int, str]:
     """Return the inputs of a Loop or Scan that are the same in each run of its body, by slot, with their names in there.
 
     They are the states that the body hands on as they came, and what a Scan takes slices of.

@@ -27,7 +27,7 @@ def generate_faults(model: Model, request: SamplingRequest, path: Path) -> ListD
     regions, strata, sample = plan_sample(model, request)
     digest = write_fault_list(path, sample, sample.examples)
     totals = sum(entry.population for entry in strata), sum(sample.sizes)
-    covered = population_coverage(model, regions, request.multiplicity if request.pattern.burst else 1)
+    covered = population_coverage(model, regions, request.span)
     design = ListDesign(request, request.quantile, model.name, model.sha256, regions, strata, *totals, digest, covered)
     with replacing(design_path(path)) as file:
         file.write(design.text)
@@ -37,8 +37,7 @@ def generate_faults(model: Model, request: SamplingRequest, path: Path) -> ListD
 def plan_sample(model: Model, request: SamplingRequest) -> tuple[tuple[Region, ...], tuple[StratumDesign, ...], Sample]:
     """Return the regions that ``request`` draws from, its strata, and the sample, drawn when it is iterated."""
     pattern = request.pattern
-    span = request.multiplicity if pattern.burst else 1
-    regions = find_population(model, request.layers, request.exclude, request.parameters, request.bits, span)
+    regions = find_population(model, request.layers, request.exclude, request.parameters, request.bits, request.span)
     strata = stratify(regions, STRATUM_NAMES[request.scheme])
     distances = bit_distances(model, regions) if request.scheme == "data-aware" else {}
     proportions = {name: proportions_of(of_format.tolist()) for name, of_format in distances.items()}

@@ -87,6 +87,11 @@ class SamplingRequest:
         return Pattern(self.kinds, self.multiplicity, self.burst and self.multiplicity > 1)
 
     @property
+    def span(self) -> int:
+        """The neighbouring bits of an element that one injection hits."""
+        return self.multiplicity if self.pattern.burst else 1
+
+    @property
     def quantile(self) -> float:
         """The normal quantile t that sizes are computed with."""
         return normal_quantile(self.confidence) if self.t is None else self.t

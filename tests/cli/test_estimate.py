@@ -243,3 +243,18 @@ def test_the_same_coverage_everywhere(run: Run, tmp_path: Path) -> None:
         assert covered["stored"] == 238 * 32
         assert covered["covered"] in ((219 * 32,) if folder != "alone" else (27 * 32, 192 * 32, 219 * 32))
         assert {entry["role"] for entry in covered["left_out"]} >= {"bias", "bn_scale", "bn_bias", "bn_mean", "bn_var"}
+
+
+def test_coverage_follows_from_a_design_that_does_not_state_it_or_comes_later(run: Run, tmp_path: Path) -> None:
+    save(cnn(), tmp_path / "m.onnx")
+    np.savez(tmp_path / "m.npz", x=normal(8, 1, 6, 6), y=np.arange(8) % 4)
+    run("faults", "generate", "m.onnx", "--number", 5, "-o", "l.csv")
+    design = json.loads(Path("l.design.json").read_text())
+    del design["coverage"]
+    inject = ("inject", "m.onnx", "l.csv", "--workers", 0, "--out")
+    Path("l.design.json").unlink()
+    assert "tensors that the list hits" in run(*inject, "later")[1]
+    Path("l.design.json").write_text(json.dumps(design))
+    for folder, option in (("old", ()), ("later", ("--resume",))):
+        assert "population: 92.02 % of the 7,616 bits" in run(*inject, folder, *option)[1]
+        assert json.loads(Path(folder, "golden.json").read_text())["coverage"]["of"] == "population"
