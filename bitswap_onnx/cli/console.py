@@ -13,14 +13,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from bitswap_onnx.campaign.options import OnProgress, Progress
 from bitswap_onnx.cli.option_names import in_options
 from bitswap_onnx.errors import amount, printable
-from bitswap_onnx.outcome import Counts
 
 if TYPE_CHECKING:
+    from bitswap_onnx.campaign.options import OnProgress, Progress
     from bitswap_onnx.campaign.run import Campaign
     from bitswap_onnx.graph.coverage import Coverage
+    from bitswap_onnx.outcome import Counts
 
 #: Width of tables where the output is no terminal: wide enough that no column is squeezed.
 _WIDE = 200
@@ -93,7 +93,7 @@ def print_notes_aside(notes: Iterable[str]) -> None:
 
 
 @contextmanager
-def progress() -> Iterator[OnProgress]:
+def progress() -> Iterator["OnProgress"]:
     """Give a callback that shows progress: a bar on a terminal, a line every ten seconds elsewhere."""
     if not sys.stderr.isatty():
         yield _Lines().show
@@ -116,7 +116,7 @@ class _Pace:
     def __init__(self) -> None:
         self.begun: tuple[float, Progress] | None = None
 
-    def __call__(self, progress: Progress) -> tuple[str, str]:
+    def __call__(self, progress: "Progress") -> tuple[str, str]:
         """Return inferences per second and the time left, each empty where nothing is known yet."""
         now = time.monotonic()
         if self.begun is None or self.begun[1].stage != progress.stage or self.begun[1].done > progress.done:
@@ -129,7 +129,7 @@ class _Pace:
         return rate, left
 
 
-def _exactly(progress: Progress) -> float:
+def _exactly(progress: "Progress") -> float:
     return progress.done if progress.exactly is None else progress.exactly
 
 
@@ -139,7 +139,7 @@ class _Bars:
         self.stages: dict[str, TaskID] = {}
         self.pace = _Pace()
 
-    def show(self, progress: Progress) -> None:
+    def show(self, progress: "Progress") -> None:
         if progress.stage not in self.stages:
             self.stages[progress.stage] = self.bar.add_task(progress.stage, rate="", critical="")
         self.bar.update(
@@ -156,7 +156,7 @@ class _Lines:
         self.last = time.monotonic()
         self.pace = _Pace()
 
-    def show(self, progress: Progress) -> None:
+    def show(self, progress: "Progress") -> None:
         pace = self.pace(progress)
         now = time.monotonic()
         if now - self.last < _PLAIN_SECONDS and progress.done < progress.total:
@@ -228,6 +228,6 @@ def _where_time_went(seconds: Mapping[str, float]) -> str:
     return f"time of the workers: {total:,.1f} s: {shares}"
 
 
-def _shares(counts: Counts) -> list[str]:
+def _shares(counts: "Counts") -> list[str]:
     inputs = counts["inputs"]
     return [share(counts[name], inputs) for name in ("masked", "non_critical", "critical", "critical_nonfinite")]

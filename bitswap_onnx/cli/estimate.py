@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 from rich.table import Table
@@ -11,19 +11,11 @@ from bitswap_onnx.cli import console
 from bitswap_onnx.cli.option_names import in_options
 from bitswap_onnx.cli.options import Json
 from bitswap_onnx.errors import BitswapError, amount
-from bitswap_onnx.estimates.fit import MBITS, Fit, Operation, failures
-from bitswap_onnx.estimates.groups import SCOPES, Scope
-from bitswap_onnx.estimates.rates import (
-    CURVE,
-    HARMFUL,
-    LEADING,
-    Nonfinite,
-    Question,
-    Rate,
-    Rates,
-    estimate_rates,
-)
-from bitswap_onnx.estimates.rates_files import as_record, method, write_csv
+from bitswap_onnx.estimates.names import CURVE, HARMFUL, LEADING, MBITS, SCOPES, Nonfinite, Scope
+
+if TYPE_CHECKING:
+    from bitswap_onnx.estimates.fit import Fit, Operation
+    from bitswap_onnx.estimates.rates import Rate, Rates
 
 _TITLES = {
     "critical": "critical",
@@ -107,6 +99,10 @@ def command(
     csv_file: _CsvFile = None,
 ) -> None:
     """Estimate rates with confidence intervals; the fault is the sampling unit, not the inference."""
+    from bitswap_onnx.estimates.fit import failures
+    from bitswap_onnx.estimates.rates import Question, estimate_rates
+    from bitswap_onnx.estimates.rates_files import as_record, write_csv
+
     operation = _operation(fit_per_mbit, mbit, residency, theta, bits)
     scopes = tuple(cast(Scope, part.strip()) for part in by.split(",") if part.strip())
     question = Question(by=scopes, level=level, nonfinite=nonfinite, theta=theta or 0.0, over_inputs=over_inputs)
@@ -124,7 +120,7 @@ def command(
 
 def _operation(
     fit_per_mbit: float | None, mbit: str | None, residency: float | None, theta: float | None, bits: int | None
-) -> Operation | None:
+) -> "Operation | None":
     """Return the assumptions of a FIT figure, None where none is asked for; raises BitswapError where one is missing."""
     needed = {"--fit-per-mbit": fit_per_mbit, "--mbit": mbit, "--residency": residency, "--theta": theta}
     if fit_per_mbit is None and mbit is None and residency is None and bits is None:
@@ -132,10 +128,14 @@ def _operation(
     missing = [name for name, value in needed.items() if value is None]
     if fit_per_mbit is None or mbit is None or residency is None or theta is None:
         raise BitswapError(f"a FIT figure needs {', '.join(needed)}; missing {', '.join(missing)}")
+    from bitswap_onnx.estimates.fit import Operation
+
     return Operation(fit_per_mbit=fit_per_mbit, mbit=mbit, residency=residency, bits=bits)
 
 
-def _print(rates: Rates, fit: Fit | None) -> None:
+def _print(rates: "Rates", fit: "Fit | None") -> None:
+    from bitswap_onnx.estimates.rates_files import method
+
     recorded, strata = rates.recorded, rates.strata
     drawn = "" if strata is None else f", drawn from {sum(strata.populations):,}; strata: {len(strata.names):,}"
     console.out.print(
@@ -158,7 +158,7 @@ def _print(rates: Rates, fit: Fit | None) -> None:
     console.print_notes([f"inputs: {rates.inputs.name}", rates.inputs.about], "")
 
 
-def _network(rows: list[Rate], rates: Rates) -> Table:
+def _network(rows: list["Rate"], rates: "Rates") -> Table:
     level = f"{100 * rates.question.level:g} %"
     result = console.table(
         f"Network: means over faults, in %, with {level} intervals", "Share of", ">± SE", f">{level}"
@@ -169,7 +169,7 @@ def _network(rows: list[Rate], rates: Rates) -> Table:
     return result
 
 
-def _groups(rows: list[Rate], rates: Rates) -> Table:
+def _groups(rows: list["Rate"], rates: "Rates") -> Table:
     """Return the table of a scope: critical and masked shares and, unless inputs are a sample, harmful faults per group."""
     scope, quantities = rows[0].scope, [rates.question.leading, "masked"]
     heads = [_TITLES[rates.question.leading], "masked"]
@@ -191,7 +191,7 @@ def _groups(rows: list[Rate], rates: Rates) -> Table:
     return result
 
 
-def _curve(rows: list[Rate], rates: Rates) -> Table:
+def _curve(rows: list["Rate"], rates: "Rates") -> Table:
     treatment = "" if rates.question.leading == LEADING["as-is"] else f" ({_TITLES[rates.question.leading]})"
     title = f"Share of faults by critical share f{treatment}, in %: {_together(rates, CURVE, 'theta')}"
     result = console.table(title, "Faults with", ">± SE", ">Interval")
@@ -200,17 +200,17 @@ def _curve(rows: list[Rate], rates: Rates) -> Table:
     return result
 
 
-def _together(rates: Rates, scope: str, what: str) -> str:
+def _together(rates: "Rates", scope: str, what: str) -> str:
     number = rates.corrected_for[scope]
     validity = f"all {number} {what} together (Bonferroni)" if number > 1 else "the row"
     return f"{100 * rates.question.level:g} % for {validity}"
 
 
-def _harmful(row: Rate) -> str:
+def _harmful(row: "Rate") -> str:
     return f"faults with f >= {100 * row.theta:g} %" if row.theta else "faults with any critical input"
 
 
-def _cells(row: Rate) -> tuple[str, str]:
+def _cells(row: "Rate") -> tuple[str, str]:
     interval = f"{_percent(row.low, 3)} to {_percent(row.high, 3)}"
     if row.mean is None:
         return "too few", interval
@@ -222,7 +222,7 @@ def _percent(share: float, digits: int) -> str:
     return f"{100 * share if abs(share) >= 1e-8 else 0:.{digits}g}"
 
 
-def _print_fit(fit: Fit) -> None:
+def _print_fit(fit: "Fit") -> None:
     treated = "" if fit.nonfinite == "as-is" else f", nonfinite {fit.nonfinite}"
     harmful = f"critical share >= {fit.theta:g}" if fit.theta else "any critical input"
     console.out.print(

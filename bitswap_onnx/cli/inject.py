@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bitswap_onnx.campaign.options import RunOptions, starting_workers
-from bitswap_onnx.campaign.settings import Settings
 from bitswap_onnx.cli import console
 from bitswap_onnx.cli.options import BitOrderOption, ModelPath, with_shared
 from bitswap_onnx.errors import BitswapError, amount
@@ -22,6 +21,7 @@ from bitswap_onnx.sampling.input_blocks import parse_per_injection
 
 if TYPE_CHECKING:
     from bitswap_onnx.campaign.records import InterimEstimate
+    from bitswap_onnx.campaign.settings import Settings
     from bitswap_onnx.until.drawn_list import Until
     from bitswap_onnx.until.run import Reached
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 @with_shared
 def command(
     model: ModelPath,
-    settings: Settings,
+    settings: "Settings",
     options: RunOptions,
     until: "Until | None",
     faults: Annotated[

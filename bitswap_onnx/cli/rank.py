@@ -3,30 +3,35 @@
 import math
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.table import Table
 
 from bitswap_onnx.campaign.options import RunOptions
-from bitswap_onnx.campaign.settings import Settings
 from bitswap_onnx.cli import console
 from bitswap_onnx.cli.inject import watched
 from bitswap_onnx.cli.options import Exclude, Layers, ModelPath, Plot, with_shared
 from bitswap_onnx.errors import BitswapError, amount
-from bitswap_onnx.experiments.ranking.report import write_robustness
-from bitswap_onnx.experiments.ranking.results import Robustness, ScoredRanking
-from bitswap_onnx.experiments.ranking.run import BUILTIN_RANKINGS, evaluate_robustness
-from bitswap_onnx.report.figures import require_matplotlib
-from bitswap_onnx.report.ranking import plot_robustness
-from bitswap_onnx.stats.intervals import CONFIDENCE_LEVEL
-from bitswap_onnx.stats.rankings import ALIKE, BootstrapEstimate
+from bitswap_onnx.experiments.ranking.builtin import BUILTIN_RANKINGS
+
+if TYPE_CHECKING:
+    from bitswap_onnx.campaign.settings import Settings
+    from bitswap_onnx.experiments.ranking.results import Robustness, ScoredRanking
+    from bitswap_onnx.stats.rankings import BootstrapEstimate
+
+_Site = Annotated[
+    Literal["neurons", "weights"],
+    typer.Option(
+        help="neurons: what a layer takes in, new faults for every input; weights: its kernel, the same for all inputs."
+    ),
+]
 
 
 @with_shared
 def command(
     model: ModelPath,
-    settings: Settings,
+    settings: "Settings",
     options: RunOptions,
     ranking: Annotated[
         list[Path] | None, typer.Option(help="A ranking to score (.json, .csv); may be given several times.")
@@ -38,12 +43,7 @@ def command(
     builtin: Annotated[
         str, typer.Option(metavar="NAME,..|all|none", help=f"Built-in rankings: {', '.join(BUILTIN_RANKINGS)}.")
     ] = "all",
-    site: Annotated[
-        Literal["neurons", "weights"],
-        typer.Option(
-            help="neurons: what a layer takes in, new faults for every input; weights: its kernel, the same for all inputs."
-        ),
-    ] = "neurons",
+    site: _Site = "neurons",
     trials: Annotated[
         int | None,
         typer.Option(min=1, help="Faults per input (neurons, default 1) or per layer (weights, default 200)."),
@@ -64,6 +64,9 @@ def command(
     plot: Plot = False,
 ) -> None:
     """Inject faults layer by layer, then score rankings of the layers: which layers to monitor first."""
+    from bitswap_onnx.experiments.ranking.run import evaluate_robustness
+    from bitswap_onnx.report.figures import require_matplotlib
+
     if plot:
         require_matplotlib()
     with watched(options) as watched_options:
@@ -82,8 +85,14 @@ def command(
             top=top,
             options=watched_options,
         )
-    files = write_robustness(robustness)
-    _print(robustness, (*files, *(plot_robustness(robustness) if plot else ())))
+    _print(robustness, _write(robustness, plot))
+
+
+def _write(robustness: "Robustness", plot: bool) -> tuple[Path, ...]:
+    from bitswap_onnx.experiments.ranking.report import write_robustness
+    from bitswap_onnx.report.ranking import plot_robustness
+
+    return (*write_robustness(robustness), *(plot_robustness(robustness) if plot else ()))
 
 
 def _named(paths: list[Path]) -> dict[str, Path]:
@@ -103,7 +112,7 @@ def _builtin(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-def _print(robustness: Robustness, files: Iterable[Path]) -> None:
+def _print(robustness: "Robustness", files: Iterable[Path]) -> None:
     """Print the layers, the rankings from the best to the worst, and the pairs of rankings that differ."""
     right = "Right %" if robustness.labelled else "As golden %"
     faults = f"{amount(robustness.trials, 'fault')} per "
@@ -124,8 +133,10 @@ def _print(robustness: Robustness, files: Iterable[Path]) -> None:
     console.out.print(f"written: {', '.join(map(str, files))}")
 
 
-def _rankings(robustness: Robustness) -> Table:
+def _rankings(robustness: "Robustness") -> Table:
     """Return the table of rankings: those of all layers first, of these the best first."""
+    from bitswap_onnx.stats.intervals import CONFIDENCE_LEVEL
+
     interval = f"{100 * CONFIDENCE_LEVEL:g} % interval"
     table = console.table(
         "Rankings: score (lower is better), beside the scores of the best and the worst order; normalised: 0 is a random "
@@ -133,7 +144,7 @@ def _rankings(robustness: Robustness) -> Table:
         *("Ranking", ">Score", f">{interval}", ">Best", ">Worst", ">Normalised", f">{interval}", ">Layers"),
     )
 
-    def place(ranked: ScoredRanking) -> tuple[int, float]:
+    def place(ranked: "ScoredRanking") -> tuple[int, float]:
         return -ranked.score.layers, ranked.score.score.value
 
     for ranked in sorted(robustness.rankings, key=place):
@@ -144,7 +155,10 @@ def _rankings(robustness: Robustness) -> Table:
     return table
 
 
-def _print_pairs(robustness: Robustness) -> None:
+def _print_pairs(robustness: "Robustness") -> None:
+    from bitswap_onnx.stats.intervals import CONFIDENCE_LEVEL
+    from bitswap_onnx.stats.rankings import ALIKE
+
     different = [pair for pair in robustness.pairs if pair.difference and pair.difference.verdict != ALIKE]
     compared = [pair for pair in robustness.pairs if pair.difference]
     if compared:
@@ -161,7 +175,7 @@ def _print_pairs(robustness: Robustness) -> None:
         console.out.print(f"  {better[0]} is better than {better[1]} by {low:.3f} to {high:.3f} points")
 
 
-def _estimate(estimate: BootstrapEstimate, digits: int) -> tuple[str, str]:
+def _estimate(estimate: "BootstrapEstimate", digits: int) -> tuple[str, str]:
     """Return a value and its interval, or dashes where the data do not determine them."""
     if not math.isfinite(estimate.value) or not (math.isfinite(estimate.low) or math.isfinite(estimate.high)):
         return "-", "-"

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from bitswap_onnx.estimates.fit import Fit
-from bitswap_onnx.estimates.rates import CURVE, Rate, Rates
+from bitswap_onnx.estimates.names import CURVE
+from bitswap_onnx.estimates.rates import Rate, Rates
 from bitswap_onnx.files import check_output, replacing
 from bitswap_onnx.sampling.design import design_path
 

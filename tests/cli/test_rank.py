@@ -14,7 +14,7 @@ from scipy import stats
 
 from bitswap_onnx.errors import ControlFailedError
 from bitswap_onnx.experiments.ranking import run as rank_module
-from bitswap_onnx.experiments.ranking.run import BUILTIN_RANKINGS
+from bitswap_onnx.experiments.ranking.builtin import BUILTIN_RANKINGS
 from tests.builders import build, normal, save
 from tests.command_line import Run, runner
 

@@ -10,8 +10,9 @@ import pytest
 from scipy import stats
 
 from bitswap_onnx.errors import BitswapError, RunError
-from bitswap_onnx.estimates.groups import ALL, SCOPES
-from bitswap_onnx.estimates.rates import CURVE, HARMFUL, Question, estimate_rates
+from bitswap_onnx.estimates.groups import ALL
+from bitswap_onnx.estimates.names import CURVE, HARMFUL, SCOPES
+from bitswap_onnx.estimates.rates import Question, estimate_rates
 from bitswap_onnx.estimates.rates_files import as_record, write_csv
 from bitswap_onnx.stats.stratified import Bounded, Strata, estimate_mean, frame_of
 from tests import reference
