@@ -19,6 +19,18 @@ if TYPE_CHECKING:
 
 _LAYERS = 10
 
+#: What the columns of the table of critical shares are.
+_VERDICTS = (
+    "Differ: faults whose critical share differs, and the exact 95 % upper bound of their share of all faults; finite: "
+    "without inferences whose scores are NaN or Inf",
+    "verdict: different: not equivalent, and the 95 % interval of B - A excludes 0; not shown: the faults show neither, or "
+    "are fewer than 30",
+)
+#: What the columns of the table of agreement are.
+_AGREEMENT = (
+    "McNemar p: how often chance splits the faults so unevenly; kappa: agreement of outcomes beyond chance, 1 for all; "
+    "positive agreement: of critical outcomes, 1 for all, - where there is none"
+)
 
 _RunB = Annotated[
     Path | None, typer.Argument(metavar="RUN_B", help="A finished run of the same faults on another model.")
@@ -124,10 +136,9 @@ def _print(comparison: "Comparison", folder: Path) -> None:
     console.out.print(_critical_table([*critical, *layers[:_LAYERS]], about["judgement"]["delta"]))
     if len(layers) > _LAYERS:
         console.out.print(f"the {_LAYERS} layers that differ most; all {len(layers)} are in {COMPARISON_FILES[1]}")
-    console.out.print(
-        "Differ: faults whose critical share differs, and the exact 95 % upper bound of their share of all faults"
-    )
+    console.print_notes(_VERDICTS, "")
     console.out.print(_agreement_table(critical, about["judgement"]["theta"], about["agreement"]))
+    console.out.print(_AGREEMENT)
     if masked:
         console.out.print(_masked_table(masked))
     console.print_notes(about["checked"], "checked: ")

@@ -135,6 +135,10 @@ def _print(verdicts: list["Verdict"]) -> None:
         ]
         result.add_row(rows[0].id, *agreements, *counts)
     console.out.print(result)
+    console.out.print(
+        "score difference: the largest, as a part of an input's largest score; predictions: inferences whose top-1 class "
+        "differs, near ties: within rounding; masked, critical: inferences, each run against its own clean scores"
+    )
     for verdict in verdicts:
         _print_totals(verdict)
 

@@ -1,6 +1,7 @@
 """``estimate``: rates of a finished campaign with confidence intervals."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -19,14 +20,21 @@ if TYPE_CHECKING:
 
 _TITLES = {
     "critical": "critical",
-    "critical_or_nonfinite": "critical, nonfinite always so",
-    "critical_finite": "critical, nonfinite detected",
+    "critical_or_nonfinite": "critical, NaN/Inf counted as critical",
+    "critical_finite": "critical, NaN/Inf counted as detected",
     "non_critical": "non-critical",
     "critical_nonfinite": "critical and nonfinite",
     "sdc_5": "SDC-5",
     "sdc_10": "SDC-10 %",
     "sdc_20": "SDC-20 %",
     "accuracy_drop": "accuracy drop",
+}
+#: What cannot be told from its name, by a quantity that is shown with it.
+_MEANINGS = {
+    "critical": "a fault's share is that of its inferences; critical: the top-1 class is not the golden one, or an output "
+    "moved by more than the run's tolerance",
+    "sdc_5": "SDC-5: the top-1 class is not in the golden top-5; SDC-10 %: the golden class's softmax score moved by more "
+    "than 10 % of itself",
 }
 _HEADS = {"layer": "Layer", "bit": "Bit", "bit-class": "Bit class", "layer-bit": "Layer and bit"}
 #: Rows of a table on the terminal; JSON and CSV have all.
@@ -146,6 +154,8 @@ def _print(rates: "Rates", fit: "Fit | None") -> None:
     for row in rates.rows:
         scopes.setdefault(row.scope, []).append(row)
     console.out.print(_network(scopes["network"], rates))
+    quantities = {row.quantity for row in scopes["network"]}
+    console.print_notes((text for name, text in _MEANINGS.items() if name in quantities), "")
     for scope in _HEADS:
         if scope in scopes:
             console.out.print(_groups(scopes[scope], rates))
@@ -161,7 +171,7 @@ def _print(rates: "Rates", fit: "Fit | None") -> None:
 def _network(rows: list["Rate"], rates: "Rates") -> Table:
     level = f"{100 * rates.question.level:g} %"
     result = console.table(
-        f"Network: means over faults, in %, with {level} intervals", "Share of", ">± SE", f">{level}"
+        f"Network: means over faults, in %, with {level} intervals", "Share of", ">Estimate ± SE", f">{level} interval"
     )
     for row in rows:
         name = _harmful(row) if row.quantity == HARMFUL else f"inferences {_TITLES.get(row.quantity, row.quantity)}"
@@ -193,8 +203,8 @@ def _groups(rows: list["Rate"], rates: "Rates") -> Table:
 
 def _curve(rows: list["Rate"], rates: "Rates") -> Table:
     treatment = "" if rates.question.leading == LEADING["as-is"] else f" ({_TITLES[rates.question.leading]})"
-    title = f"Share of faults by critical share f{treatment}, in %: {_together(rates, CURVE, 'theta')}"
-    result = console.table(title, "Faults with", ">± SE", ">Interval")
+    title = f"Share of faults whose critical share f reaches theta{treatment}, in %: {_together(rates, CURVE, 'theta')}"
+    result = console.table(title, "Share of", ">Estimate ± SE", ">Interval")
     for row in rows:
         result.add_row(_harmful(row), *_cells(row))
     return result
@@ -211,10 +221,18 @@ def _harmful(row: "Rate") -> str:
 
 
 def _cells(row: "Rate") -> tuple[str, str]:
-    interval = f"{_percent(row.low, 3)} to {_percent(row.high, 3)}"
     if row.mean is None:
-        return "too few", interval
-    return f"{_percent(row.mean, 4)} ± {'-' if row.se is None else _percent(row.se, 2)}", interval
+        return "too few", f"{_percent(row.low, 3)} to {_percent(row.high, 3)}"
+    se = "-" if row.se is None else _percent(row.se, 2)
+    return f"{_percent(row.mean, 4)} ± {se}", _interval(row.mean, row.low, row.high, _percent)
+
+
+def _interval(value: float, low: float, high: float, shown: Callable[[float, int], str]) -> str:
+    """Return an interval in three digits; in four, as its value, where rounding alone would put the value outside."""
+    ends = shown(low, 3), shown(high, 3)
+    if not float(ends[0]) <= float(shown(value, 4)) <= float(ends[1]):
+        ends = shown(low, 4), shown(high, 4)
+    return " to ".join(ends)
 
 
 def _percent(share: float, digits: int) -> str:
@@ -225,8 +243,9 @@ def _percent(share: float, digits: int) -> str:
 def _print_fit(fit: "Fit") -> None:
     treated = "" if fit.nonfinite == "as-is" else f", nonfinite {fit.nonfinite}"
     harmful = f"critical share >= {fit.theta:g}" if fit.theta else "any critical input"
+    interval = _interval(fit.fit, fit.low, fit.high, lambda value, digits: f"{value:.{digits}g}")
     console.out.print(
-        f"FIT: {fit.fit:.4g} failures per 1e9 hours ({100 * fit.level:g} %: {fit.low:.3g} to {fit.high:.3g}); a failure is "
+        f"FIT: {fit.fit:.4g} failures per 1e9 hours ({100 * fit.level:g} %: {interval}); a failure is "
         f"an upset with {harmful}{treated}; {fit.fit_per_mbit:g} FIT per Mbit of {fit.mbit_bits:,} bits, {fit.bits:,} bits"
     )
     console.out.print(

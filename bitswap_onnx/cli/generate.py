@@ -147,6 +147,9 @@ def _print(design: "ListDesign", path: Path) -> None:
             share = console.share(entry.size, entry.population)
             table.add_row(entry.name, f"{entry.population:,}", p, f"{entry.size:,}", share)
         console.out.print(table)
+        console.out.print(
+            "population: faults of a stratum; p: the share that sizes allow for; share: drawn, of the population"
+        )
     else:
         sizes, populations = ([getattr(entry, key) for entry in strata] for key in ("size", "population"))
         console.out.print(

@@ -27,6 +27,14 @@ _Site = Annotated[
     ),
 ]
 
+#: What the columns of the table of rankings are.
+_SCORES = (
+    "score: accuracy in % under faults in the first k layers, averaged over all k; lower is better: a good ranking has the "
+    "layers that faults harm most in front",
+    "normalised: 0 is a random order, 1 the oracle that orders by one half of the inputs and is scored on the other (others "
+    "can exceed it); -: too few inputs to tell that oracle from a random order",
+)
+
 
 @with_shared
 def command(
@@ -127,8 +135,13 @@ def _print(robustness: "Robustness", files: Iterable[Path]) -> None:
         cost = f"{layer.cost.parameters:,}", f"{layer.cost.macs / 1e6:.3g}", f"{layer.bits:,}"
         layers.add_row(str(layer.number), layer.name, layer.kind, *shares, *cost)
     console.out.print(layers)
+    critical = "critical: the top-1 class is not the golden one; nonfinite: a score is NaN or Inf"
+    console.out.print(
+        f"shares of the inferences with faults in a layer; {critical}; MMACs: millions of multiplications"
+    )
     if robustness.rankings:
         console.out.print(_rankings(robustness))
+        console.print_notes(_SCORES, "")
     _print_pairs(robustness)
     console.out.print(f"written: {', '.join(map(str, files))}")
 
@@ -139,8 +152,7 @@ def _rankings(robustness: "Robustness") -> Table:
 
     interval = f"{100 * CONFIDENCE_LEVEL:g} % interval"
     table = console.table(
-        "Rankings: score (lower is better), beside the scores of the best and the worst order; normalised: 0 is a random "
-        "order, 1 the oracle that learns from half of the data (an oracle of all the data can exceed 1)",
+        "Rankings of the layers, beside the scores of the best and the worst order of the same layers",
         *("Ranking", ">Score", f">{interval}", ">Best", ">Worst", ">Normalised", f">{interval}", ">Layers"),
     )
 

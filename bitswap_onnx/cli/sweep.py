@@ -1,6 +1,6 @@
 """``sweep``: accuracy against bit error rate."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -86,7 +86,26 @@ def _print(sweep: "Sweep", files: Iterable[Path]) -> None:
         flipped = f"{row.flipped} of {row.repeats}"
         result.add_row(f"{row.rate:g}", f"{row.flips:,.2f}", flipped, *shares)
     console.out.print(result)
+    console.print_notes(_notes(sweep), "")
     console.out.print(f"written: {', '.join(map(str, files))}")
+
+
+def _notes(sweep: "Sweep") -> Iterator[str]:
+    """Yield what the shares and their intervals are."""
+    yield (
+        "means over the repeats of a rate; top-1, top-5: right predictions; critical: the top-1 class is not the golden "
+        "one; nonfinite: a score is NaN or Inf; rate 0: the golden run"
+    )
+    from bitswap_onnx.experiments.sweep.results import repeat_interval
+    from bitswap_onnx.stats.clustered import Mean
+
+    repeats = max((row.repeats for row in sweep.rows), default=0)
+    equal = repeat_interval(Mean(repeats, 0.0, 0.0))
+    if equal:
+        yield (
+            f"intervals: Student's over the repeats; where all {repeats} are equal, {100 * equal[1]:.2f} points to each "
+            f"side: so many of all possible draws may differ without one among {repeats}"
+        )
 
 
 def _share(mean: "Mean | None") -> str:
