@@ -77,7 +77,7 @@ COMMAND = re.compile(
 )
 
 #: Parameters that messages name and no command has.
-PYTHON_ONLY = {"count", "index", "input", "opset", "records"}
+PYTHON_ONLY = {"count", "index", "input", "natives", "opset", "records", "settings"}
 
 
 MODULES = modules(REPO)

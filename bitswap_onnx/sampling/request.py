@@ -3,9 +3,10 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from typing import Any
 
 from bitswap_onnx.errors import BitswapError
-from bitswap_onnx.faults.fault import Kind
+from bitswap_onnx.faults.fault import Kind, parse_kinds
 from bitswap_onnx.sampling.choices import Population, Rounding, SamplingScheme
 from bitswap_onnx.sampling.sizes import normal_quantile
 from bitswap_onnx.sampling.strata import Pattern, Region
@@ -33,10 +34,10 @@ class SamplingRequest:
 
     A stratum gets as many injections as estimate a share of ``proportion`` p within ``margin`` e at ``confidence`` (or
     at its normal quantile ``t``); data-aware sizes take p from the weights. ``number``: injections per stratum instead: in
-    all (``network``), per layer, per bit of a layer, or ``per-target``, which has no other size. ``population``: the number
-    of faults per bit in the formula of sizes: ``flips`` counts 1, ``stuck_at`` 2; None: the number of ``kinds``. ``layers``,
-    ``exclude``, ``parameters``, ``bits``: filters of `find_population`. Raises BitswapError for values outside their range,
-    and for values that do not go together.
+    all (``network``), per layer, per bit of a layer, or ``per-target``, which has no other size. ``kinds``: a tuple of
+    `Kind`, or text like ``flip,stuck_at``. ``population``: the number of faults per bit in the formula of sizes: ``flips``
+    counts 1, ``stuck_at`` 2; None: the number of ``kinds``. ``layers``, ``exclude``, ``parameters``, ``bits``: filters of
+    `find_population`. Raises BitswapError for values outside their range, and for values that do not go together.
     """
 
     scheme: SamplingScheme = "network"
@@ -46,7 +47,7 @@ class SamplingRequest:
     proportion: float = 0.5
     rounding: Rounding = "nearest"
     number: int | None = None
-    kinds: tuple[Kind, ...] = (Kind.FLIP,)
+    kinds: Any = (Kind.FLIP,)
     population: Population | None = None
     layers: str | None = None
     exclude: str | None = None
@@ -57,6 +58,8 @@ class SamplingRequest:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if isinstance(self.kinds, str):
+            object.__setattr__(self, "kinds", parse_kinds(self.kinds))
         for name, value in (
             ("margin", self.margin),
             ("confidence", self.confidence),
