@@ -267,7 +267,7 @@ def test_text_where_the_command_line_takes_text() -> None:
 
 def test_keywords_are_the_fields_of_settings_and_options() -> None:
     fields = {*Settings.__dataclass_fields__, *RunOptions.__dataclass_fields__, *bo.Preprocessing.__dataclass_fields__}
-    derived = {"data", "neurons", "apart", "from_clock", "waiting"}
+    derived = {"data", "neurons", "apart", "from_clock", "waiting", "experiment"}
     assert set(Keywords.__annotations__) == fields - derived
 
 
