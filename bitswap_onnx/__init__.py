@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from bitswap_onnx.data.dataset import Dataset, load_dataset
     from bitswap_onnx.data.preprocessing import Preprocessing
     from bitswap_onnx.errors import BitswapError
-    from bitswap_onnx.estimates.rates import Question, estimate_rates
+    from bitswap_onnx.estimates.question import Question
+    from bitswap_onnx.estimates.rates import estimate_rates
     from bitswap_onnx.experiments.comparison.compare_runs import Judgement, compare_runs
     from bitswap_onnx.experiments.comparison.convert import convert_faults
     from bitswap_onnx.experiments.comparison.run import compare_models
@@ -50,7 +51,8 @@ _HOMES = {
     "data.dataset": ("Dataset", "load_dataset"),
     "data.preprocessing": ("Preprocessing",),
     "errors": ("BitswapError",),
-    "estimates.rates": ("Question", "estimate_rates"),
+    "estimates.question": ("Question",),
+    "estimates.rates": ("estimate_rates",),
     "experiments.comparison.compare_runs": ("Judgement", "compare_runs"),
     "experiments.comparison.convert": ("convert_faults",),
     "experiments.comparison.run": ("compare_models",),
