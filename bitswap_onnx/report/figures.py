@@ -118,6 +118,13 @@ def require_matplotlib() -> None:
         raise MissingExtraError("plots need matplotlib: pip install 'bitswap-onnx[report]'") from None
 
 
+def draw_figure(panels: Sequence[Panel | Bars]) -> "Figure":
+    """Return the panels side by side with one legend, as matplotlib's figure; raises MissingExtraError without it."""
+    require_matplotlib()
+    with _our_settings():
+        return _draw(panels)
+
+
 def save_figure(stem: Path, panels: Sequence[Panel | Bars]) -> tuple[Path, Path]:
     """Draw the panels side by side with one legend; write ``<stem>.svg`` and ``<stem>.png``, whole, and return both.
 
@@ -126,11 +133,10 @@ def save_figure(stem: Path, panels: Sequence[Panel | Bars]) -> tuple[Path, Path]
 
     Raises MissingExtraError without matplotlib, and RunError if a file cannot be written.
     """
-    require_matplotlib()
     name = stem.stem if stem.suffix.lower() in (".svg", ".png") else stem.name
     files = stem.with_name(f"{name}.svg"), stem.with_name(f"{name}.png")
+    figure = draw_figure(panels)
     with _our_settings():
-        figure = _draw(panels)
         pictures = [_render(figure, "svg", metadata={"Date": None}), _render(figure, "png", dpi=_DPI)]
     for path, picture in zip(files, pictures, strict=True):
         with replacing(path, "wb") as file:

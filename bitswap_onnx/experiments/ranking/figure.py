@@ -12,10 +12,15 @@ _REFERENCES = ("random", "oracle")
 
 
 def plot_robustness(robustness: Robustness) -> tuple[Path, Path]:
-    """Draw the S-curves and the residual risk of all rankings into ``<model>_rank.svg`` and ``.png``; return both.
+    """Draw `ranking_panels` into ``<model>_rank.svg`` and ``.png``; return both.
 
     Raises MissingExtraError without matplotlib.
     """
+    return save_figure(ranking_files(robustness.run, robustness.network)["svg"], ranking_panels(robustness))
+
+
+def ranking_panels(robustness: Robustness) -> list[Panel]:
+    """Return the S-curves and the residual risk of all rankings."""
     curves, risks = [], []
     for ranked in robustness.rankings:
         name, reference = ranked.name, ranked.name in _REFERENCES
@@ -25,4 +30,4 @@ def plot_robustness(robustness: Robustness) -> tuple[Path, Path]:
     panels = [Panel("S-curves: lower is better", "layers monitored", "accuracy under faults there, %", curves)]
     if risks:
         panels.append(Panel("Residual risk", "monitored, % of MACs", "critical left, %", risks, y_range=(0, 100)))
-    return save_figure(ranking_files(robustness.run, robustness.network)["svg"], panels)
+    return panels
