@@ -5,7 +5,6 @@ panels give the same SVG, byte for byte, under the same matplotlib. Text in an S
 mathematics.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 
 from bitswap_onnx.errors import MissingExtraError
 from bitswap_onnx.files import replacing
+from bitswap_onnx.report.direct_labels import Labelled, label_directly, line_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -48,10 +48,13 @@ _SETTINGS: dict[Any, Any] = {
 #: Dots per inch of the PNG.
 _DPI = 300
 
-#: Inches: a panel of curves; a row of bars and the space around the rows; a legend's row, space above, line samples.
-_WIDTH, _HEIGHT = 2.8, 2.3
+#: Inches: a panel of curves; a row of bars and the space around the rows.
+_WIDTH, _HEIGHT = 3.3, 2.5
 _BAR_ROW, _BARS_AROUND = 0.14, 0.75
-_LEGEND_ROW, _LEGEND_ABOVE, _LEGEND_LINE = 0.155, 0.1, 0.65
+
+#: Curves of a panel that have a colour and a name; further ones are grey. More names would hide the curves.
+_MOST_NAMED = 5
+_GREY: dict[str, Any] = {"color": "#c4c4c4", "linewidth": 0.8}
 
 #: Colours at least ten steps of lightness apart (CIE L* 22 to 71), dark beside light; 4 dashes and 9 markers: 36 pairs.
 _COLOURS = ("#1f2f6f", "#da7530", "#9a1f47", "#62b8e0", "#0f8272")
@@ -83,7 +86,8 @@ class Curve:
 class Panel:
     """Curves over the same axes; curves of the same name look the same in every panel of a figure.
 
-    ``y_range``: the lowest and highest y to show; None fits the curves. Raises ValueError for x <= 0 with ``x_log``.
+    ``x_whole``: x counts something, so only whole numbers are marked. ``y_range``: the lowest and highest y to show; None
+    fits the curves. Raises ValueError for x <= 0 with ``x_log``.
     """
 
     title: str
@@ -91,6 +95,7 @@ class Panel:
     y_label: str
     curves: Sequence[Curve]
     x_log: bool = False
+    x_whole: bool = False
     y_range: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
@@ -126,10 +131,10 @@ def draw_figure(panels: Sequence[Panel | Bars]) -> "Figure":
 
 
 def save_figure(stem: Path, panels: Sequence[Panel | Bars]) -> tuple[Path, Path]:
-    """Draw the panels side by side with one legend; write ``<stem>.svg`` and ``<stem>.png``, whole, and return both.
+    """Draw the panels side by side; write ``<stem>.svg`` and ``<stem>.png``, whole, and return both.
 
-    A ``.svg`` or ``.png`` at the end of ``stem`` is removed. The legend lists the curves panel by panel, within a panel
-    those with the highest mean first. Up to 36 curves beside references look different.
+    A ``.svg`` or ``.png`` at the end of ``stem`` is removed. The first five curves of a panel have their names beside them;
+    further ones are grey, and the title says how many.
 
     Raises MissingExtraError without matplotlib, and RunError if a file cannot be written.
     """
@@ -164,29 +169,33 @@ def _render(figure: "Figure", kind: str, **options: Any) -> bytes:
 def _draw(panels: Sequence[Panel | Bars]) -> "Figure":
     from matplotlib.figure import Figure
 
-    curves = _legend_order(panels)
     width = sum(_WIDTH + (_text_inches(panel.labels) if isinstance(panel, Bars) else 0) for panel in panels)
-    legend = _LEGEND_LINE + _text_inches([curve.name for curve in curves]) if curves else 0.0
-    height = max(_LEGEND_ABOVE + _LEGEND_ROW * len(curves), *map(_height, panels))
-    figure = Figure(figsize=(width + legend, height), layout="constrained")
+    figure = Figure(figsize=(width, max(map(_height, panels))), layout="constrained")
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
     styles = _styles(panels)
     for panel, ax in zip(panels, axes, strict=True):
-        ax.set_title(_shown(panel.title))
         ax.set_xlabel(_shown(panel.x_label))
         if isinstance(panel, Panel):
             _draw_curves(ax, panel, styles)
         else:
+            ax.set_title(_shown(panel.title))
             _draw_bars(ax, panel)
-    if curves:
-        _draw_legend(figure, curves, styles)
+    figure.draw_without_rendering()  # from here on, axes have their place
+    for panel, ax in zip(panels, axes, strict=True):
+        if isinstance(panel, Panel):
+            _label_curves(ax, panel, styles)
     return figure
 
 
 def _draw_curves(ax: "Axes", panel: Panel, styles: _Styles) -> None:
+    grey = max(0, len(panel.curves) - _MOST_NAMED)
+    ax.set_title(_shown(panel.title) + (f" (grey: {grey} more)" if grey else ""))
     ax.set_ylabel(_shown(panel.y_label))
     ax.grid(True)
     for place, curve in enumerate(panel.curves):
+        if place >= _MOST_NAMED:
+            ax.plot(curve.x, curve.y, zorder=1.5, **_GREY)
+            continue
         style = styles[curve.name]
         if curve.low is not None and curve.high is not None:
             ax.fill_between(curve.x, curve.low, curve.high, color=style["color"], alpha=0.15, linewidth=0)
@@ -196,9 +205,26 @@ def _draw_curves(ax: "Axes", panel: Panel, styles: _Styles) -> None:
         ax.plot(curve.x, curve.y, markevery=every, zorder=3 if curve.reference else 2, **style)
     if panel.x_log:
         _make_logarithmic(ax)
+    if panel.x_whole:
+        _make_whole(ax)
     if panel.y_range is not None:
         low, high = panel.y_range
         ax.set_ylim(low - 0.03 * (high - low), high + 0.03 * (high - low))
+
+
+def _label_curves(ax: "Axes", panel: Panel, styles: _Styles) -> None:
+    lines = [line_of(curve.x, curve.y, curve.low, curve.high) for curve in panel.curves]
+    labelled = [
+        Labelled(_shown(curve.name), styles[curve.name]["color"], 72 * _text_inches([curve.name]), line)
+        for curve, line in zip(panel.curves[:_MOST_NAMED], lines, strict=False)
+    ]
+    label_directly(ax, labelled, lines[_MOST_NAMED:], _SETTINGS["legend.fontsize"])
+
+
+def _make_whole(ax: "Axes") -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    ax.xaxis.set_major_locator(MaxNLocator(8, integer=True, steps=(1, 2, 5, 10), min_n_ticks=1))
 
 
 def _make_logarithmic(ax: "Axes") -> None:
@@ -227,29 +253,11 @@ def _draw_bars(ax: "Axes", bars: Bars) -> None:
     ax.set_ylim(len(rows) - 0.4, -0.6)
 
 
-def _draw_legend(figure: "Figure", curves: Sequence[Curve], styles: _Styles) -> None:
-    from matplotlib.lines import Line2D
-
-    lines = [Line2D([], [], **styles[curve.name]) for curve in curves]
-    names = [_shown(curve.name) for curve in curves]
-    figure.legend(lines, names, loc="outside right upper", frameon=False, handlelength=3.2, borderpad=0)
-
-
-def _legend_order(panels: Sequence[Panel | Bars]) -> list[Curve]:
-    """Return one curve per name: panel by panel, the highest mean first."""
-    chosen: dict[str, Curve] = {}
-    for panel in panels:
-        if isinstance(panel, Panel):
-            for curve in sorted(panel.curves, key=_mean, reverse=True):
-                chosen.setdefault(curve.name, curve)
-    return list(chosen.values())
-
-
 def _styles(panels: Sequence[Panel | Bars]) -> _Styles:
-    """Return the style of each name's curves, chosen in the order of first appearance."""
-    named = {curve.name: curve for panel in panels if isinstance(panel, Panel) for curve in panel.curves}
-    references = [name for name, curve in named.items() if curve.reference]
-    others = [name for name, curve in named.items() if not curve.reference]
+    """Return the style of the named curves, chosen in the order of first appearance."""
+    curves = [curve for panel in panels if isinstance(panel, Panel) for curve in panel.curves[:_MOST_NAMED]]
+    references = list(dict.fromkeys(curve.name for curve in curves if curve.reference))
+    others = list(dict.fromkeys(curve.name for curve in curves if not curve.reference))
     styles = {name: _reference_style(place) for place, name in enumerate(references)}
     return styles | {name: _style(place) for place, name in enumerate(others)}
 
@@ -266,12 +274,6 @@ def _style(place: int) -> dict[str, Any]:
 
 def _reference_style(place: int) -> dict[str, Any]:
     return {"color": "black", "linestyle": _REFERENCE_DASHES[place % len(_REFERENCE_DASHES)], "linewidth": 1.2}
-
-
-def _mean(curve: Curve) -> float:
-    y = np.asarray(curve.y, np.float64)
-    finite = y[np.isfinite(y)]
-    return float(finite.mean()) if finite.size else -math.inf
 
 
 def _height(panel: Panel | Bars) -> float:

@@ -29,7 +29,7 @@ def sweep_panels(sweep: Sweep) -> list[Panel]:
 
 
 def _panel(sweep: Sweep, title: str, names: dict[str, str]) -> Panel:
-    """Return a curve for each measure that applies, and for accuracy a line without errors."""
+    """Return a curve for each measure that applies, and for accuracy a line without errors; names need room above 100."""
     rates = np.array([row.rate for row in sweep.rows])
     curves = []
     for name, label in names.items():
@@ -40,4 +40,4 @@ def _panel(sweep: Sweep, title: str, names: dict[str, str]) -> Panel:
             curves.append(Curve(label, rates, mean, low, high))
             if title == "Accuracy":
                 curves.append(Curve(f"{label}, golden", rates, np.full(len(rates), 100 * golden), reference=True))
-    return Panel(title, "bit error rate", "% of inputs", curves, x_log=True, y_range=(0, 100))
+    return Panel(title, "bit error rate", "% of inputs", curves, x_log=True, y_range=(0, 110))
