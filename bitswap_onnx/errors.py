@@ -6,6 +6,7 @@ without a traceback and exits with ``exit_code``. Any other exception is a defec
 """
 
 import difflib
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from operator import index
@@ -28,9 +29,14 @@ def amount(number: int, noun: str, form: str = "") -> str:
     return f"{number:{form}} {noun}{'' if number == 1 else 's'}"
 
 
+#: A value as onnx_ir writes it: ``%"input"<INT64,[N,2]>``.
+_VALUE = re.compile(r'%"([^"]+)"<[^>]*>')
+
+
 def one_line(error: BaseException) -> str:
-    """Return the message of another library's error on one line of at most 300 characters."""
-    return " ".join(str(error).split())[:300] or type(error).__name__
+    """Return the message of another library's error on one line of at most 300 characters, its values by their names."""
+    text = _VALUE.sub(r"\1", " ".join(str(error).split()))
+    return text[:300] or type(error).__name__
 
 
 def printable(text: str) -> str:

@@ -10,6 +10,11 @@ from onnx_ir.passes.common import (
     RemoveUnusedNodesPass,
 )
 
+from bitswap_onnx.converters.silence import silenced
+
+#: Loggers that report operators which are not folded.
+_NOISY_LOGGERS = ("onnxscript.optimizer._constant_folding",)
+
 #: Operators whose third input is a bias that may be left out.
 _OPTIONAL_BIAS = frozenset({"Conv", "ConvTranspose", "Gemm"})
 
@@ -27,7 +32,8 @@ def simplify(model: ir.Model, parameters: Mapping[str, ir.Value]) -> dict[str, i
     elements = {name: value.const_value for name, value in parameters.items()}
     for value in parameters.values():
         value.const_value = None
-    known = fold_constants(model).symbolic_value_map
+    with silenced(_NOISY_LOGGERS):
+        known = fold_constants(model).symbolic_value_map
     _fix_reshapes(model.graph)
     _drop_zero_biases(model.graph)
     for name, value in parameters.items():

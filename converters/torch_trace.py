@@ -1,12 +1,13 @@
 """Traces a PyTorch module at inference for any batch size; where that fails, tells which form of input it takes."""
 
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from bitswap_onnx.converters.silence import silenced
-from bitswap_onnx.errors import ModelError
+from bitswap_onnx.converters.silence import silenced, unprinted
+from bitswap_onnx.errors import ModelError, one_line
 
 if TYPE_CHECKING:
     import torch
@@ -17,6 +18,7 @@ _NOISY_WARNINGS: tuple[tuple[str, type[Warning]], ...] = (
     (r"_check_is_size will be removed", FutureWarning),
     (r"The tensor attributes? .*_flat_weights", UserWarning),
     (r"The \.grad attribute of a Tensor that is not a leaf", UserWarning),
+    (r"While compiling, we found certain side effects", UserWarning),
 )
 
 #: Loggers that report a missing torchvision, or print a traceback for an error that is raised as well.
@@ -24,6 +26,13 @@ _NOISY_LOGGERS = (
     "torch.onnx._internal.exporter._registration",
     "torch._subclasses.fake_tensor",
     "torch.export._trace",
+    "torch.fx.experimental.symbolic_shapes",
+)
+
+#: What the exporter's messages hold beside their sentence: an operator's repr, where it looked, how to see more.
+_OPERATOR = re.compile(r"<OpOverload\(op='([^']+)', overload='[^']*'\)>")
+_ASIDE = re.compile(
+    r"\.? Failure message: No decompositions registered.*|\.? For more information, run with TORCH_LOGS.*"
 )
 
 
@@ -148,7 +157,7 @@ def _at_inference(module: "torch.nn.Module") -> Iterator[None]:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Silence the warnings of PyTorch about its own code during an export; failures still raise."""
-    with warnings.catch_warnings(), silenced(_NOISY_LOGGERS):
+    with warnings.catch_warnings(), silenced(_NOISY_LOGGERS), unprinted():
         for message, category in _NOISY_WARNINGS:
             warnings.filterwarnings("ignore", message, category)
         yield
@@ -157,4 +166,5 @@ def _quiet() -> Iterator[None]:
 def _root_cause(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
-    return " ".join(str(error).split())[:300]
+    text = _OPERATOR.sub(r"\1", " ".join(str(error).split()))
+    return one_line(ModelError(_ASIDE.sub("", text)))

@@ -1,8 +1,9 @@
 """Messages show a user's text on one line, without control characters."""
 
+import onnx_ir as ir
 import pytest
 
-from bitswap_onnx.errors import BitswapError, ControlFailedError, printable
+from bitswap_onnx.errors import BitswapError, ControlFailedError, one_line, printable
 
 
 @pytest.mark.parametrize(
@@ -20,3 +21,11 @@ def test_a_message_has_no_control_characters(text: str, shown: str) -> None:
     assert printable(text) == shown
     for kind in (BitswapError, ControlFailedError):
         assert str(kind(text)) == shown
+
+
+def test_values_in_messages_of_libraries_are_named() -> None:
+    """An IR value prints as ``%"input"<INT64,[N,2]>``; a user knows it by its name."""
+    value = ir.Value(name="input", shape=ir.Shape(["N", 2]), type=ir.TensorType(ir.DataType.INT64))
+    assert "<INT64" in str(value)
+    assert one_line(ValueError(f"The value {value}\nis an output")) == "The value input is an output"
+    assert one_line(ValueError("")) == "ValueError"

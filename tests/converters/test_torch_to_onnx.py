@@ -1,6 +1,7 @@
 """The PyTorch exporter: weights bit for bit, and where layers and modules went, against PyTorch and ONNX Runtime."""
 
 import json
+import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -324,6 +325,61 @@ def test_what_cannot_be_exported(attempt: Callable[[Path], ExportedModel], messa
         attempt(tmp_path)
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
+
+
+def said(log: pytest.LogCaptureFixture) -> list[str]:
+    """Return what loggers would have printed."""
+    return [record.getMessage() for record in log.records if record.levelno >= logging.WARNING]
+
+
+class Selecting(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.masked_select(x, x > 0)[None]
+
+
+class Spreading(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.one_hot(x.long())[:, 0]
+
+
+@pytest.mark.parametrize(
+    ("module", "reason"),
+    [
+        (Selecting(), "No ONNX function found for aten.masked_select"),
+        (Spreading(), "Could not extract specialized integer from data-dependent expression u0 (unhinted: u0)."),
+    ],
+)
+def test_what_the_exporter_says_is_one_sentence(
+    module: nn.Module,
+    reason: str,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(ModelError) as caught:
+        export_torch(module, (4,), tmp_path / "m.onnx")
+    message = str(caught.value)
+    assert message.startswith(f"{type(module).__name__}: PyTorch cannot export it for inputs (batch, 4): {reason}")
+    assert not [word for word in ("<", "OpOverload", "TORCH_LOGS", "decompositions registered") if word in message]
+    assert (said(caplog), *capsys.readouterr()) == ([], "", "")
+
+
+def test_an_export_prints_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An embedding bag is traced with a sequence, which constant folding reports; the other module at the second attempt."""
+
+    class Reading(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x[:, : int(x.max())].sum(1, keepdim=True) * torch.ones(2)
+
+    export_torch(Reading(), (2,), tmp_path / "reading.onnx", input_dtype="int64")
+    bag = nn.Sequential(nn.EmbeddingBag(10, 4), nn.Linear(4, 3))
+    export_torch(bag, (2,), tmp_path / "bag.onnx", input_dtype="int64")
+    assert (said(caplog), *capsys.readouterr()) == ([], "", "")
+    with torch.no_grad():
+        expected = bag.eval()(ids := torch.tensor([[1, 2], [3, 3], [0, 9]]))
+    assert np.allclose(run(tmp_path / "bag.onnx", ids), expected.numpy(), atol=1e-6)
 
 
 def test_without_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

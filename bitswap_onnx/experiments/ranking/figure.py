@@ -23,7 +23,7 @@ def plot_robustness(robustness: Robustness) -> tuple[Path, Path]:
 def ranking_panels(robustness: Robustness) -> list[Panel]:
     """Return the S-curves and the residual risk of all rankings.
 
-    Named are the references, then rankings of the user's own, then built-in ones from the best score on; others are grey.
+    First, and so with their names, are the references, then the user's rankings, then built-in ones by their scores.
     """
     curves, risks = [], []
     for ranked in sorted(robustness.rankings, key=_importance):
