@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from bitswap_onnx.campaign.run import Campaign, run_campaign
     from bitswap_onnx.campaign.settings import Settings
     from bitswap_onnx.campaign.setup import prepare
+    from bitswap_onnx.converters.keras_to_onnx import export_keras
+    from bitswap_onnx.converters.torch_to_onnx import export_torch
     from bitswap_onnx.data.dataset import Dataset, load_dataset
     from bitswap_onnx.data.preprocessing import Preprocessing
     from bitswap_onnx.errors import BitswapError
@@ -39,6 +41,8 @@ _HOMES = {
     "campaign.options": ("RunOptions",),
     "campaign.settings": ("Settings",),
     "campaign.setup": ("prepare",),
+    "converters.keras_to_onnx": ("export_keras",),
+    "converters.torch_to_onnx": ("export_torch",),
     "data.dataset": ("Dataset", "load_dataset"),
     "data.preprocessing": ("Preprocessing",),
     "errors": ("BitswapError",),
@@ -86,6 +90,8 @@ __all__ = [
     "apply",
     "estimate_rates",
     "evaluate_robustness",
+    "export_keras",
+    "export_torch",
     "find_targets",
     "generate_faults",
     "load_dataset",

@@ -14,14 +14,14 @@ TOLERANCE = {2: 3e-2, 4: 1e-3, 8: 1e-6}
 
 
 def check_scores(
-    part: Path, inputs: Mapping[str, NDArray[Any]], expected: Mapping[str, NDArray[Any]], path: Path
+    part: Path, inputs: Mapping[str, NDArray[Any]], expected: Mapping[str, NDArray[Any]], path: str
 ) -> None:
     """Compare the outputs of the file ``part`` with Keras's: all of them, and no input but Keras's.
 
     ``inputs`` and ``expected`` are arrays (batch, ...) by their names in the file. The largest difference may be
     `TOLERANCE` of the largest absolute value, and the top class must be Keras's, where no other is within the tolerance.
 
-    Raises ControlFailedError, which names the file by ``path``.
+    Raises ControlFailedError, which names the file, or the model in memory, by ``path``.
     """
     import onnxruntime as ort
 

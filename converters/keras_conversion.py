@@ -7,6 +7,7 @@ equivalents take their places.
 """
 
 import copy
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,9 @@ from bitswap_onnx.errors import ModelError
 
 if TYPE_CHECKING:
     import tensorflow as tf
+
+#: The number that tf2onnx gives to a name of its own.
+_NUMBERED = re.compile(r"__([0-9]+)(?![0-9A-Za-z])")
 
 #: Names of the graph's inputs → elements of the tensors that the traced function holds besides its arguments.
 Captured = dict[str, NDArray[Any]]
@@ -50,7 +54,34 @@ def convert_traced(
         raise ModelError(f"{name}: cannot be converted with tf2onnx: {keras_reason(error)}") from error
     _check_operators(proto, name, opset)
     _mend_transposed(proto)
-    return ir.serde.deserialize_model(proto), elements
+    model = ir.serde.deserialize_model(proto)
+    _renumber(model)
+    return model, elements
+
+
+def _renumber(model: ir.Model) -> None:
+    """Count the names that tf2onnx numbers (``Transpose__50``) anew, in the graph's order.
+
+    Its own numbers go on from one conversion to the next and follow the order of sets, so the same model would be another
+    file each time.
+    """
+    numbers: dict[str, int] = {}
+
+    def renumbered(name: str | None) -> str | None:
+        return name and _NUMBERED.sub(lambda found: f"__{numbers.setdefault(found[1], len(numbers) + 1)}", name)
+
+    kept = {id(value) for value in (*model.graph.inputs, *model.graph.outputs)}
+    initializers = dict(model.graph.initializers)
+    model.graph.initializers.clear()
+    values: dict[int, ir.Value] = {}
+    for node in ir.traversal.RecursiveGraphIterator(model.graph):
+        node.name = renumbered(node.name)
+        values |= {id(value): value for value in (*node.inputs, *node.outputs) if value is not None}
+    for value in (*values.values(), *initializers.values()):
+        if id(value) not in kept:
+            value.name = renumbered(value.name)
+    for value in initializers.values():
+        model.graph.initializers.add(value)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from bitswap_onnx.converters.keras_refusals import refuse_bytecode
 from bitswap_onnx.converters.silence import silenced
-from bitswap_onnx.errors import MissingExtraError, ModelError, one_line
+from bitswap_onnx.errors import MissingExtraError, ModelError, one_line, shown
 
 if TYPE_CHECKING:
     import keras
@@ -66,6 +66,15 @@ def load_keras_file(path: str | Path) -> "keras.Model":
     except Exception as error:  # Keras raises whatever its parsers raise
         raise ModelError(f"{path}: Keras cannot load it: {keras_reason(error)}") from None
     return model
+
+
+def checked_model(model: object) -> "keras.Model":
+    """Return ``model`` if it is a Keras model; raises ModelError for anything else."""
+    import keras
+
+    if isinstance(model, keras.Model):
+        return model
+    raise ModelError(f"`model`: expected a Keras model or the path of a .keras or .h5 file, found {shown(model)}")
 
 
 def keras_reason(error: BaseException) -> str:

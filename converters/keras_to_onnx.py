@@ -16,23 +16,22 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes.common import IdentityEliminationPass
 
-from bitswap_onnx.converters.bit_exact import write_bit_exact
+from bitswap_onnx.converters.bit_exact import ExportedModel, write_bit_exact
 from bitswap_onnx.converters.keras_check import check_scores
 from bitswap_onnx.converters.keras_conversion import Captured, convert_traced
 from bitswap_onnx.converters.keras_parameters import Parameter, parameters_of, standing_in
 from bitswap_onnx.converters.keras_refusals import refuse_layers
-from bitswap_onnx.converters.keras_setup import keras_reason, load_keras_file, quiet, require
+from bitswap_onnx.converters.keras_setup import checked_model, keras_reason, load_keras_file, quiet, require
 from bitswap_onnx.converters.keras_signature import KerasInput, arranged, model_inputs, output_names, trial_inputs
 from bitswap_onnx.converters.keras_taps import KerasTaps, tapped_layers
 from bitswap_onnx.converters.simplify import simplify
-from bitswap_onnx.converters.torch_to_onnx import ExportReport
-from bitswap_onnx.errors import ModelError
-from bitswap_onnx.graph.model import METADATA_KEY
+from bitswap_onnx.errors import ModelError, check_path
+from bitswap_onnx.graph.model import METADATA_KEY, name_in_files
 
 if TYPE_CHECKING:
     import keras
 
-__all__ = ["KERAS_OPSETS", "ExportReport", "export_keras"]
+__all__ = ["KERAS_OPSETS", "ExportedModel", "export_keras"]
 
 #: Opsets that tf2onnx can write (it has none above) and that every runtime takes.
 KERAS_OPSETS = range(17, 19)
@@ -43,25 +42,26 @@ _TRIED = 3
 
 def export_keras(
     model: "keras.Model | str | Path",
-    path: str | Path,
+    out: str | Path | None = None,
     *,
     opset: int = 18,
     input_shape: Sequence[int | None] | None = None,
-) -> ExportReport:
-    """Write a Keras 3 model at inference as an ONNX file and compare every variable in it, bit for bit, with Keras's.
+) -> ExportedModel:
+    """Return a Keras 3 model at inference as an ONNX model, every variable compared with Keras's, bit for bit.
 
     ``model`` is a Functional, Sequential or subclassed model, or a ``.keras`` or ``.h5`` file, which is loaded without
-    running code from it. In the file ``input`` is (batch, height, width, channels), as in Keras, with a free batch
-    dimension, and ``output`` is the output of the model; several inputs or outputs have Keras's names. Initializers have
-    names like ``conv2d/kernel`` and Keras's layout. ``input_shape``, without the batch, is needed only for a subclassed
-    model that was never called. Batch-norm is computed as Keras computes it, from its four variables.
+    running code from it. ``out``: the file to write; None: the model stays in memory. In the ONNX model ``input`` is
+    (batch, height, width, channels), as in Keras, with a free batch dimension, and ``output`` is the output of the model;
+    several inputs or outputs have Keras's names. Initializers have names like ``conv2d/kernel`` and Keras's layout.
+    ``input_shape``, without the batch, is needed only for a subclassed model that was never called. Batch-norm is computed
+    as Keras computes it, from its four variables.
 
     Tensors of layers that are no variables are parameters too: mean and variance of Normalization, scale and offset of
     Rescaling, tensors that a custom layer has as attributes (`bitswap_onnx.converters.keras_parameters`). The file has, as
     JSON under `bitswap_onnx.graph.model.METADATA_KEY`, the parameters and values of each layer. Variables that take no part
     in inference (seeds, metrics) are reported as ``unused``.
 
-    Before the file appears, ONNX Runtime runs it on a few seeded inputs; every output must be Keras's within
+    Before the model is returned, ONNX Runtime runs it on a few seeded inputs; every output must be Keras's within
     `bitswap_onnx.converters.keras_check.TOLERANCE`, with the same top class.
 
     Raises ModelError for a model that cannot be loaded, traced or converted, and for layers whose scores depend on earlier
@@ -69,10 +69,10 @@ def export_keras(
     Keras's, MissingExtraError without Keras.
     """
     require("tensorflow", "keras", "tf2onnx.convert")
-    path = Path(path)
     if opset not in KERAS_OPSETS:
         raise ModelError(f"`opset`: expected {KERAS_OPSETS[0]} to {KERAS_OPSETS[-1]}, found {opset!r}")
-    network = load_keras_file(Path(model)) if isinstance(model, str | Path) else model
+    network = load_keras_file(Path(model)) if isinstance(model, str | Path) else checked_model(model)
+    target = name_in_files(network.name) if out is None else check_path("out", out)
     refuse_layers(network)
     inputs = model_inputs(network, input_shape)
     parameters = parameters_of(network)
@@ -88,19 +88,12 @@ def export_keras(
     replaced = simplify(converted, hidden)
     modules, vanished = taps.locate(converted, replaced)
     used, unused = _divided(converted, elements, hidden)
-    converted.metadata_props[METADATA_KEY] = json.dumps(
-        {
-            **_origin(),
-            "parameters": _parameter_entries(used),
-            "modules": modules,
-            "vanished": vanished,
-            "tied": {},
-            "unused": unused,
-        }
-    )
-    check = _beside_keras([entry.name for entry in inputs], tried, outputs, native, path)
-    write_bit_exact(converted, {name: elements[name] for name in used}, path, check)
-    return ExportReport(path, tuple(used), {}, tuple(unused), tuple(vanished))
+    located = {"modules": modules, "vanished": vanished, "tied": {}, "unused": unused}
+    metadata = {**_origin(), "parameters": _parameter_entries(used), **located}
+    converted.metadata_props[METADATA_KEY] = json.dumps(metadata)
+    check = _beside_keras([entry.name for entry in inputs], tried, outputs, native, str(target))
+    written = write_bit_exact(converted, {name: elements[name] for name in used}, target, check)
+    return ExportedModel(**vars(written), parameters=tuple(used), unused=tuple(unused), vanished=tuple(vanished))
 
 
 def _beside_keras(
@@ -108,7 +101,7 @@ def _beside_keras(
     tried: Sequence[NDArray[Any]],
     outputs: Sequence[str],
     native: Sequence[NDArray[Any]],
-    path: Path,
+    path: str,
 ) -> Callable[[Path], None]:
     """Return the check of a file against Keras's outputs."""
     given, expected = dict(zip(inputs, tried, strict=True)), dict(zip(outputs, native, strict=True))

@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import TYPE_CHECKING
 
-from bitswap_onnx.errors import ModelError, check_choice
+from bitswap_onnx.errors import ModelError, check_choice, shown
 
 if TYPE_CHECKING:
     import torch
@@ -78,6 +79,39 @@ def torch_dtype(name: str) -> "torch.dtype":
     dtype = getattr(torch, input_dtype_name(name))
     assert isinstance(dtype, torch.dtype)
     return dtype
+
+
+def check_module(module: object) -> None:
+    """Raise ModelError for anything but a module."""
+    from torch import nn
+
+    if not isinstance(module, nn.Module):
+        raise ModelError(
+            f"`module`: expected a torch.nn.Module, found {shown(module)}; give an instance, not its class"
+        )
+
+
+def example_form(example: object) -> tuple[tuple[int, ...], str | None]:
+    """Return the shape of one input, and the name of the element type where an example of whole numbers gives it.
+
+    ``example``: an array or tensor (batch, ...), or the shape of one input without the batch. Raises ModelError for
+    anything else.
+    """
+    shape, dtype = getattr(example, "shape", None), getattr(example, "dtype", None)
+    if shape is None:
+        if isinstance(example, Sequence) and all(isinstance(size, Integral) and int(size) > 0 for size in example):
+            return tuple(map(int, example)), None
+        raise ModelError(
+            "`example_input`: expected inputs (batch, ...) as a tensor or array, or positive sizes of one input like "
+            f"(3, 32, 32), found {shown(example)}"
+        )
+    if len(shape) < 2 or not all(shape):
+        raise ModelError(
+            f"`example_input`: expected one or more inputs (batch, ...), found the shape {tuple(shape)}; x[None] is a batch "
+            "of one"
+        )
+    name = str(dtype).removeprefix("torch.")
+    return tuple(map(int, shape[1:])), None if "float" in name else input_dtype_name(name)
 
 
 def _wanted(form: InputForm) -> str:

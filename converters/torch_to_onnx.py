@@ -6,46 +6,30 @@ read the parameters, and the file is read back and compared before it appears.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from bitswap_onnx.converters.bit_exact import write_bit_exact
+from bitswap_onnx.converters.bit_exact import ExportedModel, write_bit_exact
 from bitswap_onnx.converters.simplify import simplify
 from bitswap_onnx.converters.torch_checkpoint import load_state_dict_file, require_torch
-from bitswap_onnx.converters.torch_inputs import INPUT_DTYPES, torch_dtype
+from bitswap_onnx.converters.torch_inputs import INPUT_DTYPES, check_module, example_form, torch_dtype
 from bitswap_onnx.converters.torch_taps import tapped
 from bitswap_onnx.converters.torch_trace import check_runs, trace_module
-from bitswap_onnx.errors import ModelError
-from bitswap_onnx.graph.model import METADATA_KEY
+from bitswap_onnx.errors import ModelError, check_path
+from bitswap_onnx.graph.model import METADATA_KEY, name_in_files
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["INPUT_DTYPES", "TORCH_OPSETS", "ExportReport", "export_torch", "load_state_dict_file", "require_torch"]
+__all__ = ["INPUT_DTYPES", "TORCH_OPSETS", "ExportedModel", "export_torch", "load_state_dict_file", "require_torch"]
 
 #: Opsets that the exporter can write (it has none below) and that every runtime takes.
 TORCH_OPSETS = range(18, 21)
-
-
-@dataclass(frozen=True)
-class ExportReport:
-    """The result of an export: ``parameters`` were compared bit for bit, each under its own name.
-
-    ``tied``: further names of a parameter → the name under which it is stored. ``unused`` parameters take no part in
-    inference (``num_batches_tracked``) and are not in the file. ``vanished`` modules return their input unchanged.
-    """
-
-    path: Path
-    parameters: tuple[str, ...]
-    tied: dict[str, str]
-    unused: tuple[str, ...]
-    vanished: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -63,25 +47,32 @@ class _State:
 
 def export_torch(
     module: "torch.nn.Module",
-    input_shape: tuple[int, ...],
-    path: str | Path,
+    example_input: object,
+    out: str | Path | None = None,
     *,
     opset: int = 20,
     input_dtype: str | None = None,
-) -> ExportReport:
-    """Write ``module`` at inference as an ONNX file and compare every parameter in it with the module's, bit for bit.
+) -> ExportedModel:
+    """Return ``module`` at inference as an ONNX model, every parameter compared with the module's, bit for bit.
 
-    ``input_shape`` is the shape of one input without the batch, like ``(3, 32, 32)``; in the file, ``input`` is
-    (batch, ...) with a free batch dimension, and ``output`` is the output of the module (the first of several).
-    ``input_dtype``, one of `INPUT_DTYPES`, is the element type of inputs: ``int64`` for token ids; by default that of the
-    parameters. The mode, hooks and parameters of the module are unchanged afterwards. The file has, as JSON under
+    ``example_input``: a tensor or array of one or more inputs, (batch, ...), of which only shape and element type count;
+    or the shape of one input without the batch, like ``(3, 32, 32)``. In the model, ``input`` is (batch, ...) with a free
+    batch dimension, and ``output`` is the output of the module (the first of several). ``out``: the file to write; None:
+    the model stays in memory. ``input_dtype``, one of `INPUT_DTYPES`, is the element type of inputs: ``int64`` for token
+    ids; by default that of an example of whole numbers, else that of the parameters.
+
+    A module in training mode is exported as it computes at inference (dropout off, batch-norm with its running values).
+    Its mode, hooks and parameters are unchanged afterwards. The model has, as JSON under
     `bitswap_onnx.graph.model.METADATA_KEY`, the parameters and values of each module.
 
     Raises ModelError for a wrong shape, type or opset and for a module that cannot be traced with any batch size,
     ControlFailedError (and writes nothing) for a parameter that is missing or differs, MissingExtraError without PyTorch.
     """
     require_torch()
-    path, input_shape = Path(path), _sizes(input_shape)
+    check_module(module)
+    input_shape, own_dtype = example_form(example_input)
+    input_dtype = input_dtype or own_dtype
+    target = name_in_files(type(module).__name__) if out is None else check_path("out", out)
     if opset not in TORCH_OPSETS:
         raise ModelError(f"`opset`: expected {TORCH_OPSETS[0]} to {TORCH_OPSETS[-1]}, found {opset!r}")
     dtype = None if input_dtype is None else torch_dtype(input_dtype)
@@ -109,15 +100,10 @@ def export_torch(
         "unused": unused,
     }
     model.metadata_props[METADATA_KEY] = json.dumps(metadata)
-    write_bit_exact(model, {name: _elements(state.tensors[name]) for name in stored}, path)
-    return ExportReport(path, tuple(stored), tied, tuple(unused), tuple(vanished))
-
-
-def _sizes(input_shape: object) -> tuple[int, ...]:
-    """Return a shape as a tuple; raises ModelError for anything but positive whole numbers."""
-    if isinstance(input_shape, Sequence) and all(isinstance(size, Integral) and int(size) > 0 for size in input_shape):
-        return tuple(map(int, input_shape))
-    raise ModelError(f"`input_shape`: expected positive sizes like (3, 32, 32), found {input_shape!r}")
+    written = write_bit_exact(model, {name: _elements(state.tensors[name]) for name in stored}, target)
+    return ExportedModel(
+        **vars(written), parameters=tuple(stored), tied=tied, unused=tuple(unused), vanished=tuple(vanished)
+    )
 
 
 def _state(module: "torch.nn.Module") -> _State:

@@ -25,7 +25,6 @@ _DIALECTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "dnn-benchmarks": (("Injection", "Layer", "TensorIndex", "Bit"), OUTCOME_NAMES),
     "tf_injector": (TF_INJECTOR, _CLASSIC),
 }
-DIALECTS = tuple(_DIALECTS)
 
 
 def export_dialect(store: Store, dialect: str, path: Path) -> Counter[str]:

@@ -23,6 +23,8 @@ RESULT_COLUMNS = (
     *("Parameter", "Kind", "Value", "Site", "Input"),
     *("clean_bits", "faulty_bits", "clean_value", "faulty_value", "effect"),
 )
+#: The columns of per_input.parquet.
+PER_INPUT_COLUMNS = ("injection", "input", "outcome", "nonfinite")
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,12 @@ def how_it_ran(store: Store) -> dict[str, Any]:
 def write_golden(store: Store, path: Path) -> None:
     """Write golden.json: the golden run, the identity, the coverage, lanes, audit and the workers' seconds."""
     with replacing(path) as file:
-        json.dump({**store.golden.stored(), "identity": store.identity.stored(), **how_it_ran(store)}, file, indent=2)
+        json.dump(
+            {**store.golden.stored(), "identity": store.identity.stored(), **how_it_ran(store)},
+            file,
+            indent=2,
+            allow_nan=False,
+        )
         file.write("\n")
 
 
@@ -101,9 +108,8 @@ def write_scores(store: Store, folder: Path, golden: NDArray[Any], without: Coll
 def write_per_input(store: Store, path: Path) -> None:
     """Write per_input.parquet: injection, input, outcome, nonfinite; one row group per injection."""
     pa, parquet = require_parquet()
-    schema = pa.schema(
-        [("injection", pa.string()), ("input", pa.int64()), ("outcome", pa.string()), ("nonfinite", pa.bool_())]
-    )
+    types = pa.string(), pa.int64(), pa.string(), pa.bool_()
+    schema = pa.schema(list(zip(PER_INPUT_COLUMNS, types, strict=True)))
     with replacing(path, "wb") as file, parquet.ParquetWriter(file, schema) as writer:
         for position, identifier, blob in store.records("per_input"):
             codes, nonfinite = decode_outcomes(blob)

@@ -28,6 +28,9 @@ COMMANDS = {
     "results": "Export the results of a finished campaign.",
 }
 
+#: Commands that have been loaded, by name.
+LOADED: dict[str, Any] = {}
+
 
 class LazyGroup(TyperGroup):
     """A group whose commands have only a name and a help line until one is chosen, which is then loaded."""
@@ -47,13 +50,16 @@ def add_commands(app: typer.Typer) -> None:
 
 def load_command(name: str) -> Any:
     """Import the module of a command; return the command, or the group of commands, that it defines."""
+    if name in LOADED:
+        return LOADED[name]
     module = import_module(f"bitswap_onnx.cli.{name}")
     app = typer.Typer()
     if hasattr(module, "app"):
         app.add_typer(module.app, name=name)
     else:
         app.command(name)(module.command)
-    return typer.main.get_group(app).commands[name]
+    LOADED[name] = typer.main.get_group(app).commands[name]
+    return LOADED[name]
 
 
 def _nothing() -> None:

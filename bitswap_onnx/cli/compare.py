@@ -2,28 +2,35 @@
 
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
 from bitswap_onnx.campaign.options import RunOptions
-from bitswap_onnx.campaign.settings import Settings
 from bitswap_onnx.cli import console
 from bitswap_onnx.cli.inject import stop_on_signal
 from bitswap_onnx.cli.options import BitOrderOption, check_resumed, with_shared
 from bitswap_onnx.errors import RunError, amount
-from bitswap_onnx.experiments.comparison.compare_runs import (
-    COMPARISON_FILES,
-    Comparison,
-    ComparisonRow,
-    Judgement,
-    compare_runs,
-)
-from bitswap_onnx.experiments.comparison.run import compare_models
+
+if TYPE_CHECKING:
+    from bitswap_onnx.campaign.settings import Settings
+    from bitswap_onnx.experiments.comparison.compare_runs import Comparison, ComparisonRow
 
 _LAYERS = 10
 
+#: What the columns of the table of critical shares are.
+_VERDICTS = (
+    "Differ: faults whose critical share differs, and the exact 95 % upper bound of their share of all faults; finite: "
+    "without inferences whose scores are NaN or Inf",
+    "verdict: different: not equivalent, and the 95 % interval of B - A excludes 0; not shown: the faults show neither, or "
+    "are fewer than 30",
+)
+#: What the columns of the table of agreement are.
+_AGREEMENT = (
+    "McNemar p: how often chance splits the faults so unevenly; kappa: agreement of outcomes beyond chance, 1 for all; "
+    "positive agreement: of critical outcomes, 1 for all, - where there is none"
+)
 
 _RunB = Annotated[
     Path | None, typer.Argument(metavar="RUN_B", help="A finished run of the same faults on another model.")
@@ -47,7 +54,7 @@ _Workers = Annotated[int | None, typer.Option(min=1, help="With --models: worker
 
 @with_shared
 def command(
-    settings: Settings,
+    settings: "Settings",
     run_a: Annotated[Path | None, typer.Argument(metavar="RUN_A", help="A finished run directory.")] = None,
     run_b: _RunB = None,
     models: _Models = None,
@@ -61,6 +68,10 @@ def command(
     bit_order: BitOrderOption = "lsb",
 ) -> None:
     """Compare the outcomes of the same faults in two models, e.g. of PyTorch and Keras; --seed also seeds the bootstrap."""
+    from bitswap_onnx.campaign.settings import Settings
+    from bitswap_onnx.experiments.comparison.compare_runs import Judgement, compare_runs
+    from bitswap_onnx.experiments.comparison.run import compare_models
+
     judgement = Judgement(delta=delta, theta=theta, seed=settings.seed)
     if models is None:
         if run_a is None or run_b is None or faults is not None or resume or workers is not None:
@@ -98,7 +109,7 @@ def _default_folder(model_a: Path, model_b: Path) -> Path:
     return Path("reports/compare", f"{model_a.stem}-{model_b.stem}", datetime.now().strftime("%y%m%d_%H%M%S"))
 
 
-def _write(comparison: Comparison, folder: Path) -> None:
+def _write(comparison: "Comparison", folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -106,7 +117,9 @@ def _write(comparison: Comparison, folder: Path) -> None:
     comparison.write(folder)
 
 
-def _print(comparison: Comparison, folder: Path) -> None:
+def _print(comparison: "Comparison", folder: Path) -> None:
+    from bitswap_onnx.experiments.comparison.compare_runs import COMPARISON_FILES
+
     about = comparison.about
     for name in ("a", "b"):
         side = about[name]
@@ -123,10 +136,9 @@ def _print(comparison: Comparison, folder: Path) -> None:
     console.out.print(_critical_table([*critical, *layers[:_LAYERS]], about["judgement"]["delta"]))
     if len(layers) > _LAYERS:
         console.out.print(f"the {_LAYERS} layers that differ most; all {len(layers)} are in {COMPARISON_FILES[1]}")
-    console.out.print(
-        "Differ: faults whose critical share differs, and the exact 95 % upper bound of their share of all faults"
-    )
+    console.print_notes(_VERDICTS, "")
     console.out.print(_agreement_table(critical, about["judgement"]["theta"], about["agreement"]))
+    console.out.print(_AGREEMENT)
     if masked:
         console.out.print(_masked_table(masked))
     console.print_notes(about["checked"], "checked: ")
@@ -134,7 +146,7 @@ def _print(comparison: Comparison, folder: Path) -> None:
     console.out.print(f"written: {', '.join(str(folder / name) for name in COMPARISON_FILES)}")
 
 
-def _critical_table(rows: list[ComparisonRow], delta: float) -> Table:
+def _critical_table(rows: list["ComparisonRow"], delta: float) -> Table:
     title = f"Critical share in %, B - A in points; equivalent: the 90 % interval lies inside ±{delta:g} points"
     names = (
         "Faults in",
@@ -155,7 +167,7 @@ def _critical_table(rows: list[ComparisonRow], delta: float) -> Table:
     return result
 
 
-def _agreement_table(rows: list[ComparisonRow], theta: float, per: str) -> Table:
+def _agreement_table(rows: list["ComparisonRow"], theta: float, per: str) -> Table:
     over = f"over {100 * theta:g} % critical"
     names = ("Faults in", ">Only in A", ">Only in B", ">McNemar p", ">Kappa", ">Positive agreement")
     result = console.table(f"Faults {over} in only one model; agreement of outcomes {per}", *names)
@@ -165,11 +177,11 @@ def _agreement_table(rows: list[ComparisonRow], theta: float, per: str) -> Table
     return result
 
 
-def _group(row: ComparisonRow) -> str:
+def _group(row: "ComparisonRow") -> str:
     return row.group if row.quantity == "critical" else f"{row.group}, finite"
 
 
-def _masked_table(rows: list[ComparisonRow]) -> Table:
+def _masked_table(rows: list["ComparisonRow"]) -> Table:
     names = ("Faults in", ">Faults", ">A", ">B", ">B - A ± SE", ">95 % interval", ">Bootstrap 95 %")
     result = console.table("Masked share in %: rounding alone can change it", *names)
     for row in rows:
@@ -178,7 +190,7 @@ def _masked_table(rows: list[ComparisonRow]) -> Table:
     return result
 
 
-def _means(row: ComparisonRow) -> tuple[str, str, str]:
+def _means(row: "ComparisonRow") -> tuple[str, str, str]:
     se = _number(None if row.se is None else 100 * row.se, "{:.3f}")
     return f"{100 * row.share_a:.3f}", f"{100 * row.share_b:.3f}", f"{100 * row.difference:+.3f} ± {se}"
 

@@ -1,10 +1,9 @@
-"""Everything that a campaign shows on the terminal: progress, notes and the summary."""
+"""What every command shows on the terminal: tables, notes, and the progress of a campaign."""
 
 import re
 import sys
 import time
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +12,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from bitswap_onnx.campaign.options import OnProgress, Progress
 from bitswap_onnx.cli.option_names import in_options
-from bitswap_onnx.errors import amount, printable
-from bitswap_onnx.outcome import Counts
+from bitswap_onnx.errors import printable
 
 if TYPE_CHECKING:
-    from bitswap_onnx.campaign.run import Campaign
+    from bitswap_onnx.campaign.options import OnProgress, Progress
     from bitswap_onnx.graph.coverage import Coverage
 
 #: Width of tables where the output is no terminal: wide enough that no column is squeezed.
@@ -50,18 +47,17 @@ out = _PlainConsole(
 )
 _PLAIN_SECONDS = 10.0
 
-#: The words for spans of workers whose name says too little.
-_SPAN_NAMES = {
-    "controls": "null controls",
-    "probing": "probing lanes",
-    "golden": "golden values",
-    "loading": "loading sessions",
-}
-
 
 def share(part: int | None, whole: int | None) -> str:
-    """Return a percentage, or a dash where there is nothing to divide."""
-    return f"{100 * part / whole:.2f} %" if part is not None and whole else "-"
+    """Return a percentage, which says 0 and 100 only for none and all, or a dash where there is nothing to divide."""
+    if part is None or not whole:
+        return "-"
+    percent = f"{100 * part / whole:.2f}"
+    if part and percent == "0.00":
+        percent = "< 0.01"
+    elif part < whole and percent == "100.00":
+        percent = "> 99.99"
+    return f"{percent} %"
 
 
 def table(title: str, *columns: str) -> Table:
@@ -93,7 +89,7 @@ def print_notes_aside(notes: Iterable[str]) -> None:
 
 
 @contextmanager
-def progress() -> Iterator[OnProgress]:
+def progress() -> Iterator["OnProgress"]:
     """Give a callback that shows progress: a bar on a terminal, a line every ten seconds elsewhere."""
     if not sys.stderr.isatty():
         yield _Lines().show
@@ -116,7 +112,7 @@ class _Pace:
     def __init__(self) -> None:
         self.begun: tuple[float, Progress] | None = None
 
-    def __call__(self, progress: Progress) -> tuple[str, str]:
+    def __call__(self, progress: "Progress") -> tuple[str, str]:
         """Return inferences per second and the time left, each empty where nothing is known yet."""
         now = time.monotonic()
         if self.begun is None or self.begun[1].stage != progress.stage or self.begun[1].done > progress.done:
@@ -129,7 +125,7 @@ class _Pace:
         return rate, left
 
 
-def _exactly(progress: Progress) -> float:
+def _exactly(progress: "Progress") -> float:
     return progress.done if progress.exactly is None else progress.exactly
 
 
@@ -139,7 +135,7 @@ class _Bars:
         self.stages: dict[str, TaskID] = {}
         self.pace = _Pace()
 
-    def show(self, progress: Progress) -> None:
+    def show(self, progress: "Progress") -> None:
         if progress.stage not in self.stages:
             self.stages[progress.stage] = self.bar.add_task(progress.stage, rate="", critical="")
         self.bar.update(
@@ -156,7 +152,7 @@ class _Lines:
         self.last = time.monotonic()
         self.pace = _Pace()
 
-    def show(self, progress: Progress) -> None:
+    def show(self, progress: "Progress") -> None:
         pace = self.pace(progress)
         now = time.monotonic()
         if now - self.last < _PLAIN_SECONDS and progress.done < progress.total:
@@ -165,69 +161,3 @@ class _Lines:
         critical = f"critical {share(progress.critical, progress.inferences)}" if progress.inferences else ""
         parts = [f"{progress.stage}: {progress.done}/{progress.total}", *pace, critical]
         sys.stderr.write(", ".join(part for part in parts if part) + "\n")
-
-
-def print_campaign(campaign: "Campaign") -> None:
-    """Print totals, shares per bit class, the worst injections and the run directory."""
-    golden, summary = campaign.golden, campaign.summary
-    totals = summary.totals
-    accuracy = share(golden["top_1_correct"], golden["inputs"]) if golden["top_1_correct"] is not None else "unknown"
-    over = "x" if totals["inputs"] == summary.injections * golden["inputs"] else "over some of"
-    out.print(
-        f"{golden['network']} on {golden['dataset']}: {amount(summary.injections, 'injection')} {over} "
-        f"{amount(golden['inputs'], 'input')} "
-        f"= {amount(totals['inputs'] or 0, 'inference', ',')}; clean top-1 accuracy {accuracy}"
-    )
-    result = table(
-        "Outcomes", "Faults in", ">Injections", ">Masked", ">Non-critical", ">Critical", ">of these nonfinite"
-    )
-    result.add_row("all bits", str(summary.injections), *_shares(totals))
-    for name, number, counts in summary.bit_classes:
-        result.add_row(name, str(number), *_shares(counts))
-    out.print(result)
-    if summary.worst:
-        worst = table("Worst injections", "Injection", "Layer", "First fault", ">Critical")
-        for identifier, layer, fault, critical, inputs in summary.worst:
-            worst.add_row(identifier, layer, fault, f"{critical} of {inputs}")
-        out.print(worst)
-    if golden["coverage"]:
-        from bitswap_onnx.graph.coverage import Coverage  # a campaign has loaded it already
-
-        print_coverage(Coverage.from_stored(golden["coverage"]))
-    if golden["lanes"]:
-        out.print(_how(golden))
-    if any(golden["seconds"].values()):
-        out.print(_where_time_went(golden["seconds"]))
-    out.print(f"run directory: {campaign.run}")
-
-
-def _how(golden: dict[str, Any]) -> str:
-    """Return a sentence: which faulty paths ran in which way, and how many injections were audited."""
-    kinds = Counter(golden["lanes"].values())
-    names = {
-        "packed": "packed by channel",
-        "neuron": "from golden neurons on",
-        "stages": "one by one in their stage",
-        "whole": "as whole models",
-    }
-    ways = ", ".join(f"{kinds[kind]} {name}" for kind, name in names.items() if kinds[kind])
-    audited = len((golden["audit"] or {"checked": []})["checked"])
-    given_up = len(golden["given_up"])
-    return (
-        f"faulty layers and parameters: {ways}"
-        + (f", {given_up} of these after a null control failed on a faster way" if given_up else "")
-        + (f"; audit: {amount(audited, 'injection')} as whole models, all equal" if audited else "")
-    )
-
-
-def _where_time_went(seconds: Mapping[str, float]) -> str:
-    """Return a sentence: the seconds of all workers, and the share of each span, the largest first."""
-    total = sum(seconds.values())
-    largest_first = sorted(seconds.items(), key=lambda span: -span[1])
-    shares = ", ".join(f"{_SPAN_NAMES.get(name, name)} {100 * spent / total:.0f} %" for name, spent in largest_first)
-    return f"time of the workers: {total:,.1f} s: {shares}"
-
-
-def _shares(counts: Counts) -> list[str]:
-    inputs = counts["inputs"]
-    return [share(counts[name], inputs) for name in ("masked", "non_critical", "critical", "critical_nonfinite")]

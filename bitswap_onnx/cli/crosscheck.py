@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bitswap_onnx.campaign.settings import Settings
 from bitswap_onnx.cli import console
 from bitswap_onnx.cli.options import (
     BitOrderOption,
@@ -19,12 +18,13 @@ from bitswap_onnx.cli.options import (
     with_shared,
 )
 from bitswap_onnx.errors import BitswapError, amount
-from bitswap_onnx.experiments.crosscheck.agreement import Agreement
-from bitswap_onnx.experiments.crosscheck.run import Verdict, crosscheck
-from bitswap_onnx.graph.model import Model
 
 if TYPE_CHECKING:
+    from bitswap_onnx.campaign.settings import Settings
     from bitswap_onnx.converters.native import Native
+    from bitswap_onnx.experiments.crosscheck.agreement import Agreement
+    from bitswap_onnx.experiments.crosscheck.run import Verdict
+    from bitswap_onnx.graph.model import Model
 
 _FORMS = (
     "torch:MODULE:CALLABLE, torch:model.pt2, torch:torchvision:NAME, torch:timm:NAME, torch:zoo:NAME:DATASET, "
@@ -36,7 +36,7 @@ _FORMS = (
 def command(
     model: ModelPath,
     faults: Faults,
-    settings: Settings,
+    settings: "Settings",
     native: Annotated[list[str], typer.Option(metavar="FRAMEWORK:...", help=f"{_FORMS}; may be repeated.")],
     weights: Annotated[Path | None, typer.Option(help="A checkpoint for the torch network.")] = None,
     key: CheckpointKey = None,
@@ -57,6 +57,8 @@ def command(
     bit_order: BitOrderOption = "lsb",
 ) -> None:
     """Run clean and faulty inferences natively and in ONNX Runtime, and judge whether they agree."""
+    from bitswap_onnx.experiments.crosscheck.run import crosscheck
+
     check_key(key, weights)
     makers = [_maker(text, weights, key, pretrained, trust_pickle) for text in native]
     with tempfile.TemporaryDirectory() as scratch, console.progress() as on_progress:
@@ -80,7 +82,7 @@ def command(
 
 def _maker(
     text: str, weights: Path | None, key: str | None, pretrained: bool, trust_pickle: bool
-) -> Callable[[Model], "Native"]:
+) -> "Callable[[Model], Native]":
     """Return a function that makes the native run named by ``text``; its files are read now, so that mistakes show early."""
     framework, _, source = text.partition(":")
     if framework == "torch" and source:
@@ -100,7 +102,7 @@ def _maker(
 
 def _torch(
     source: str, weights: Path | None, key: str | None, pretrained: bool, trust_pickle: bool
-) -> Callable[[Model], "Native"]:
+) -> "Callable[[Model], Native]":
     from bitswap_onnx.converters.native import torch_native
     from bitswap_onnx.converters.torch_source import load_network
 
@@ -120,7 +122,7 @@ def _torch(
     return lambda model: torch_native(module)
 
 
-def _print(verdicts: list[Verdict]) -> None:
+def _print(verdicts: list["Verdict"]) -> None:
     """Print one row per injection, with ONNX Runtime and each native run side by side, then the totals."""
     sides = ["ORT", *(verdict.native for verdict in verdicts)]
     columns = [f">{kind} {side}" for kind in ("masked", "critical") for side in sides]
@@ -133,11 +135,15 @@ def _print(verdicts: list[Verdict]) -> None:
         ]
         result.add_row(rows[0].id, *agreements, *counts)
     console.out.print(result)
+    console.out.print(
+        "score difference: the largest, as a part of an input's largest score; predictions: inferences whose top-1 class "
+        "differs, near ties: within rounding; masked, critical: inferences, each run against its own clean scores"
+    )
     for verdict in verdicts:
         _print_totals(verdict)
 
 
-def _print_totals(verdict: Verdict) -> None:
+def _print_totals(verdict: "Verdict") -> None:
     inferences = sum(agreement.inputs for agreement in verdict.injections)
     masked = [_total(agreement.runtime["masked"] for agreement in verdict.injections)]
     masked += [_total(agreement.native["masked"] for agreement in verdict.injections)]
@@ -158,7 +164,7 @@ def _total(counts: Iterable[int | None]) -> int:
     return sum(count or 0 for count in counts)
 
 
-def _predictions(row: Agreement) -> str:
+def _predictions(row: "Agreement") -> str:
     parts = ["equal" if not row.differing else f"{row.differing} differ ({row.near_ties} near ties)"]
     if row.nonfinite:
         parts.append(f"{row.nonfinite_differing} of {row.nonfinite} nonfinite differ")

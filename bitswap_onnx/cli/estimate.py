@@ -1,8 +1,9 @@
 """``estimate``: rates of a finished campaign with confidence intervals."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 from rich.table import Table
@@ -11,30 +12,29 @@ from bitswap_onnx.cli import console
 from bitswap_onnx.cli.option_names import in_options
 from bitswap_onnx.cli.options import Json
 from bitswap_onnx.errors import BitswapError, amount
-from bitswap_onnx.estimates.fit import MBITS, Fit, Operation, failures
-from bitswap_onnx.estimates.groups import SCOPES, Scope
-from bitswap_onnx.estimates.rates import (
-    CURVE,
-    HARMFUL,
-    LEADING,
-    Nonfinite,
-    Question,
-    Rate,
-    Rates,
-    estimate_rates,
-)
-from bitswap_onnx.estimates.rates_files import as_record, method, write_csv
+from bitswap_onnx.estimates.names import CURVE, HARMFUL, LEADING, MBITS, SCOPES, Nonfinite, Scope
+
+if TYPE_CHECKING:
+    from bitswap_onnx.estimates.fit import Fit, Operation
+    from bitswap_onnx.estimates.rates import Rate, Rates
 
 _TITLES = {
     "critical": "critical",
-    "critical_or_nonfinite": "critical, nonfinite always so",
-    "critical_finite": "critical, nonfinite detected",
+    "critical_or_nonfinite": "critical, NaN/Inf counted as critical",
+    "critical_finite": "critical, NaN/Inf counted as detected",
     "non_critical": "non-critical",
     "critical_nonfinite": "critical and nonfinite",
     "sdc_5": "SDC-5",
     "sdc_10": "SDC-10 %",
     "sdc_20": "SDC-20 %",
     "accuracy_drop": "accuracy drop",
+}
+#: What cannot be told from its name, by a quantity that is shown with it.
+_MEANINGS = {
+    "critical": "a fault's share is that of its inferences; critical: the top-1 class is not the golden one, or an output "
+    "moved by more than the run's tolerance",
+    "sdc_5": "SDC-5: the top-1 class is not in the golden top-5; SDC-10 %: the golden class's softmax score moved by more "
+    "than 10 % of itself",
 }
 _HEADS = {"layer": "Layer", "bit": "Bit", "bit-class": "Bit class", "layer-bit": "Layer and bit"}
 #: Rows of a table on the terminal; JSON and CSV have all.
@@ -107,6 +107,10 @@ def command(
     csv_file: _CsvFile = None,
 ) -> None:
     """Estimate rates with confidence intervals; the fault is the sampling unit, not the inference."""
+    from bitswap_onnx.estimates.fit import failures
+    from bitswap_onnx.estimates.rates import Question, estimate_rates
+    from bitswap_onnx.estimates.rates_files import as_record, write_csv
+
     operation = _operation(fit_per_mbit, mbit, residency, theta, bits)
     scopes = tuple(cast(Scope, part.strip()) for part in by.split(",") if part.strip())
     question = Question(by=scopes, level=level, nonfinite=nonfinite, theta=theta or 0.0, over_inputs=over_inputs)
@@ -124,7 +128,7 @@ def command(
 
 def _operation(
     fit_per_mbit: float | None, mbit: str | None, residency: float | None, theta: float | None, bits: int | None
-) -> Operation | None:
+) -> "Operation | None":
     """Return the assumptions of a FIT figure, None where none is asked for; raises BitswapError where one is missing."""
     needed = {"--fit-per-mbit": fit_per_mbit, "--mbit": mbit, "--residency": residency, "--theta": theta}
     if fit_per_mbit is None and mbit is None and residency is None and bits is None:
@@ -132,10 +136,14 @@ def _operation(
     missing = [name for name, value in needed.items() if value is None]
     if fit_per_mbit is None or mbit is None or residency is None or theta is None:
         raise BitswapError(f"a FIT figure needs {', '.join(needed)}; missing {', '.join(missing)}")
+    from bitswap_onnx.estimates.fit import Operation
+
     return Operation(fit_per_mbit=fit_per_mbit, mbit=mbit, residency=residency, bits=bits)
 
 
-def _print(rates: Rates, fit: Fit | None) -> None:
+def _print(rates: "Rates", fit: "Fit | None") -> None:
+    from bitswap_onnx.estimates.rates_files import method
+
     recorded, strata = rates.recorded, rates.strata
     drawn = "" if strata is None else f", drawn from {sum(strata.populations):,}; strata: {len(strata.names):,}"
     console.out.print(
@@ -146,6 +154,8 @@ def _print(rates: Rates, fit: Fit | None) -> None:
     for row in rates.rows:
         scopes.setdefault(row.scope, []).append(row)
     console.out.print(_network(scopes["network"], rates))
+    quantities = {row.quantity for row in scopes["network"]}
+    console.print_notes((text for name, text in _MEANINGS.items() if name in quantities), "")
     for scope in _HEADS:
         if scope in scopes:
             console.out.print(_groups(scopes[scope], rates))
@@ -158,10 +168,10 @@ def _print(rates: Rates, fit: Fit | None) -> None:
     console.print_notes([f"inputs: {rates.inputs.name}", rates.inputs.about], "")
 
 
-def _network(rows: list[Rate], rates: Rates) -> Table:
+def _network(rows: list["Rate"], rates: "Rates") -> Table:
     level = f"{100 * rates.question.level:g} %"
     result = console.table(
-        f"Network: means over faults, in %, with {level} intervals", "Share of", ">± SE", f">{level}"
+        f"Network: means over faults, in %, with {level} intervals", "Share of", ">Estimate ± SE", f">{level} interval"
     )
     for row in rows:
         name = _harmful(row) if row.quantity == HARMFUL else f"inferences {_TITLES.get(row.quantity, row.quantity)}"
@@ -169,7 +179,7 @@ def _network(rows: list[Rate], rates: Rates) -> Table:
     return result
 
 
-def _groups(rows: list[Rate], rates: Rates) -> Table:
+def _groups(rows: list["Rate"], rates: "Rates") -> Table:
     """Return the table of a scope: critical and masked shares and, unless inputs are a sample, harmful faults per group."""
     scope, quantities = rows[0].scope, [rates.question.leading, "masked"]
     heads = [_TITLES[rates.question.leading], "masked"]
@@ -191,30 +201,38 @@ def _groups(rows: list[Rate], rates: Rates) -> Table:
     return result
 
 
-def _curve(rows: list[Rate], rates: Rates) -> Table:
+def _curve(rows: list["Rate"], rates: "Rates") -> Table:
     treatment = "" if rates.question.leading == LEADING["as-is"] else f" ({_TITLES[rates.question.leading]})"
-    title = f"Share of faults by critical share f{treatment}, in %: {_together(rates, CURVE, 'theta')}"
-    result = console.table(title, "Faults with", ">± SE", ">Interval")
+    title = f"Share of faults whose critical share f reaches theta{treatment}, in %: {_together(rates, CURVE, 'theta')}"
+    result = console.table(title, "Share of", ">Estimate ± SE", ">Interval")
     for row in rows:
         result.add_row(_harmful(row), *_cells(row))
     return result
 
 
-def _together(rates: Rates, scope: str, what: str) -> str:
+def _together(rates: "Rates", scope: str, what: str) -> str:
     number = rates.corrected_for[scope]
     validity = f"all {number} {what} together (Bonferroni)" if number > 1 else "the row"
     return f"{100 * rates.question.level:g} % for {validity}"
 
 
-def _harmful(row: Rate) -> str:
+def _harmful(row: "Rate") -> str:
     return f"faults with f >= {100 * row.theta:g} %" if row.theta else "faults with any critical input"
 
 
-def _cells(row: Rate) -> tuple[str, str]:
-    interval = f"{_percent(row.low, 3)} to {_percent(row.high, 3)}"
+def _cells(row: "Rate") -> tuple[str, str]:
     if row.mean is None:
-        return "too few", interval
-    return f"{_percent(row.mean, 4)} ± {'-' if row.se is None else _percent(row.se, 2)}", interval
+        return "too few", f"{_percent(row.low, 3)} to {_percent(row.high, 3)}"
+    se = "-" if row.se is None else _percent(row.se, 2)
+    return f"{_percent(row.mean, 4)} ± {se}", _interval(row.mean, row.low, row.high, _percent)
+
+
+def _interval(value: float, low: float, high: float, shown: Callable[[float, int], str]) -> str:
+    """Return an interval in three digits; in four, as its value, where rounding alone would put the value outside."""
+    ends = shown(low, 3), shown(high, 3)
+    if not float(ends[0]) <= float(shown(value, 4)) <= float(ends[1]):
+        ends = shown(low, 4), shown(high, 4)
+    return " to ".join(ends)
 
 
 def _percent(share: float, digits: int) -> str:
@@ -222,11 +240,12 @@ def _percent(share: float, digits: int) -> str:
     return f"{100 * share if abs(share) >= 1e-8 else 0:.{digits}g}"
 
 
-def _print_fit(fit: Fit) -> None:
+def _print_fit(fit: "Fit") -> None:
     treated = "" if fit.nonfinite == "as-is" else f", nonfinite {fit.nonfinite}"
     harmful = f"critical share >= {fit.theta:g}" if fit.theta else "any critical input"
+    interval = _interval(fit.fit, fit.low, fit.high, lambda value, digits: f"{value:.{digits}g}")
     console.out.print(
-        f"FIT: {fit.fit:.4g} failures per 1e9 hours ({100 * fit.level:g} %: {fit.low:.3g} to {fit.high:.3g}); a failure is "
+        f"FIT: {fit.fit:.4g} failures per 1e9 hours ({100 * fit.level:g} %: {interval}); a failure is "
         f"an upset with {harmful}{treated}; {fit.fit_per_mbit:g} FIT per Mbit of {fit.mbit_bits:,} bits, {fit.bits:,} bits"
     )
     console.out.print(

@@ -2,29 +2,33 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
 import typer
 
-from bitswap_onnx.campaign.settings import Settings
-from bitswap_onnx.campaign.setup import prepare
 from bitswap_onnx.cli import console
 from bitswap_onnx.cli.options import Json, ModelPath, with_shared
 from bitswap_onnx.files import check_output, replacing
-from bitswap_onnx.outcome import judge
+
+if TYPE_CHECKING:
+    from bitswap_onnx.campaign.settings import Settings
 
 
 @with_shared
 def command(
     model: ModelPath,
-    settings: Settings,
+    settings: "Settings",
     save_outputs: Annotated[
         Path | None, typer.Option(metavar="FILE.npy", help="Write the scores to this file.")
     ] = None,
     as_json: Json = False,
 ) -> None:
     """Run the clean model over a dataset and print its top-1 and top-5 accuracy."""
+    import numpy as np
+
+    from bitswap_onnx.campaign.setup import prepare
+    from bitswap_onnx.outcome import judge
+
     if save_outputs is not None:
         check_output(
             save_outputs,

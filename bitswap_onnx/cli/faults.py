@@ -9,12 +9,7 @@ import typer
 from bitswap_onnx.cli import console, generate
 from bitswap_onnx.cli.options import BitOrderOption, Faults, Json
 from bitswap_onnx.errors import amount
-from bitswap_onnx.faults.fault_list import read_fault_list, write_fault_list
 from bitswap_onnx.files import check_output
-from bitswap_onnx.graph.list_conversion import convert_faults
-from bitswap_onnx.graph.list_description import describe_list
-from bitswap_onnx.graph.model import load_model
-from bitswap_onnx.graph.resolve import resolve
 
 app = typer.Typer(no_args_is_help=True, help="Generate, check, describe and convert fault lists.")
 app.command("generate")(generate.command)
@@ -25,6 +20,10 @@ ModelOption = Annotated[Path | None, typer.Option("--model", metavar="MODEL", he
 @app.command("validate")
 def validate(faults: Faults, model: ModelOption = None, bit_order: BitOrderOption = "lsb") -> None:
     """Check every row of a list; with --model, also check that each fault hits a target and changes it."""
+    from bitswap_onnx.faults.fault_list import read_fault_list
+    from bitswap_onnx.graph.model import load_model
+    from bitswap_onnx.graph.resolve import resolve
+
     injections = iter(read_fault_list(faults))
     if model is None:
         count = sum(1 for _ in injections)
@@ -48,6 +47,10 @@ def convert(
     ],
 ) -> None:
     """Write the same faults for another model with the same weights; its names and layouts may differ."""
+    from bitswap_onnx.faults.fault_list import read_fault_list, write_fault_list
+    from bitswap_onnx.graph.list_conversion import convert_faults
+    from bitswap_onnx.graph.model import load_model
+
     model_a, model_b = load_model(source), load_model(partner)
     check_output(output, [faults, source, partner, *model_a.data_files, *model_b.data_files])
     converted = convert_faults(read_fault_list(faults), model_a, model_b)
@@ -59,6 +62,10 @@ def convert(
 @app.command("describe")
 def describe_command(faults: Faults, model: ModelOption = None, as_json: Json = False) -> None:
     """Count faults per layer, bit and kind, and duplicates; with --model, also the covered share of each layer."""
+    from bitswap_onnx.faults.fault_list import read_fault_list
+    from bitswap_onnx.graph.list_description import describe_list
+    from bitswap_onnx.graph.model import load_model
+
     description = describe_list(read_fault_list(faults), load_model(model) if model else None)
     if as_json:
         typer.echo(json.dumps(description.as_dict(), indent=2))

@@ -1,7 +1,7 @@
 """``faults generate``: a statistical fault list, and the design of the sample."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -9,11 +9,11 @@ from bitswap_onnx.cli import console
 from bitswap_onnx.cli.options import BitsOption, Exclude, Kinds, Layers, ModelPath, Parameters, parse_kinds
 from bitswap_onnx.errors import BitswapError
 from bitswap_onnx.files import check_output
-from bitswap_onnx.graph.model import load_model
-from bitswap_onnx.sampling.design import ListDesign, design_path
-from bitswap_onnx.sampling.generate import generate_faults
-from bitswap_onnx.sampling.request import Population, SamplingRequest, SamplingScheme
-from bitswap_onnx.sampling.sizes import Rounding
+from bitswap_onnx.sampling.choices import Population, Rounding, SamplingScheme
+
+if TYPE_CHECKING:
+    from bitswap_onnx.sampling.design import ListDesign
+    from bitswap_onnx.sampling.request import SamplingRequest
 
 #: Number of strata that are shown one by one; of more, only the range of sizes.
 _MOST_ROWS = 40
@@ -85,6 +85,8 @@ def command(
     seed: _Seed = 0,
 ) -> None:
     """Draw a fault list without replacement, as large as the given precision needs."""
+    from bitswap_onnx.sampling.request import SamplingRequest
+
     request = SamplingRequest(
         scheme=scheme,
         number=number,
@@ -103,6 +105,14 @@ def command(
         burst=burst,
         seed=seed,
     )
+    _draw(model, request, output)
+
+
+def _draw(model: Path, request: "SamplingRequest", output: Path) -> None:
+    from bitswap_onnx.graph.model import load_model
+    from bitswap_onnx.sampling.design import design_path
+    from bitswap_onnx.sampling.generate import generate_faults
+
     if output.suffix == ".json":
         raise BitswapError(
             f"{output}: expected a name that is not .json; the design is written to F.design.json for F.csv"
@@ -126,7 +136,9 @@ def _print_time(model: Path, injections: int) -> None:
     console.print_notes([text], "")
 
 
-def _print(design: ListDesign, path: Path) -> None:
+def _print(design: "ListDesign", path: Path) -> None:
+    from bitswap_onnx.sampling.design import design_path
+
     strata = design.strata
     if len(strata) <= _MOST_ROWS:
         table = console.table("Strata", "Stratum", ">Population", ">p", ">Drawn", ">Share")
@@ -135,6 +147,9 @@ def _print(design: ListDesign, path: Path) -> None:
             share = console.share(entry.size, entry.population)
             table.add_row(entry.name, f"{entry.population:,}", p, f"{entry.size:,}", share)
         console.out.print(table)
+        console.out.print(
+            "population: faults of a stratum; p: the share that sizes allow for; share: drawn, of the population"
+        )
     else:
         sizes, populations = ([getattr(entry, key) for entry in strata] for key in ("size", "population"))
         console.out.print(

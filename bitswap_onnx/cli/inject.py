@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bitswap_onnx.campaign.options import RunOptions, starting_workers
-from bitswap_onnx.campaign.settings import Settings
-from bitswap_onnx.cli import console
+from bitswap_onnx.cli import console, summary
 from bitswap_onnx.cli.options import BitOrderOption, ModelPath, with_shared
 from bitswap_onnx.errors import BitswapError, amount
 from bitswap_onnx.sampling.input_blocks import parse_per_injection
 
 if TYPE_CHECKING:
     from bitswap_onnx.campaign.records import InterimEstimate
+    from bitswap_onnx.campaign.settings import Settings
     from bitswap_onnx.until.drawn_list import Until
     from bitswap_onnx.until.run import Reached
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 @with_shared
 def command(
     model: ModelPath,
-    settings: Settings,
+    settings: "Settings",
     options: RunOptions,
     until: "Until | None",
     faults: Annotated[
@@ -77,46 +77,54 @@ def command(
             from bitswap_onnx.campaign.run import prepare_run, run_campaign  # while the workers load
 
             campaign = run_campaign(prepare_run(model, settings, options), faults, watched_options)
-    console.print_campaign(reached.campaign if reached else campaign)
     if reached:
+        campaign = reached.campaign
         print_reached(reached)
+    summary.print_totals(campaign)
+    summary.print_campaign(campaign, _sample_title(reached) if reached else summary.OUTCOMES)
+
+
+def _sample_title(reached: "Reached") -> str:
+    """Return the title of the outcomes of faults that were drawn."""
+    if reached.is_census:
+        return summary.OUTCOMES
+    odds = "; strata drawn more often than others weigh more here than in the estimate above"
+    return f"The sample: {summary.OUTCOMES.lower()}" + odds * (reached.until.scheme == "stratified")
 
 
 def print_interim_estimate(estimate: "InterimEstimate") -> None:
     """Print the estimate after a round to stderr."""
-    console.print_notes_aside([f"round {estimate.round}: {_interval(estimate)}"])
+    console.print_notes_aside([f"round {estimate.round}: {_share(estimate)}, from {_size(estimate)}"])
 
 
 def print_reached(reached: "Reached") -> None:
-    """Print the final estimate, and how far it can be trusted."""
+    """Print the final estimate, from how many faults it is, and how far it can be trusted."""
     from bitswap_onnx.campaign.adaptive_list import INTERIM_ESTIMATES_NAME
 
     last, goal = reached.interim_estimates[-1], reached.until.goal
-    validity = f"{100 * goal.level:g} % confidence after every round"
+    level = f"{100 * goal.level:g} %"
+    validity = f"{level} confidence, valid after every round"
     if reached.is_census:
         validity = "every fault has run"
     elif reached.until.scheme == "iterative":
-        validity = f"Wald's {100 * goal.level:g} % interval, too narrow where it is checked after every round"
+        validity = f"Wald's {level} interval, too narrow where it is checked after every round"
     quantity = goal.quantity.replace("_", "-")
-    if reached.until.scheme == "stratified":
-        console.out.print(
-            "the shares above describe the sample, where some strata are over-sampled; the estimate below corrects for that"
-        )
-    console.out.print(f"{quantity}, over all faults that could be drawn: {_interval(last)}; {validity}")
-    if reached.until.scheme == "stratified":
-        console.out.print(
-            f"for this margin and this share, the iterative method plans {amount(last.iterative, 'fault', ',')}"
-        )
-    console.out.print(f"rounds: {reached.campaign.run / INTERIM_ESTIMATES_NAME}")
-
-
-def _interval(estimate: "InterimEstimate") -> str:
-    low, mean, high = (f"{100 * share:.4g}" for share in (estimate.low, estimate.mean, estimate.high))
-    half = f"{100 * estimate.half_width:.3g}"
-    return (
-        f"{mean} %, between {low} and {high} (half width {half}), from {amount(estimate.injections, 'injection', ',')}, "
-        f"{amount(estimate.inferences, 'inference', ',')}"
+    console.out.print(
+        f"{quantity}: {_share(last)}, over all faults that could be drawn; from {_size(last)}; {validity}"
     )
+    if reached.until.scheme == "stratified":
+        planned = amount(last.iterative, "fault", ",")
+        console.out.print(f"for this margin and this share, the iterative method plans {planned}")
+    console.out.print(f"estimate after each round: {reached.campaign.run / INTERIM_ESTIMATES_NAME}")
+
+
+def _share(estimate: "InterimEstimate") -> str:
+    low, mean, high = (f"{100 * share:.4g}" for share in (estimate.low, estimate.mean, estimate.high))
+    return f"{mean} % of inferences, between {low} and {high} % (half width {100 * estimate.half_width:.3g})"
+
+
+def _size(estimate: "InterimEstimate") -> str:
+    return f"{amount(estimate.injections, 'injection', ',')}, {amount(estimate.inferences, 'inference', ',')}"
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,12 +11,10 @@ from bitswap_onnx.cli import console
 from bitswap_onnx.cli.options import Json, ModelPath
 from bitswap_onnx.errors import amount
 from bitswap_onnx.faults.fault import Site
-from bitswap_onnx.graph.coverage import coverage
-from bitswap_onnx.graph.model import load_model
-from bitswap_onnx.graph.resolve import Resolver
-from bitswap_onnx.graph.site_choice import select_sites
-from bitswap_onnx.graph.sites import NeuronSite
-from bitswap_onnx.graph.targets import Target, select_targets
+
+if TYPE_CHECKING:
+    from bitswap_onnx.graph.sites import NeuronSite
+    from bitswap_onnx.graph.targets import Target
 
 
 def command(
@@ -31,6 +29,11 @@ def command(
     as_json: Json = False,
 ) -> None:
     """List the targets of faults: layer, parameter, role, shape, dtype and bits; with --neurons, the neurons of layers."""
+    from bitswap_onnx.graph.coverage import coverage
+    from bitswap_onnx.graph.model import load_model
+    from bitswap_onnx.graph.resolve import Resolver
+    from bitswap_onnx.graph.targets import select_targets
+
     loaded = load_model(model)
     if neurons:
         _print_sites(Resolver(loaded).sites, layers, as_json)
@@ -53,8 +56,10 @@ def command(
     console.print_coverage(covered)
 
 
-def _print_sites(sites: Sequence[NeuronSite], layers: str | None, as_json: bool) -> None:
+def _print_sites(sites: Sequence["NeuronSite"], layers: str | None, as_json: bool) -> None:
     """List the sites of layers that match ``layers``; without it, the sites that campaigns inject by default."""
+    from bitswap_onnx.graph.site_choice import select_sites
+
     chosen = [candidate for site in Site for candidate in select_sites(sites, layers, side=site)]
     chosen.sort(key=sites.index)
     rows = [
@@ -79,7 +84,7 @@ def _print_sites(sites: Sequence[NeuronSite], layers: str | None, as_json: bool)
     console.out.print(result)
 
 
-def _row(target: Target) -> dict[str, Any]:
+def _row(target: "Target") -> dict[str, Any]:
     return {
         "layer": target.layer,
         "parameter": target.parameter,

@@ -4,7 +4,6 @@ import contextlib
 import io
 import os
 import sys
-from importlib import metadata
 from typing import NoReturn
 
 import typer
@@ -29,6 +28,8 @@ add_commands(app)
 @app.callback(invoke_without_command=True)
 def _version(version: bool = typer.Option(False, "--version", help="Print the version and exit.")) -> None:
     if version:
+        from importlib import metadata  # as slow to load as Typer
+
         typer.echo(metadata.version("bitswap-onnx"))
         raise typer.Exit
 

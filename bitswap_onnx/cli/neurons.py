@@ -2,28 +2,27 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bitswap_onnx.campaign.options import RunOptions
-from bitswap_onnx.campaign.settings import Settings
 from bitswap_onnx.cli import console
 from bitswap_onnx.cli.inject import watched
 from bitswap_onnx.cli.options import BitOrderOption, Exclude, ModelPath, Plot, with_shared
 from bitswap_onnx.errors import BitswapError
-from bitswap_onnx.experiments.neurons.report import TextTable, layer_table, result_table
-from bitswap_onnx.experiments.neurons.results import NeuronCampaign, TargetLayer
-from bitswap_onnx.experiments.neurons.run import run_neurons
 from bitswap_onnx.faults.numerals import whole
-from bitswap_onnx.report.figures import require_matplotlib
-from bitswap_onnx.report.neurons import plot_neurons
+
+if TYPE_CHECKING:
+    from bitswap_onnx.campaign.settings import Settings
+    from bitswap_onnx.experiments.neurons.report import TextTable
+    from bitswap_onnx.experiments.neurons.results import NeuronCampaign, TargetLayer
 
 
 @with_shared
 def command(
     model: ModelPath,
-    settings: Settings,
+    settings: "Settings",
     options: RunOptions,
     layers: Annotated[
         str | None,
@@ -57,6 +56,10 @@ def command(
     plot: Plot = False,
 ) -> None:
     """Flip one random bit of one random neuron per layer and input, and count misclassifications; --seed seeds the draws."""
+    from bitswap_onnx.experiments.neurons.run import run_neurons
+    from bitswap_onnx.report.figures import require_matplotlib
+    from bitswap_onnx.report.neurons import plot_neurons
+
     if plot:
         require_matplotlib()
     with watched(options) as watched_options:
@@ -85,16 +88,20 @@ def _numbers(text: str | None) -> frozenset[int] | None:
         raise BitswapError(f"--layer-num: expected whole numbers like 0,2,4, found {text!r}") from None
 
 
-def _print_layers(network: str, layers: Sequence[TargetLayer]) -> None:
+def _print_layers(network: str, layers: Sequence["TargetLayer"]) -> None:
+    from bitswap_onnx.experiments.neurons.report import layer_table
+
     _show(layer_table(network, layers))
 
 
-def _print(campaign: NeuronCampaign, files: Iterable[Path]) -> None:
+def _print(campaign: "NeuronCampaign", files: Iterable[Path]) -> None:
+    from bitswap_onnx.experiments.neurons.report import result_table
+
     _show(result_table(campaign))
     console.out.print(f"written: {', '.join(map(str, files))}")
 
 
-def _show(table: TextTable) -> None:
+def _show(table: "TextTable") -> None:
     result = console.table(table.title, *table.columns)
     for row in table.rows:
         result.add_row(*row)

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 import typer
 
 from bitswap_onnx.campaign.options import DEFAULT_AUDIT, RunOptions, parse_audit
-from bitswap_onnx.campaign.settings import FROM_CLOCK, Settings
-from bitswap_onnx.data.preprocessing import PRESETS, Preprocessing
+from bitswap_onnx.data.presets import PRESETS
 from bitswap_onnx.errors import BitswapError, RunError
 from bitswap_onnx.faults.fault import BIT_KINDS, Kind
 from bitswap_onnx.faults.numerals import real, whole
 from bitswap_onnx.until.goal import UntilScheme, parse_goal
 
 if TYPE_CHECKING:
+    from bitswap_onnx.campaign.settings import Settings
     from bitswap_onnx.until.drawn_list import Until
 
 Number = TypeVar("Number", int, float)
@@ -110,7 +110,7 @@ def _shared(
     data_layout: Annotated[str | None, typer.Option(metavar="nchw|nhwc", help="Layout of the stored data.")] = None,
     limit: _Limit = None,
     first: Annotated[int | None, typer.Option(min=1, metavar="N", help="Run only the first N inputs.")] = None,
-    seed: Annotated[int, typer.Option(min=FROM_CLOCK, help="Seed of all random draws; -1: from the clock.")] = 0,
+    seed: Annotated[int, typer.Option(min=-1, help="Seed of all random draws; -1: from the clock.")] = 0,
     input_shape: _InputShape = None,
     output: _Output = None,
     criterion: _Criterion = None,
@@ -118,8 +118,11 @@ def _shared(
     fusion: _Fusion = "framework",
     layout: _Layout = "auto",
     batch_size: _BatchSize = None,
-) -> Settings:
+) -> "Settings":
     """Return the settings of a run from the shared options."""
+    from bitswap_onnx.campaign.settings import Settings
+    from bitswap_onnx.data.preprocessing import Preprocessing
+
     preprocessing = Preprocessing(
         preset=preset,
         mean=_numbers(mean, "--mean", real),
@@ -232,7 +235,7 @@ def _until(
 
 
 #: Parameter of a command → the function whose options replace it, and whose result the command gets.
-_SHARED: dict[str, Callable[..., Any]] = {"settings": _shared, "options": _run_options, "until": _until}
+_SHARED: dict[str, Callable[..., Any]] = {"options": _run_options, "until": _until, "settings": _shared}
 
 
 def with_shared(command: Callable[..., None]) -> Callable[..., None]:
@@ -246,7 +249,7 @@ def with_shared(command: Callable[..., None]) -> Callable[..., None]:
         command(**given, **made)
 
     options = [p for name, p in declared.items() if name not in shared]
-    options += [p for name in reversed(shared) for p in shared[name].values()]
+    options += [p for name in ("until", "options", "settings") for p in shared.get(name, {}).values()]
     parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in options]
     wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     wrapper.__annotations__ = {p.name: p.annotation for p in parameters}

@@ -3,30 +3,43 @@
 import math
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.table import Table
 
 from bitswap_onnx.campaign.options import RunOptions
-from bitswap_onnx.campaign.settings import Settings
 from bitswap_onnx.cli import console
 from bitswap_onnx.cli.inject import watched
 from bitswap_onnx.cli.options import Exclude, Layers, ModelPath, Plot, with_shared
 from bitswap_onnx.errors import BitswapError, amount
-from bitswap_onnx.experiments.ranking.report import write_robustness
-from bitswap_onnx.experiments.ranking.results import Robustness, ScoredRanking
-from bitswap_onnx.experiments.ranking.run import BUILTIN_RANKINGS, evaluate_robustness
-from bitswap_onnx.report.figures import require_matplotlib
-from bitswap_onnx.report.ranking import plot_robustness
-from bitswap_onnx.stats.intervals import CONFIDENCE_LEVEL
-from bitswap_onnx.stats.rankings import ALIKE, BootstrapEstimate
+from bitswap_onnx.experiments.ranking.builtin import BUILTIN_RANKINGS
+
+if TYPE_CHECKING:
+    from bitswap_onnx.campaign.settings import Settings
+    from bitswap_onnx.experiments.ranking.results import Robustness, ScoredRanking
+    from bitswap_onnx.stats.rankings import BootstrapEstimate
+
+_Site = Annotated[
+    Literal["neurons", "weights"],
+    typer.Option(
+        help="neurons: what a layer takes in, new faults for every input; weights: its kernel, the same for all inputs."
+    ),
+]
+
+#: What the columns of the table of rankings are.
+_SCORES = (
+    "score: accuracy in % under faults in the first k layers, averaged over all k; lower is better: a good ranking has the "
+    "layers that faults harm most in front",
+    "normalised: 0 is a random order, 1 the oracle that orders by one half of the inputs and is scored on the other (others "
+    "can exceed it); -: too few inputs to tell that oracle from a random order",
+)
 
 
 @with_shared
 def command(
     model: ModelPath,
-    settings: Settings,
+    settings: "Settings",
     options: RunOptions,
     ranking: Annotated[
         list[Path] | None, typer.Option(help="A ranking to score (.json, .csv); may be given several times.")
@@ -38,12 +51,7 @@ def command(
     builtin: Annotated[
         str, typer.Option(metavar="NAME,..|all|none", help=f"Built-in rankings: {', '.join(BUILTIN_RANKINGS)}.")
     ] = "all",
-    site: Annotated[
-        Literal["neurons", "weights"],
-        typer.Option(
-            help="neurons: what a layer takes in, new faults for every input; weights: its kernel, the same for all inputs."
-        ),
-    ] = "neurons",
+    site: _Site = "neurons",
     trials: Annotated[
         int | None,
         typer.Option(min=1, help="Faults per input (neurons, default 1) or per layer (weights, default 200)."),
@@ -64,6 +72,9 @@ def command(
     plot: Plot = False,
 ) -> None:
     """Inject faults layer by layer, then score rankings of the layers: which layers to monitor first."""
+    from bitswap_onnx.experiments.ranking.run import evaluate_robustness
+    from bitswap_onnx.report.figures import require_matplotlib
+
     if plot:
         require_matplotlib()
     with watched(options) as watched_options:
@@ -82,8 +93,14 @@ def command(
             top=top,
             options=watched_options,
         )
-    files = write_robustness(robustness)
-    _print(robustness, (*files, *(plot_robustness(robustness) if plot else ())))
+    _print(robustness, _write(robustness, plot))
+
+
+def _write(robustness: "Robustness", plot: bool) -> tuple[Path, ...]:
+    from bitswap_onnx.experiments.ranking.report import write_robustness
+    from bitswap_onnx.report.ranking import plot_robustness
+
+    return (*write_robustness(robustness), *(plot_robustness(robustness) if plot else ()))
 
 
 def _named(paths: list[Path]) -> dict[str, Path]:
@@ -103,7 +120,7 @@ def _builtin(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-def _print(robustness: Robustness, files: Iterable[Path]) -> None:
+def _print(robustness: "Robustness", files: Iterable[Path]) -> None:
     """Print the layers, the rankings from the best to the worst, and the pairs of rankings that differ."""
     right = "Right %" if robustness.labelled else "As golden %"
     faults = f"{amount(robustness.trials, 'fault')} per "
@@ -118,22 +135,28 @@ def _print(robustness: Robustness, files: Iterable[Path]) -> None:
         cost = f"{layer.cost.parameters:,}", f"{layer.cost.macs / 1e6:.3g}", f"{layer.bits:,}"
         layers.add_row(str(layer.number), layer.name, layer.kind, *shares, *cost)
     console.out.print(layers)
+    critical = "critical: the top-1 class is not the golden one; nonfinite: a score is NaN or Inf"
+    console.out.print(
+        f"shares of the inferences with faults in a layer; {critical}; MMACs: millions of multiplications"
+    )
     if robustness.rankings:
         console.out.print(_rankings(robustness))
+        console.print_notes(_SCORES, "")
     _print_pairs(robustness)
     console.out.print(f"written: {', '.join(map(str, files))}")
 
 
-def _rankings(robustness: Robustness) -> Table:
+def _rankings(robustness: "Robustness") -> Table:
     """Return the table of rankings: those of all layers first, of these the best first."""
+    from bitswap_onnx.stats.intervals import CONFIDENCE_LEVEL
+
     interval = f"{100 * CONFIDENCE_LEVEL:g} % interval"
     table = console.table(
-        "Rankings: score (lower is better), beside the scores of the best and the worst order; normalised: 0 is a random "
-        "order, 1 the oracle that learns from half of the data (an oracle of all the data can exceed 1)",
+        "Rankings of the layers, beside the scores of the best and the worst order of the same layers",
         *("Ranking", ">Score", f">{interval}", ">Best", ">Worst", ">Normalised", f">{interval}", ">Layers"),
     )
 
-    def place(ranked: ScoredRanking) -> tuple[int, float]:
+    def place(ranked: "ScoredRanking") -> tuple[int, float]:
         return -ranked.score.layers, ranked.score.score.value
 
     for ranked in sorted(robustness.rankings, key=place):
@@ -144,7 +167,10 @@ def _rankings(robustness: Robustness) -> Table:
     return table
 
 
-def _print_pairs(robustness: Robustness) -> None:
+def _print_pairs(robustness: "Robustness") -> None:
+    from bitswap_onnx.stats.intervals import CONFIDENCE_LEVEL
+    from bitswap_onnx.stats.rankings import ALIKE
+
     different = [pair for pair in robustness.pairs if pair.difference and pair.difference.verdict != ALIKE]
     compared = [pair for pair in robustness.pairs if pair.difference]
     if compared:
@@ -161,7 +187,7 @@ def _print_pairs(robustness: Robustness) -> None:
         console.out.print(f"  {better[0]} is better than {better[1]} by {low:.3f} to {high:.3f} points")
 
 
-def _estimate(estimate: BootstrapEstimate, digits: int) -> tuple[str, str]:
+def _estimate(estimate: "BootstrapEstimate", digits: int) -> tuple[str, str]:
     """Return a value and its interval, or dashes where the data do not determine them."""
     if not math.isfinite(estimate.value) or not (math.isfinite(estimate.low) or math.isfinite(estimate.high)):
         return "-", "-"

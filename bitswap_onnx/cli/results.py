@@ -5,8 +5,7 @@ from typing import Annotated
 
 import typer
 
-from bitswap_onnx.campaign.dialects import DIALECTS, export_dialect, export_folders, left_out_of
-from bitswap_onnx.campaign.run_directory import reading
+from bitswap_onnx.campaign.dialect_names import DIALECTS
 from bitswap_onnx.cli import console
 from bitswap_onnx.errors import RunError, amount
 from bitswap_onnx.files import check_output
@@ -32,6 +31,9 @@ def export(
     ] = None,
 ) -> None:
     """Write the results in the format of tf_injector or dnn-benchmarks: single flips of weights."""
+    from bitswap_onnx.campaign.dialects import export_dialect, export_folders, left_out_of
+    from bitswap_onnx.campaign.run_directory import reading
+
     if dialect not in DIALECTS:
         raise RunError(f"--dialect: expected {' or '.join(DIALECTS)}, found {dialect!r}")
     if out is not None and output is not None:

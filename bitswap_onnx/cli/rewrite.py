@@ -1,19 +1,17 @@
 """``rewrite``: one injection as a standalone faulty model."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bitswap_onnx.cli import console
 from bitswap_onnx.cli.options import BitOrderOption, Faults, ModelPath
 from bitswap_onnx.errors import FaultListError
-from bitswap_onnx.faults.bits import format_value, hex_bits
-from bitswap_onnx.faults.fault_list import read_fault_list
 from bitswap_onnx.files import check_output
-from bitswap_onnx.graph.model import load_model, save_model
-from bitswap_onnx.graph.receipts import Receipt
-from bitswap_onnx.graph.resolve import Resolver, apply
+
+if TYPE_CHECKING:
+    from bitswap_onnx.graph.receipts import Receipt
 
 
 def command(
@@ -29,6 +27,11 @@ def command(
 
     Faults of neurons become flip nodes, which need opset 26: the file is converted to it.
     """
+    from bitswap_onnx.faults.fault_list import read_fault_list
+    from bitswap_onnx.graph.model import load_model, save_model
+    from bitswap_onnx.graph.receipts import Receipt
+    from bitswap_onnx.graph.resolve import Resolver, apply
+
     clean = load_model(model)
     check_output(output, [model, faults, *clean.data_files])
     chosen = None
@@ -47,7 +50,9 @@ def command(
     console.out.print(f"written: {output}")
 
 
-def _change(receipt: Receipt) -> str:
+def _change(receipt: "Receipt") -> str:
+    from bitswap_onnx.faults.bits import format_value, hex_bits
+
     fmt = receipt.format
     before, after = (f"{hex_bits(b, fmt)} ({format_value(b, fmt)})" for b in (receipt.clean_bits, receipt.faulty_bits))
     place = f"{receipt.target.layer}.{receipt.target.parameter}{list(receipt.fault.index)}"

@@ -1,30 +1,28 @@
 """``sweep``: accuracy against bit error rate."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from bitswap_onnx.campaign.options import RunOptions
-from bitswap_onnx.campaign.settings import Settings
 from bitswap_onnx.cli import console
 from bitswap_onnx.cli.inject import watched
 from bitswap_onnx.cli.options import Exclude, ModelPath, Plot, with_shared
 from bitswap_onnx.errors import amount
-from bitswap_onnx.experiments.sweep.rates import parse_rates
-from bitswap_onnx.experiments.sweep.results import Sweep, repeat_interval
-from bitswap_onnx.experiments.sweep.run import DEFAULT_REPEATS, sweep_errors
-from bitswap_onnx.report.figures import require_matplotlib
-from bitswap_onnx.report.sweep import plot_sweep
-from bitswap_onnx.stats.clustered import Mean
-from bitswap_onnx.stats.intervals import CONFIDENCE_LEVEL
+from bitswap_onnx.experiments.sweep.rates import DEFAULT_REPEATS, parse_rates
+
+if TYPE_CHECKING:
+    from bitswap_onnx.campaign.settings import Settings
+    from bitswap_onnx.experiments.sweep.results import Sweep
+    from bitswap_onnx.stats.clustered import Mean
 
 
 @with_shared
 def command(
     model: ModelPath,
-    settings: Settings,
+    settings: "Settings",
     options: RunOptions,
     rates: Annotated[
         str,
@@ -46,6 +44,10 @@ def command(
     plot: Plot = False,
 ) -> None:
     """Flip random bits at several bit error rates and measure the accuracy; --seed also seeds the flips."""
+    from bitswap_onnx.experiments.sweep.run import sweep_errors
+    from bitswap_onnx.report.figures import require_matplotlib
+    from bitswap_onnx.report.sweep import plot_sweep
+
     if plot:
         require_matplotlib()
     with watched(options) as watched_options:
@@ -62,8 +64,10 @@ def command(
     _print(sweep, (*sweep.files, *(plot_sweep(sweep) if plot else ())))
 
 
-def _print(sweep: Sweep, files: Iterable[Path]) -> None:
+def _print(sweep: "Sweep", files: Iterable[Path]) -> None:
     """Print a row per rate, then the paths of the files."""
+    from bitswap_onnx.stats.intervals import CONFIDENCE_LEVEL
+
     names = {"top_1_correct": "Top-1", "top_5_correct": "Top-5", "critical": "Critical", "nonfinite": "Nonfinite"}
     if sweep.golden["top_1_correct"] is None:
         names = {"top_1_robust": "Top-1 as golden", "critical": "Critical", "nonfinite": "Nonfinite"}
@@ -82,10 +86,31 @@ def _print(sweep: Sweep, files: Iterable[Path]) -> None:
         flipped = f"{row.flipped} of {row.repeats}"
         result.add_row(f"{row.rate:g}", f"{row.flips:,.2f}", flipped, *shares)
     console.out.print(result)
+    console.print_notes(_notes(sweep), "")
     console.out.print(f"written: {', '.join(map(str, files))}")
 
 
-def _share(mean: Mean | None) -> str:
+def _notes(sweep: "Sweep") -> Iterator[str]:
+    """Yield what the shares and their intervals are."""
+    yield (
+        "means over the repeats of a rate; top-1, top-5: right predictions; critical: the top-1 class is not the golden "
+        "one; nonfinite: a score is NaN or Inf; rate 0: the golden run"
+    )
+    from bitswap_onnx.experiments.sweep.results import repeat_interval
+    from bitswap_onnx.stats.clustered import Mean
+
+    repeats = max((row.repeats for row in sweep.rows), default=0)
+    equal = repeat_interval(Mean(repeats, 0.0, 0.0))
+    if equal:
+        yield (
+            f"intervals: Student's over the repeats; where all {repeats} are equal, {100 * equal[1]:.2f} points to each "
+            f"side: so many of all possible draws may differ without one among {repeats}"
+        )
+
+
+def _share(mean: "Mean | None") -> str:
+    from bitswap_onnx.experiments.sweep.results import repeat_interval
+
     if mean is None:
         return "-"
     bounds = repeat_interval(mean)

@@ -16,15 +16,8 @@ from numpy.typing import NDArray
 
 from bitswap_onnx.data.images import StoredImages
 from bitswap_onnx.data.open_shapes import settled_shape
-from bitswap_onnx.data.preprocessing import (
-    PRESETS,
-    Preprocessing,
-    Recipe,
-    decoding_for,
-    is_float,
-    plan_pipeline,
-    recipe_for,
-)
+from bitswap_onnx.data.preprocessing import Preprocessing, decoding_for, is_float, plan_pipeline, recipe_for
+from bitswap_onnx.data.presets import PRESETS, Recipe
 from bitswap_onnx.data.readers import Reader, open_data
 from bitswap_onnx.data.stored import Array, Labels, StoredArray
 from bitswap_onnx.errors import DataError, Findings, RunError, amount

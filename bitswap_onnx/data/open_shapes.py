@@ -5,7 +5,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from bitswap_onnx.data.images import StoredImages
-from bitswap_onnx.data.preprocessing import AXES, LAYOUT_PAIRS, Recipe
+from bitswap_onnx.data.preprocessing import AXES, LAYOUT_PAIRS
+from bitswap_onnx.data.presets import Recipe
 from bitswap_onnx.data.stored import StoredArray
 from bitswap_onnx.errors import DataError
 

@@ -12,11 +12,9 @@ from pathlib import Path
 
 from bitswap_onnx.errors import BitswapError, RunError
 from bitswap_onnx.estimates.groups import ALL
-from bitswap_onnx.estimates.rates import HARMFUL, Rates
+from bitswap_onnx.estimates.names import HARMFUL, MBITS
+from bitswap_onnx.estimates.rates import Rates
 from bitswap_onnx.estimates.source import lies_in_run
-
-#: The bits of a Mbit, by name: memory vendors and radiation reports differ.
-MBITS = {"1e6": 1_000_000, "2^20": 1 << 20}
 
 _HOURS = 1e9
 _SECONDS_PER_HOUR = 3600

@@ -1,10 +1,11 @@
 """Groups of injections that have rates: the network, and its parts by layer, bit, class of bits, or layer and bit."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from bitswap_onnx.estimates.names import Scope
 from bitswap_onnx.estimates.read import OTHER, SEVERAL, FaultLabels, Recorded
 from bitswap_onnx.faults.bits import BIT_CLASSES, FORMATS
 from bitswap_onnx.sampling.rounds import Indices
@@ -12,11 +13,9 @@ from bitswap_onnx.sampling.strata import StratumPart
 from bitswap_onnx.stats.intervals import Values
 from bitswap_onnx.stats.stratified import Frame
 
-Scope = Literal["network", "layer", "bit", "bit-class", "layer-bit"]
 #: Group name → stratum number → number of the group's faults in that stratum.
 FaultsByStratum = dict[str, dict[int, int]]
 
-SCOPES: tuple[Scope, ...] = ("network", "layer", "bit", "bit-class", "layer-bit")
 #: The group of all injections.
 ALL = "all"
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from bitswap_onnx.estimates.read import Recorded
 
-CONDITIONAL = "Estimates are conditional on the inputs run"
+CONDITIONAL = "Estimates are conditional on the inputs run: the intervals allow for other faults, not for other inputs"
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from bitswap_onnx.errors import BitswapError, RunError
 from bitswap_onnx.estimates import notes
 from bitswap_onnx.estimates.frames import drawing_notes, find_strata, population_notes
-from bitswap_onnx.estimates.groups import ALL, SCOPES, Scope, groups
+from bitswap_onnx.estimates.groups import ALL, groups
 from bitswap_onnx.estimates.input_design import InputDesign, input_design
+from bitswap_onnx.estimates.names import CURVE, HARMFUL, LEADING, SCOPES, Nonfinite, Scope
 from bitswap_onnx.estimates.outcome_matrix import OutcomeMatrix, read_outcome_matrix
 from bitswap_onnx.estimates.read import Recorded, read_recorded
 from bitswap_onnx.estimates.source import Source, lies_in_run, open_source
@@ -28,17 +29,7 @@ from bitswap_onnx.stats.intervals import Values, bonferroni, fewest_faults
 from bitswap_onnx.stats.stratified import Bounded, Estimate, Frame, Strata, Weights, frame_of, weigh, weighted_mean
 from bitswap_onnx.stats.two_way import over_inputs
 
-Nonfinite = Literal["as-is", "critical", "detected"]
 _Counts = NDArray[np.number[Any]]
-
-#: The scope of P(f >= theta) over several theta, for the network.
-CURVE = "curve"
-#: The quantity that is a share of faults, not of inferences: those whose critical share reaches a theta.
-HARMFUL = "harmful_faults"
-
-#: The quantity that counts as critical, by the treatment of NaN and Inf scores: as any other score, always critical, or
-#: detected (a DUE) and so never critical.
-LEADING: dict[str, str] = {"as-is": "critical", "critical": "critical_or_nonfinite", "detected": "critical_finite"}
 
 THETAS = (0.0, 0.001, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 0.9)
 

@@ -6,13 +6,18 @@ from pathlib import Path
 from typing import Any
 
 from bitswap_onnx.estimates.fit import Fit
-from bitswap_onnx.estimates.rates import CURVE, Rate, Rates
+from bitswap_onnx.estimates.names import CURVE
+from bitswap_onnx.estimates.rates import Rate, Rates
 from bitswap_onnx.files import check_output, replacing
 from bitswap_onnx.sampling.design import design_path
 
+#: The columns of the CSV file.
+RATE_COLUMNS = (*(field.name for field in fields(Rate)), "input_design")
+
 _METHOD = (
-    "the fault is the sampling unit; SE: spread between the faults drawn; intervals allow for rare harmful faults that were "
-    "not drawn: Clopper and Pearson's for n faults with n times the mean share of hits (strata: Fay and Feuer's)"
+    "the fault is the sampling unit; SE: standard error, from the spread between the faults drawn; intervals allow for rare "
+    "harmful faults that were not drawn: Clopper and Pearson's for n faults with n times the mean share of hits (strata: "
+    "Fay and Feuer's)"
 )
 _TWO_WAY = (
     "; inputs are a sample too: SE: two-way random effects of faults and inputs; intervals also cover Student's interval "
@@ -59,6 +64,6 @@ def write_csv(rates: Rates, path: Path, design: Path | None = None) -> None:
     source = Path(rates.recorded.source)
     check_output(path, [source, *(source.rglob("*") if source.is_dir() else ()), design or design_path(source)])
     with replacing(path) as file:
-        writer = csv.DictWriter(file, [*(field.name for field in fields(Rate)), "input_design"], lineterminator="\n")
+        writer = csv.DictWriter(file, RATE_COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(asdict(row) | {"input_design": rates.inputs.name} for row in rates.rows)

@@ -2,16 +2,17 @@
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, EncodeError
 from numpy.typing import NDArray
 from onnx.external_data_helper import ExternalDataInfo
 
-from bitswap_onnx.errors import ModelError, one_line
+from bitswap_onnx.errors import ModelError, amount, one_line
 from bitswap_onnx.files import replacing
 from bitswap_onnx.graph.external_data import checked_data_files, with_own_data
 from bitswap_onnx.graph.readable import why_unreadable
@@ -46,13 +47,19 @@ class Model:
     """An ONNX model: its protobuf, which is never changed after loading, and its ``name``.
 
     ``folder`` holds its external data, if it has any. ``sha256`` covers the file and all its external data files; it is
-    empty for a model that was derived from another one.
+    empty for a model that was derived from another one. ``source``: the file, None for a model in memory.
     """
 
     proto: onnx.ModelProto
     name: str
     folder: Path
     sha256: str
+    source: Path | None = None
+
+    def __repr__(self) -> str:
+        where = "in memory" if self.source is None else str(self.source)
+        graph = self.proto.graph
+        return f"<{type(self).__name__} {self.name}, {where}: {amount(len(graph.node), 'node')}, sha256 {self.sha256[:12]}>"
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -93,12 +100,14 @@ def _advice(path: Path) -> str:
     return f"; {_OTHER_FILES[kind]}" if kind in _OTHER_FILES and path.exists() else ""
 
 
-def load_model(path: str | Path) -> Model:
-    """Load and check an ONNX file.
+def load_model(path: str | Path | onnx.ModelProto) -> Model:
+    """Load and check an ONNX file, or check a protobuf, of which the model gets a copy.
 
     Raises ModelError for a missing file, a file that is no valid ONNX model, an opset or IR version that the runtime
     does not support, and external data that is missing, too short or outside the model's folder.
     """
+    if isinstance(path, onnx.ModelProto):
+        return _copied(path)
     path = Path(path)
     try:
         content = path.read_bytes()
@@ -124,7 +133,36 @@ def load_model(path: str | Path) -> Model:
         onnx.checker.check_model(str(path))
     except onnx.checker.ValidationError as error:
         raise ModelError(f"{path}: not a valid ONNX model: {one_line(error)}") from None
-    return Model(proto, path.stem, path.absolute().parent, digest.hexdigest())
+    return Model(proto, path.stem, path.absolute().parent, digest.hexdigest(), path)
+
+
+def _copied(given: onnx.ModelProto) -> Model:
+    """Return a checked copy of a protobuf in memory; equal to the model of the file that it was read from."""
+    if any(map(is_external, stored_tensors(given).values())):
+        raise ModelError("`model`: expected all tensors in the protobuf, found external data; give the file's path")
+    try:
+        content = given.SerializeToString(deterministic=True)
+    except (ValueError, EncodeError) as error:
+        raise ModelError(
+            f"`model`: the protobuf cannot be encoded: {one_line(error)}; save it and give the path"
+        ) from None
+    proto = onnx.ModelProto.FromString(content)
+    where = Path("`model`")
+    if not proto.graph.node:
+        raise ModelError(f"{where}: expected an ONNX model, found a protobuf without a graph")
+    if reason := why_unreadable(proto):
+        raise ModelError(f"{where}: not a valid ONNX model: {reason}")
+    _check_versions(proto, where)
+    try:
+        onnx.checker.check_model(content)
+    except onnx.checker.ValidationError as error:
+        raise ModelError(f"{where}: not a valid ONNX model: {one_line(error)}") from None
+    return from_proto(proto, name_in_files(proto.graph.name))
+
+
+def name_in_files(name: str, otherwise: str = "model") -> str:
+    """Return a network's name where it can stand in the name of a file, ``otherwise`` where nothing of it can."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", name).strip("._")[:80] or otherwise
 
 
 def from_proto(proto: onnx.ModelProto, name: str = "model", folder: Path | None = None) -> Model:

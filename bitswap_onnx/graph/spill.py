@@ -17,7 +17,7 @@ _LARGE_MODEL, _LARGE_TENSOR, _ALIGNED = 1 << 26, 1 << 16, 1 << 12
 _MODEL_FILE, _DATA_FILE = "model.onnx", "model.data"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class SpilledModel(Model):
     """A model whose tensors lie in a temporary folder."""
 
@@ -56,6 +56,6 @@ def spilled(model: Model) -> Model:
         if isinstance(error, OSError):
             return model
         raise
-    result = SpilledModel(proto, model.name, folder, model.sha256)
+    result = SpilledModel(proto, model.name, folder, model.sha256, model.source)
     weakref.finalize(result, shutil.rmtree, folder, ignore_errors=True)
     return result

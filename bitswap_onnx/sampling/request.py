@@ -3,15 +3,12 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Literal
 
 from bitswap_onnx.errors import BitswapError
 from bitswap_onnx.faults.fault import Kind
-from bitswap_onnx.sampling.sizes import Rounding, normal_quantile
+from bitswap_onnx.sampling.choices import Population, Rounding, SamplingScheme
+from bitswap_onnx.sampling.sizes import normal_quantile
 from bitswap_onnx.sampling.strata import Pattern, Region
-
-SamplingScheme = Literal["network", "layer", "bit-layer", "data-aware", "exhaustive", "per-target"]
-Population = Literal["flips", "stuck_at"]
 
 #: Fields of a request that sizes follow from, where these are not given; and those of a scheme that have no effect in it.
 _SIZING = ("margin", "confidence", "t", "proportion", "rounding", "population")

@@ -3,11 +3,10 @@
 import math
 from collections.abc import Sequence
 from statistics import NormalDist
-from typing import Literal
 
 import numpy as np
 
-Rounding = Literal["nearest", "ceil"]
+from bitswap_onnx.sampling.choices import Rounding
 
 #: The least number of injections of a stratum, if it has as many: an estimate of its variance needs two.
 FLOOR = 2

@@ -173,6 +173,7 @@ def weighted_mean(weights: Weights, quantity: Bounded, level: float) -> Estimate
         (1 - weights.unknown) * limit + weights.unknown * bound
         for limit, bound in ((low, quantity.low), (high, quantity.high))
     )
+    low, high = (mean, mean) if weights.census else (min(low, mean), max(high, mean))  # rounding can cross the mean
     return Estimate(len(values), mean, _standard_error(values, means, mean, weights), low, high, weights.census)
 
 

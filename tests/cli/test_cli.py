@@ -34,8 +34,11 @@ def test_inject_prints_totals_and_where_everything_lies(run: Run) -> None:
         assert word in out
     assert "data: all 20 inputs of cnn.npz" in err
     assert "injections: 3/3" in err
-    assert "faulty layers and parameters: 2 as whole models; audit: 3 injections as whole models, all equal" in out
-    assert re.search(r"time of the workers: [0-9.]+ s: (faults|start|loading sessions) [0-9]+ %, .*audit [0-9]+ %", out)
+    assert "lanes of the faulty layers and parameters: 2 as whole models" in out
+    assert "; audit: 3 injections ran again as whole models, all equal" in out
+    assert re.search(
+        r"time of all workers together: [0-9.]+ s: (faults|start|loading sessions) [0-9]+ %, .*audit [0-9]+ %", out
+    )
     assert Path("here/results.csv").is_file()
 
 

@@ -19,7 +19,7 @@ libraries, sys.argv = sys.argv[1].split(","), ["bitswap-onnx", *sys.argv[2:]]
 try:
     main()
 except SystemExit as ended:
-    assert not ended.code
+    print("exit code:", ended.code or 0)
 print("loaded:", *sorted(library for library in libraries if library in sys.modules))
 """
 
@@ -43,16 +43,26 @@ except SystemExit:
 NEEDLESS = ("scipy", "scipy.stats", "sympy", "onnx_ir", "torch", "tensorflow", "keras", "matplotlib", "pyarrow", "PIL")
 HEAVY = ("numpy", "onnx", "onnxruntime", "sqlite3", *NEEDLESS)
 
+#: Imports the module of every command, then prints which of the libraries named first have been loaded.
+IMPORTED = """
+import sys
+from bitswap_onnx.cli.commands import COMMANDS, load_command
+print("commands:", *map(load_command, COMMANDS))
+print("loaded:", *sorted(library for library in sys.argv[1].split(",") if library in sys.modules))
+"""
 
-def last_line(code: str, *arguments: object) -> str:
+
+def last_lines(code: str, *arguments: object) -> list[str]:
     command = [sys.executable, "-c", code, *map(str, arguments)]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
-    return ended.stdout.splitlines()[-1]
+    return ended.stdout.splitlines()[-2:]
 
 
-def loaded(libraries: tuple[str, ...], *arguments: object) -> str:
-    return last_line(LOADED, ",".join(libraries), *arguments).removeprefix("loaded:").strip()
+def loaded(libraries: tuple[str, ...], *arguments: object, code: int = 0) -> str:
+    ended, last = last_lines(LOADED, ",".join(libraries), *arguments)
+    assert ended == f"exit code: {code}"
+    return last.removeprefix("loaded:").strip()
 
 
 @pytest.fixture
@@ -83,15 +93,20 @@ def test_a_command_that_does_not_exist(monkeypatch: pytest.MonkeyPatch, capsys: 
     assert "No such command 'injekt'. Did you mean 'inject', 'inspect'?" in err
 
 
-@pytest.mark.parametrize("option", ["--help", "--version"])
-def test_the_help_loads_no_library(option: str) -> None:
-    assert loaded(HEAVY, option) == ""
+@pytest.mark.parametrize("arguments", ["--help", "--version", "inject --help", "faults generate --help", "rank --help"])
+def test_the_help_loads_no_library(arguments: str) -> None:
+    assert loaded(HEAVY, *arguments.split()) == ""
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_the_help_of_a_command_loads_no_needless_library(name: str) -> None:
-    libraries = NEEDLESS if name != "inject" else ("onnx", "onnxruntime", *NEEDLESS)
-    assert loaded(libraries, name, "--help") == ""
+def test_no_command_loads_a_library_before_it_runs() -> None:
+    assert last_lines(IMPORTED, ",".join(HEAVY))[-1] == "loaded:"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"), [("inject", 2), ("inject m.onnx --fusion none", 2), ("inject m.onnx f.csv --resume", 1)]
+)
+def test_no_wrong_usage_loads_a_library(arguments: str, code: int) -> None:
+    assert loaded(HEAVY, *arguments.split(), code=code) == ""
 
 
 def test_a_worker_loads_no_needless_library() -> None:
@@ -107,5 +122,5 @@ def test_a_campaign_loads_no_needless_library(inject: tuple[object, ...], tmp_pa
 
 
 def test_workers_start_before_the_parent_loads_its_libraries(inject: tuple[object, ...]) -> None:
-    assert last_line(STARTED, *inject, 2) == "[False, False]"
-    assert last_line(STARTED, *inject, 2, "--resume") == "[]"
+    assert last_lines(STARTED, *inject, 2)[-1] == "[False, False]"
+    assert last_lines(STARTED, *inject, 2, "--resume")[-1] == "[]"

@@ -57,3 +57,20 @@ def test_names_bring_no_escape_to_the_terminal(capsys: pytest.CaptureFixture[str
     assert "\x07" not in printed
     assert printed.count("conv\\x1b[31m") == 2
     assert printed.endswith("\nnext line\n")
+
+
+@pytest.mark.parametrize(
+    ("part", "whole", "text"),
+    [
+        *(
+            (0, 9, "0.00 %"),
+            (1, 30_000, "< 0.01 %"),
+            (1, 8, "12.50 %"),
+            (29_999, 30_000, "> 99.99 %"),
+            (9, 9, "100.00 %"),
+        ),
+        *((None, 9, "-"), (0, 0, "-"), (3, None, "-")),
+    ],
+)
+def test_a_share_that_is_not_none_is_not_shown_as_none(part: int | None, whole: int | None, text: str) -> None:
+    assert console.share(part, whole) == text

@@ -35,13 +35,14 @@ def test_tables(run: Run) -> None:
         "Network: means over faults, in %, with 95 % intervals",
         "By bit, in %: 95 % for all 2 rows together (Bonferroni)",
         "By bit class, in %: 95 % for all 2 rows together (Bonferroni)",
-        "Share of faults by critical share f, in %: 95 % for all 9 theta together (Bonferroni)",
+        "Share of faults whose critical share f reaches theta, in %: 95 % for all 9 theta together (Bonferroni)",
         "faults with any critical input",
         "note: no design of the list is known",
         "note: the file has no clean_bits: bit classes are those of float32",
     ):
         assert text in out, text
-    assert out.count("Estimates are conditional on the inputs run") == 1
+    assert "SDC-5" not in out  # the file does not have it, so no line explains it
+    assert out.count("Estimates are conditional on the inputs run: ") == 1
     assert "inputs: not known from a file, conditional on the inputs\n" in out
     (critical,) = (line for line in out.splitlines() if "inferences critical" in line)
     assert "12.5 ± 3.5" in critical
@@ -65,9 +66,26 @@ def test_json(run: Run) -> None:
     code, out, _ = run("estimate", "r.csv", "--json", "--by", "network")
     record = json.loads(out)
     assert code == 0
-    assert record["notes"][-1] == "Estimates are conditional on the inputs run"
+    assert record["notes"][-1].startswith("Estimates are conditional on the inputs run: ")
     assert {row["quantity"] for row in record["rates"]} == {"critical", "non_critical", "masked", "harmful_faults"}
     assert (record["design"], record["fit"]) == (None, None)
+
+
+def test_the_intervals_of_a_census_hold_what_they_belong_to(run: Run) -> None:
+    """All flips of a bit of a layer: the interval is the share itself, which three digits would not show."""
+    save(cnn(), Path("cnn.onnx"))
+    np.savez("cnn.npz", x=normal(7, 1, 6, 6, seed=3), y=np.arange(7) % 4)
+    drawn = ("--scheme", "exhaustive", "--layers", "fc", "--bits", "30")
+    assert run("faults", "generate", "cnn.onnx", "-o", "all.csv", *drawn)[0] == 0
+    assert run("inject", "cnn.onnx", "all.csv", "--out", "run", "--workers", 1)[0] == 0
+    code, out, _ = run("estimate", "run", "--by", "network")
+    assert code == 0
+    rows = re.findall(r"([-0-9.e]+) ± 0 +│ +([-0-9.e]+) to ([-0-9.e]+)", out)
+    assert len(rows) > 12
+    assert all(low == mean == high for mean, low, high in rows)
+    assert any(len(mean) == 5 for mean, *_ in rows)  # 12.34
+    rates = json.loads(run("estimate", "run", "--by", "network", "--json")[1])["rates"]
+    assert all(row["low"] == row["mean"] == row["high"] for row in rates)
 
 
 def test_too_few_faults_are_marked(run: Run) -> None:
@@ -172,9 +190,9 @@ def test_from_a_drawn_list_to_its_rates(run: Run) -> None:
     code, out, _ = run("estimate", "run", "--nonfinite", "detected")
     assert code == 0
     assert "injections, drawn from 7,008; strata: 1; " in out
-    assert "inferences critical, nonfinite detected" in out
+    assert "inferences critical, NaN/Inf counted as detected" in out
     assert "accuracy lost" in out
-    assert "(critical, nonfinite detected), in %" in out
+    assert "(critical, NaN/Inf counted as detected), in %" in out
     assert "no design" not in out
 
 

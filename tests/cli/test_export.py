@@ -16,7 +16,7 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from bitswap_onnx.converters.torch_to_onnx import ExportReport
+from bitswap_onnx.converters.torch_to_onnx import ExportedModel
 from tests.builders import cnn, normal, save
 from tests.command_line import Run, runner
 
@@ -330,9 +330,9 @@ def test_keras_goes_through_both_converters(run: Run, monkeypatch: pytest.Monkey
         assert stored(str(source))["conv1.weight"].shape == (16, 3, 3, 3)
         calls.append(("onnx_to_keras", source.suffix, target.suffix))
 
-    def export_keras(source: Path, target: Path) -> ExportReport:
+    def export_keras(source: Path, target: Path) -> ExportedModel:
         calls.append(("export_keras", source.suffix, str(target)))
-        return ExportReport(target, ("conv2d/kernel",), {}, (), ())
+        return ExportedModel(onnx.ModelProto(), "k", target.parent, "", parameters=("conv2d/kernel",))
 
     for name, function in (("onnx_to_keras", onnx_to_keras), ("keras_to_onnx", export_keras)):
         module = types.ModuleType(name)

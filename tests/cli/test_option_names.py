@@ -60,7 +60,7 @@ def test_errors_and_notes_name_options(
         raise BitswapError("`batch_size` 3: see `nothing`")
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("bitswap_onnx.cli.inspect.load_model", refuse)
+    monkeypatch.setattr("bitswap_onnx.graph.model.load_model", refuse)
     code, out, err = runner(monkeypatch, capsys)("inspect", "cnn.onnx")
     assert (code, out, err) == (1, "", "error: --batch-size 3: see `nothing`\n")
     console.print_notes_aside(["`layout`: plain"])

@@ -14,9 +14,10 @@ from scipy import stats
 
 from bitswap_onnx.errors import ControlFailedError
 from bitswap_onnx.experiments.ranking import run as rank_module
-from bitswap_onnx.experiments.ranking.run import BUILTIN_RANKINGS
+from bitswap_onnx.experiments.ranking.builtin import BUILTIN_RANKINGS
 from tests.builders import build, normal, save
 from tests.command_line import Run, runner
+from tests.documented import documented
 
 Row = dict[str, str]
 
@@ -78,6 +79,8 @@ def test_tables_and_files(run: Run) -> None:
         check_ranking(row, {layer["layer"]: layer for layer in layers})
         assert table[row["ranking"]][1] == f"{float(row['score']):.3f}"
         assert table[row["ranking"]][-1] == f"{row['layers']} of 3"
+    assert "score: accuracy in % under faults in the first k layers" in out
+    assert "normalised: 0 is a random order" in out
     printed = [name for name in table if name in ("mine", *BUILTIN_RANKINGS)]
     assert printed == [
         row["ranking"] for row in sorted(rankings, key=lambda row: (-int(row["layers"]), float(row["score"])))
@@ -117,18 +120,20 @@ def check_ranking(row: Row, layers: dict[str, Row]) -> None:
 
 
 def check_json() -> None:
-    """The JSON file has the same tables, with null in place of NaN and Inf."""
+    """The JSON file has the same tables, documented column by column; NaN and Inf are null there, empty cells in the CSV."""
 
     def refused(name: str) -> None:
         raise AssertionError(f"{name} is no JSON")
 
     content = json.loads(Path("here/net_rank.json").read_text(), parse_constant=refused)
     assert (content["network"], content["where"], content["inputs"], content["trials"]) == ("net", "neurons", 20, 6)
+    assert list(content) == documented("`rank`", "Keys of `NETWORK_rank.json`")
     for name in TABLES:
+        assert list(content[name][0]) == documented("`rank`", f"Columns of `NETWORK_{name}.csv`")
         for plain, text in zip(content[name], read(name), strict=True):
             assert list(plain) == list(text)
             for key, value in plain.items():
-                assert str(value) == text[key] if value is not None else text[key] in ("", "nan", "inf", "-inf")
+                assert text[key] == ("" if value is None else str(value))
 
 
 def test_pairs(run: Run) -> None:

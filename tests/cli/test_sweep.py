@@ -27,6 +27,9 @@ def test_sweep_prints_a_row_per_rate(run: Run) -> None:
     assert code == 0
     assert "cnn on cnn, 20 inputs: random flips among 6,144 bits; shares in % with their 95 % intervals" in out
     assert "written: here/cnn.csv, here/detail-cnn.csv" in out
+    assert (
+        "where all 3 are equal, 70.76 points to each side: so many" in out
+    )  # Clopper and Pearson: 1 - 0.025 ** (1 / 3)
     assert "bit errors among 6,144 bits: " in err
     assert err.count("data: all 20 inputs of cnn.npz") == 1
     with Path("here/cnn.csv").open() as file:
@@ -55,6 +58,7 @@ def test_without_labels_or_spread(run: Run) -> None:
     assert "Top-5" not in out
     assert "100.00" in out
     assert "[" not in out
+    assert "intervals: Student's" not in out
 
 
 def test_default_run_directory(run: Run) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from bitswap_onnx.converters import bit_exact
 from bitswap_onnx.converters.simplify import simplify as original_simplify
-from bitswap_onnx.converters.torch_to_onnx import ExportReport, export_torch
+from bitswap_onnx.converters.torch_to_onnx import ExportedModel, export_torch
 from bitswap_onnx.errors import BitswapError, ControlFailedError, MissingExtraError, ModelError
 from bitswap_onnx.graph.model import load_model
 from bitswap_onnx.graph.targets import find_targets
@@ -297,7 +297,7 @@ def test_a_corrupted_export_is_refused(
     assert path.read_bytes() == b"what was there before"
 
 
-def fixed_batch(tmp_path: Path) -> ExportReport:
+def fixed_batch(tmp_path: Path) -> ExportedModel:
     class Fixed(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             return x.view(2, 3).relu()
@@ -313,13 +313,13 @@ def fixed_batch(tmp_path: Path) -> ExportReport:
         (lambda p: export_torch(nn.Linear(3, 3), (3,), p / "m.onnx", opset=17), "`opset`: expected 18 to 20, found 17"),
         (
             lambda p: export_torch(nn.Linear(3, 3), cast(Any, "3"), p / "m.onnx"),
-            "`input_shape`: expected positive sizes .* found '3'",
+            "`example_input`: .* positive sizes .* found '3'",
         ),
-        (lambda p: export_torch(nn.Linear(3, 3), (0,), p / "m.onnx"), r"`input_shape`: expected .*, found \(0,\)"),
+        (lambda p: export_torch(nn.Linear(3, 3), (0,), p / "m.onnx"), r"`example_input`: expected .*, found \(0,\)"),
         (lambda p: export_torch(nn.Linear(3, 3), (3,), p / "no" / "m.onnx"), "cannot write the model: No such file"),
     ],
 )
-def test_what_cannot_be_exported(attempt: Callable[[Path], ExportReport], message: str, tmp_path: Path) -> None:
+def test_what_cannot_be_exported(attempt: Callable[[Path], ExportedModel], message: str, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=message) as caught:
         attempt(tmp_path)
     assert "\n" not in str(caught.value)

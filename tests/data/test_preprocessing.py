@@ -14,7 +14,8 @@ from PIL import Image
 
 from bitswap_onnx.data.dataset import load_dataset
 from bitswap_onnx.data.images import Decoding, read_image
-from bitswap_onnx.data.preprocessing import PRESETS, Preprocessing, resize_bilinear
+from bitswap_onnx.data.preprocessing import Preprocessing, resize_bilinear
+from bitswap_onnx.data.presets import PRESETS
 from bitswap_onnx.errors import DataError
 from tests import reference
 from tests.datasets import F32, NORMALISED, Make, everything, hand, images_in, pixels

@@ -13,13 +13,15 @@ from numpy.typing import NDArray
 from bitswap_onnx.campaign.options import Audit, RunOptions
 from bitswap_onnx.campaign.settings import Settings
 from bitswap_onnx.errors import BitswapError
-from bitswap_onnx.estimates.groups import SCOPES, faults_by_stratum
-from bitswap_onnx.estimates.rates import HARMFUL, Question, Rates, estimate_rates
+from bitswap_onnx.estimates.groups import faults_by_stratum
+from bitswap_onnx.estimates.names import HARMFUL, SCOPES
+from bitswap_onnx.estimates.rates import Question, Rates, estimate_rates
 from bitswap_onnx.faults.fault import Kind
 from bitswap_onnx.graph.model import load_model
+from bitswap_onnx.sampling.choices import SamplingScheme
 from bitswap_onnx.sampling.design import read_design
 from bitswap_onnx.sampling.generate import generate_faults
-from bitswap_onnx.sampling.request import SamplingRequest, SamplingScheme
+from bitswap_onnx.sampling.request import SamplingRequest
 from bitswap_onnx.sampling.strata import StratumPart, parts_of
 from bitswap_onnx.stats.stratified import Bounded, Strata, estimate_mean, frame_of, weigh
 from bitswap_onnx.until.drawn_list import Until

@@ -10,8 +10,10 @@ import pytest
 from scipy import stats
 
 from bitswap_onnx.errors import BitswapError, RunError
-from bitswap_onnx.estimates.groups import ALL, SCOPES
-from bitswap_onnx.estimates.rates import CURVE, HARMFUL, Question, estimate_rates
+from bitswap_onnx.estimates.groups import ALL
+from bitswap_onnx.estimates.input_design import CONDITIONAL
+from bitswap_onnx.estimates.names import CURVE, HARMFUL, SCOPES
+from bitswap_onnx.estimates.rates import Question, estimate_rates
 from bitswap_onnx.estimates.rates_files import as_record, write_csv
 from bitswap_onnx.stats.stratified import Bounded, Strata, estimate_mean, frame_of
 from tests import reference
@@ -172,7 +174,7 @@ def test_questions_that_make_no_sense() -> None:
 def test_json_and_csv(run: Path, tmp_path: Path) -> None:
     rates = estimate_rates(run, Question(by=("layer-bit",)), run.parent / "f.design.json")
     record = json.loads(json.dumps(as_record(rates), allow_nan=False))
-    assert record["notes"][-1] == "Estimates are conditional on the inputs run"
+    assert record["notes"][-1] == CONDITIONAL
     assert record["corrected"]["layer-bit"]["method"] == "Bonferroni"
     assert sum(entry["size"] for entry in record["design"]) == record["injections"]
     write_csv(rates, tmp_path / "out.csv")

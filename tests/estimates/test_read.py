@@ -9,7 +9,8 @@ from bitswap_onnx.campaign.dialects import export_dialect
 from bitswap_onnx.campaign.run_directory import reading
 from bitswap_onnx.errors import FaultListError, RunError
 from bitswap_onnx.estimates.groups import ALL
-from bitswap_onnx.estimates.rates import HARMFUL, estimate_rates
+from bitswap_onnx.estimates.names import HARMFUL
+from bitswap_onnx.estimates.rates import estimate_rates
 from tests import reference
 from tests.recorded import recorded_of
 from tests.results_file import CLASSIC, OURS, results

@@ -14,7 +14,7 @@ from onnx import numpy_helper
 from torch import nn
 
 from bitswap_onnx.converters.torch_checkpoint import load_state_dict_file
-from bitswap_onnx.converters.torch_to_onnx import ExportReport, export_torch
+from bitswap_onnx.converters.torch_to_onnx import ExportedModel, export_torch
 from bitswap_onnx.errors import ModelError
 from bitswap_onnx.models.resnet_cifar import RESNET_DEPTHS, resnet
 from tests import reference
@@ -58,14 +58,14 @@ def test_published_weights_fit(depth: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ExportReport]:
+def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ExportedModel]:
     """The published ResNet20 as an ONNX file, and the report of its export."""
     path = tmp_path_factory.mktemp("resnet20") / "resnet20.onnx"
     return path, export_torch(trained(20), (3, 32, 32), path)
 
 
 @reference.needed
-def test_resnet20_with_its_published_weights(exported: tuple[Path, ExportReport]) -> None:
+def test_resnet20_with_its_published_weights(exported: tuple[Path, ExportedModel]) -> None:
     path, report = exported
     graph = onnx.load(path).graph
     state = trained(20).state_dict()
@@ -82,7 +82,7 @@ def test_resnet20_with_its_published_weights(exported: tuple[Path, ExportReport]
 
 
 @reference.needed
-def test_resnet20_scores_and_accuracy(exported: tuple[Path, ExportReport]) -> None:
+def test_resnet20_scores_and_accuracy(exported: tuple[Path, ExportedModel]) -> None:
     network = trained(20)
     x, y = images()
     scores = ort.InferenceSession(exported[0]).run(None, {"input": x})[0]

@@ -21,8 +21,10 @@ from bitswap_onnx.campaign.settings import Settings
 from bitswap_onnx.campaign.setup import prepare
 from bitswap_onnx.errors import RunError
 from bitswap_onnx.estimates.fit import Operation, failures
-from bitswap_onnx.estimates.groups import ALL, SCOPES
-from bitswap_onnx.estimates.rates import CURVE, HARMFUL, Question, estimate_rates
+from bitswap_onnx.estimates.groups import ALL
+from bitswap_onnx.estimates.input_design import CONDITIONAL
+from bitswap_onnx.estimates.names import CURVE, HARMFUL, SCOPES
+from bitswap_onnx.estimates.rates import Question, estimate_rates
 from bitswap_onnx.estimates.rates_files import as_record, write_csv
 from bitswap_onnx.faults.fault import Fault, Injection, Site
 from bitswap_onnx.faults.fault_list import read_fault_list
@@ -268,7 +270,7 @@ def test_a_run_over_inputs(folder: Path) -> None:
 
 def test_results_name_the_design(folder: Path, tmp_path: Path) -> None:
     for over, name, about in (
-        (False, "all inputs of the run, conditional on them", "Estimates are conditional on the inputs run"),
+        (False, "all inputs of the run, conditional on them", CONDITIONAL),
         (True, "two-way: faults and inputs sampled", "Estimates are over all inputs that those run were drawn from"),
     ):
         rates = estimate_rates(folder / "run", Question(over_inputs=over))

@@ -17,7 +17,8 @@ from bitswap_onnx.outcome import Flags, Golden
 from bitswap_onnx.stats.intervals import CONFIDENCE_LEVEL
 from bitswap_onnx.stats.proportion import Proportion
 
-_COLUMNS = (
+#: The columns of the CSV file.
+NEURON_COLUMNS = (
     *("number", "layer", "type", "dtype", "weight_shape", "output_shape", "neurons", "inputs", "trials"),
     *("correct_inferences", "misclassified", "misclassified_share", "misclassified_low", "misclassified_high"),
     *("inferences", "critical", "critical_share", "critical_low", "critical_high"),
@@ -105,7 +106,7 @@ def write_neuron_report(campaign: NeuronCampaign) -> None:
         file.write(f"{layer_table(campaign.network, campaign.layers)}\n{result_table(campaign)}")
     with replacing(numbers) as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(_COLUMNS)
+        writer.writerow(NEURON_COLUMNS)
         for row in campaign.rows:
             layer = _about(row.layer) if row.layer else (None, ALL_LAYERS, *(None,) * 5)
             correct = (row.misclassified.inferences, *_fields(row.misclassified)) if row.misclassified else (None,) * 5

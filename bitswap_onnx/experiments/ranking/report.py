@@ -99,11 +99,11 @@ def _write_table(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     with replacing(path) as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows(_plain(row) for row in rows)
 
 
 def _plain(value: Any) -> Any:
-    """Return plain data in which None stands for NaN and infinities, which JSON does not have."""
+    """Return plain data in which None stands for NaN and infinities: JSON does not have them, a CSV cell stays empty."""
     if isinstance(value, dict):
         return {key: _plain(entry) for key, entry in value.items()}
     if isinstance(value, list):

@@ -13,6 +13,7 @@ from bitswap_onnx.campaign.run import default_run, prepare_run, run_campaign
 from bitswap_onnx.campaign.settings import Settings, for_neurons
 from bitswap_onnx.campaign.setup import Setup, prepare
 from bitswap_onnx.errors import BitswapError, ControlFailedError, ModelError, nearest
+from bitswap_onnx.experiments.ranking.builtin import BUILTIN_RANKINGS
 from bitswap_onnx.experiments.ranking.layer_faults import (
     LayerOutcomes,
     RankingSite,
@@ -42,14 +43,6 @@ from bitswap_onnx.stats.rankings import (
     s_curve,
     score_difference,
     score_ranking,
-)
-
-#: The rankings that need no file. In order, they put first: the earliest layers; the latest; random ones; those with
-#: the most parameters; the most multiply-accumulates; the largest weights (norm, mean exponent); the widest range of
-#: activations; the most sensitive to other faults on the same inputs; the most sensitive to the faults that score it.
-BUILTIN_RANKINGS = (
-    *("index", "reverse", "random", "parameters", "macs", "weight-norm", "weight-exponent", "activation-range"),
-    *("sensitivity", "oracle"),
 )
 
 #: Trials by default. Each input has its own neuron faults, while a fault in a weight is one unit for all inputs.

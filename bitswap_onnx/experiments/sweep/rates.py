@@ -8,6 +8,9 @@ from numbers import Real
 from bitswap_onnx.errors import BitswapError, shown
 from bitswap_onnx.faults.numerals import real
 
+#: Repeats of every rate by default.
+DEFAULT_REPEATS = 30
+
 
 def parse_rates(text: str) -> tuple[float, ...]:
     """Return the rates of ``LOW:HIGH`` or of a comma-separated list, ascending.

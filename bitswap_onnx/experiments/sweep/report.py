@@ -5,14 +5,20 @@ import csv
 from bitswap_onnx.experiments.sweep.results import SWEEP_MEASURES, Sweep, mean_with_interval
 from bitswap_onnx.files import replacing
 
+#: The columns of the file with a row per rate, and of the file with a row per rate and repeat.
+SUMMARY_COLUMNS = (
+    *("rate", "repeats", "repeats_with_flips", "flips"),
+    *(f"{name}{end}" for name in SWEEP_MEASURES for end in ("", "_low", "_high")),
+)
+DETAIL_COLUMNS = ("rate", "repeat", "seed", "flips", "injection", *SWEEP_MEASURES)
+
 
 def write_sweep(sweep: Sweep, seed: int) -> None:
     """Write both files of `Sweep.files`; ``seed`` and the repeat identify the draw of a point."""
     summary, detail = sweep.files
     with replacing(summary) as file:
         writer = csv.writer(file, lineterminator="\n")
-        bounds = [f"{name}{end}" for name in SWEEP_MEASURES for end in ("", "_low", "_high")]
-        writer.writerow(("rate", "repeats", "repeats_with_flips", "flips", *bounds))
+        writer.writerow(SUMMARY_COLUMNS)
         golden = [value for name in SWEEP_MEASURES for value in (sweep.golden[name], None, None)]
         writer.writerow((0, 0, 0, 0, *golden))
         for row in sweep.rows:
@@ -20,7 +26,7 @@ def write_sweep(sweep: Sweep, seed: int) -> None:
             writer.writerow((row.rate, row.repeats, row.flipped, row.flips, *means))
     with replacing(detail) as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("rate", "repeat", "seed", "flips", "injection", *SWEEP_MEASURES))
+        writer.writerow(DETAIL_COLUMNS)
         writer.writerow((0, None, None, 0, None, *sweep.golden.values()))
         for point, shares in sweep.points:
             writer.writerow((point.rate, point.repeat, seed, point.flips, point.injection, *shares.values()))

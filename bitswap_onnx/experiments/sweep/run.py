@@ -24,15 +24,12 @@ from bitswap_onnx.experiments.sweep.bit_errors import (
     find_regions,
     plan_sweep,
 )
-from bitswap_onnx.experiments.sweep.rates import check_rates
+from bitswap_onnx.experiments.sweep.rates import DEFAULT_REPEATS, check_rates
 from bitswap_onnx.experiments.sweep.report import write_sweep
 from bitswap_onnx.experiments.sweep.results import SWEEP_MEASURES, RateSummary, Shares, Sweep, sweep_files
 from bitswap_onnx.faults.fault import Injection
 from bitswap_onnx.outcome import COUNTS, Golden, judge
 from bitswap_onnx.stats.clustered import Mean, clustered_mean
-
-#: Repeats of every rate by default.
-DEFAULT_REPEATS = 30
 
 
 def sweep_errors(

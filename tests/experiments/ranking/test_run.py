@@ -18,9 +18,10 @@ from bitswap_onnx.campaign.settings import Settings, for_neurons
 from bitswap_onnx.campaign.setup import Setup, prepare
 from bitswap_onnx.errors import BitswapError
 from bitswap_onnx.experiments.ranking import run as rank_module
+from bitswap_onnx.experiments.ranking.builtin import BUILTIN_RANKINGS
 from bitswap_onnx.experiments.ranking.layer_faults import RankingSite, draw_layer_faults
 from bitswap_onnx.experiments.ranking.results import Robustness, ScoredRanking
-from bitswap_onnx.experiments.ranking.run import BUILTIN_RANKINGS, evaluate_robustness
+from bitswap_onnx.experiments.ranking.run import evaluate_robustness
 from bitswap_onnx.faults.fault import Injection, Site
 from bitswap_onnx.graph.sites import find_sites
 from bitswap_onnx.stats.rankings import ALIKE

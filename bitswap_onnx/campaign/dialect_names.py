@@ -1,0 +1,3 @@
+"""The tools in whose formats results can be written."""
+
+DIALECTS = ("dnn-benchmarks", "tf_injector")
