@@ -14,7 +14,8 @@ from bitswap_onnx.campaign.results import PER_INPUT_COLUMNS, RESULT_COLUMNS
 from bitswap_onnx.campaign.run import run_campaign
 from bitswap_onnx.campaign.settings import Settings
 from bitswap_onnx.campaign.setup import prepare
-from bitswap_onnx.estimates.rates import HARMFUL, Rate, estimate_rates
+from bitswap_onnx.estimates.names import HARMFUL
+from bitswap_onnx.estimates.rates import Rate, estimate_rates
 from bitswap_onnx.estimates.rates_files import RATE_COLUMNS, as_record
 from bitswap_onnx.experiments.comparison.compare_runs import ComparisonRow, compare_runs
 from bitswap_onnx.experiments.neurons.report import NEURON_COLUMNS

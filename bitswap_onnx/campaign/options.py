@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from bitswap_onnx.campaign.stored_settings import EXPERIMENTS
 from bitswap_onnx.errors import BitswapError, RunError, check_choice, check_flag, check_path, check_whole
 from bitswap_onnx.faults.fault import BitOrder
 from bitswap_onnx.runtime.processes import WorkerProcess, end_workers, workers_ahead
@@ -81,7 +82,8 @@ class RunOptions:
     ``inputs_per_injection``: the number of inputs drawn for each injection with the settings' seed, rounded up to whole
     batches (``"auto"``: one batch); None: all inputs. ``on_progress`` and ``on_notes`` are called from the thread that runs
     the campaign. ``stop``: set it from another thread or a signal handler to end the campaign after the units at hand.
-    ``waiting``: workers that have been started already; see `starting_workers`.
+    ``waiting``: workers that have been started already; see `starting_workers`. ``experiment``: the command that drew the
+    faults (`EXPERIMENTS`), so that nothing takes them for a list whose rates can be estimated.
 
     Raises BitswapError for a value that its parameter does not allow, RunError for ``resume`` without ``run``.
     """
@@ -101,6 +103,7 @@ class RunOptions:
     on_notes: Callable[[Iterable[str]], None] | None = None
     stop: threading.Event | None = None
     waiting: list[WorkerProcess] = field(default_factory=list, repr=False, compare=False)
+    experiment: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("resume", "save_outputs", "per_input"):
@@ -118,6 +121,8 @@ class RunOptions:
             raise BitswapError(f"`records`: expected a list of names, found {self.records!r}")
         for record in self.records:
             check_choice("records", record, ("scores", "per_input"))
+        if self.experiment is not None:
+            check_choice("experiment", self.experiment, EXPERIMENTS)
         if not isinstance(self.audit, Audit):
             self._set("audit", parse_audit(str(self.audit)))
         if isinstance(self.inputs_per_injection, str):

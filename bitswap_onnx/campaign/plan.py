@@ -12,6 +12,7 @@ from bitswap_onnx.campaign.reach import find_unreachable
 from bitswap_onnx.campaign.schedule import join_paths
 from bitswap_onnx.campaign.setup import Setup
 from bitswap_onnx.campaign.store import Store
+from bitswap_onnx.campaign.stored_settings import NOT_KEPT
 from bitswap_onnx.errors import FaultListError, shown
 from bitswap_onnx.faults.fault import BitOrder, Injection
 from bitswap_onnx.faults.fault_list import FaultList, has_neurons, list_fingerprint, read_fault_list
@@ -190,7 +191,7 @@ def _find_design(
     try:
         design = read_design(path)
     except FaultListError as error:
-        return None, (f"{error}; the run does not keep it",)
+        return None, (f"{error}{NOT_KEPT}",)
     stored = {target.tensor: (target.dtype, target.shape) for target in resolver.targets}
     why = None
     if design.list_sha256 != fingerprint:
@@ -199,7 +200,7 @@ def _find_design(
         why = "drawn from a model that has other parameters"
     elif resolver.bit_order != "lsb":
         why = "the design counts bits from the least significant, this run from the sign"
-    return (design, ()) if why is None else (None, (f"{path}: {why}; the run does not keep it",))
+    return (design, ()) if why is None else (None, (f"{path}: {why}{NOT_KEPT}",))
 
 
 def _refuse_named_inputs(injection: Injection) -> None:

@@ -89,13 +89,14 @@ def _run(prepared: Setup, faults: str | Path | Iterable[Injection] | AdaptiveLis
     options.end_waiting(shares.workers)
     if options.on_notes:
         options.on_notes([*plan.notes, *shares.notes, *plan.setup.warnings])
-    golden = golden_record(plan, clean, adaptive.name if adaptive else _list_name(faults))
+    golden = golden_record(plan, clean, adaptive.name if adaptive else _list_name(faults, options, plan.setup))
     with _run_directory(folder) as store:
         if store.is_new:
             if options.resume and options.on_notes:
                 options.on_notes([f"`resume`: {folder} holds no campaign yet, so this one begins there"])
             settings = _begun(plan, identity, golden, clean.seconds_per_input, shares.workers)
             settings |= adaptive.pilot.settings if adaptive else {}
+            settings["experiment"] = options.experiment
             covered = adaptive.coverage if adaptive else plan.coverage
             settings["coverage"] = covered and asdict(covered)
             plan.write(store, settings, clean.golden, stop)
@@ -117,7 +118,9 @@ def default_run(setup: Setup) -> Path:
     return Path("reports", setup.dataset.name, setup.model.name, datetime.now().strftime("%y%m%d_%H%M%S"))
 
 
-def _list_name(faults: object) -> str:
+def _list_name(faults: object, options: RunOptions, setup: Setup) -> str:
+    if options.experiment:
+        return f"drawn by {options.experiment}, seed {setup.seed}"
     return Path(faults).name if isinstance(faults, str | Path) else "given in memory"
 
 

@@ -116,6 +116,17 @@ class StoreFile:
         return int(self._setting("unit_length"))
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user was told when the run began."""
+        return tuple(self._setting("notes") or ())
+
+    @property
+    def experiment(self) -> str | None:
+        """The command that drew the faults, one of `EXPERIMENTS`; None for a list, and in stores from before."""
+        name: str | None = self._setting("experiment")
+        return name
+
+    @property
     def design(self) -> str | None:
         """The text of the fault list's design; None where it has none."""
         text: str | None = self._setting("design")

@@ -10,6 +10,12 @@ from typing import Any
 
 from bitswap_onnx.runtime.stopwatch import SPANS
 
+#: The commands whose injections are no sample of faults: inputs have faults of their own, or draws are at several rates.
+EXPERIMENTS = ("neurons", "sweep", "rank")
+
+#: The end of a note on a design that lies beside a list and is not its own.
+NOT_KEPT = "; the run does not keep it, so estimate weighs all faults alike"
+
 
 @dataclass(frozen=True)
 class _Whole:
@@ -98,6 +104,7 @@ SHAPES: dict[str, Any] = {
     "warnings": [str],
     "unit_length": _COUNT,
     "design": (str, None),
+    "experiment": (_OneOf(EXPERIMENTS), None),
     "coverage": (_COVERAGE, None),
     "plan": str,
     "engine": _OneOf(("incremental", "reference")),

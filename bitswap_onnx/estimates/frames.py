@@ -7,6 +7,7 @@ import numpy as np
 
 from bitswap_onnx.campaign.adaptive_list import INTERIM_ESTIMATES_NAME
 from bitswap_onnx.campaign.store import Store
+from bitswap_onnx.campaign.stored_settings import NOT_KEPT
 from bitswap_onnx.errors import RunError
 from bitswap_onnx.estimates.source import Source
 from bitswap_onnx.faults.fault import Fault, Injection, Kind
@@ -22,7 +23,7 @@ def find_strata(source: Source, design: str | Path | Strata | None) -> Strata | 
 
     ``design``: these strata, or the file of the design. None: the design that the run was begun with, the rounds of a
     campaign that drew its own faults, or the design beside a results file. Raises RunError for the design of another
-    list.
+    list, in a file that is given or lies beside the results.
     """
     if isinstance(design, Strata):
         return design
@@ -45,17 +46,31 @@ def population_notes(source: Source, design: str | Path | Strata | None) -> tupl
 
 
 def _find_design(source: Source, design: str | Path | None) -> ListDesign | None:
-    """Return the design of a source's list: from the file ``design``, the run, or beside the file; None without one."""
-    if design is None and source.store is not None:
-        text = source.store.design
-        return None if text is None else parse_design(text, str(source))
-    if design is None and not design_path(source.path).is_file():
-        return None
+    """Return the design of a source's list: from the file ``design``, the run, or beside the file; None without one.
+
+    A results file has the design that lies beside it, else that of the run it lies in if its faults are still the run's.
+    """
+    if design is None and not (source.store is None and design_path(source.path).is_file()):
+        run = source.store or source.beside
+        if run is None or run.design is None:
+            return None
+        read = parse_design(run.design, str(run.run))
+        return read if source.store or read.list_sha256 in _list_hashes(source) else None
     design = design or design_path(source.path)
     read = read_design(design)
     if read.list_sha256 not in _list_hashes(source):
         raise RunError(f"{design}: the design of another list than that of {source}, by its hash; give that list's own")
     return read
+
+
+def design_notes(source: Source) -> tuple[str, ...]:
+    """Return why a source has no design although one lay beside its list, or lies in its run."""
+    run = source.store or source.beside
+    if run is None:
+        return ()
+    if run.design is not None:
+        return (f"{source}: its faults are no longer those that the design of {run.run} is of, by their hash",)
+    return tuple(note for note in run.notes if note.endswith(NOT_KEPT))
 
 
 def drawing_notes(source: Source) -> tuple[str, ...]:

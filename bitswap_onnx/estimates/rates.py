@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from bitswap_onnx.errors import BitswapError, RunError
 from bitswap_onnx.estimates import notes
-from bitswap_onnx.estimates.frames import drawing_notes, find_strata, population_notes
+from bitswap_onnx.estimates.frames import design_notes, drawing_notes, find_strata, population_notes
 from bitswap_onnx.estimates.groups import ALL, groups
 from bitswap_onnx.estimates.input_design import InputDesign, input_design
 from bitswap_onnx.estimates.names import CURVE, HARMFUL, LEADING, SCOPES, Nonfinite, Scope
@@ -169,7 +169,7 @@ def _estimate(source: Source, question: Question, design: str | Path | Strata | 
         *recorded.notes,
         *population_notes(source, design),
         *drawing_notes(source),
-        *([notes.NO_DESIGN] if strata is None else []),
+        *([*design_notes(source), notes.NO_DESIGN] if strata is None else []),
         *([notes.RUN_BESIDE] if recorded.from_file and lies_in_run(source.path) else []),
         *inputs.notes,
         *_remarks(sample, recorded, asked),

@@ -13,10 +13,14 @@ from bitswap_onnx.errors import RunError, check_path
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """``path``: a run directory or a results file. ``store``: the open store of the run directory, None for a file."""
+    """``path``: a run directory or a results file. ``store``: the open store of the run directory, None for a file.
+
+    ``beside``: the open store of the run directory that a results file lies in.
+    """
 
     path: Path
     store: Store | None
+    beside: Store | None = None
 
     def __str__(self) -> str:
         return str(self.path)
@@ -26,17 +30,41 @@ class Source:
 def open_source(path: str | Path) -> Iterator[Source]:
     """Open a run directory or a results file.
 
-    Raises RunError where there is neither, and for a run that is not finished or whose audit failed.
+    Raises RunError where there is neither, for a run that is not finished or whose audit failed, and for a run whose
+    injections are no sample of faults (`EXPERIMENTS`), or a file of it.
     """
     path = check_path("source", path)
     if not path.exists():
         raise RunError(f"{path}: expected a run directory or a results file, found nothing there")
-    if not path.is_dir():
+    if path.is_dir():
+        with reading(path) as store:
+            store.check_complete()
+            _refuse_experiment(store)
+            yield Source(path, store)
+    elif lies_in_run(path):
+        with reading(path.parent) as store:
+            _refuse_experiment(store)
+            yield Source(path, None, store)
+    else:
         yield Source(path, None)
-        return
-    with reading(path) as store:
-        store.check_complete()
-        yield Source(path, store)
+
+
+#: Where the shares of a run are whose injections are no sample of faults, and why they are none, by what drew them.
+_ELSEWHERE = {
+    "neurons": ("{network}_{dataset}_*.csv", "each input has a fault of its own"),
+    "rank": ("{network}_layers.csv", "each input has a fault of its own"),
+    "sweep": ("{network}.csv", "each injection is a draw at one of several bit error rates"),
+}
+
+
+def _refuse_experiment(store: Store) -> None:
+    if store.experiment is not None:
+        name, why = _ELSEWHERE[store.experiment]
+        file = name.format(network=store.golden.network, dataset=store.golden.dataset)
+        raise RunError(
+            f"{store.run}: a run of {store.experiment}, of which there are no rates per fault: {why}; its shares and their "
+            f"intervals are in {file} there, and {store.experiment} with `resume` prints them again"
+        )
 
 
 def lies_in_run(path: Path) -> bool:

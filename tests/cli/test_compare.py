@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bitswap_onnx.stats.paired import FEWEST
 from tests.builders import cnn, normal, save, single
 from tests.command_line import Run, runner
 from tests.keras_layout import as_keras, takes_nhwc
@@ -76,6 +77,7 @@ def test_compare_models_then_their_runs(run: Run) -> None:
     for text in (
         "A: cnn, clean top-1 accuracy",
         "B: keras, clean top-1 accuracy",
+        f"not shown: the faults show neither, or are fewer than {FEWEST}",
         "40 injections x 20 inputs; measures the graph effect",
         "all, finite",
         "equivalent",

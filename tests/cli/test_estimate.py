@@ -152,15 +152,60 @@ def test_a_design_that_is_not_the_lists_is_said_and_left(run: Run, change: Calla
     assert code == 0
     assert message in err
     assert "the run does not keep it" in err
-    code, out, _ = run("estimate", "run", "--by", "network")
-    assert code == 0
-    assert "no design of the list is known" in out
+    for source in ("run", "run/results.csv"):
+        code, out, _ = run("estimate", source, "--by", "network")
+        assert code == 0
+        assert "no design of the list is known" in out
+        assert re.search(
+            f"note: {re.escape(message)}.*; the run does not keep it, so estimate weighs all faults alike", out
+        )
     assert run("faults", "generate", "cnn.onnx", "-o", "f.csv", "--scheme", "per-target", "--number", 4)[0] == 0
     assert (
         run("inject", "cnn.onnx", "f.csv", "--out", "run", "--workers", 1, "--data", "synthetic:4", "--resume")[0] == 0
     )
     code, out, _ = run("estimate", "run", "--by", "network")
     assert "8 injections, drawn from 7,008; strata: 2;" in out
+
+
+def test_a_results_file_has_the_design_of_its_run_while_its_faults_are_the_runs(run: Run) -> None:
+    save(cnn(), Path("cnn.onnx"))
+    np.savez("cnn.npz", x=normal(6, 1, 6, 6, seed=3), y=np.arange(6) % 4)
+    assert run("faults", "generate", "cnn.onnx", "-o", "f.csv", "--scheme", "per-target", "--number", 4)[0] == 0
+    assert run("inject", "cnn.onnx", "f.csv", "--out", "run", "--workers", 1)[0] == 0
+    network = ("--by", "network", "--json")
+    of_run, of_file = (json.loads(run("estimate", source, *network)[1]) for source in ("run", "run/results.csv"))
+    assert of_file["design"] == of_run["design"] is not None
+    quantities = {row["quantity"]: row for row in of_run["rates"]}
+    assert all(row == quantities[row["quantity"]] for row in of_file["rates"])
+    lines = Path("run/results.csv").read_text().splitlines()
+    Path("run/results.csv").write_text("\n".join(lines[:-1]) + "\n")
+    code, out, _ = run("estimate", "run/results.csv", "--by", "network")
+    assert code == 0
+    assert "7 injections; 42 inferences" in out
+    assert "note: run/results.csv: its faults are no longer those that the design of run is of, by their hash" in out
+    assert "note: no design of the list is known" in out
+
+
+@pytest.mark.parametrize(
+    ("command", "table"),
+    [
+        (("neurons", "cnn.onnx"), "cnn_cnn_*.csv"),
+        (("sweep", "cnn.onnx", "--rates", "1e-2", "--repeats", 2), "cnn.csv"),
+        (("rank", "cnn.onnx", "--builtin", "none"), "cnn_layers.csv"),
+    ],
+)
+def test_runs_without_a_sample_of_faults(run: Run, command: tuple[object, ...], table: str) -> None:
+    """An injection of such a run is no fault of a population: one line says where its shares are."""
+    save(cnn(), Path("cnn.onnx"))
+    np.savez("cnn.npz", x=normal(6, 1, 6, 6, seed=3), y=np.arange(6) % 4)
+    assert run(*command, "--out", "run", "--workers", 1, "--seed", 3)[0] == 0
+    assert len(list(Path("run").glob(table))) == 1
+    assert json.loads(Path("run/golden.json").read_text())["fault_list"] == f"drawn by {command[0]}, seed 3"
+    for source in ("run", "run/results.csv"):
+        code, out, err = run("estimate", source)
+        assert (code, out, err.count("\n")) == (1, "", 1)
+        assert err.startswith(f"error: run: a run of {command[0]}, of which there are no rates per fault: ")
+        assert f"are in {table} there, and {command[0]} with --resume prints them again" in err
 
 
 def test_the_design_of_a_list_from_another_model_is_not_kept(run: Run) -> None:

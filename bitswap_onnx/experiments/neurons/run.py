@@ -102,7 +102,7 @@ def run_neurons(
         options.on_notes([plan.description])
     records: tuple[Record, ...] = ("per_input", "scores") if detailed_log else ("per_input",)
     try:
-        run_campaign(setup, plan.injections, replace(options, run=folder, records=records))
+        run_campaign(setup, plan.injections, replace(options, run=folder, records=records, experiment="neurons"))
     except ControlFailedError:  # files from before this resume are wrong too
         for file in neuron_files(folder, setup.model.name, setup.dataset.name, plan.seed):
             file.unlink(missing_ok=True)

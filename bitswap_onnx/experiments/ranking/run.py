@@ -122,7 +122,9 @@ def _measure(
     records: tuple[Record, ...] = ("per_input",)
     try:
         injections = draw_layer_faults(setup, sites, where, trials, setup.seed)
-        run_campaign(setup, injections, replace(options, records=records))
+        run_campaign(
+            setup, injections, replace(options, records=records, experiment="rank" if where == "neurons" else None)
+        )
     except ControlFailedError:  # files from before this resume are wrong too
         for path in ranking_files(run, setup.model.name).values():
             path.unlink(missing_ok=True)

@@ -61,7 +61,7 @@ def sweep_errors(
     if options.on_notes:
         options.on_notes([plan.description, *(() if plan.injections else setup.notes)])
     if plan.injections:
-        here = replace(options, run=folder)
+        here = replace(options, run=folder, experiment="sweep")
         _run(lambda: run_campaign(setup, plan.injections, here), sweep_files(folder, setup.model.name))
     golden = setup.clean_run(options.stop).golden
     if not plan.injections:
