@@ -6,6 +6,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from bitswap_onnx.cli.help_screens import arrange
 from bitswap_onnx.cli.interrupts import ending_at_once
 
 #: Command, which is also the name of its module here → its line in the help. Its own help begins with the same line.
@@ -31,6 +32,9 @@ COMMANDS = {
 #: Commands that have been loaded, by name.
 LOADED: dict[str, Any] = {}
 
+#: Options that a user may expect → those that exist.
+_RELATIVES = {"--output": ("--out", "--scores"), "--csv": ("--out",), "--save-outputs": ("--out",)}
+
 
 class LazyGroup(TyperGroup):
     """A group whose commands have only a name and a help line until one is chosen, which is then loaded."""
@@ -40,6 +44,14 @@ class LazyGroup(TyperGroup):
         name, command, rest = super().resolve_command(ctx, args)
         with ending_at_once():
             return name, load_command(name) if name else command, rest
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command; for an option that has another name here, the message suggests that name."""
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            _suggest(error)
+            raise
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -58,8 +70,14 @@ def load_command(name: str) -> Any:
         app.add_typer(module.app, name=name)
     else:
         app.command(name)(module.command)
-    LOADED[name] = typer.main.get_group(app).commands[name]
+    LOADED[name] = arrange(name, typer.main.get_group(app).commands[name])
     return LOADED[name]
+
+
+def _suggest(error: Any) -> None:
+    if (asked := getattr(error, "option_name", None)) in _RELATIVES:
+        known = {name for parameter in error.ctx.command.params for name in parameter.opts}
+        error.possibilities = [name for name in _RELATIVES[asked] if name in known]
 
 
 def _nothing() -> None:

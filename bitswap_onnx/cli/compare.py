@@ -1,6 +1,7 @@
 """``compare``: the paired reliability of two models."""
 
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,8 +10,12 @@ from rich.table import Table
 
 from bitswap_onnx.campaign.options import RunOptions
 from bitswap_onnx.cli import console
+from bitswap_onnx.cli.documents import document_of
 from bitswap_onnx.cli.inject import stop_on_signal
-from bitswap_onnx.cli.options import BitOrderOption, check_resumed, with_shared
+from bitswap_onnx.cli.option_groups import comparison_option, run_option
+from bitswap_onnx.cli.option_types import BitOrderOption, Out
+from bitswap_onnx.cli.options import check_resumed, with_shared
+from bitswap_onnx.cli.view import View
 from bitswap_onnx.errors import RunError, amount
 
 if TYPE_CHECKING:
@@ -37,24 +42,37 @@ _RunB = Annotated[
 ]
 _Models = Annotated[
     tuple[Path, Path] | None,
-    typer.Option(metavar="A.onnx B.onnx", help="Run these two models first, instead of naming RUN_A and RUN_B."),
+    comparison_option(metavar="A.onnx B.onnx", help="Run these two models first, instead of naming RUN_A and RUN_B."),
 ]
-_Faults = Annotated[Path | None, typer.Option(metavar="FAULTS", help="With --models: a fault list for A.onnx.")]
-_Delta = Annotated[float, typer.Option(help="Margin of equivalence, in percentage points of the critical share.")]
-_Theta = Annotated[float, typer.Option(help="McNemar's test counts faults whose critical share exceeds this, 0 to 1.")]
-_AllowUnpaired = Annotated[bool, typer.Option("--allow-unpaired", help="Leave out injections that only one run has.")]
+_Faults = Annotated[Path | None, comparison_option(metavar="FAULTS", help="With --models: a fault list for A.onnx.")]
+_Delta = Annotated[
+    float,
+    comparison_option(metavar="POINTS", help="Margin of equivalence, in percentage points of the critical share."),
+]
+_Theta = Annotated[
+    float,
+    comparison_option(metavar="SHARE", help="McNemar's test counts faults whose critical share exceeds this, 0 to 1."),
+]
+_AllowUnpaired = Annotated[
+    bool, comparison_option("--allow-unpaired", help="Leave out injections that only one run has.")
+]
 _Out = Annotated[
     Path | None,
-    typer.Option(
-        help="Folder for compare.json and compare.csv. Default: RUN_B; with --models: reports/compare/A-B/TIME."
+    Out(
+        metavar="DIR",
+        help="The folder for compare.json and compare.csv, which are replaced. Default: RUN_B; with --models: "
+        "reports/compare/A-B/TIME.",
     ),
 ]
-_Workers = Annotated[int | None, typer.Option(min=1, help="With --models: worker processes, one thread each.")]
+_Workers = Annotated[
+    int | None, run_option(metavar="N", min=1, help="With --models: worker processes, one thread each.")
+]
 
 
 @with_shared
 def command(
     settings: "Settings",
+    view: View,
     run_a: Annotated[Path | None, typer.Argument(metavar="RUN_A", help="A finished run directory.")] = None,
     run_b: _RunB = None,
     models: _Models = None,
@@ -63,7 +81,7 @@ def command(
     theta: _Theta = 0.0,
     allow_unpaired: _AllowUnpaired = False,
     out: _Out = None,
-    resume: Annotated[bool, typer.Option("--resume", help="With --models: continue the runs in --out.")] = False,
+    resume: Annotated[bool, run_option("--resume", help="With --models: continue the runs in --out.")] = False,
     workers: _Workers = None,
     bit_order: BitOrderOption = "lsb",
 ) -> None:
@@ -90,31 +108,34 @@ def command(
         folder = out or _default_folder(*models)
         if resume:
             check_resumed(folder)
-        with console.progress() as on_progress:
+        with view.progress() as on_progress:
             options = RunOptions(
                 run=folder,
                 resume=resume,
                 workers=workers,
                 bit_order=bit_order,
                 on_progress=on_progress,
-                on_notes=console.print_notes_aside,
+                on_notes=view.print_notes_aside,
                 stop=stop_on_signal(),
             )
             comparison = compare_models(*models, faults, folder, judgement, settings, options)
-    _write(comparison, folder)
-    _print(comparison, folder)
+    files = _write(comparison, folder)
+    view.print(folder, partial(document_of, files[0], files), partial(_print, comparison, folder))
 
 
 def _default_folder(model_a: Path, model_b: Path) -> Path:
     return Path("reports/compare", f"{model_a.stem}-{model_b.stem}", datetime.now().strftime("%y%m%d_%H%M%S"))
 
 
-def _write(comparison: "Comparison", folder: Path) -> None:
+def _write(comparison: "Comparison", folder: Path) -> list[Path]:
+    from bitswap_onnx.experiments.comparison.compare_runs import COMPARISON_FILES
+
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"{folder}: cannot make the folder: {error.strerror}; choose another --out") from None
     comparison.write(folder)
+    return [folder / name for name in COMPARISON_FILES]
 
 
 def _print(comparison: "Comparison", folder: Path) -> None:

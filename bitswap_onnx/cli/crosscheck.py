@@ -5,18 +5,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from bitswap_onnx.cli import console
-from bitswap_onnx.cli.options import (
-    BitOrderOption,
-    CheckpointKey,
-    Faults,
-    ModelPath,
-    Pretrained,
-    check_key,
-    with_shared,
-)
+from bitswap_onnx.cli.option_groups import fault_option, network_option, outcome_option, run_option
+from bitswap_onnx.cli.option_types import BitOrderOption, CheckpointKey, Faults, ModelPath, Out, Pretrained, check_key
+from bitswap_onnx.cli.options import with_shared
 from bitswap_onnx.errors import BitswapError, amount
 
 if TYPE_CHECKING:
@@ -37,23 +29,28 @@ def command(
     model: ModelPath,
     faults: Faults,
     settings: "Settings",
-    native: Annotated[list[str], typer.Option(metavar="FRAMEWORK:...", help=f"{_FORMS}; may be repeated.")],
-    weights: Annotated[Path | None, typer.Option(help="A checkpoint for the torch network.")] = None,
+    native: Annotated[list[str], network_option(metavar="FRAMEWORK:...", help=f"{_FORMS}; may be repeated.")],
+    weights: Annotated[Path | None, network_option(metavar="FILE", help="A checkpoint for the torch network.")] = None,
     key: CheckpointKey = None,
     pretrained: Pretrained = False,
     injections: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Run only N injections, drawn at random with --seed.")
+        int | None, fault_option(min=1, metavar="N", help="Run only N injections, drawn at random with --seed.")
     ] = None,
     max_nonfinite: Annotated[
-        float, typer.Option(help="Largest percentage of faulty inferences that may have NaN or Inf scores and differ.")
+        float,
+        outcome_option(
+            metavar="PERCENT",
+            help="Largest percentage of faulty inferences that may have NaN or Inf scores and differ.",
+        ),
     ] = 1.0,
     trust_pickle: Annotated[
-        bool, typer.Option("--trust-pickle", help="Load a pickled module, which can run any code.")
+        bool, network_option("--trust-pickle", help="Load a pickled module, which can run any code.")
     ] = False,
     out: Annotated[
-        Path | None, typer.Option(help="Run directory of the ONNX Runtime campaign. Default: not kept.")
+        Path | None,
+        Out(metavar="RUN", help="The run directory of the ONNX Runtime campaign to write. Default: not kept."),
     ] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Worker processes, one thread each.")] = None,
+    workers: Annotated[int | None, run_option(metavar="N", min=1, help="Worker processes, one thread each.")] = None,
     bit_order: BitOrderOption = "lsb",
 ) -> None:
     """Run clean and faulty inferences natively and in ONNX Runtime, and judge whether they agree."""

@@ -1,6 +1,5 @@
 """``estimate``: rates of a finished campaign with confidence intervals."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
@@ -9,8 +8,9 @@ import typer
 from rich.table import Table
 
 from bitswap_onnx.cli import console
-from bitswap_onnx.cli.option_names import in_options
-from bitswap_onnx.cli.options import Json
+from bitswap_onnx.cli.option_groups import estimate_option, fit_option, outcome_option
+from bitswap_onnx.cli.option_types import Json, Out
+from bitswap_onnx.cli.view import print_json
 from bitswap_onnx.errors import BitswapError, amount
 from bitswap_onnx.estimates.names import CURVE, HARMFUL, LEADING, MBITS, SCOPES, Nonfinite, Scope
 
@@ -45,26 +45,29 @@ _Source = Annotated[
     Path,
     typer.Argument(metavar="RUN|FILE.csv", help="A finished run directory, or a results file.", show_default=False),
 ]
-_By = Annotated[str, typer.Option(metavar="SCOPE,..", help=f"Tables to print, some of {', '.join(SCOPES)}.")]
+_By = Annotated[str, estimate_option(metavar="SCOPE,..", help=f"Tables to print, some of {', '.join(SCOPES)}.")]
 _Level = Annotated[
     float,
-    typer.Option(help="Confidence level, 0 to 1; in a table of several groups it holds for all rows together."),
+    estimate_option(
+        metavar="LEVEL", help="Confidence level, 0 to 1; in a table of several groups it holds for all rows together."
+    ),
 ]
 _Nonfinite = Annotated[
     Nonfinite,
-    typer.Option(
+    outcome_option(
         help="Inferences with NaN or Inf scores: judged like all others, always critical, or detected (never critical)."
     ),
 ]
 _Theta = Annotated[
     float | None,
-    typer.Option(
-        help="A fault is harmful if its critical share reaches this, 0 to 1. Default: if any inference is critical."
+    estimate_option(
+        metavar="SHARE",
+        help="A fault is harmful if its critical share reaches this, 0 to 1. Default: if any inference is critical.",
     ),
 ]
 _Design = Annotated[
     Path | None,
-    typer.Option(
+    estimate_option(
         metavar="F.design.json",
         help="Design of the fault list, written by faults generate. Default: the one recorded in the run, or beside "
         "FILE.csv.",
@@ -72,23 +75,23 @@ _Design = Annotated[
 ]
 _OverInputs = Annotated[
     bool,
-    typer.Option(
+    estimate_option(
         "--over-inputs", help="Treat the inputs as a sample too: two-way intervals. Needs a run with --per-input."
     ),
 ]
 _FitPerMbit = Annotated[
     float | None,
-    typer.Option(metavar="R", help="Raw upsets per Mbit in 1e9 hours; adds a FIT figure (failures in time)."),
+    fit_option(metavar="R", help="Raw upsets per Mbit in 1e9 hours; adds a FIT figure (failures in time)."),
 ]
 _Residency = Annotated[
     float | None,
-    typer.Option(metavar="SECONDS", help="Time that an upset stays in memory, until it is scrubbed or loaded again."),
+    fit_option(metavar="SECONDS", help="Time that an upset stays in memory, until it is scrubbed or loaded again."),
 ]
 _Bits = Annotated[
     int | None,
-    typer.Option(metavar="N", help="Size in bits of the memory that the list was drawn from. Default: the design's."),
+    fit_option(metavar="N", help="Size in bits of the memory that the list was drawn from. Default: the design's."),
 ]
-_CsvFile = Annotated[Path | None, typer.Option("--csv", metavar="OUT.csv", help="Also write all rows to this file.")]
+_Out = Annotated[Path | None, Out(metavar="FILE.csv", help="A file for all rows as CSV; an existing one is replaced.")]
 
 
 def command(
@@ -100,11 +103,11 @@ def command(
     design: _Design = None,
     over_inputs: _OverInputs = False,
     fit_per_mbit: _FitPerMbit = None,
-    mbit: Annotated[str | None, typer.Option(metavar="|".join(MBITS), help="Size of that Mbit in bits.")] = None,
+    mbit: Annotated[str | None, fit_option(metavar="|".join(MBITS), help="Size of that Mbit in bits.")] = None,
     residency: _Residency = None,
     bits: _Bits = None,
     as_json: Json = False,
-    csv_file: _CsvFile = None,
+    out: _Out = None,
 ) -> None:
     """Estimate rates with confidence intervals; the fault is the sampling unit, not the inference."""
     from bitswap_onnx.estimates.fit import failures
@@ -116,14 +119,14 @@ def command(
     question = Question(by=scopes, level=level, nonfinite=nonfinite, theta=theta or 0.0, over_inputs=over_inputs)
     rates = estimate_rates(source, question, design)
     fit = None if operation is None else failures(rates, operation)
-    if csv_file is not None:
-        write_csv(rates, csv_file, design)
+    if out is not None:
+        write_csv(rates, out, design)
     if as_json:
-        typer.echo(in_options(json.dumps(as_record(rates, fit), indent=2, allow_nan=False)))
+        print_json(as_record(rates, fit))
         return
     _print(rates, fit)
-    if csv_file is not None:
-        console.out.print(f"written: {csv_file}")
+    if out is not None:
+        console.out.print(f"written: {out}")
 
 
 def _operation(
@@ -197,7 +200,7 @@ def _groups(rows: list["Rate"], rates: "Rates") -> Table:
         cells = (cell for quantity in quantities for cell in _cells(by_quantity[quantity]))
         result.add_row(group, f"{by_quantity['masked'].faults:,}", *cells)
     if len(groups) > _MOST:
-        result.caption = f"the first {_MOST} of {len(groups)}; --json and --csv have all"
+        result.caption = f"the first {_MOST} of {len(groups)}; --json and --out have all"
     return result
 
 

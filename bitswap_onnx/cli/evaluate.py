@@ -1,13 +1,12 @@
 """``evaluate``: the clean run."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from bitswap_onnx.cli import console
-from bitswap_onnx.cli.options import Json, ModelPath, with_shared
+from bitswap_onnx.cli.option_types import Json, ModelPath, Out
+from bitswap_onnx.cli.options import with_shared
+from bitswap_onnx.cli.view import print_json
 from bitswap_onnx.files import check_output, replacing
 
 if TYPE_CHECKING:
@@ -18,8 +17,8 @@ if TYPE_CHECKING:
 def command(
     model: ModelPath,
     settings: "Settings",
-    save_outputs: Annotated[
-        Path | None, typer.Option(metavar="FILE.npy", help="Write the scores to this file.")
+    out: Annotated[
+        Path | None, Out(metavar="FILE.npy", help="The file for the scores; an old one is replaced.")
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -29,9 +28,9 @@ def command(
     from bitswap_onnx.campaign.setup import prepare
     from bitswap_onnx.outcome import judge
 
-    if save_outputs is not None:
+    if out is not None:
         check_output(
-            save_outputs,
+            out,
             [
                 model,
                 *(Path(path) for path in (settings.data, settings.labels) if path is not None),
@@ -42,8 +41,8 @@ def command(
     clean = setup.clean_run()
     golden, providers = clean.golden, clean.providers
     counts = judge(golden, golden.scores).counts
-    if save_outputs is not None:
-        with replacing(save_outputs, "wb") as file:
+    if out is not None:
+        with replacing(out, "wb") as file:
             np.save(file, golden.scores.astype(np.float32))
     result = {
         "model": model.name,
@@ -56,7 +55,7 @@ def command(
         "warnings": setup.warnings,
     }
     if as_json:
-        typer.echo(json.dumps(result, indent=2))
+        print_json(result)
         return
     console.print_notes((*setup.notes, *setup.warnings), "")
     inputs = len(golden.scores)

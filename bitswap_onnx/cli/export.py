@@ -8,7 +8,8 @@ from typing import Annotated, Literal, Protocol
 import typer
 
 from bitswap_onnx.cli import console
-from bitswap_onnx.cli.options import CheckpointKey, ModelPath, Pretrained, check_key
+from bitswap_onnx.cli.option_groups import data_option, network_option, run_option
+from bitswap_onnx.cli.option_types import CheckpointKey, ModelPath, Out, Pretrained, check_key
 from bitswap_onnx.errors import BitswapError
 from bitswap_onnx.faults.numerals import whole
 from bitswap_onnx.files import check_output
@@ -23,8 +24,10 @@ _SHOWN = 3
 #: How the batch is written in shapes.
 _ANY_BATCH = ("n", "b", "bs", "batch", "none", "?", "*", "-1")
 
-Output = Annotated[Path, typer.Option("--output", "-o", metavar="M.onnx", help="The new file.", show_default=False)]
-Seed = Annotated[int, typer.Option(help="Seed of random weights.")]
+_Onnx = Annotated[
+    Path, Out(metavar="M.onnx", help="The ONNX file to write; an existing one is replaced.", show_default=False)
+]
+Seed = Annotated[int, run_option(metavar="N", help="Seed of random weights.")]
 
 
 class Report(Protocol):
@@ -54,22 +57,24 @@ def torch(
             show_default=False,
         ),
     ],
-    output: Output,
+    out: _Onnx,
     input_shape: Annotated[
         str | None,
-        typer.Option(metavar="C,H,W", help="Shape of one input, without the batch. Default: what the source tells."),
+        data_option(metavar="C,H,W", help="Shape of one input, without the batch. Default: what the source tells."),
     ] = None,
     input_dtype: Annotated[
         str | None,
-        typer.Option(
+        data_option(
             metavar="DTYPE", help="Element type of inputs: int64 for token ids, ... Default: that of the parameters."
         ),
     ] = None,
-    weights: Annotated[Path | None, typer.Option(help="A checkpoint with the state dict of the network.")] = None,
+    weights: Annotated[
+        Path | None, network_option(metavar="FILE", help="A checkpoint with the state dict of the network.")
+    ] = None,
     key: CheckpointKey = None,
     pretrained: Pretrained = False,
     trust_pickle: Annotated[
-        bool, typer.Option("--trust-pickle", help="Load a pickled module, which can run any code.")
+        bool, network_option("--trust-pickle", help="Load a pickled module, which can run any code.")
     ] = False,
     seed: Seed = 0,
 ) -> None:
@@ -81,12 +86,12 @@ def torch(
     given = None if input_shape is None else _shape(input_shape)
     dtype = None if input_dtype is None else input_dtype_name(input_dtype)
     check_key(key, weights)
-    check_output(output, [Path(source), *([weights] if weights else [])])
+    check_output(out, [Path(source), *([weights] if weights else [])])
     network = load_network(source, weights, key, pretrained=pretrained, trust_pickle=trust_pickle, seed=seed)
     shape, dtype, notes = settle_input(network.form, given, dtype)
-    report = export_torch(network.module, shape, output, input_dtype=dtype)
+    report = export_torch(network.module, shape, out, input_dtype=dtype)
     console.print_notes((*network.notes, *notes))
-    _print(report, output)
+    _print(report, out)
 
 
 @app.command("keras")
@@ -94,46 +99,50 @@ def keras(
     model: Annotated[
         Path, typer.Argument(metavar="MODEL.keras|MODEL.h5", help="A saved Keras model.", show_default=False)
     ],
-    output: Output,
+    out: _Onnx,
 ) -> None:
     """Export a Keras model."""
     from bitswap_onnx.converters.keras_to_onnx import export_keras
 
-    check_output(output, [model])
-    _print(export_keras(model, output), output)
+    check_output(out, [model])
+    _print(export_keras(model, out), out)
 
 
 @app.command("onnx-to-keras")
 def to_keras(
     model: ModelPath,
-    output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="M.keras", help="The new file.", show_default=False)
+    out: Annotated[
+        Path, Out(metavar="M.keras", help="The Keras file to write; an existing one is replaced.", show_default=False)
     ],
 ) -> None:
     """Convert an ONNX model into a Keras model of real layers, channels last, with the same weights."""
     from bitswap_onnx.converters.onnx_to_keras import onnx_to_keras
 
-    check_output(output, [model])
-    report = onnx_to_keras(model, output)
+    check_output(out, [model])
+    report = onnx_to_keras(model, out)
     console.out.print(f"layers: {len(report.layers)}")
     console.out.print(f"parameters compared bit for bit: {len(report.parameters)}")
-    console.out.print(f"written: {output}")
+    console.out.print(f"written: {out}")
 
 
 @app.command("zoo")
 def zoo(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A network: ResNet20, Vgg11_bn, ...", show_default=False)],
     dataset: Annotated[
-        str, typer.Option(help="The dataset that the network is for: CIFAR10, CIFAR100 or GTSRB.", show_default=False)
+        str,
+        network_option(
+            metavar="NAME", help="The dataset that the network is for: CIFAR10, CIFAR100 or GTSRB.", show_default=False
+        ),
     ],
-    output: Output,
+    out: _Onnx,
     weights: Annotated[
-        Path | None, typer.Option(help="A checkpoint, or a dnn-benchmarks checkout. Default: random weights.")
+        Path | None,
+        network_option(metavar="FILE", help="A checkpoint, or a dnn-benchmarks checkout. Default: random weights."),
     ] = None,
     key: CheckpointKey = None,
     framework: Annotated[
         Literal["torch", "keras"],
-        typer.Option(help="Framework that layers, names and layout come from; keras also writes M.keras."),
+        network_option(help="Framework that layers, names and layout come from; keras also writes M.keras."),
     ] = "torch",
     seed: Seed = 0,
 ) -> None:
@@ -144,26 +153,26 @@ def zoo(
     check_key(key, weights)
     network = find(name, dataset)
     file = None if weights is None else weights_file(network, weights)
-    check_output(output, [file] if file else [])
+    check_output(out, [file] if file else [])
     module = build(network.name, network.dataset.name, file, seed, key=key, on_notes=console.print_notes)
     origin = f"random, seed {seed}" if file is None else f"real, from {file}"
     shape = network.dataset.input_shape
     if framework == "torch":
-        report: Report = export_torch(module, shape, output)
+        report: Report = export_torch(module, shape, out)
     else:
         from bitswap_onnx.converters.keras_to_onnx import export_keras
         from bitswap_onnx.converters.onnx_to_keras import onnx_to_keras
 
-        counterpart = output.with_suffix(".keras")
+        counterpart = out.with_suffix(".keras")
         check_output(counterpart, [file] if file else [])
         with tempfile.TemporaryDirectory() as folder:
             between = Path(folder, "torch.onnx")
             export_torch(module, shape, between)
             onnx_to_keras(between, counterpart)
-        report = export_keras(counterpart, output)
+        report = export_keras(counterpart, out)
         console.out.print(f"Keras model: {counterpart}")
     console.out.print(f"{network.name} for {network.dataset.name}, weights: {origin}")
-    _print(report, output)
+    _print(report, out)
 
 
 def _shape(text: str) -> tuple[int, ...]:
@@ -180,11 +189,11 @@ def _shape(text: str) -> tuple[int, ...]:
     return shape
 
 
-def _print(report: Report, output: Path) -> None:
+def _print(report: Report, out: Path) -> None:
     console.out.print(f"parameters compared bit for bit: {len(report.parameters)}")
     if report.tied:
         console.out.print(f"tied: {', '.join(f'{name} = {first}' for name, first in report.tied.items())}")
     if report.unused:
         more = ", ..." if len(report.unused) > _SHOWN else ""
         console.out.print(f"unused at inference: {len(report.unused)} ({', '.join(report.unused[:_SHOWN])}{more})")
-    console.out.print(f"written: {output}")
+    console.out.print(f"written: {out}")

@@ -1,20 +1,21 @@
 """``faults``: generate, check, describe and convert fault lists."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from bitswap_onnx.cli import console, generate
-from bitswap_onnx.cli.options import BitOrderOption, Faults, Json
+from bitswap_onnx.cli.option_groups import fault_option
+from bitswap_onnx.cli.option_types import BitOrderOption, Faults, Json, Out
+from bitswap_onnx.cli.view import print_json
 from bitswap_onnx.errors import amount
 from bitswap_onnx.files import check_output
 
 app = typer.Typer(no_args_is_help=True, help="Generate, check, describe and convert fault lists.")
 app.command("generate")(generate.command)
 
-ModelOption = Annotated[Path | None, typer.Option("--model", metavar="MODEL", help="The model that the list is for.")]
+ModelOption = Annotated[Path | None, fault_option("--model", metavar="MODEL", help="The model that the list is for.")]
 
 
 @app.command("validate")
@@ -37,13 +38,13 @@ def validate(faults: Faults, model: ModelOption = None, bit_order: BitOrderOptio
 def convert(
     faults: Faults,
     source: Annotated[
-        Path, typer.Option("--from", metavar="A.onnx", help="The model that the list is for.", show_default=False)
+        Path, fault_option("--from", metavar="A.onnx", help="The model that the list is for.", show_default=False)
     ],
     partner: Annotated[
-        Path, typer.Option("--to", metavar="B.onnx", help="A model with the same weights.", show_default=False)
+        Path, fault_option("--to", metavar="B.onnx", help="A model with the same weights.", show_default=False)
     ],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="OUT.csv", help="The new list.", show_default=False)
+    out: Annotated[
+        Path, Out(metavar="OUT.csv", help="The list to write; an existing one is replaced.", show_default=False)
     ],
 ) -> None:
     """Write the same faults for another model with the same weights; its names and layouts may differ."""
@@ -52,11 +53,11 @@ def convert(
     from bitswap_onnx.graph.model import load_model
 
     model_a, model_b = load_model(source), load_model(partner)
-    check_output(output, [faults, source, partner, *model_a.data_files, *model_b.data_files])
+    check_output(out, [faults, source, partner, *model_a.data_files, *model_b.data_files])
     converted = convert_faults(read_fault_list(faults), model_a, model_b)
-    write_fault_list(output, converted)
+    write_fault_list(out, converted)
     console.print_notes(converted.notes)
-    console.out.print(f"written: {output}: {amount(converted.injections, 'injection')} for {model_b.name}")
+    console.out.print(f"written: {out}: {amount(converted.injections, 'injection')} for {model_b.name}")
 
 
 @app.command("describe")
@@ -68,7 +69,7 @@ def describe_command(faults: Faults, model: ModelOption = None, as_json: Json = 
 
     description = describe_list(read_fault_list(faults), load_model(model) if model else None)
     if as_json:
-        typer.echo(json.dumps(description.as_dict(), indent=2))
+        print_json(description.as_dict())
         return
     console.out.print(
         f"{faults.name}: {amount(description.injections, 'injection')}, {amount(description.faults, 'fault')}, "

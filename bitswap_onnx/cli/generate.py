@@ -3,10 +3,9 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from bitswap_onnx.cli import console
-from bitswap_onnx.cli.options import BitsOption, Exclude, Kinds, Layers, ModelPath, Parameters, parse_kinds
+from bitswap_onnx.cli.option_groups import fault_option, precision_option, run_option
+from bitswap_onnx.cli.option_types import BitsOption, Exclude, Kinds, Layers, ModelPath, Out, Parameters, parse_kinds
 from bitswap_onnx.errors import BitswapError
 from bitswap_onnx.files import check_output
 from bitswap_onnx.sampling.choices import Population, Rounding, SamplingScheme
@@ -20,7 +19,7 @@ _MOST_ROWS = 40
 
 SchemeOption = Annotated[
     SamplingScheme,
-    typer.Option(
+    fault_option(
         help="What a sample is drawn from. network: all bits; layer: each layer; bit-layer: each bit of each layer; "
         "data-aware: the same, with sizes by what the bit does to the weights; exhaustive: every fault, no sample; "
         "per-target: --number of each target.",
@@ -28,59 +27,71 @@ SchemeOption = Annotated[
 ]
 
 
-_Output = Annotated[
+_Out = Annotated[
     Path,
-    typer.Option("--output", "-o", metavar="F.csv", help="The new list; its design is written to F.design.json."),
+    Out(
+        metavar="F.csv",
+        help="The list to write; its design is written to F.design.json. Existing files of these names are replaced.",
+    ),
 ]
 _Margin = Annotated[
-    float, typer.Option(help="Error margin of the share in each stratum: 0.01 is one percentage point.")
+    float,
+    precision_option(metavar="SHARE", help="Error margin of the share in each stratum: 0.01 is one percentage point."),
 ]
 _T = Annotated[
     float | None,
-    typer.Option(help="Normal quantile, instead of that of --confidence (0.99: 2.5758; published lists: 2.58)."),
+    precision_option(
+        metavar="T", help="Normal quantile, instead of that of --confidence (0.99: 2.5758; published lists: 2.58)."
+    ),
 ]
 _Proportion = Annotated[
-    float, typer.Option("--proportion", "-p", help="Expected share; 0.5 needs the most faults and is always safe.")
+    float,
+    precision_option(
+        "--proportion", "-p", metavar="SHARE", help="Expected share; 0.5 needs the most faults and is always safe."
+    ),
 ]
 _Population = Annotated[
     Population | None,
-    typer.Option(
+    fault_option(
         help="Faults that each bit counts for in sizes: 1 (flips) or 2 (stuck_at). Default: the number of kinds."
     ),
 ]
 _Burst = Annotated[
     bool,
-    typer.Option(
+    fault_option(
         "--burst",
         help="The faults of an injection hit neighbouring bits of one element, not any bits of the stratum.",
     ),
 ]
-_Seed = Annotated[int, typer.Option(min=0, help="Seed of the draw; one seed gives the same list on every machine.")]
+_Seed = Annotated[
+    int, run_option(metavar="N", min=0, help="Seed of the draw; one seed gives the same list on every machine.")
+]
 
 
 def command(
     model: ModelPath,
-    output: _Output,
+    out: _Out,
     scheme: SchemeOption = "network",
     number: Annotated[
         int | None,
-        typer.Option(
+        fault_option(
+            metavar="N",
             min=1,
             help="Injections to draw instead of what --margin asks for: in all, or of each layer, bit or target (--scheme).",
         ),
     ] = None,
     margin: _Margin = 0.01,
-    confidence: Annotated[float, typer.Option(help="Confidence level of the margin.")] = 0.99,
+    confidence: Annotated[float, precision_option(metavar="LEVEL", help="Confidence level of the margin.")] = 0.99,
     t: _T = None,
     proportion: _Proportion = 0.5,
-    rounding: Annotated[Rounding, typer.Option(help="Rounding of sample sizes.")] = "nearest",
+    rounding: Annotated[Rounding, precision_option(help="Rounding of sample sizes.")] = "nearest",
     kinds: Kinds = "flip",
     population: _Population = None,
     layers: Layers = None,
     exclude: Exclude = None,
     parameters: Parameters = "weight",
     bits: BitsOption = None,
-    multiplicity: Annotated[int, typer.Option(metavar="K", help="Faults per injection.")] = 1,
+    multiplicity: Annotated[int, fault_option(metavar="K", help="Faults per injection.")] = 1,
     burst: _Burst = False,
     seed: _Seed = 0,
 ) -> None:
@@ -105,24 +116,24 @@ def command(
         burst=burst,
         seed=seed,
     )
-    _draw(model, request, output)
+    _draw(model, request, out)
 
 
-def _draw(model: Path, request: "SamplingRequest", output: Path) -> None:
+def _draw(model: Path, request: "SamplingRequest", out: Path) -> None:
     from bitswap_onnx.graph.model import load_model
     from bitswap_onnx.sampling.design import design_path
     from bitswap_onnx.sampling.generate import generate_faults
 
-    if output.suffix == ".json":
+    if out.suffix == ".json":
         raise BitswapError(
-            f"{output}: expected a name that is not .json; the design is written to F.design.json for F.csv"
+            f"{out}: expected a name that is not .json; the design is written to F.design.json for F.csv"
         )
     loaded = load_model(model)
     inputs = [model, *loaded.data_files]
-    check_output(output, inputs)
-    check_output(design_path(output), inputs)
-    design = generate_faults(loaded, request, output)
-    _print(design, output)
+    check_output(out, inputs)
+    check_output(design_path(out), inputs)
+    design = generate_faults(loaded, request, out)
+    _print(design, out)
     _print_time(model, design.size)
 
 

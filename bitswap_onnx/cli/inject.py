@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
@@ -15,12 +16,17 @@ import typer
 
 from bitswap_onnx.campaign.options import RunOptions, starting_workers
 from bitswap_onnx.cli import console, summary
-from bitswap_onnx.cli.options import BitOrderOption, ModelPath, with_shared
+from bitswap_onnx.cli.documents import campaign_document
+from bitswap_onnx.cli.option_groups import data_option, output_option
+from bitswap_onnx.cli.option_types import BitOrderOption, ModelPath
+from bitswap_onnx.cli.options import with_shared
+from bitswap_onnx.cli.view import View
 from bitswap_onnx.errors import BitswapError, amount
 from bitswap_onnx.sampling.input_blocks import parse_per_injection
 
 if TYPE_CHECKING:
     from bitswap_onnx.campaign.records import InterimEstimate
+    from bitswap_onnx.campaign.run import Campaign
     from bitswap_onnx.campaign.settings import Settings
     from bitswap_onnx.until.drawn_list import Until
     from bitswap_onnx.until.run import Reached
@@ -32,19 +38,20 @@ def command(
     settings: "Settings",
     options: RunOptions,
     until: "Until | None",
+    view: View,
     faults: Annotated[
         Path | None, typer.Argument(metavar="FAULTS", help="A fault list (CSV); none with --until.", show_default=False)
     ] = None,
     bit_order: BitOrderOption = "lsb",
     save_outputs: Annotated[
-        bool, typer.Option("--save-outputs", help="Keep the scores of every inference as .npy files.")
+        bool, output_option("--save-outputs", help="Keep the scores of every inference as .npy files.")
     ] = False,
     per_input: Annotated[
-        bool, typer.Option("--per-input", help="Keep the outcome of every inference in per_input.parquet.")
+        bool, output_option("--per-input", help="Keep the outcome of every inference in per_input.parquet.")
     ] = False,
     inputs_per_injection: Annotated[
         str | None,
-        typer.Option(
+        data_option(
             metavar="auto|N",
             help="Run each injection over N inputs of its own, drawn with --seed, in whole batches; auto: one batch, since "
             "another fault tells more than more inputs of the same fault. Default: all inputs.",
@@ -52,8 +59,10 @@ def command(
     ] = None,
 ) -> None:
     """Run every injection of a fault list, or draw faults until a share is known (--until); write a run directory."""
-    if (faults is None) == (until is None):
-        raise typer.BadParameter("expected either a fault list (FAULTS) or --until 'critical±0.1%@99%'")
+    if faults is None and until is None:
+        raise typer.BadParameter("expected a fault list (FAULTS), or a goal like --until 'critical±0.1%@99%'")
+    if faults is not None and until is not None:
+        raise typer.BadParameter(f"--until draws its own faults: leave out {faults}, or --until to run that list")
     if until is not None and bit_order != "lsb":
         raise BitswapError(
             "--bit-order msb: expected lsb with --until, which reads no list; --bits counts from the least significant"
@@ -66,19 +75,28 @@ def command(
         save_outputs=save_outputs,
         per_input=per_input,
     )
-    with starting_workers(options, settings.provider) as ready, watched(ready) as watched_options:
+    with starting_workers(options, settings.provider) as ready, watched(ready, view) as watched_options:
         if until is not None:
             from bitswap_onnx.until.run import run_until  # while the workers load
 
             reached = run_until(
-                model, until, settings=settings, options=watched_options, on_interim_estimate=print_interim_estimate
+                model,
+                until,
+                settings=settings,
+                options=watched_options,
+                on_interim_estimate=partial(print_interim_estimate, view),
             )
-        elif faults is not None:
+            campaign = reached.campaign
+        else:
+            assert faults is not None
             from bitswap_onnx.campaign.run import prepare_run, run_campaign  # while the workers load
 
             campaign = run_campaign(prepare_run(model, settings, options), faults, watched_options)
+    view.print(campaign.run, partial(campaign_document, campaign, reached), partial(_print, campaign, reached))
+
+
+def _print(campaign: "Campaign", reached: "Reached | None") -> None:
     if reached:
-        campaign = reached.campaign
         print_reached(reached)
     summary.print_totals(campaign)
     summary.print_campaign(campaign, _sample_title(reached) if reached else summary.OUTCOMES)
@@ -92,9 +110,9 @@ def _sample_title(reached: "Reached") -> str:
     return f"The sample: {summary.OUTCOMES.lower()}" + odds * (reached.until.scheme == "stratified")
 
 
-def print_interim_estimate(estimate: "InterimEstimate") -> None:
+def print_interim_estimate(view: View, estimate: "InterimEstimate") -> None:
     """Print the estimate after a round to stderr."""
-    console.print_notes_aside([f"round {estimate.round}: {_share(estimate)}, from {_size(estimate)}"])
+    view.print_notes_aside([f"round {estimate.round}: {_share(estimate)}, from {_size(estimate)}"])
 
 
 def print_reached(reached: "Reached") -> None:
@@ -128,10 +146,10 @@ def _size(estimate: "InterimEstimate") -> str:
 
 
 @contextmanager
-def watched(options: RunOptions) -> Iterator[RunOptions]:
+def watched(options: RunOptions, view: View) -> Iterator[RunOptions]:
     """Give the options of a run with progress and notes on the terminal, and a stop on Ctrl-C that loses nothing."""
-    with console.progress() as on_progress:
-        yield replace(options, on_progress=on_progress, on_notes=console.print_notes_aside, stop=stop_on_signal())
+    with view.progress() as on_progress:
+        yield replace(options, on_progress=on_progress, on_notes=view.print_notes_aside, stop=stop_on_signal())
 
 
 def stop_on_signal() -> threading.Event:

@@ -1,14 +1,13 @@
 """``inspect``: the targets of a model."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from bitswap_onnx.cli import console
-from bitswap_onnx.cli.options import Json, ModelPath
+from bitswap_onnx.cli.option_groups import fault_option
+from bitswap_onnx.cli.option_types import Json, ModelPath
+from bitswap_onnx.cli.view import print_json
 from bitswap_onnx.errors import amount
 from bitswap_onnx.faults.fault import Site
 
@@ -21,10 +20,10 @@ def command(
     model: ModelPath,
     layers: Annotated[
         str | None,
-        typer.Option(metavar="GLOB,..", help="Only layers or parameters whose name matches a glob or contains a text."),
+        fault_option(metavar="GLOB,..", help="Only layers or parameters whose name matches a glob or contains a text."),
     ] = None,
     neurons: Annotated[
-        bool, typer.Option("--neurons", help="List outputs and inputs of layers instead of parameters.")
+        bool, fault_option("--neurons", help="List outputs and inputs of layers instead of parameters.")
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -42,7 +41,7 @@ def command(
     covered = coverage(loaded, {row["tensor"]: row["bits"] for row in rows}, "targets")
     if as_json:
         listed = {"model": loaded.name, "sha256": loaded.sha256, "targets": rows, "coverage": asdict(covered)}
-        typer.echo(json.dumps(listed, indent=2))
+        print_json(listed)
         return
     tied = any(len(row["users"]) > 1 for row in rows)
     columns = ["Layer", "Parameter", "Role", "Shape", "Dtype", ">Bits"] + (["Shared by"] if tied else [])
@@ -75,7 +74,7 @@ def _print_sites(sites: Sequence["NeuronSite"], layers: str | None, as_json: boo
         for site in chosen
     ]
     if as_json:
-        typer.echo(json.dumps({"neurons": rows}, indent=2))
+        print_json({"neurons": rows})
         return
     result = console.table("Neurons, per input", "Layer", "Type", "Site", "Shape", "Dtype", ">Bits")
     for site in chosen:

@@ -20,13 +20,12 @@ app = typer.Typer(
     help="Bit-exact fault injection into ONNX models: flip bits, run a whole test set clean and faulty, count what changed.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
 )
 add_commands(app)
 
 
 @app.callback(invoke_without_command=True)
-def _version(version: bool = typer.Option(False, "--version", help="Print the version and exit.")) -> None:
+def _version(version: bool = typer.Option(False, "--version", metavar="", help="Print the version and exit.")) -> None:
     if version:
         from importlib import metadata  # as slow to load as Typer
 
@@ -40,7 +39,7 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        app()
+        app(prog_name="bitswap-onnx")
     except BitswapError as error:
         _end(str(error), error.exit_code)
     except MemoryError:

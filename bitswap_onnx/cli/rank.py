@@ -2,16 +2,20 @@
 
 import math
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import typer
 from rich.table import Table
 
 from bitswap_onnx.campaign.options import RunOptions
 from bitswap_onnx.cli import console
+from bitswap_onnx.cli.documents import document_of
 from bitswap_onnx.cli.inject import watched
-from bitswap_onnx.cli.options import Exclude, Layers, ModelPath, Plot, with_shared
+from bitswap_onnx.cli.option_groups import data_option, fault_option, ranking_option
+from bitswap_onnx.cli.option_types import Exclude, Layers, LayerType, ModelPath, Plot
+from bitswap_onnx.cli.options import with_shared
+from bitswap_onnx.cli.view import View
 from bitswap_onnx.errors import BitswapError, amount
 from bitswap_onnx.experiments.ranking.builtin import BUILTIN_RANKINGS
 
@@ -22,8 +26,25 @@ if TYPE_CHECKING:
 
 _Site = Annotated[
     Literal["neurons", "weights"],
-    typer.Option(
+    fault_option(
         help="neurons: what a layer takes in, new faults for every input; weights: its kernel, the same for all inputs."
+    ),
+]
+_Ranking = Annotated[
+    list[Path] | None,
+    ranking_option(metavar="FILE", help="A ranking to score (.json, .csv); may be given several times."),
+]
+_Form = Annotated[
+    Literal["order", "rank-values"] | None,
+    ranking_option("--as", help="Meaning of plain numbers in --ranking: layers in order, or the rank of each layer."),
+]
+_EvaluationSteps = Annotated[
+    int | None, data_option(metavar="N", min=1, help="Number of batches of inputs to run. Default: all.")
+]
+_Top = Annotated[
+    int | None,
+    ranking_option(
+        metavar="N", min=1, help="Number of first layers that two rankings are compared by. Default: a quarter."
     ),
 ]
 
@@ -41,34 +62,24 @@ def command(
     model: ModelPath,
     settings: "Settings",
     options: RunOptions,
-    ranking: Annotated[
-        list[Path] | None, typer.Option(help="A ranking to score (.json, .csv); may be given several times.")
-    ] = None,
-    form: Annotated[
-        Literal["order", "rank-values"] | None,
-        typer.Option("--as", help="Meaning of plain numbers in --ranking: layers in order, or the rank of each layer."),
-    ] = None,
+    view: View,
+    ranking: _Ranking = None,
+    form: _Form = None,
     builtin: Annotated[
-        str, typer.Option(metavar="NAME,..|all|none", help=f"Built-in rankings: {', '.join(BUILTIN_RANKINGS)}.")
+        str, ranking_option(metavar="NAME,..|all|none", help=f"Built-in rankings: {', '.join(BUILTIN_RANKINGS)}.")
     ] = "all",
     site: _Site = "neurons",
     trials: Annotated[
         int | None,
-        typer.Option(min=1, help="Faults per input (neurons, default 1) or per layer (weights, default 200)."),
+        fault_option(
+            metavar="N", min=1, help="Faults per input (neurons, default 1) or per layer (weights, default 200)."
+        ),
     ] = None,
-    evaluation_steps: Annotated[
-        int | None, typer.Option(min=1, help="Number of batches of inputs to run. Default: all.")
-    ] = None,
+    evaluation_steps: _EvaluationSteps = None,
     layers: Layers = None,
     exclude: Exclude = None,
-    layer_type: Annotated[
-        str | None,
-        typer.Option(metavar="TYPE,..", help="Only layers of these types, as PyTorch, Keras or ONNX call them."),
-    ] = None,
-    top: Annotated[
-        int | None,
-        typer.Option(min=1, help="Number of first layers that two rankings are compared by. Default: a quarter."),
-    ] = None,
+    layer_type: LayerType = None,
+    top: _Top = None,
     plot: Plot = False,
 ) -> None:
     """Inject faults layer by layer, then score rankings of the layers: which layers to monitor first."""
@@ -77,7 +88,7 @@ def command(
 
     if plot:
         require_matplotlib()
-    with watched(options) as watched_options:
+    with watched(options, view) as watched_options:
         robustness = evaluate_robustness(
             model,
             _named(ranking or []),
@@ -93,14 +104,17 @@ def command(
             top=top,
             options=watched_options,
         )
-    _print(robustness, _write(robustness, plot))
+    files, document = _write(robustness, plot)
+    view.print(robustness.run, partial(document_of, document, files), partial(_print, robustness, files))
 
 
-def _write(robustness: "Robustness", plot: bool) -> tuple[Path, ...]:
+def _write(robustness: "Robustness", plot: bool) -> tuple[tuple[Path, ...], Path]:
+    """Write all files; return them, and the one that holds everything."""
     from bitswap_onnx.experiments.ranking.report import write_robustness
     from bitswap_onnx.report.ranking import plot_robustness
 
-    return (*write_robustness(robustness), *(plot_robustness(robustness) if plot else ()))
+    written = write_robustness(robustness)
+    return (*written, *(plot_robustness(robustness) if plot else ())), written[-1]
 
 
 def _named(paths: list[Path]) -> dict[str, Path]:

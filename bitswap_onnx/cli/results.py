@@ -7,6 +7,8 @@ import typer
 
 from bitswap_onnx.campaign.dialect_names import DIALECTS
 from bitswap_onnx.cli import console
+from bitswap_onnx.cli.option_groups import output_option
+from bitswap_onnx.cli.option_types import Out
 from bitswap_onnx.errors import RunError, amount
 from bitswap_onnx.files import check_output
 
@@ -21,13 +23,16 @@ def _results() -> None:
 @app.command("export")
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.", show_default=False)],
-    dialect: Annotated[str, typer.Option(help=f"Format: {' or '.join(DIALECTS)}.", show_default=False)],
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The new file. Default: RUN/results.DIALECT.csv.")
-    ] = None,
+    dialect: Annotated[
+        str, output_option(metavar="NAME", help=f"Format: {' or '.join(DIALECTS)}.", show_default=False)
+    ],
     out: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Write below this folder, under the tool's own names, and saved scores too."),
+        Out(
+            metavar="FILE.csv|DIR",
+            help="The file to write, or a folder, below which the results and saved scores get the tool's own names; "
+            "existing files are replaced. Default: RUN/results.DIALECT.csv.",
+        ),
     ] = None,
 ) -> None:
     """Write the results in the format of tf_injector or dnn-benchmarks: single flips of weights."""
@@ -36,16 +41,15 @@ def export(
 
     if dialect not in DIALECTS:
         raise RunError(f"--dialect: expected {' or '.join(DIALECTS)}, found {dialect!r}")
-    if out is not None and output is not None:
-        raise RunError("--out writes the tool's own file names, --output one file; give one of them")
-    path = output or run / f"results.{dialect}.csv"
-    if out is None:
+    path = out or run / f"results.{dialect}.csv"
+    is_file = path.is_file() or (path.suffix == ".csv" and not path.is_dir())
+    if is_file:
         check_output(path, run.glob("campaign.*"))
     with reading(run) as store:
-        if out is None:
+        if is_file:
             files, left_out = [path], export_dialect(store, dialect, path)
         else:
-            files, left_out = export_folders(store, dialect, out)
+            files, left_out = export_folders(store, dialect, path)
     console.out.print(f"written: {', '.join(map(str, files))}")
     if left_out:
         number = amount(left_out.total(), "injection", ",")

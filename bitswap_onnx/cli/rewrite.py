@@ -3,10 +3,9 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from bitswap_onnx.cli import console
-from bitswap_onnx.cli.options import BitOrderOption, Faults, ModelPath
+from bitswap_onnx.cli.option_groups import fault_option
+from bitswap_onnx.cli.option_types import BitOrderOption, Faults, ModelPath, Out
 from bitswap_onnx.errors import FaultListError
 from bitswap_onnx.files import check_output
 
@@ -17,9 +16,9 @@ if TYPE_CHECKING:
 def command(
     model: ModelPath,
     faults: Faults,
-    injection: Annotated[str, typer.Option(metavar="ID", help="The injection to apply.", show_default=False)],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FAULTY.onnx", help="The new file.", show_default=False)
+    injection: Annotated[str, fault_option(metavar="ID", help="The injection to apply.", show_default=False)],
+    out: Annotated[
+        Path, Out(metavar="FAULTY.onnx", help="The model to write; an existing file is replaced.", show_default=False)
     ],
     bit_order: BitOrderOption = "lsb",
 ) -> None:
@@ -33,21 +32,21 @@ def command(
     from bitswap_onnx.graph.resolve import Resolver, apply
 
     clean = load_model(model)
-    check_output(output, [model, faults, *clean.data_files])
+    check_output(out, [model, faults, *clean.data_files])
     chosen = None
     for candidate in read_fault_list(faults):  # to its end: a wrong row after the injection is an error too
         chosen = candidate if candidate.id == injection else chosen
     if chosen is None:
         raise FaultListError(f"{faults}: no injection {injection!r} in the list")
     resolved = Resolver(clean, bit_order).resolve(chosen)
-    save_model(apply(clean, resolved), output)
+    save_model(apply(clean, resolved), out)
     for receipt in resolved.rows:
         console.out.print(_change(receipt) if isinstance(receipt, Receipt) else f"flip node: {receipt.fault}")
     if any(neuron.fault.input is not None for neuron in resolved.neurons):
         console.out.print(
             "a fault of one input hits the row with its number in every batch; run the file on inputs in the dataset's order"
         )
-    console.out.print(f"written: {output}")
+    console.out.print(f"written: {out}")
 
 
 def _change(receipt: "Receipt") -> str:

@@ -1,15 +1,18 @@
 """``sweep``: accuracy against bit error rate."""
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import typer
-
 from bitswap_onnx.campaign.options import RunOptions
 from bitswap_onnx.cli import console
+from bitswap_onnx.cli.documents import sweep_document
 from bitswap_onnx.cli.inject import watched
-from bitswap_onnx.cli.options import Exclude, ModelPath, Plot, with_shared
+from bitswap_onnx.cli.option_groups import fault_option
+from bitswap_onnx.cli.option_types import Exclude, ModelPath, Plot
+from bitswap_onnx.cli.options import with_shared
+from bitswap_onnx.cli.view import View
 from bitswap_onnx.errors import amount
 from bitswap_onnx.experiments.sweep.rates import DEFAULT_REPEATS, parse_rates
 
@@ -24,19 +27,20 @@ def command(
     model: ModelPath,
     settings: "Settings",
     options: RunOptions,
+    view: View,
     rates: Annotated[
         str,
-        typer.Option(metavar="LOW:HIGH|R,..", help="Bit error rates: LOW, ten times LOW, ... up to HIGH; or a list."),
+        fault_option(metavar="LOW:HIGH|R,..", help="Bit error rates: LOW, ten times LOW, ... up to HIGH; or a list."),
     ],
-    repeats: Annotated[int, typer.Option(min=1, help="Random draws of flips per rate.")] = DEFAULT_REPEATS,
+    repeats: Annotated[int, fault_option(metavar="N", min=1, help="Random draws of flips per rate.")] = DEFAULT_REPEATS,
     layers: Annotated[
         str | None,
-        typer.Option(metavar="NAME,..", help="Only these layers or parameters: globs or parts of names. Default: all."),
+        fault_option(metavar="NAME,..", help="Only these layers or parameters: globs or parts of names. Default: all."),
     ] = None,
     exclude: Exclude = None,
     site: Annotated[
         Literal["weights", "neurons", "both"],
-        typer.Option(
+        fault_option(
             help="weights: bits of stored parameters, the same flips for all inputs; neurons: bits of layers' outputs, new "
             "flips for every input."
         ),
@@ -50,7 +54,7 @@ def command(
 
     if plot:
         require_matplotlib()
-    with watched(options) as watched_options:
+    with watched(options, view) as watched_options:
         sweep = sweep_errors(
             model,
             parse_rates(rates),
@@ -61,7 +65,8 @@ def command(
             settings=settings,
             options=watched_options,
         )
-    _print(sweep, (*sweep.files, *(plot_sweep(sweep) if plot else ())))
+    files = (*sweep.files, *(plot_sweep(sweep) if plot else ()))
+    view.print(sweep.run, partial(sweep_document, sweep, files), partial(_print, sweep, files))
 
 
 def _print(sweep: "Sweep", files: Iterable[Path]) -> None:

@@ -37,7 +37,7 @@ inject DIGITS --until critical±2%@95% --scheme iterative --out iterative --work
 inject DIGITS --until critical±2%@95% --inputs-per-injection auto --out nested --workers 1
 faults generate DIGITS --scheme bit-layer --margin 0.1 -o drawn.csv
 inject DIGITS drawn.csv --first 64 --out drawn --per-input --workers 1
-estimate run --by network,layer,bit,bit-class,layer-bit --csv run.csv
+estimate run --by network,layer,bit,bit-class,layer-bit -o run.csv
 estimate drawn --json
 estimate drawn --over-inputs --json
 estimate until --json

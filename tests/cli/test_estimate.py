@@ -50,7 +50,7 @@ def test_tables(run: Run) -> None:
 
 def test_options(run: Run) -> None:
     code, out, _ = run(
-        "estimate", "r.csv", "--by", "layer, layer-bit", "--level", 0.99, "--theta", 0.3, "--csv", "o.csv"
+        "estimate", "r.csv", "--by", "layer, layer-bit", "--level", 0.99, "--theta", 0.3, "--out", "o.csv"
     )
     assert code == 0
     assert "By layer, in %: 99 % for the row" in out
@@ -121,7 +121,7 @@ def test_wrong_input(run: Run) -> None:
         (("list.csv",), "list.csv:1: expected results with the columns masked,non_critical,critical, missing masked"),
         (("none.csv",), "none.csv: expected a run directory or a results file, found nothing there"),
         (("r.csv", "--by", "row"), "--by: expected some of network,layer,bit,bit-class,layer-bit, found row"),
-        (("r.csv", "--csv", "r.csv"), "r.csv: would overwrite what it is made from; choose another output"),
+        (("r.csv", "--out", "r.csv"), "r.csv: would overwrite what it is made from; choose another output"),
         (("r.csv", "--nonfinite", "detected"), "r.csv: --nonfinite detected needs the counts nonfinite"),
         (("r.csv", "--design", "r.csv"), "r.csv: not the design of a fault list"),
         (("r.csv", "--over-inputs"), "r.csv: --over-inputs needs the outcome of every input, expected a run directory"),
@@ -229,7 +229,7 @@ def test_from_a_drawn_list_to_its_rates(run: Run) -> None:
     assert run("faults", "generate", "cnn.onnx", "-o", "f.csv", "--margin", 0.1)[0] == 0
     assert run("inject", "cnn.onnx", "f.csv", "--out", "run", "--workers", 1)[0] == 0
     for path in ("run/campaign.sqlite", "run/results.csv", "f.design.json"):
-        code, _, err = run("estimate", "run", "--csv", path, "--design", "f.design.json")
+        code, _, err = run("estimate", "run", "--out", path, "--design", "f.design.json")
         assert (code, err) == (1, f"error: {path}: would overwrite what it is made from; choose another output\n")
     Path("f.design.json").unlink()  # the run was begun with it
     code, out, _ = run("estimate", "run", "--nonfinite", "detected")

@@ -92,8 +92,17 @@ def test_what_cannot_be_drawn_gets_one_line(draw: Run, options: list[str], messa
     assert not Path("here").exists()
 
 
-@pytest.mark.parametrize("options", [[], ["faults.csv", "--until", "critical±1%@99%"]])
-def test_a_list_or_a_goal(draw: Run, options: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "expected a fault list (FAULTS), or a goal like --until 'critical±0.1%@99%'"),
+        (
+            ["faults.csv", "--until", "critical±1%@99%"],
+            "--until draws its own faults: leave out faults.csv, or --until",
+        ),
+    ],
+)
+def test_a_list_or_a_goal(draw: Run, options: list[str], message: str) -> None:
     code, _, err = draw(*options)
     assert code == 2
-    assert "expected either a fault list (FAULTS) or --until" in err
+    assert message in err

@@ -22,7 +22,7 @@ from tests.command_line import runner
         ("`numbers`: expected at least one number", "--layer-num: expected at least one number"),
         ("`goal`: expected a share", "--until: expected a share"),
         ("choose another `folder`", "choose another --out"),
-        ("`as_json`, `csv_file` and `form` order", "--json, --csv and --as order"),
+        ("`as_json`, `quiet` and `form` order", "--json, --quiet and --as order"),
         ("`model`, `faults`, `run_a`", "MODEL, FAULTS, RUN_A"),
         ("layer `conv1.weight`", "layer `conv1.weight`"),
         ("layer `conv1`", "layer `conv1`"),

@@ -114,13 +114,13 @@ WRONG: list[tuple[Callable[[], None], str, str]] = [
     (
         lambda: model_and_data(SEVERAL, np.zeros((5, 3, 4, 4), np.uint8)),
         INJECT,
-        "error: 2 things are missing or wrong: cnn: several outputs fit (y, z); choose one with --output; and cnn.npz: "
+        "error: 2 things are missing or wrong: cnn: several outputs fit (y, z); choose one with --scores; and cnn.npz: "
         "uint8 for a model that takes float32; say how to scale it: --preset (cifar10",
     ),
     (
         lambda: model_and_data(SEVERAL, None),
         INJECT,
-        "2 things are missing or wrong: cnn: several outputs fit (y, z); choose one with --output; and cnn.onnx: "
+        "2 things are missing or wrong: cnn: several outputs fit (y, z); choose one with --scores; and cnn.onnx: "
         "expected data",
     ),
     (
@@ -152,7 +152,7 @@ WRONG: list[tuple[Callable[[], None], str, str]] = [
     (lambda: Path("run").touch(), INJECT, "run: expected a run directory, found a file"),
     (nothing, f"{INJECT} --mean a,b", "--mean: expected numbers separated by commas, found 'a,b'"),
     (nothing, f"{INJECT} --criterion tolerance=x", "--criterion: expected top-1 or tolerance=REL"),
-    (nothing, f"{INJECT} --output nothing", "no output 'nothing'; the outputs are scores"),
+    (nothing, f"{INJECT} --scores nothing", "no output 'nothing'; the outputs are scores"),
     (nothing, f"{INJECT} --data synthetic --preset cifar10", "--preset: --data synthetic is noise and needs none of"),
     (nothing, f"{INJECT} --data synthetic --limit 5 --first 3", "--limit 5 and --first 3: give one of them"),
     (nothing, f"{INJECT} --limit 5 --first 3", "--limit 5 and --first 3: give one of them"),
@@ -180,7 +180,7 @@ WRONG: list[tuple[Callable[[], None], str, str]] = [
         "rewrite cnn.onnx faults.csv --injection 0 -o f.onnx",
         "injection 0 stood at line 2",
     ),
-    (nothing, "evaluate cnn.onnx --save-outputs cnn.onnx", "cnn.onnx: would overwrite what it is made from"),
+    (nothing, "evaluate cnn.onnx -o cnn.onnx", "cnn.onnx: would overwrite what it is made from"),
     (lambda: faults("", HEADER.replace("Bit", "bit,BIT")), INJECT, "faults.csv:1: column Bit stands twice"),
     (
         nothing,

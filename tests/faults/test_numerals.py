@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from bitswap_onnx.campaign.options import parse_audit
-from bitswap_onnx.cli import export, neurons, options
+from bitswap_onnx.cli import export, neurons, option_types, options
 from bitswap_onnx.errors import BitswapError
 from bitswap_onnx.experiments.sweep.rates import parse_rates
 from bitswap_onnx.faults.bits import FORMATS, encode
@@ -26,7 +26,7 @@ PARSERS: dict[str, tuple[Callable[[str], Any], str]] = {
     "goal": (lambda text: parse_goal(f"critical±{text}%@99%"), "3"),
     "criterion": (lambda text: parse_criterion(f"tolerance={text}"), "3"),
     "rates": (parse_rates, "0.3"),
-    "memory": (lambda text: options.parse_size(f"{text}M", "--memory"), "3"),
+    "memory": (lambda text: option_types.parse_size(f"{text}M", "--memory"), "3"),
     "mean": (lambda text: options._numbers(text, "--mean", real), "3"),
     "resize": (lambda text: options._pair(f"{text},3"), "3"),
     "input shape": (export._shape, "3"),

@@ -105,13 +105,19 @@ def write_neuron_report(campaign: NeuronCampaign) -> None:
     with replacing(text) as file:
         file.write(f"{layer_table(campaign.network, campaign.layers)}\n{result_table(campaign)}")
     with replacing(numbers) as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(NEURON_COLUMNS)
-        for row in campaign.rows:
-            layer = _about(row.layer) if row.layer else (None, ALL_LAYERS, *(None,) * 5)
-            correct = (row.misclassified.inferences, *_fields(row.misclassified)) if row.misclassified else (None,) * 5
-            everything = (row.critical.inferences, *_fields(row.critical), *_fields(row.nonfinite))
-            writer.writerow((*layer, campaign.inputs, campaign.trials, *correct, *everything))
+        writer = csv.DictWriter(file, NEURON_COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(neuron_rows(campaign))
+
+
+def neuron_rows(campaign: NeuronCampaign) -> Iterator[dict[str, Any]]:
+    """Yield the numbers of each layer, by the columns of the CSV file; the last row is all layers together."""
+    for row in campaign.rows:
+        layer = _about(row.layer) if row.layer else (None, ALL_LAYERS, *(None,) * 5)
+        correct = (row.misclassified.inferences, *_fields(row.misclassified)) if row.misclassified else (None,) * 5
+        everything = (row.critical.inferences, *_fields(row.critical), *_fields(row.nonfinite))
+        cells = (*layer, campaign.inputs, campaign.trials, *correct, *everything)
+        yield dict(zip(NEURON_COLUMNS, cells, strict=True))
 
 
 def _about(layer: TargetLayer) -> tuple[Any, ...]:
