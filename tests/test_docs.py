@@ -1,14 +1,18 @@
 """Every command and snippet of the README and of docs/ runs, in the order of its page; links lead somewhere."""
 
+import os
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from bitswap_onnx.cli.main import main
 from tests.command_line import Run, runner
 from tests.docs_files import FILES
 
@@ -65,6 +69,13 @@ def _check_known(words: list[str]) -> None:
             raise AssertionError(f"no test knows the command {shlex.join(words)}")
 
 
+def _run_in_shell(script: str) -> None:
+    """Run a block that needs a shell; the command is the one of this environment."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(["bash", "-euc", script], env={**os.environ, "PATH": path}, capture_output=True, text=True)
+    assert done.returncode == 0, f"{script}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+
+
 def _run_page(page: str, folder: Path, run: Run) -> None:
     for name in ("models", "fault_lists"):
         (folder / name).symlink_to(REPO / name)
@@ -74,6 +85,9 @@ def _run_page(page: str, folder: Path, run: Run) -> None:
     for snippet in _snippets(page):
         if snippet.language == "python":
             exec(compile("\n" * (snippet.line - 1) + snippet.text, str(REPO / page), "exec"), names)
+        elif snippet.language == "bash" and "$(" in snippet.text:
+            _run_in_shell(snippet.text)
+            continue
         for words in _commands(snippet) if snippet.language == "bash" else ():
             if words[0] == "bitswap-onnx":
                 code, out, err = run(*words[1:])
@@ -102,9 +116,6 @@ def kept_verdicts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 def _bare_runner(patch: pytest.MonkeyPatch) -> Run:
     """Return a `runner` that captures nothing: a fixture of a module has no capsys."""
-    import sys
-
-    from bitswap_onnx.cli.main import main
 
     def run(*arguments: object) -> tuple[int, str, str]:
         patch.setattr(sys, "argv", ["bitswap-onnx", *map(str, arguments)])

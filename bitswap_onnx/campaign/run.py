@@ -5,7 +5,6 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +40,7 @@ from bitswap_onnx.campaign.workers import SCRATCH
 from bitswap_onnx.data.chunks import chunk_length
 from bitswap_onnx.errors import ControlFailedError, RunError, check_type
 from bitswap_onnx.faults.fault import Injection
+from bitswap_onnx.files import folder_of_now
 from bitswap_onnx.outcome import Golden
 from bitswap_onnx.runtime.session import choose_provider
 
@@ -115,7 +115,7 @@ def prepare_run(model: str | Path, settings: Settings, options: RunOptions) -> S
 
 def default_run(setup: Setup) -> Path:
     """Return the run directory of a campaign that was given none."""
-    return Path("reports", setup.dataset.name, setup.model.name, datetime.now().strftime("%y%m%d_%H%M%S"))
+    return folder_of_now(Path("reports", setup.dataset.name, setup.model.name))
 
 
 def _list_name(faults: object, options: RunOptions, setup: Setup) -> str:
