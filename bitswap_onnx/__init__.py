@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from bitswap_onnx.data.preprocessing import Preprocessing
     from bitswap_onnx.errors import BitswapError
     from bitswap_onnx.estimates.rates import Question, estimate_rates
+    from bitswap_onnx.experiments.comparison.compare_runs import Judgement, compare_runs
+    from bitswap_onnx.experiments.comparison.convert import convert_faults
+    from bitswap_onnx.experiments.comparison.run import compare_models
+    from bitswap_onnx.experiments.crosscheck.run import crosscheck
     from bitswap_onnx.experiments.neurons.run import run_neurons
     from bitswap_onnx.experiments.ranking.run import evaluate_robustness
     from bitswap_onnx.experiments.sweep.run import sweep_errors
@@ -47,6 +51,10 @@ _HOMES = {
     "data.preprocessing": ("Preprocessing",),
     "errors": ("BitswapError",),
     "estimates.rates": ("Question", "estimate_rates"),
+    "experiments.comparison.compare_runs": ("Judgement", "compare_runs"),
+    "experiments.comparison.convert": ("convert_faults",),
+    "experiments.comparison.run": ("compare_models",),
+    "experiments.crosscheck.run": ("crosscheck",),
     "experiments.neurons.run": ("run_neurons",),
     "experiments.ranking.run": ("evaluate_robustness",),
     "experiments.sweep.run": ("sweep_errors",),
@@ -74,6 +82,7 @@ __all__ = [
     "FaultList",
     "Goal",
     "Injection",
+    "Judgement",
     "Kind",
     "Model",
     "NeuronReceipt",
@@ -88,6 +97,10 @@ __all__ = [
     "Target",
     "Until",
     "apply",
+    "compare_models",
+    "compare_runs",
+    "convert_faults",
+    "crosscheck",
     "estimate_rates",
     "evaluate_robustness",
     "export_keras",

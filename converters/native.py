@@ -45,12 +45,15 @@ class Native:
 
 
 def torch_native(module: "torch.nn.Module") -> Native:
-    """Run a PyTorch module; faults flip bits of its parameters and buffers, found by their names in the file."""
+    """Run a PyTorch module at inference; faults flip bits of its parameters and buffers, found by their names in the file.
+
+    Between runs the module has the mode that it had.
+    """
     import torch
 
     from bitswap_onnx.converters.torch_taps import tapped
+    from bitswap_onnx.converters.torch_trace import evaluating
 
-    module.eval()
     parameters = {name: tensor.detach().numpy() for name, tensor in module.state_dict(keep_vars=True).items()}
 
     @torch.no_grad()
@@ -58,7 +61,8 @@ def torch_native(module: "torch.nn.Module") -> Native:
         batches = (
             torch.from_numpy(np.ascontiguousarray(inputs[i : i + _BATCH])) for i in range(0, len(inputs), _BATCH)
         )
-        return np.concatenate([module(batch).numpy() for batch in batches])
+        with evaluating(module):
+            return np.concatenate([module(batch).numpy() for batch in batches])
 
     def faulty(injection: ResolvedInjection, inputs: NativeArray) -> NativeArray:
         with _flipped(injection, parameters):
@@ -68,7 +72,8 @@ def torch_native(module: "torch.nn.Module") -> Native:
     def layers(
         injection: ResolvedInjection | None, inputs: NativeArray
     ) -> tuple[NativeArray, dict[str, list[LayerCall]]]:
-        with _flipped(injection, parameters) if injection else nullcontext(), tapped(module) as taps:
+        flipped = _flipped(injection, parameters) if injection else nullcontext()
+        with flipped, evaluating(module), tapped(module) as taps:
             scores, _ = module(torch.from_numpy(np.ascontiguousarray(inputs)))
         return scores.numpy(), taps.results()
 

@@ -1,4 +1,4 @@
-"""Inputs and labels in a file of torch.save: a tensor, a pair of them, or a dict with them."""
+"""Inputs and labels of PyTorch: tensors, in memory or in a file of torch.save, datasets and data loaders."""
 
 import pickle
 from collections.abc import Mapping
@@ -9,15 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bitswap_onnx.converters.torch_checkpoint import require_torch
+from bitswap_onnx.data.in_memory import IN_MEMORY, inputs_and_labels, stored_elements
 from bitswap_onnx.data.stored import StoredArray
 from bitswap_onnx.errors import DataError
 
 if TYPE_CHECKING:
     import torch
-
-#: Names of inputs, and of their labels, in a dict.
-_INPUTS = ("x", "x_test", "data", "images", "inputs")
-_LABELS = ("y", "y_test", "labels", "targets", "target")
 
 _EXPECTED = "expected a tensor of inputs, a pair (inputs, labels), or a dict with x and y"
 
@@ -30,6 +27,28 @@ def read_tensor_file(path: Path) -> StoredArray:
     """
     inputs, labels = _pair(_load(path), path)
     return StoredArray(path.stem, path, _array(inputs, path), None if labels is None else _array(labels, path))
+
+
+def torch_array(values: Any) -> NDArray[Any]:
+    """Return a tensor, on any device, or what numpy takes as an array."""
+    import torch
+
+    return _array(values.cpu(), IN_MEMORY) if isinstance(values, torch.Tensor) else np.asarray(values)
+
+
+def read_torch_data(data: Any, most: int | None) -> StoredArray:
+    """Return the first inputs, ``most`` of them (None: all), of a PyTorch dataset or of a data loader; raises DataError."""
+    from torch.utils.data import DataLoader, IterableDataset, RandomSampler
+
+    if not isinstance(data, DataLoader):
+        rows = data if isinstance(data, IterableDataset) else (data[row] for row in range(len(data)))
+        return stored_elements(rows, torch_array, batched=False, most=most)
+    if isinstance(data.sampler, RandomSampler):
+        raise DataError(
+            f"{IN_MEMORY}: expected a DataLoader that keeps an order, found shuffle=True; give its dataset, or "
+            "shuffle=False: outcomes belong to inputs by their place"
+        )
+    return stored_elements(data, torch_array, batched=data.batch_sampler is not None, most=most)
 
 
 def _load(path: Path) -> Any:
@@ -52,14 +71,7 @@ def _load(path: Path) -> Any:
 def _pair(content: Any, path: Path) -> tuple[Any, Any]:
     import torch
 
-    if isinstance(content, Mapping):
-        inputs, labels = (
-            next((content[name] for name in names if name in content), None) for names in (_INPUTS, _LABELS)
-        )
-    elif isinstance(content, tuple | list) and len(content) == 2:
-        inputs, labels = content
-    else:
-        inputs, labels = content, None
+    inputs, labels = inputs_and_labels(content)
     if isinstance(labels, list | tuple) and all(isinstance(label, int) for label in labels):
         labels = torch.tensor(labels)
     if not isinstance(inputs, torch.Tensor) or not isinstance(labels, torch.Tensor | None):
@@ -68,7 +80,7 @@ def _pair(content: Any, path: Path) -> tuple[Any, Any]:
     return inputs, labels
 
 
-def _array(tensor: "torch.Tensor", path: Path) -> NDArray[Any]:
+def _array(tensor: "torch.Tensor", path: Path | str) -> NDArray[Any]:
     import torch
 
     if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex():

@@ -120,20 +120,29 @@ def _refusal(module: "torch.nn.Module", shape: tuple[int, ...], dtype: "torch.dt
 
 
 @contextmanager
+def evaluating(module: "torch.nn.Module") -> Iterator[None]:
+    """Switch a module to inference for a while; then each of its parts has the mode that it had."""
+    modes = [(child, child.training) for child in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for child, training in modes:
+            child.training = training
+
+
+@contextmanager
 def _at_inference(module: "torch.nn.Module") -> Iterator[None]:
     """Switch to inference for a while, without the fused attention kernels, which cannot be exported."""
     import torch
 
-    modes = [(child, child.training) for child in module.modules()]
     fast = torch.backends.mha.get_fastpath_enabled()
-    module.eval()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        yield
+        with evaluating(module):
+            yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
-        for child, training in modes:
-            child.training = training
 
 
 @contextmanager

@@ -1,14 +1,16 @@
 """The small trained classifier that ships with the project: 8×8 images of handwritten digits, trained in seconds.
 
-``python -m bitswap_onnx.models.digits`` makes its three files again, byte for byte on the same software and CPU: the ONNX
-model, the held-out images, and a fault list with every bit and every parameter of every layer. The images are
-scikit-learn's (UCI "Optical Recognition of Handwritten Digits").
+``python -m bitswap_onnx.models.digits`` makes its files again, byte for byte on the same software and CPU: the ONNX
+model, the held-out images, and a fault list with every bit and every parameter of every layer, with its design. The
+images are scikit-learn's (UCI "Optical Recognition of Handwritten Digits").
 """
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,8 +22,14 @@ from bitswap_onnx.converters.torch_to_onnx import export_torch
 from bitswap_onnx.errors import BitswapError, MissingExtraError, ModelError
 from bitswap_onnx.faults.fault import Fault, Injection
 from bitswap_onnx.faults.fault_list import write_fault_list
-from bitswap_onnx.graph.model import load_model
+from bitswap_onnx.files import replacing
+from bitswap_onnx.graph.model import Model, load_model
 from bitswap_onnx.graph.targets import Target, find_targets
+from bitswap_onnx.sampling.choices import IN_TURN
+from bitswap_onnx.sampling.design import ListDesign, StratumDesign, design_path
+from bitswap_onnx.sampling.population import find_population, population_coverage
+from bitswap_onnx.sampling.request import STRATUM_NAMES, SamplingRequest
+from bitswap_onnx.sampling.strata import Stratum, stratify
 
 if TYPE_CHECKING:
     from torch import nn
@@ -31,6 +39,7 @@ HELD_OUT = 360
 EPOCHS = 25
 BATCH = 64
 FAULTS = 500
+_ROLES = "weight,bias,bn_scale,bn_bias,bn_mean,bn_var"
 
 Digits = tuple[NDArray[np.float32], NDArray[np.int64]]
 
@@ -111,8 +120,59 @@ def draw_example_faults(targets: Sequence[Target]) -> list[Injection]:
     return list(drawn.values())
 
 
+def example_design(model: Model, faults: Sequence[Injection], fingerprint: str) -> ListDesign:
+    """Return the design of `draw_example_faults`; ``fingerprint`` is the list's hash.
+
+    Every tensor has the same number of faults, whatever its size, and so does every bit: some one more than others. Within
+    a tensor, bits that occur equally often in the list are interchangeable, and elements are drawn at random. So a stratum
+    is a tensor with those bits, and each of its faults has the same chance. Bits are spread more evenly there than by
+    chance, which only narrows the spread.
+    """
+    request = SamplingRequest(scheme=IN_TURN, number=FAULTS, parameters=_ROLES, seed=SEED)
+    times = Counter(fault.bit for injection in faults for fault in injection.faults)
+    groups = [
+        tuple(bit for bit in range(32) if times[bit] == often) for often in sorted(set(times.values()), reverse=True)
+    ]
+    tensors = find_population(model, parameters=_ROLES)
+    regions = tuple(replace(region, bits=group) for region in tensors for group in groups)
+    strata = stratify(regions, STRATUM_NAMES[IN_TURN])
+    numbers = {(region.tensor, bit): i for i, one in enumerate(strata) for region in one.regions for bit in one.bits}
+    named = {(target.layer, target.role): target.tensor for target in find_targets(model)}
+    hit = [(named[fault.layer, fault.parameter or ""], fault.bit or 0) for (fault,) in (one.faults for one in faults)]
+    order = [numbers[place] for place in hit]
+    designs = tuple(_stratum_design(stratum, order, number) for number, stratum in enumerate(strata))
+    return ListDesign(
+        request=request,
+        t=request.quantile,
+        model=model.name,
+        model_sha256=model.sha256,
+        regions=regions,
+        strata=designs,
+        population=sum(entry.population for entry in designs),
+        size=len(faults),
+        list_sha256=fingerprint,
+        coverage=population_coverage(model, tensors),
+        order=tuple(order),
+    )
+
+
+def _stratum_design(stratum: Stratum, order: Sequence[int], number: int) -> StratumDesign:
+    (region,) = stratum.regions
+    return StratumDesign(
+        name=stratum.name,
+        layer=region.layer,
+        parameter=region.address[1] or "weight",
+        bits=stratum.bits,
+        population=stratum.slots,
+        counted=stratum.slots,
+        p=None,
+        first=order.index(number),
+        size=order.count(number),
+    )
+
+
 def make(out: Path) -> float:
-    """Train, and write models/digits_cnn.onnx, models/digits_cnn.npz and fault_lists/digits_cnn.csv below ``out``.
+    """Train, and write model and images to ``out``/models, the fault list and its design to ``out``/fault_lists.
 
     Returns the share of held-out images that the network classifies right. Raises ModelError where the folders are
     missing or cannot be written.
@@ -125,9 +185,17 @@ def make(out: Path) -> float:
     model = out / "models" / "digits_cnn.onnx"
     export_torch(network, (1, 8, 8), model)
     np.savez_compressed(model.with_suffix(".npz"), x=x, y=y)
-    faults = draw_example_faults(find_targets(load_model(model)))
-    write_fault_list(out / "fault_lists" / "digits_cnn.csv", faults)
+    write_example_faults(model, out / "fault_lists" / "digits_cnn.csv")
     return accuracy(network, (x, y))
+
+
+def write_example_faults(model: Path, path: Path) -> None:
+    """Draw the fault list of ``model``, and write it to ``path`` and its design beside it."""
+    loaded = load_model(model)
+    faults = draw_example_faults(find_targets(loaded))
+    design = example_design(loaded, faults, write_fault_list(path, faults))
+    with replacing(design_path(path)) as file:
+        file.write(design.text)
 
 
 def accuracy(network: "nn.Module", digits: Digits) -> float:
@@ -158,7 +226,7 @@ def _reproducible() -> Iterator[None]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Make the three files."""
+    """Make the files."""
     parser = argparse.ArgumentParser(prog="python -m bitswap_onnx.models.digits", description="Train the digits model.")
     repository = Path(__file__).resolve().parent.parent
     parser.add_argument("--out", type=Path, default=repository, help="folder with models/ and fault_lists/ in it")

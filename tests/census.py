@@ -60,7 +60,7 @@ def take_census(run: Path, request: SamplingRequest, settings: Settings = Settin
     """Run all faults of an exhaustive ``request`` into ``run``, or what it lacks; list and design lie beside it."""
     model, path = load_model(MODEL), run.with_name(f"{run.name}.csv")
     generate_faults(model, request, path)
-    run_campaign(prepare(MODEL, settings), path, RunOptions(run=run, resume=True, records=["per_input"]))
+    run_campaign(prepare(MODEL, settings), path, options=RunOptions(run=run, resume=True, records=["per_input"]))
     recorded = recorded_of(run)
     critical, masked, nonfinite = (recorded.counts[name] / recorded.inputs for name in (*QUANTITIES[:2], "nonfinite"))
     shares = {"critical": critical, "masked": masked, "any critical": critical > 0, "nonfinite": nonfinite}

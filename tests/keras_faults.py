@@ -86,7 +86,7 @@ def verdicts(
         return crosscheck(
             path,
             Path(folder) / "faults.csv",
-            natives,
+            natives=natives,
             run=Path(folder) / "run",
             settings=Settings(data=Path(folder) / "d.npz"),
             workers=0,

@@ -74,7 +74,9 @@ def campaign(run: Path, point: int) -> None:
         )
     else:
         run_campaign(
-            prepare(model, settings), faults, RunOptions(run=run, resume=True, workers=1, inputs_per_injection=own)
+            prepare(model, settings),
+            faults,
+            options=RunOptions(run=run, resume=True, workers=1, inputs_per_injection=own),
         )
 
 

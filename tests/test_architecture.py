@@ -23,8 +23,8 @@ ROOMS = [
     "data",
     "graph",
     "converters",
-    "models",
     "sampling",
+    "models",
     "stats",
     "runtime",
     "campaign",
@@ -77,7 +77,7 @@ COMMAND = re.compile(
 )
 
 #: Parameters that messages name and no command has.
-PYTHON_ONLY = {"count", "index", "input", "opset", "records"}
+PYTHON_ONLY = {"count", "index", "input", "natives", "opset", "records", "settings"}
 
 
 MODULES = modules(REPO)

@@ -63,7 +63,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = load_model(folder / "cnn.onnx")
     generate_faults(model, SamplingRequest(number=12), folder / "f.csv")
     options = RunOptions(run=folder / "run", workers=0)
-    run_campaign(prepare(folder / "cnn.onnx", Settings()), folder / "f.csv", options)
+    run_campaign(prepare(folder / "cnn.onnx", Settings()), folder / "f.csv", options=options)
     return folder / "run"
 
 

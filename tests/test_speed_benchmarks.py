@@ -35,7 +35,7 @@ def test_the_plain_loop_counts_as_a_campaign_does(setup: Setup, tmp_path: Path) 
     paths = [str(path) for path in (setup.path, tmp_path / "list.csv", tmp_path / "images.npz")]
     command = [sys.executable, "-m", "tests.benchmarks.plain_loop", *paths, "--threads", "1"]
     printed = subprocess.check_output(command, cwd=REPO, text=True)
-    run_campaign(setup, faults, RunOptions(run=tmp_path / "run", workers=0))
+    run_campaign(setup, faults, options=RunOptions(run=tmp_path / "run", workers=0))
     with (tmp_path / "run/results.csv").open(newline="") as file:
         ours = {row["Injection"]: int(row["critical"]) for row in csv.DictReader(file)}
     found = json.loads(printed)

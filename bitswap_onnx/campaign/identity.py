@@ -48,7 +48,7 @@ def golden_record(plan: CheckedList, clean: CleanRun, fault_list: str) -> Golden
     counts = judge(golden, golden.scores).counts
     return GoldenRecord(
         network=setup.model.name,
-        model_file=setup.path.name,
+        model_file=setup.path.name if setup.path else "in memory",
         fault_list=fault_list,
         dataset=setup.dataset.name,
         data=setup.dataset.source,

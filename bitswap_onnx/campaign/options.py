@@ -13,6 +13,7 @@ from typing import Literal
 from bitswap_onnx.campaign.stored_settings import EXPERIMENTS
 from bitswap_onnx.errors import BitswapError, RunError, check_choice, check_flag, check_path, check_whole
 from bitswap_onnx.faults.fault import BitOrder
+from bitswap_onnx.faults.numerals import parse_size
 from bitswap_onnx.runtime.processes import WorkerProcess, end_workers, workers_ahead
 from bitswap_onnx.sampling.input_blocks import PerInjection, parse_per_injection
 
@@ -73,10 +74,11 @@ class RunOptions:
 
     ``run``: the run directory (default: ``reports/<dataset>/<model>/<yymmdd_HHMMSS>``). ``resume``: continue what is there.
     ``workers``: processes of one thread each; 0: everything in this process; default: one per core, as far as the memory
-    goes, one on a GPU. ``memory``: bytes that the campaign may take, this process and its workers together, as far as they
-    can be estimated (`bitswap_onnx.campaign.memory`); default: half of what is free. ``audit``: injections to run again,
-    each over a chunk of inputs, also as text (``5%``); default: four over a batch each, then up to ten in all, over a chunk
-    or else a batch, while the audit is likely to take no more than a twentieth of all other time of the workers.
+    goes, one on a GPU. ``memory``: bytes, also as text (``4G``), that the campaign may take, this process and its workers
+    together, as far as they can be estimated (`bitswap_onnx.campaign.memory`); default: half of what is free. ``audit``:
+    injections to run again, each over a chunk of inputs, also as text (``5%``); default: four over a batch each, then up to
+    ten in all, over a chunk or else a batch, while the audit is likely to take no more than a twentieth of all other time
+    of the workers.
     ``bit_order``: how the list counts bits; ``lsb``: 0 is the least significant; ``msb``: 0 is the sign. ``save_outputs``
     and ``per_input`` write files of every inference; ``records`` keeps the same in the store without a file.
     ``inputs_per_injection``: the number of inputs drawn for each injection with the settings' seed, rounded up to whole
@@ -92,7 +94,7 @@ class RunOptions:
     resume: bool = False
     workers: int | None = None
     engine: EngineName = "auto"
-    memory: int | None = None
+    memory: int | str | None = None
     audit: Audit | int | str = DEFAULT_AUDIT
     bit_order: BitOrder = "lsb"
     save_outputs: bool = False
@@ -112,9 +114,12 @@ class RunOptions:
             self._set("run", check_path("run", self.run))
         elif self.resume:
             raise RunError("`resume` needs `run`: the run directory to continue")
-        for name, least in (("workers", 0), ("memory", 1)):
-            if getattr(self, name) is not None:
-                self._set(name, check_whole(name, getattr(self, name), least))
+        if self.workers is not None:
+            self._set("workers", check_whole("workers", self.workers, 0))
+        if isinstance(self.memory, str):
+            self._set("memory", parse_size(self.memory))
+        if self.memory is not None:
+            self._set("memory", check_whole("memory", self.memory, 1))
         check_choice("engine", self.engine, ("auto", "incremental", "reference"))
         check_choice("bit_order", self.bit_order, ("lsb", "msb"))
         if isinstance(self.records, str):
@@ -164,6 +169,7 @@ class RunOptions:
     @property
     def memory_bytes(self) -> int:
         """The bytes that the campaign may take."""
+        assert not isinstance(self.memory, str)
         return self.memory or free_memory() // 2
 
 

@@ -3,7 +3,6 @@
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from bitswap_onnx.campaign.adaptive_list import Addition
@@ -13,9 +12,10 @@ from bitswap_onnx.campaign.schedule import join_paths
 from bitswap_onnx.campaign.setup import Setup
 from bitswap_onnx.campaign.store import Store
 from bitswap_onnx.campaign.stored_settings import NOT_KEPT
-from bitswap_onnx.errors import FaultListError, shown
+from bitswap_onnx.errors import FaultListError
 from bitswap_onnx.faults.fault import BitOrder, Injection
-from bitswap_onnx.faults.fault_list import FaultList, has_neurons, list_fingerprint, read_fault_list
+from bitswap_onnx.faults.fault_list import FaultList, has_neurons, list_fingerprint
+from bitswap_onnx.faults.in_memory import given_faults
 from bitswap_onnx.graph.coverage import Coverage, coverage_of_tensors
 from bitswap_onnx.graph.receipts import ResolvedInjection
 from bitswap_onnx.graph.resolve import Resolver
@@ -92,15 +92,13 @@ class CheckedList:
             raise FaultListError("the fault list changed while the campaign began; run it again")
 
 
-def check_list(
-    setup: Setup, faults: str | Path | Iterable[Injection], bit_order: BitOrder, per_injection: PerInjection
-) -> CheckedList:
-    """Read a list, resolve all of it, and return it with the setup that it needs: numerics for neurons if it has any.
+def check_list(setup: Setup, faults: object, bit_order: BitOrder, per_injection: PerInjection) -> CheckedList:
+    """Resolve all of a list (`given_faults`) and return it with the setup that it needs: numerics for neurons if it has any.
 
     Raises FaultListError for the first row that is wrong, for an empty list and for a neuron that faults cannot hit,
     ModelError for a model that takes no flip nodes where the list needs them, BitswapError as `sample_inputs`.
     """
-    injections = read_fault_list(faults) if isinstance(faults, str | Path) else _checked_types(faults)
+    injections = given_faults(faults)
     if has_neurons(injections):
         setup = setup.with_neurons()
     sample = sample_inputs(per_injection, len(setup.dataset), setup.batch_size, setup.seed)
@@ -153,20 +151,6 @@ class _Checker:
             yield injection
         if not ids:
             raise FaultListError("the fault list has no injections")
-
-
-def _checked_types(faults: Iterable[Injection]) -> tuple[Injection, ...]:
-    """Return injections that a Python caller gave; raises FaultListError for anything else."""
-    found: object = faults
-    if isinstance(faults, Iterable):
-        injections = tuple(faults)
-        found = next((element for element in injections if not isinstance(element, Injection)), None)
-        if found is None:
-            return injections
-    raise FaultListError(
-        f"`faults`: expected the path of a fault list or Injection objects, found {shown(found)}; "
-        'one fault is Injection("id", (fault,))'
-    )
 
 
 def _refuse_unreachable(setup: Setup, sites: dict[str, tuple[NeuronSite, str]]) -> None:

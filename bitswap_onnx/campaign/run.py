@@ -2,11 +2,12 @@
 
 import shutil
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from bitswap_onnx.campaign.adaptive_list import INTERIM_ESTIMATES_NAME, AdaptiveList
 from bitswap_onnx.campaign.executor import Executor
@@ -18,6 +19,7 @@ from bitswap_onnx.campaign.identity import (
     golden_record,
     identity_of,
 )
+from bitswap_onnx.campaign.keywords import Keywords, with_keywords
 from bitswap_onnx.campaign.memory import share_memory
 from bitswap_onnx.campaign.options import RunOptions, starting_workers
 from bitswap_onnx.campaign.plan import CheckedList, check_list
@@ -38,8 +40,8 @@ from bitswap_onnx.campaign.setup import Setup, prepare
 from bitswap_onnx.campaign.store import Store
 from bitswap_onnx.campaign.workers import SCRATCH
 from bitswap_onnx.data.chunks import chunk_length
-from bitswap_onnx.errors import ControlFailedError, RunError, check_type
-from bitswap_onnx.faults.fault import Injection
+from bitswap_onnx.errors import BitswapError, ControlFailedError, RunError
+from bitswap_onnx.faults.fault_list import FaultList
 from bitswap_onnx.files import folder_of_now
 from bitswap_onnx.outcome import Golden
 from bitswap_onnx.runtime.session import choose_provider
@@ -56,27 +58,43 @@ class Campaign:
 
 
 def run_campaign(
-    prepared: Setup,
-    faults: str | Path | Iterable[Injection] | AdaptiveList,
+    model: object,
+    faults: object,
+    data: object = None,
+    *,
+    settings: Settings = Settings(),
     options: RunOptions = RunOptions(),
+    **keywords: Unpack[Keywords],
 ) -> Campaign:
-    """Run every injection of ``faults`` on a prepared model (`bitswap_onnx.campaign.setup.prepare`).
+    """Run every injection of ``faults`` on ``model`` over ``data``, and write a run directory.
 
-    ``faults``: a fault list's path, injections, or a list that is drawn in rounds.
+    ``model``: the path of an ONNX file, a `Model`, an ``onnx.ModelProto``, a PyTorch module or a Keras model, which is
+    exported first; or what `prepare` made of one, with its data. ``faults``: the path of a fault list, `Injection` or
+    `Fault` objects, a DataFrame (`bitswap_onnx.faults.in_memory.given_faults`), or a list that is drawn in rounds.
+    ``data``: as in `Settings`; None: those of the settings. ``keywords``: fields of ``settings`` and ``options``.
 
     Raises BitswapError for wrong input (nothing is written then), ControlFailedError if a null control or the audit does
     not hold, InterruptedRunError after ``options.stop``. Whatever happens, finished units are kept.
     """
-    check_type("prepared", prepared, Setup, "prepare(model, settings) makes it")
-    check_type("options", options, RunOptions, "such as RunOptions(workers=2)")
+    settings, options = with_keywords(data, settings, options, keywords)
     if options.per_input:
         require_parquet()
-    with starting_workers(options, choose_provider(prepared.settings.provider)) as options_with_workers:
-        return _run(prepared, faults, options_with_workers)
+    provider = model.settings.provider if isinstance(model, Setup) else settings.provider
+    with starting_workers(options, choose_provider(provider)) as options_with_workers:
+        return _run(_prepared(model, settings, options), faults, options_with_workers)
 
 
-def _run(prepared: Setup, faults: str | Path | Iterable[Injection] | AdaptiveList, options: RunOptions) -> Campaign:
-    setup = as_begun(prepared, options.run) if options.resume else prepared
+def _prepared(model: object, settings: Settings, options: RunOptions) -> Setup:
+    if not isinstance(model, Setup):
+        return prepare_run(model, settings, options)
+    if settings != Settings():
+        raise BitswapError(
+            "`settings`: expected none with a prepared model, found some; give them and `data` to prepare"
+        )
+    return as_begun(model, options.run) if options.resume else model
+
+
+def _run(setup: Setup, faults: object, options: RunOptions) -> Campaign:
     adaptive = faults if isinstance(faults, AdaptiveList) else None
     first = faults.pilot.injections if isinstance(faults, AdaptiveList) else faults
     plan = check_list(setup, first, options.bit_order, options.inputs_per_injection)
@@ -89,7 +107,7 @@ def _run(prepared: Setup, faults: str | Path | Iterable[Injection] | AdaptiveLis
     options.end_waiting(shares.workers)
     if options.on_notes:
         options.on_notes([*plan.notes, *shares.notes, *plan.setup.warnings])
-    golden = golden_record(plan, clean, adaptive.name if adaptive else _list_name(faults, options, plan.setup))
+    golden = golden_record(plan, clean, adaptive.name if adaptive else _drawn_or_given(faults, options, plan.setup))
     with _run_directory(folder) as store:
         if store.is_new:
             if options.resume and options.on_notes:
@@ -107,7 +125,7 @@ def _run(prepared: Setup, faults: str | Path | Iterable[Injection] | AdaptiveLis
         return Campaign(folder, summarize(store), {**store.golden.stored(), **how_it_ran(store)}, plan.notes)
 
 
-def prepare_run(model: str | Path, settings: Settings, options: RunOptions) -> Setup:
+def prepare_run(model: object, settings: Settings, options: RunOptions) -> Setup:
     """Prepare a model for a run, a resumed one with the choices that it began with."""
     setup = prepare(model, settings)
     return as_begun(setup, options.run) if options.resume else setup
@@ -118,10 +136,16 @@ def default_run(setup: Setup) -> Path:
     return folder_of_now(Path("reports", setup.dataset.name, setup.model.name))
 
 
-def _list_name(faults: object, options: RunOptions, setup: Setup) -> str:
+def _drawn_or_given(faults: object, options: RunOptions, setup: Setup) -> str:
     if options.experiment:
         return f"drawn by {options.experiment}, seed {setup.seed}"
-    return Path(faults).name if isinstance(faults, str | Path) else "given in memory"
+    return list_name(faults)
+
+
+def list_name(faults: object) -> str:
+    """Return the name of a list's file, or that the faults are given in memory."""
+    path = faults.path if isinstance(faults, FaultList) else faults
+    return Path(path).name if isinstance(path, str | PathLike) else "given in memory"
 
 
 def _begun(

@@ -1,14 +1,15 @@
 """Settings of a model: its data and its numerics, whatever the faults."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from bitswap_onnx.campaign.live import given_data
 from bitswap_onnx.data.preprocessing import Preprocessing
-from bitswap_onnx.data.synthetic import is_synthetic
 from bitswap_onnx.errors import BitswapError, check_choice, check_path, check_type, check_whole, shown
+from bitswap_onnx.faults.numerals import numbers_in, whole
 from bitswap_onnx.outcome import parse_criterion
 
 #: The value of ``seed`` that asks for a seed from the clock.
@@ -20,9 +21,11 @@ class Settings:
     """Settings of a model and its data that do not depend on the faults. The command line has the same options.
 
     ``data``: a dataset's path (`bitswap_onnx.data.dataset.load_dataset`), or the text ``synthetic`` or ``synthetic:N`` for
-    seeded standard-normal inputs (`bitswap_onnx.data.synthetic`); None: the ``.npz`` beside the model. ``preprocessing`` is
-    also taken as the name of a preset. ``limit``: the number of inputs to draw at random with ``seed``; ``first``: the
-    number of first inputs to take. ``input_shape``, without the batch, settles open dimensions; None: the data do.
+    seeded standard-normal inputs (`bitswap_onnx.data.synthetic`); inputs x (N, ...) as an array or tensor, a pair (x, y), a
+    dict with both, a torch Dataset or DataLoader, a tf.data.Dataset, a `Dataset`: read once, here; None: the ``.npz``
+    beside the model. ``preprocessing`` is also taken as the name of a preset. ``limit``: the number of inputs to draw at
+    random with ``seed``; ``first``: the number of first inputs to take. ``input_shape``, without the batch and also as text
+    (``3,32,32``), settles open dimensions; None: the data do.
     ``output``: the value that holds the scores. ``criterion``: ``top-1`` or ``tolerance=REL``. With ``seed`` `FROM_CLOCK`
     the clock gives the seed, and ``from_clock`` becomes True. ``provider``, ``fusion``, ``layout``: see
     `bitswap_onnx.runtime.session.Numerics`. ``batch_size``: the one of all runs; None: the model's own, else 32, or a
@@ -32,13 +35,13 @@ class Settings:
     Raises BitswapError for a value that its parameter does not allow.
     """
 
-    data: str | Path | None = None
+    data: Any = None
     labels: str | Path | None = None
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     limit: int | None = None
     first: int | None = None
     seed: int = 0
-    input_shape: Sequence[int] | None = None
+    input_shape: Any = None
     output: str | None = None
     criterion: str | None = None
     provider: Literal["auto", "cpu", "cuda"] = "cpu"
@@ -53,15 +56,17 @@ class Settings:
         if isinstance(self.preprocessing, str):
             self._set("preprocessing", Preprocessing(preset=self.preprocessing))
         check_type("preprocessing", self.preprocessing, Preprocessing, "a preset may be given by its name")
-        if self.data is not None and not is_synthetic(self.data):
-            self._set("data", check_path("data", self.data))
+        if self.data is not None:
+            self._set("data", given_data(self.data, self.first))
         if self.labels is not None:
             self._set("labels", check_path("labels", self.labels))
         for name in ("limit", "first", "batch_size"):
             if getattr(self, name) is not None:
                 self._set(name, check_whole(name, getattr(self, name), 1))
+        if isinstance(self.input_shape, str):
+            self._set("input_shape", numbers_in("input_shape", self.input_shape, whole))
         if self.input_shape is not None:
-            if isinstance(self.input_shape, str) or not isinstance(self.input_shape, Iterable):
+            if not isinstance(self.input_shape, Iterable):
                 found = shown(self.input_shape)
                 raise BitswapError(f"`input_shape`: expected whole numbers like (3, 32, 32), found {found}")
             self._set("input_shape", tuple(check_whole("input_shape", size, 1) for size in self.input_shape))

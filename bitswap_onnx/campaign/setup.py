@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from bitswap_onnx.campaign.batch_size import LARGEST_BATCH, choose_batch
 from bitswap_onnx.campaign.data_warnings import data_warnings
 from bitswap_onnx.campaign.inputs import load_inputs
+from bitswap_onnx.campaign.live import given_model
 from bitswap_onnx.campaign.settings import Settings, for_neurons
 from bitswap_onnx.data.dataset import Dataset
 from bitswap_onnx.data.synthetic import is_synthetic
@@ -22,10 +23,9 @@ from bitswap_onnx.errors import (
     Findings,
     InterruptedRunError,
     amount,
-    check_path,
     check_type,
 )
-from bitswap_onnx.graph.model import Model, load_model
+from bitswap_onnx.graph.model import Model
 from bitswap_onnx.graph.neurons import instrument
 from bitswap_onnx.graph.operators import is_quantized
 from bitswap_onnx.graph.signature import ModelInput, OpenInput, ends_in_softmax, open_input, score_output
@@ -60,7 +60,6 @@ class Setup:
     ``left_out``: notes on layers that faults cannot hit.
     """
 
-    path: Path
     model: Model
     spec: ModelInput
     output: str
@@ -72,6 +71,11 @@ class Setup:
     shape_notes: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
     _clean_run: CleanRun | None = field(default=None, init=False, repr=False)
+
+    @property
+    def path(self) -> Path | None:
+        """The model's file, None for a model in memory."""
+        return self.model.source
 
     @property
     def seed(self) -> int:
@@ -186,22 +190,25 @@ class Setup:
         return self._clean_run
 
 
-def prepare(path: str | Path, settings: Settings = Settings()) -> Setup:
-    """Load and check a model and its data; raises the BitswapError that says what does not fit."""
-    path = check_path("model", path)
+def prepare(model: object, settings: Settings = Settings()) -> Setup:
+    """Load and check a model and its data; raises the BitswapError that says what does not fit.
+
+    ``model``: the path of an ONNX file, a `Model`, an ``onnx.ModelProto``, or a PyTorch module or Keras model, which is
+    exported first (`bitswap_onnx.campaign.live.given_model`).
+    """
     check_type("settings", settings, Settings, "such as Settings(batch_size=32)")
-    model = spilled(load_model(path))
+    loaded = spilled(given_model(model, settings))
     criterion = parse_criterion(settings.criterion)
-    declared, findings = open_input(model), Findings()
+    declared, findings = open_input(loaded), Findings()
     with findings.check():
-        output = score_output(model, settings.output, classes=criterion.needs_classes)
+        output = score_output(loaded, settings.output, classes=criterion.needs_classes)
     with findings.check():
-        dataset = load_inputs(path, declared, settings)
+        dataset = load_inputs(loaded, declared, settings)
     findings.raise_all()
     spec = declared.settled(dataset.shape)
-    spec, batch_size, batch_notes = choose_batch(model, settings, output, spec, dataset)
+    spec, batch_size, batch_notes = choose_batch(loaded, settings, output, spec, dataset)
     notes = _shape_notes(declared, spec, settings)
-    return Setup(path, model, spec, output, dataset, criterion, settings, batch_size, batch_notes, notes)
+    return Setup(loaded, spec, output, dataset, criterion, settings, batch_size, batch_notes, notes)
 
 
 def _shape_notes(declared: OpenInput, spec: ModelInput, settings: Settings) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from bitswap_onnx.campaign.schedule import Queue
 from bitswap_onnx.campaign.setup import Setup
 from bitswap_onnx.campaign.store import Store
 from bitswap_onnx.errors import RunError
+from bitswap_onnx.graph.model import save_model
 from bitswap_onnx.graph.spill import SpilledModel
 from bitswap_onnx.outcome import Golden
 from bitswap_onnx.runtime.lanes import FaultyPath
@@ -83,8 +84,11 @@ class CampaignWorkers:
             raise RunError(f"{scratch}: cannot write the prepared inputs: {error.strerror}; free some space") from None
         model = setup.model
         private = model.file if isinstance(model, SpilledModel) else None
+        if private is None and setup.path is None:
+            private = scratch.resolve() / "model.onnx"
+            save_model(model, private)
         return WorkerSettings(
-            model=str(private or setup.path.resolve()),
+            model=str(private or (setup.path and setup.path.resolve())),
             sha256="" if private else model.sha256,
             scratch=str(scratch.resolve()),
             has_labels=golden.labels is not None,

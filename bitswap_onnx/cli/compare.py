@@ -118,7 +118,7 @@ def command(
                 on_notes=view.print_notes_aside,
                 stop=stop_on_signal(),
             )
-            comparison = compare_models(*models, faults, folder, judgement, settings, options)
+            comparison = compare_models(*models, faults, judgement=judgement, settings=settings, options=options)
     files = _write(comparison, folder)
     view.print(folder, partial(document_of, files[0], files), partial(_print, comparison, folder))
 

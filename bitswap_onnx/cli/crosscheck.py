@@ -1,6 +1,5 @@
 """``crosscheck``: ONNX Runtime against native torch, Keras and TensorFlow."""
 
-import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -58,12 +57,12 @@ def command(
 
     check_key(key, weights)
     makers = [_maker(text, weights, key, pretrained, trust_pickle) for text in native]
-    with tempfile.TemporaryDirectory() as scratch, console.progress() as on_progress:
+    with console.progress() as on_progress:
         verdicts = crosscheck(
             model,
             faults,
-            makers,
-            run=out or Path(scratch) / "run",
+            natives=makers,
+            run=out,
             settings=settings,
             injections=injections,
             max_nonfinite=max_nonfinite / 100,

@@ -160,7 +160,11 @@ def _print(rates: "Rates", fit: "Fit | None") -> None:
     quantities = {row.quantity for row in scopes["network"]}
     console.print_notes((text for name, text in _MEANINGS.items() if name in quantities), "")
     for scope in _HEADS:
-        if scope in scopes:
+        if scope in scopes and all(row.too_few for row in scopes[scope]) and len(scopes[scope]) > 1:
+            console.out.print(
+                f"By {_HEADS[scope].lower()}: too few faults in every row; --json and --csv have the intervals"
+            )
+        elif scope in scopes:
             console.out.print(_groups(scopes[scope], rates))
     if CURVE in scopes:
         console.out.print(_curve(scopes[CURVE], rates))

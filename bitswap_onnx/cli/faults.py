@@ -48,14 +48,12 @@ def convert(
     ],
 ) -> None:
     """Write the same faults for another model with the same weights; its names and layouts may differ."""
-    from bitswap_onnx.faults.fault_list import read_fault_list, write_fault_list
-    from bitswap_onnx.graph.list_conversion import convert_faults
+    from bitswap_onnx.experiments.comparison.convert import convert_faults
     from bitswap_onnx.graph.model import load_model
 
     model_a, model_b = load_model(source), load_model(partner)
     check_output(out, [faults, source, partner, *model_a.data_files, *model_b.data_files])
-    converted = convert_faults(read_fault_list(faults), model_a, model_b)
-    write_fault_list(out, converted)
+    converted = convert_faults(faults, model_a, model_b, out=out)
     console.print_notes(converted.notes)
     console.out.print(f"written: {out}: {amount(converted.injections, 'injection')} for {model_b.name}")
 

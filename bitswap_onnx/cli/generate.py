@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from bitswap_onnx.cli import console
 from bitswap_onnx.cli.option_groups import fault_option, precision_option, run_option
-from bitswap_onnx.cli.option_types import BitsOption, Exclude, Kinds, Layers, ModelPath, Out, Parameters, parse_kinds
+from bitswap_onnx.cli.option_types import BitsOption, Exclude, Kinds, Layers, ModelPath, Out, Parameters
 from bitswap_onnx.errors import BitswapError
 from bitswap_onnx.files import check_output
 from bitswap_onnx.sampling.choices import Population, Rounding, SamplingScheme
@@ -106,7 +106,7 @@ def command(
         t=t,
         proportion=proportion,
         rounding=rounding,
-        kinds=parse_kinds(kinds),
+        kinds=kinds,
         population=population,
         layers=layers,
         exclude=exclude,

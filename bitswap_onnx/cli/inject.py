@@ -88,10 +88,9 @@ def command(
             )
             campaign = reached.campaign
         else:
-            assert faults is not None
-            from bitswap_onnx.campaign.run import prepare_run, run_campaign  # while the workers load
+            from bitswap_onnx.campaign.run import run_campaign  # while the workers load
 
-            campaign = run_campaign(prepare_run(model, settings, options), faults, watched_options)
+            campaign = run_campaign(model, faults, settings=settings, options=watched_options)
     view.print(campaign.run, partial(campaign_document, campaign, reached), partial(_print, campaign, reached))
 
 

@@ -4,9 +4,9 @@ import functools
 import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from bitswap_onnx.campaign.options import DEFAULT_AUDIT, RunOptions, parse_audit
+from bitswap_onnx.campaign.options import DEFAULT_AUDIT, RunOptions
 from bitswap_onnx.cli.option_groups import (
     data_option,
     fault_option,
@@ -23,20 +23,16 @@ from bitswap_onnx.cli.option_types import (
     Out,
     Parameters,
     Quiet,
-    parse_kinds,
-    parse_size,
 )
 from bitswap_onnx.cli.view import View
 from bitswap_onnx.data.presets import PRESETS
 from bitswap_onnx.errors import BitswapError, RunError
-from bitswap_onnx.faults.numerals import real, whole
-from bitswap_onnx.until.goal import UntilScheme, parse_goal
+from bitswap_onnx.until.goal import UntilScheme
 
 if TYPE_CHECKING:
     from bitswap_onnx.campaign.settings import Settings
     from bitswap_onnx.until.drawn_list import Until
 
-Number = TypeVar("Number", int, float)
 _Data = Annotated[
     str | None,
     data_option(
@@ -134,9 +130,9 @@ def _shared(
 
     preprocessing = Preprocessing(
         preset=preset,
-        mean=_numbers(mean, "--mean", real),
-        std=_numbers(std, "--std", real),
-        resize=_pair(resize),
+        mean=mean,
+        std=std,
+        resize=resize,
         data_layout=data_layout.lower() if data_layout else None,
     )
     return Settings(
@@ -146,7 +142,7 @@ def _shared(
         limit=limit,
         first=first,
         seed=seed,
-        input_shape=_numbers(input_shape, "--input-shape", whole),
+        input_shape=input_shape,
         output=output,
         criterion=criterion,
         provider=provider,
@@ -190,10 +186,10 @@ def _run_options(
     ] = None,
 ) -> RunOptions:
     """Return the options of a run that the command line describes."""
-    size, again = parse_size(memory, "--memory"), DEFAULT_AUDIT if audit is None else parse_audit(audit)
+    again = DEFAULT_AUDIT if audit is None else audit
     if resume and out is not None:
         check_resumed(out)
-    return RunOptions(run=out, resume=resume, workers=workers, engine=engine, memory=size, audit=again)
+    return RunOptions(run=out, resume=resume, workers=workers, engine=engine, memory=memory, audit=again)
 
 
 def _view(as_json: Json = False, quiet: Quiet = False) -> View:
@@ -230,9 +226,9 @@ def _until(
         from bitswap_onnx.until.drawn_list import Until
 
         return Until(
-            goal=parse_goal(until),
+            goal=until,
             scheme=scheme,
-            kinds=parse_kinds(kinds),
+            kinds=kinds,
             layers=layers,
             exclude=exclude,
             parameters=parameters,
@@ -275,22 +271,6 @@ def with_shared(command: Callable[..., None]) -> Callable[..., None]:
     wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     wrapper.__annotations__ = {p.name: p.annotation for p in parameters}
     return wrapper
-
-
-def _numbers(text: str | None, option: str, kind: Callable[[str], Number]) -> tuple[Number, ...] | None:
-    try:
-        return None if text is None else tuple(kind(part) for part in text.split(","))
-    except ValueError:
-        raise BitswapError(f"{option}: expected numbers separated by commas, found {text!r}") from None
-
-
-def _pair(text: str | None) -> tuple[int, int] | None:
-    numbers = _numbers(text, "--resize", whole)
-    if numbers is None:
-        return None
-    if len(numbers) != 2 or min(numbers) < 1:
-        raise BitswapError(f"--resize: expected height,width, found {text!r}")
-    return numbers[0], numbers[1]
 
 
 def check_resumed(out: Path) -> None:

@@ -91,7 +91,7 @@ def command(
     with watched(options, view) as watched_options:
         robustness = evaluate_robustness(
             model,
-            _named(ranking or []),
+            rankings=_named(ranking or []),
             form=form,
             builtin=_builtin(builtin),
             settings=settings,

@@ -18,7 +18,7 @@ from bitswap_onnx.data.images import StoredImages
 from bitswap_onnx.data.open_shapes import settled_shape
 from bitswap_onnx.data.preprocessing import Preprocessing, decoding_for, is_float, plan_pipeline, recipe_for
 from bitswap_onnx.data.presets import PRESETS, Recipe
-from bitswap_onnx.data.readers import Reader, open_data
+from bitswap_onnx.data.readers import Reader, open_data, with_labels
 from bitswap_onnx.data.stored import Array, Labels, StoredArray
 from bitswap_onnx.errors import DataError, Findings, RunError, amount
 
@@ -85,7 +85,7 @@ def _chunk_length(bytes_each: int) -> int:
 
 
 def load_dataset(
-    path: Path | str,
+    path: Path | str | StoredArray,
     *,
     input_shape: Sequence[int | None],
     dtype: np.dtype[Any],
@@ -98,6 +98,8 @@ def load_dataset(
 ) -> Dataset:
     """Load the dataset at ``path`` for a model whose inputs, without the batch, are ``input_shape`` of ``dtype``.
 
+    ``path`` may also be data in memory (`bitswap_onnx.data.in_memory.stored_in_memory`).
+
     None in ``input_shape`` is an open dimension: `Dataset.shape` has the size that the data give it. `open_data` lists the
     formats, ``readers`` adds some. ``labels``: a file of labels that replaces the dataset's own. ``limit``: the number of
     inputs to draw with ``seed``, kept in dataset order; ``first``: the number of first inputs to take. Either takes all
@@ -105,7 +107,11 @@ def load_dataset(
     MissingExtraError where images need Pillow.
     """
     dtype, recipe = np.dtype(dtype), recipe_for(preprocessing)
-    stored = open_data(Path(path), None if labels is None else Path(labels), decoding_for(recipe, input_shape), readers)
+    label_file = None if labels is None else Path(labels)
+    if isinstance(path, StoredArray):
+        stored: StoredArray | StoredImages = path if label_file is None else with_labels(path, label_file)
+    else:
+        stored = open_data(Path(path), label_file, decoding_for(recipe, input_shape), readers)
     if isinstance(stored, StoredArray) and stored.inputs.ndim == len(input_shape) == 3 and 1 in input_shape[::2]:
         stored = replace(stored, inputs=stored.inputs[..., None], layout="nhwc")  # gray images, as in Keras's mnist.npz
     if preprocessing.preset is None and stored.dtype != np.uint8:
@@ -126,7 +132,8 @@ def load_dataset(
 
     y = None if stored.labels is None else stored.labels[rows].astype(np.int64)
     steps = [f"{option} {value}" for option, value in vars(preprocessing).items() if value is not None]
-    source = ", ".join([f"{selection} of {stored.path}", *steps, "no labels" if y is None else "with labels"])
+    place = "in memory" if isinstance(stored.path, str) else f"of {stored.path}"
+    source = ", ".join([f"{selection} {place}", *steps, "no labels" if y is None else "with labels"])
     classes = stored.classes if isinstance(stored, StoredImages) else None
     return Dataset(stored.name, source, y, shape, dtype, len(rows), read, classes)
 

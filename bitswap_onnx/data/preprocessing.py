@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from bitswap_onnx.data.images import Decoding, StoredImages, centre_crop
 from bitswap_onnx.data.presets import PRESETS, Recipe
 from bitswap_onnx.data.stored import Array, StoredArray
-from bitswap_onnx.errors import DataError
+from bitswap_onnx.errors import BitswapError, DataError
+from bitswap_onnx.faults.numerals import numbers_in, real, whole
 
 #: Layout → where one input has its channels, height and width.
 AXES = {"nchw": (0, 1, 2), "nhwc": (2, 0, 1)}
@@ -24,7 +25,8 @@ class Preprocessing:
     """The preprocessing that the user wants; raises DataError for wrong or contradictory values.
 
     ``preset``: a name in `PRESETS`, for RGB pixels 0-255; with ``-numpy`` behind it, computed as numpy does. ``mean``,
-    ``std``: compute (x - mean) / std, with one value for all channels or one per channel; x is the stored value, or the
+    ``std``: compute (x - mean) / std, with one number for all channels or one per channel, also as text (``0.4,0.5,0.6``);
+    afterwards each is a tuple of numbers. x is the stored value, or the
     stored value / 255 for uint8. ``resize``: (height, width), bilinear, replaces the resizing of the preset.
     ``data_layout``: the layout of the stored data, nchw or nhwc.
 
@@ -33,9 +35,9 @@ class Preprocessing:
     """
 
     preset: str | None = None
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    resize: tuple[int, int] | None = None
+    mean: Any = None
+    std: Any = None
+    resize: Any = None
     data_layout: str | None = None
 
     def __post_init__(self) -> None:
@@ -57,9 +59,16 @@ class Preprocessing:
 
 
 def _numbers(name: str, values: object, number: type) -> tuple[Any, ...] | None:
-    """Return numbers of some sequence as a tuple; raises DataError for anything else."""
+    """Return numbers of some sequence or text as a tuple; raises DataError for anything else."""
     if values is None:
         return None
+    if isinstance(values, str):
+        try:
+            return numbers_in(name, values, whole if number is Integral else real)
+        except BitswapError as error:
+            raise DataError(str(error)) from None
+    if isinstance(values, number):
+        return (values,)
     if not isinstance(values, Sequence | np.ndarray) or not all(isinstance(value, number) for value in values):
         kind = "whole numbers" if number is Integral else "numbers"
         raise DataError(f"`{name}`: expected a tuple of {kind}, found {values!r}")

@@ -44,8 +44,13 @@ def open_data(
     if stored.inputs.ndim < 2 or stored.inputs.size == 0:
         raise DataError(f"{path}: x has shape {stored.inputs.shape}, expected at least one input: (N, ...)")
     if labels is not None:
-        return replace(stored, labels=labels_from_file(labels, len(stored)))
+        return with_labels(stored, labels)
     return stored if stored.labels is None else replace(stored, labels=as_labels(stored.labels, len(stored), str(path)))
+
+
+def with_labels(stored: StoredArray, labels: Path) -> StoredArray:
+    """Return the same inputs with the labels of a file; raises DataError."""
+    return replace(stored, labels=labels_from_file(labels, len(stored)))
 
 
 def _expected(readers: Mapping[str, Reader] | None) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,15 @@ Labels = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class StoredArray:
-    """Inputs (N, ...) in one array, in memory or mapped; labels (N,) or None; the layout if the file format fixes it."""
+    """Inputs (N, ...) in one array, in memory or mapped; labels (N,) or None; the layout if the file format fixes it.
+
+    ``path``: the file, or as text the parameter that a caller gave.
+    """
 
     name: str
-    path: Path
-    inputs: Array
-    labels: Array | None = None
+    path: Path | str
+    inputs: Array = field(repr=False)
+    labels: Array | None = field(default=None, repr=False)
     layout: str | None = None
 
     def __len__(self) -> int:

@@ -2,7 +2,6 @@
 
 import math
 import re
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ DEFAULT_INPUTS = 128
 _MOST_BYTES = 1 << 33
 
 
-def is_synthetic(data: str | Path | None) -> bool:
+def is_synthetic(data: object) -> bool:
     """Whether ``data`` asks for synthetic inputs: as text; a `Path`, or ``./synthetic``, is a file of that name."""
     return isinstance(data, str) and data.partition(":")[0] == "synthetic"
 

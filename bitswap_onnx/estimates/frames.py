@@ -106,7 +106,7 @@ def _of_design(design: ListDesign) -> Strata:
     columns = ((stratum.name, stratum.size, stratum.population) for stratum in design.strata)
     names, sizes, populations = zip(*columns, strict=True)
     bits = design.population if single_flips else None
-    return Strata(names, sizes, populations, bits, parts=parts_of(design.sampled, request.pattern))
+    return Strata(names, sizes, populations, bits, design.order, parts_of(design.sampled, request.pattern))
 
 
 def _list_hashes(source: Source) -> tuple[str, ...]:

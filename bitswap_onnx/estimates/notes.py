@@ -6,8 +6,17 @@ NO_DESIGN = (
 )
 
 RUN_BESIDE = (
-    "the file lies in its run directory, which may know how faults and inputs were drawn; estimate that instead"
+    "the file lies in its run directory, which knows which inputs ran, and how faults were drawn; estimate that instead"
 )
+
+
+def plain_mean(share: float) -> str:
+    """Return how the mean over the faults of a list with strata differs from the estimate."""
+    return (
+        "strata weigh as their part of all faults; the list drew some of them more often than others, and the plain mean of "
+        f"the critical share over its faults is {100 * share:.4g} %"
+    )
+
 
 TOO_FEW = (
     "too few faults in some groups: even if all of them had the same outcome, the interval would reach past one half, so "

@@ -189,6 +189,10 @@ def _groups(recorded: Recorded, question: Question, frame: Frame) -> Iterator[_A
 
 def _remarks(sample: _Sample, recorded: Recorded, asked: list[_Asked]) -> Iterator[str]:
     """Yield the notes that follow from the numbers."""
+    network, leading = asked[0].weights, sample.quantities[sample.question.leading]
+    plain, weighted = float(leading.values.mean()), weighted_mean(network, leading, asked[0].level).mean
+    if f"{plain:.3g}" != f"{weighted:.3g}":
+        yield notes.plain_mean(plain)
     if any(group.weights.listed is not None for group in asked):
         yield notes.APPROXIMATE
     if any(group.too_few for group in asked):

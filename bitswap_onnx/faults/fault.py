@@ -2,6 +2,7 @@
 
 import operator
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal, TypeVar
@@ -88,6 +89,21 @@ class Fault:
         target = self.layer if name is None else f"{self.layer} ({name})"
         inputs = "" if self.input is None else f" for input {self.input}"
         return f"{self.kind} {change} of {target}{list(self.index)}{inputs}"
+
+
+#: Name in a text of kinds → the kinds that it stands for.
+KIND_NAMES = {"stuck_at": (Kind.STUCK_AT_0, Kind.STUCK_AT_1), **{k.value: (k,) for k in Kind if k in BIT_KINDS}}
+
+
+def parse_kinds(kinds: str | Iterable[Kind | str]) -> tuple[Kind, ...]:
+    """Return the kinds named in a text like ``flip,stuck_at``, or one by one; raises FaultListError for other names."""
+    names = [part.strip() for part in kinds.split(",")] if isinstance(kinds, str) else list(kinds)
+    unknown = next((name for name in names if name not in KIND_NAMES), None)
+    if unknown is not None:
+        raise FaultListError(
+            f"`kinds`: expected some of {', '.join(KIND_NAMES)}, separated by commas, found {unknown!r}"
+        )
+    return tuple(kind for name in names for kind in KIND_NAMES[name])
 
 
 def _member(choices: type[_Choice], name: str, given: str, where: str) -> _Choice:

@@ -14,7 +14,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TextIO
 
 from bitswap_onnx.errors import FaultListError
 from bitswap_onnx.faults.csv_rows import read_rows
@@ -32,7 +31,7 @@ class FaultList:
     def __iter__(self) -> Iterator[Injection]:
         try:
             with self.path.open(encoding="utf-8-sig", newline="") as file:
-                yield from _injections(self.path.name, file)
+                yield from injections_of_rows(self.path.name, read_rows(self.path.name, file))
         except UnicodeDecodeError as error:
             is_model = self.path.suffix.lower() == ".onnx"
             advice = "it is a model: the model comes first, then the list" if is_model else "save it as UTF-8"
@@ -139,12 +138,15 @@ def _input_text(fault: Fault) -> str:
     return "all" if fault.input is None else str(fault.input)
 
 
-def _injections(source: str, file: TextIO) -> Iterator[Injection]:
-    """Yield the injections of a file: adjacent rows of one id. An id that comes back later is an error."""
+def injections_of_rows(source: str, rows: Iterator[tuple[int, list[str]]]) -> Iterator[Injection]:
+    """Yield the injections of numbered rows, the header first: adjacent rows of one id.
+
+    Raises FaultListError, which names ``source`` and row, for a wrong row and for an id that comes back later.
+    """
     first_line: dict[str, int] = {}
     current = ""
     faults: list[Fault] = []
-    for line, identifier, fault in _rows(source, file):
+    for line, identifier, fault in _faults(source, rows):
         if identifier != current:
             if faults:
                 yield Injection(current, tuple(faults))
@@ -160,8 +162,7 @@ def _injections(source: str, file: TextIO) -> Iterator[Injection]:
         yield Injection(current, tuple(faults))
 
 
-def _rows(source: str, file: TextIO) -> Iterator[tuple[int, str, Fault]]:
-    rows = read_rows(source, file)
+def _faults(source: str, rows: Iterator[tuple[int, list[str]]]) -> Iterator[tuple[int, str, Fault]]:
     line, header = next(rows, (0, []))
     if line != 1:
         found = "an empty line" if line else "an empty file"

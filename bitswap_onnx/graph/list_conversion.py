@@ -31,7 +31,7 @@ class ConvertedFaults:
         return map(self._converter.convert, self.faults)
 
 
-def convert_faults(faults: Iterable[Injection], source: Model, partner: Model) -> ConvertedFaults:
+def converted_faults(faults: Iterable[Injection], source: Model, partner: Model) -> ConvertedFaults:
     """Return ``faults``, a list for ``source``, as a list for ``partner``; targets are paired by content.
 
     Layer, parameter and index change; ids, kinds, bits, values and order stay. The whole list is read once here, and

@@ -42,6 +42,7 @@ class ListDesign:
     """How a list was drawn: request, model, regions drawn from, strata in the order of the list, hash of the list.
 
     ``coverage``: how many of the model's stored bits the regions are; None in designs from before it was recorded.
+    ``order``: the number of each injection's stratum; None where the list has one stratum after the other.
     """
 
     request: SamplingRequest
@@ -54,13 +55,14 @@ class ListDesign:
     size: int
     list_sha256: str
     coverage: Coverage | None = None
+    order: tuple[int, ...] | None = None
 
     @property
     def text(self) -> str:
-        """The text that `parse_design` reads: JSON with one line per entry, and per element of a list."""
+        """The text that `parse_design` reads: JSON with one line per entry, and per region and stratum."""
         entries = []
         for key, value in {"format": _FORMAT, "version": _VERSION, **asdict(self)}.items():
-            rows = ",\n".join(f"  {json.dumps(element)}" for element in value) if isinstance(value, tuple) else ""
+            rows = ",\n".join(f"  {json.dumps(row)}" for row in value) if key in ("regions", "strata") else ""
             entries.append(f" {json.dumps(key)}: " + (f"[\n{rows}\n ]" if rows else json.dumps(value)))
         return "{\n" + ",\n".join(entries) + "\n}\n"
 
@@ -120,10 +122,15 @@ def _is_consistent(design: ListDesign) -> bool:
     """Whether the strata add up to the list and are those of the regions, and formats have the regions' bits."""
     strata, pattern = design.strata, design.request.pattern
     ends = list(accumulate((entry.size for entry in strata), initial=0))
+    first, sizes = ends[:-1], [entry.size for entry in strata]
+    if design.order is not None:
+        order = list(design.order)
+        sizes = [order.count(number) for number in range(len(strata))]
+        first = [order.index(number) if number in order else -1 for number in range(len(strata))]
     populations = [(stratum.name, pattern.population(stratum.slots)) for stratum in design.sampled]
     return (
-        [entry.first for entry in strata] == ends[:-1]
-        and design.size == ends[-1]
+        [(entry.first, entry.size) for entry in strata] == list(zip(first, sizes, strict=True))
+        and design.size == ends[-1] == (ends[-1] if design.order is None else len(design.order))
         and design.population == sum(entry.population for entry in strata)
         and all(0 < entry.size <= entry.population for entry in strata)
         and populations == [(entry.name, entry.population) for entry in strata]
@@ -141,4 +148,6 @@ def _parse(record: dict[str, Any]) -> ListDesign:
     fields = {"request": SamplingRequest(**request), "regions": tuple(regions), "strata": tuple(strata)}
     if record.get("coverage") is not None:
         fields["coverage"] = Coverage.from_stored(record["coverage"])
+    if record.get("order") is not None:
+        fields["order"] = tuple(record["order"])
     return ListDesign(**(record | fields))

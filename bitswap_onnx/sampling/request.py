@@ -3,10 +3,11 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from typing import Any, Literal, get_args
 
 from bitswap_onnx.errors import BitswapError
-from bitswap_onnx.faults.fault import Kind
-from bitswap_onnx.sampling.choices import Population, Rounding, SamplingScheme
+from bitswap_onnx.faults.fault import Kind, parse_kinds
+from bitswap_onnx.sampling.choices import IN_TURN, Population, Rounding, SamplingScheme
 from bitswap_onnx.sampling.sizes import normal_quantile
 from bitswap_onnx.sampling.strata import Pattern, Region
 
@@ -14,7 +15,7 @@ from bitswap_onnx.sampling.strata import Pattern, Region
 _SIZING = ("margin", "confidence", "t", "proportion", "rounding", "population")
 _IDLE = {"data-aware": ("proportion",), "exhaustive": _SIZING}
 #: Schemes whose strata may have a given size.
-_NUMBERED = ("network", "layer", "bit-layer", "per-target")
+_NUMBERED = ("network", "layer", "bit-layer", "per-target", IN_TURN)
 
 #: The name of a bit's stratum in each scheme; bits with the same name are one stratum.
 STRATUM_NAMES: dict[str, Callable[[Region, int], str]] = {
@@ -24,6 +25,7 @@ STRATUM_NAMES: dict[str, Callable[[Region, int], str]] = {
     "data-aware": lambda region, bit: f"{region.layer} bit {bit}",
     "exhaustive": lambda region, bit: region.layer,
     "per-target": lambda region, bit: region.tensor,
+    IN_TURN: lambda region, bit: f"{region.tensor} bits {region.bits[0]}-{region.bits[-1]}",
 }
 
 
@@ -33,20 +35,20 @@ class SamplingRequest:
 
     A stratum gets as many injections as estimate a share of ``proportion`` p within ``margin`` e at ``confidence`` (or
     at its normal quantile ``t``); data-aware sizes take p from the weights. ``number``: injections per stratum instead: in
-    all (``network``), per layer, per bit of a layer, or ``per-target``, which has no other size. ``population``: the number
-    of faults per bit in the formula of sizes: ``flips`` counts 1, ``stuck_at`` 2; None: the number of ``kinds``. ``layers``,
-    ``exclude``, ``parameters``, ``bits``: filters of `find_population`. Raises BitswapError for values outside their range,
-    and for values that do not go together.
+    all (``network``), per layer, per bit of a layer, or ``per-target``, which has no other size. ``kinds``: a tuple of
+    `Kind`, or text like ``flip,stuck_at``. ``population``: the number of faults per bit in the formula of sizes: ``flips``
+    counts 1, ``stuck_at`` 2; None: the number of ``kinds``. ``layers``, ``exclude``, ``parameters``, ``bits``: filters of
+    `find_population`. Raises BitswapError for values outside their range, and for values that do not go together.
     """
 
-    scheme: SamplingScheme = "network"
+    scheme: SamplingScheme | Literal["in-turn"] = "network"
     margin: float = 0.01
     confidence: float = 0.99
     t: float | None = None
     proportion: float = 0.5
     rounding: Rounding = "nearest"
     number: int | None = None
-    kinds: tuple[Kind, ...] = (Kind.FLIP,)
+    kinds: Any = (Kind.FLIP,)
     population: Population | None = None
     layers: str | None = None
     exclude: str | None = None
@@ -57,6 +59,8 @@ class SamplingRequest:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if isinstance(self.kinds, str):
+            object.__setattr__(self, "kinds", parse_kinds(self.kinds))
         for name, value in (
             ("margin", self.margin),
             ("confidence", self.confidence),
@@ -95,7 +99,9 @@ class SamplingRequest:
 
 
 def refuse_idle(request: SamplingRequest) -> None:
-    """Raise BitswapError for a field that was set and would have no effect on the list."""
+    """Raise BitswapError for a field that was set and would have no effect on the list, and for the scheme `IN_TURN`."""
+    if request.scheme == IN_TURN:
+        raise BitswapError(f"`scheme`: expected one of {', '.join(get_args(SamplingScheme))}, found {IN_TURN}")
     idle = dict.fromkeys(_IDLE.get(request.scheme, ()), f"`scheme` {request.scheme}")
     if request.number is not None:
         idle = dict.fromkeys(_SIZING, "`number`")

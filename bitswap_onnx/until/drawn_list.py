@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,12 +17,12 @@ from bitswap_onnx.campaign.setup import Setup
 from bitswap_onnx.campaign.store import Store
 from bitswap_onnx.estimates.rates import shares_of
 from bitswap_onnx.estimates.read import read_counts
-from bitswap_onnx.faults.fault import Kind
+from bitswap_onnx.faults.fault import Kind, parse_kinds
 from bitswap_onnx.files import replacing
 from bitswap_onnx.sampling.population import find_population, population_coverage
 from bitswap_onnx.sampling.rounds import Round, choose_strata, injections_of_last
 from bitswap_onnx.sampling.strata import Pattern, Region, bit_group, parts_of, stratify
-from bitswap_onnx.until.goal import Goal, UntilScheme, is_reached
+from bitswap_onnx.until.goal import UntilScheme, is_reached, parse_goal
 from bitswap_onnx.until.planners import SCHEMES, Planner, add_round, interim_estimate
 
 #: The name of a bit's stratum in each scheme; bits with the same name are one stratum.
@@ -35,19 +36,24 @@ _STRATUM_NAMES: dict[UntilScheme, Callable[[Region, int], str]] = {
 class Until:
     """Request for a campaign that draws its own faults: ``goal``, ``scheme`` of drawing, ``kinds`` of faults, filters.
 
+    ``goal``: a `Goal`, or its text, ``critical±0.1%@99%``. ``kinds``: a tuple of `Kind`, or text like ``flip,stuck_at``.
     ``layers``, ``exclude``, ``parameters`` and ``bits`` are those of `find_population`. Raises BitswapError for kinds
     of faults that `Pattern` refuses.
     """
 
-    goal: Goal
+    goal: Any
     scheme: UntilScheme = "stratified"
-    kinds: tuple[Kind, ...] = (Kind.FLIP,)
+    kinds: Any = (Kind.FLIP,)
     layers: str | None = None
     exclude: str | None = None
     parameters: str = "weight"
     bits: str | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.goal, str):
+            object.__setattr__(self, "goal", parse_goal(self.goal))
+        if isinstance(self.kinds, str):
+            object.__setattr__(self, "kinds", parse_kinds(self.kinds))
         Pattern(self.kinds)  # raises for wrong kinds
 
 

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 
+from bitswap_onnx.campaign.keywords import Keywords, with_keywords
 from bitswap_onnx.campaign.options import RunOptions
 from bitswap_onnx.campaign.records import InterimEstimate
 from bitswap_onnx.campaign.run import Campaign, prepare_run, run_campaign
@@ -16,6 +17,7 @@ from bitswap_onnx.errors import BitswapError
 from bitswap_onnx.estimates.rates import shares_of
 from bitswap_onnx.sampling.input_blocks import sample_inputs
 from bitswap_onnx.until.drawn_list import DrawnList, Until
+from bitswap_onnx.until.goal import Goal
 
 
 @dataclass(frozen=True)
@@ -29,25 +31,30 @@ class Reached:
 
 
 def run_until(
-    model: str | Path,
-    until: Until,
+    model: object,
+    goal: Until | Goal | str,
+    data: object = None,
     *,
+    on_interim_estimate: Callable[[InterimEstimate], None] | None = None,
     settings: Settings = Settings(),
     options: RunOptions = RunOptions(),
-    on_interim_estimate: Callable[[InterimEstimate], None] | None = None,
+    **keywords: Unpack[Keywords],
 ) -> Reached:
     """Run faults of ``model``, drawn with the settings' seed, until the goal is reached or all faults have run.
 
-    The run directory also gets ``until.csv``, the interim estimate after each round; ``on_interim_estimate`` is called
-    with each. With ``options.resume``, a finished run continues to another margin or confidence. Its intervals remain
-    valid. Raises what `bitswap_onnx.campaign.run.run_campaign` raises, and BitswapError for a quantity that the model's
-    outcomes do not have.
+    ``model``, ``data`` and ``keywords`` are as in `run_campaign`. ``goal``: text like ``critical±0.1%@99%``, or an `Until`,
+    which also says which faults are drawn. The run directory also gets ``until.csv``, the interim estimate after each
+    round; ``on_interim_estimate`` is called with each. With ``resume``, a finished run continues to another margin or
+    confidence. Its intervals remain valid. Raises what `bitswap_onnx.campaign.run.run_campaign` raises, and BitswapError
+    for a quantity that the model's outcomes do not have.
     """
+    until = goal if isinstance(goal, Until) else Until(goal=goal)
+    settings, options = with_keywords(data, settings, options, keywords)
     setup = prepare_run(model, settings, options)
     sample = sample_inputs(options.inputs_per_injection, len(setup.dataset), setup.batch_size, setup.seed)
     _check_quantity(setup, until.goal.quantity)
     drawn = DrawnList(setup, until, on_interim_estimate, own_inputs=sample.length is not None)
-    campaign = run_campaign(setup, drawn, options)
+    campaign = run_campaign(setup, drawn, options=options)
     with reading(campaign.run) as store:
         record = store.drawing
     assert record is not None

@@ -191,7 +191,7 @@ class Machine:
         start = time.perf_counter()
         timer.start()
         try:
-            run_campaign(prepare(model, settings), faults, options)
+            run_campaign(prepare(model, settings), faults, options=options)
             finished = True
         except InterruptedRunError:
             finished = False

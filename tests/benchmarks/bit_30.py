@@ -45,7 +45,7 @@ def check(name: str, count: int, checkout: Path | None, folder: Path) -> tuple[s
     (verdict,) = crosscheck(
         model,
         folder / f"{name}.csv",
-        [lambda loaded: torch_native(network)],
+        natives=[lambda loaded: torch_native(network)],
         run=folder / name,
         settings=Settings(data=f"synthetic:{INPUTS}"),
     )

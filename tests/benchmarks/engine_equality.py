@@ -25,7 +25,7 @@ from bitswap_onnx.campaign.options import Audit
 from bitswap_onnx.campaign.settings import Settings
 from bitswap_onnx.faults.fault import Fault, Injection
 from bitswap_onnx.faults.fault_list import read_fault_list
-from bitswap_onnx.graph.list_conversion import convert_faults
+from bitswap_onnx.graph.list_conversion import converted_faults
 from bitswap_onnx.graph.model import load_model
 from bitswap_onnx.graph.targets import find_targets
 from tests.benchmarks import subjects
@@ -77,7 +77,7 @@ def keras_resnet(options: argparse.Namespace, folder: Path) -> Case:
     onnx_to_keras(subject.model, folder / "net.keras")
     export_keras(folder / "net.keras", folder / "keras.onnx")
     source, partner = load_model(subject.model), load_model(folder / "keras.onnx")
-    converted = convert_faults(read_fault_list(subject.faults), source, partner)
+    converted = converted_faults(read_fault_list(subject.faults), source, partner)
     faults = subjects.draw(converted, options.faults or 100, options.seed)
     return Case(KERAS, folder / "keras.onnx", faults, options.inputs or 128)
 

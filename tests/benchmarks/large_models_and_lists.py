@@ -69,7 +69,7 @@ def prove_large_model(folder: Path) -> None:
     np.savez(folder / "x.npz", x=x)
     start = time.perf_counter()
     settings = Settings(data=folder / "x.npz", batch_size=2)
-    finished = run_campaign(prepare(path, settings), [injection], RunOptions(run=folder / "run", workers=1))
+    finished = run_campaign(prepare(path, settings), [injection], options=RunOptions(run=folder / "run", workers=1))
     assert finished.summary.totals["critical"] == 2
     print(f"campaign of one injection: {time.perf_counter() - start:.0f} s, {peak()}")
 

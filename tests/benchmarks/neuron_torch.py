@@ -107,7 +107,7 @@ def run_engine(
     model: Path, injections: list[Injection], settings: Settings, folder: Path, engine: Any
 ) -> dict[str, Array]:
     """The scores of each injection by one engine."""
-    run_campaign(prepare(model, settings), injections, RunOptions(run=folder, engine=engine, save_outputs=True))
+    run_campaign(prepare(model, settings), injections, options=RunOptions(run=folder, engine=engine, save_outputs=True))
     return {injection.id: np.load(folder / f"outputs/inj_{injection.id}.npy") for injection in injections}
 
 

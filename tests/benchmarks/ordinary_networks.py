@@ -96,7 +96,7 @@ def hooks(told: Told, net: Net, setup: Setup, left_out: Collection[str], count: 
     assert net.network is not None
     inputs = setup.dataset.batch(0, len(setup.dataset))
     injections = draw(hooked_outputs(setup, net.network, left_out), count, len(inputs))
-    run = run_campaign(setup, injections, replace(options, save_outputs=True)).run
+    run = run_campaign(setup, injections, options=replace(options, save_outputs=True)).run
     ours = {injection.id: np.load(run / "outputs" / f"inj_{injection.id}.npy") for injection in injections}
     compared, different = neuron_torch.compare(net.network, injections, inputs, ours)
     for case in different:

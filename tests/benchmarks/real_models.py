@@ -153,7 +153,7 @@ def run_engine(case: Case, injections: list[Injection], settings: Settings, engi
         run_campaign(
             prepare(case.model, settings),
             injections,
-            RunOptions(run=run, workers=0, engine=engine, save_outputs=True, audit=Audit(0)),
+            options=RunOptions(run=run, workers=0, engine=engine, save_outputs=True, audit=Audit(0)),
         )
     except Exception as error:  # a crash is a finding too; the other rows still come
         return Found([], 0.0, error=f"{type(error).__name__}: {error}")

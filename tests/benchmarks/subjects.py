@@ -182,5 +182,5 @@ def campaign(
     """Run a campaign in this process and workers of its own."""
     options = RunOptions(run=run, engine=engine, workers=workers, memory=memory, audit=audit, save_outputs=save_outputs)
     start = time.perf_counter()
-    run_campaign(prepare(model, settings), faults, options)
+    run_campaign(prepare(model, settings), faults, options=options)
     return Measured(run, time.perf_counter() - start)

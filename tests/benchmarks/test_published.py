@@ -62,7 +62,9 @@ def test_criticals_are_those_of_pytorch_and_of_the_publication(tmp_path: Path) -
     export_torch(network.eval(), (3, 32, 32), tmp_path / "resnet20.onnx")
     injections = sample()
     settings = Settings(data=reference.IMAGES, preprocessing=Preprocessing(preset="cifar10"))
-    finished = run_campaign(prepare(tmp_path / "resnet20.onnx", settings), injections, RunOptions(run=tmp_path / "run"))
+    finished = run_campaign(
+        prepare(tmp_path / "resnet20.onnx", settings), injections, options=RunOptions(run=tmp_path / "run")
+    )
     with (tmp_path / "run/results.csv").open() as file:
         ours = {row["Injection"]: int(row["critical"]) for row in csv.DictReader(file)}
     assert [ours[injection.id] for injection in injections] == native_criticals(network, injections)

@@ -76,7 +76,7 @@ def run_population(reference: Path, run: Path) -> None:
         rest = [one for one in published if one.faults[0].bit != 30]
         chosen = top + random.Random(0).sample(rest, FAULTS - len(top))
         settings = image_settings(reference, IMAGES)
-        run_campaign(prepare(subject.model, settings), chosen, RunOptions(run=run, records=["per_input"]))
+        run_campaign(prepare(subject.model, settings), chosen, options=RunOptions(run=run, records=["per_input"]))
 
 
 def read_populations(run: Path, published: Path) -> list[Population]:

@@ -86,5 +86,7 @@ def finish(folder: Path, run: Path, resume: bool, listed: list[Injection] | None
     run_campaign(
         setup,
         listed or injections(),
-        RunOptions(run=run, resume=resume, workers=1, engine="reference", per_input=True, save_outputs=True, **options),
+        options=RunOptions(
+            run=run, resume=resume, workers=1, engine="reference", per_input=True, save_outputs=True, **options
+        ),
     )

@@ -30,7 +30,7 @@ def faults() -> list[Injection]:
 
 def run(model: Path, run_dir: Path, injections: Any = None, **options: Any) -> Campaign:
     setup = prepare(model, options.pop("settings", Settings(batch_size=BATCH)))
-    return run_campaign(setup, injections or faults(), RunOptions(**{"run": run_dir, "workers": 1, **options}))
+    return run_campaign(setup, injections or faults(), options=RunOptions(**{"run": run_dir, "workers": 1, **options}))
 
 
 def rows(run_dir: Path) -> list[dict[str, str]]:

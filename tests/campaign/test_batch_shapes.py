@@ -85,7 +85,7 @@ def test_a_fixed_batch_is_the_one_of_all_runs(
     rows_of_results = []
     for engine in ("incremental", "reference"):
         options = RunOptions(run=tmp_path / engine, workers=0, engine=engine, save_outputs=True)
-        run_campaign(setup, injections, options)
+        run_campaign(setup, injections, options=options)
         rows_of_results.append((tmp_path / engine / "outputs/inj_0.npy").read_bytes())
     assert rows_of_results[0] == rows_of_results[1]
 
@@ -180,7 +180,9 @@ def test_a_condition_on_all_inputs_of_a_batch_that_only_faults_meet(tmp_path: Pa
     for engine in ("incremental", "reference"):
         setup = prepare(model)
         assert "inputs run one at a time: in a batch they would see each other, by ReduceSum" in " ".join(setup.notes)
-        run_campaign(setup, injections, RunOptions(run=tmp_path / engine, workers=0, engine=engine, save_outputs=True))
+        run_campaign(
+            setup, injections, options=RunOptions(run=tmp_path / engine, workers=0, engine=engine, save_outputs=True)
+        )
         found.append([np.load(tmp_path / engine / f"outputs/inj_{injection.id}.npy") for injection in injections])
     turned = 0
     for (channel, bit), incremental, reference in zip(faults, *found, strict=True):

@@ -151,7 +151,7 @@ def test_every_weight_scores_as_in_a_plain_loop(network: tuple[str, dict[str, np
     injections = [Injection(str(i), (fault,)) for i, (_, fault) in enumerate(faults)]
     for engine in ("incremental", "reference"):
         run = tmp_path / engine
-        run_campaign(setup, injections, RunOptions(run=run, workers=0, engine=engine, save_outputs=True))
+        run_campaign(setup, injections, options=RunOptions(run=run, workers=0, engine=engine, save_outputs=True))
         for i, (key, fault) in enumerate(faults):
             scores = _with_flip(proto, key, fault, x, setup.numerics.batch_size)
             np.testing.assert_array_equal(np.load(run / f"outputs/inj_{i}.npy"), scores)

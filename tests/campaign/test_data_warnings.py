@@ -131,6 +131,7 @@ def test_unlikely_hits_are_those_whose_interval_lies_above(count: int, share: fl
 def test_a_run_keeps_its_warnings(tmp_path: Path) -> None:
     setup, notes = prepared(tmp_path, X * 255, None), list[str]()
     faults = [Injection("0", (Fault("conv", (0, 0, 0, 0), 30),))]
+    assert setup.path is not None
     run(setup.path, tmp_path / "run", faults, settings=Settings(batch_size=8), on_notes=notes.extend)
     warnings = list(setup.warnings)
     assert len(warnings) == 2

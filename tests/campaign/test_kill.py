@@ -29,7 +29,7 @@ def command(*arguments: object) -> list[str]:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
-    run_campaign(prepare(MODEL), FAULTS, RunOptions(run=folder, workers=2))
+    run_campaign(prepare(MODEL), FAULTS, options=RunOptions(run=folder, workers=2))
     return (folder / "results.csv").read_bytes()
 
 
@@ -83,7 +83,7 @@ def test_a_kill_at_every_point_between_two_writes(tmp_path: Path) -> None:
     assert points > 15
     runs = [tmp_path / f"run{point}" for point in range(1, points + 1)]
     for run in runs:
-        run_campaign(prepare(MODEL, settings), faults, RunOptions(run=run, resume=True, workers=0))
+        run_campaign(prepare(MODEL, settings), faults, options=RunOptions(run=run, resume=True, workers=0))
     assert len({(run / "results.csv").read_bytes() for run in runs}) == 1
 
 

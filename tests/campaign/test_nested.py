@@ -143,7 +143,7 @@ def test_a_prepared_model_brings_its_seed(model: Path, tmp_path: Path) -> None:
     from bitswap_onnx.campaign.setup import prepare
 
     setup = prepare(model, Settings(batch_size=BATCH, seed=9))
-    run_campaign(setup, faults()[:9], RunOptions(run=tmp_path / "run", workers=1, inputs_per_injection="auto"))
+    run_campaign(setup, faults()[:9], options=RunOptions(run=tmp_path / "run", workers=1, inputs_per_injection="auto"))
     found = {row["Injection"]: row["n_injections"] for row in rows(tmp_path / "run")}
     assert found == {f"flip{i}": str(len(range(INPUTS)[block_of(f"flip{i}", seed=9)])) for i in range(9)}
 
@@ -181,7 +181,7 @@ def test_killed_and_resumed_it_is_the_undisturbed_run(tmp_path: Path) -> None:
         run_campaign(
             prepare(model, settings),
             faults_csv,
-            RunOptions(run=folder, resume=resume, workers=1, inputs_per_injection=4),
+            options=RunOptions(run=folder, resume=resume, workers=1, inputs_per_injection=4),
         )
         return (folder / "results.csv").read_bytes()
 

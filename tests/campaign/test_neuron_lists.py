@@ -67,7 +67,7 @@ def faults() -> list[Injection]:
 def run(model: Path, folder: Path, injections: Any = None, **options: Any) -> Campaign:
     settings = options.pop("settings", Settings(batch_size=BATCH, layout="plain"))
     return run_campaign(
-        prepare(model, settings), injections or faults(), RunOptions(**{"run": folder, "workers": 1, **options})
+        prepare(model, settings), injections or faults(), options=RunOptions(**{"run": folder, "workers": 1, **options})
     )
 
 

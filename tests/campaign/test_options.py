@@ -23,10 +23,13 @@ WRONG_SETTINGS: list[tuple[dict[str, Any], str]] = [
     ({"limit": -1}, "`limit`: expected a whole number of at least 1, found -1"),
     ({"first": True}, "`first`: expected a whole number of at least 1, found True"),
     ({"seed": "a"}, "`seed`: expected a whole number of at least -1, found 'a'"),
-    ({"data": 3}, "`data`: expected a path, found 3"),
+    (
+        {"data": 3},
+        "`data`: expected a path, 'synthetic:N', an array x, a pair (x, y), a dict with x and y, a torch Dataset or",
+    ),
     ({"labels": ""}, "`labels`: expected a path, found ''"),
     ({"input_shape": (3, 0)}, "`input_shape`: expected a whole number of at least 1, found 0"),
-    ({"input_shape": "3,32,32"}, "`input_shape`: expected whole numbers like (3, 32, 32), found '3,32,32'"),
+    ({"input_shape": "3;32"}, "`input_shape`: expected numbers separated by commas, found '3;32'"),
     ({"preprocessing": 3}, "`preprocessing`: expected a Preprocessing, found 3"),
     ({"criterion": "top-5"}, "`criterion`: expected top-1 or tolerance=REL with REL >= 0, found 'top-5'"),
 ]
@@ -90,7 +93,9 @@ def test_paths_as_text_and_no_workers(tmp_path: Path, monkeypatch: pytest.Monkey
     np.savez(tmp_path / "test.npz", x=normal(8, 1, 6, 6, seed=3), y=np.arange(8) % 4)
     monkeypatch.chdir(tmp_path)
     setup = prepare("cnn.onnx", Settings(data="test.npz", batch_size=4))
-    campaign = run_campaign(setup, [Injection("a", (Fault("fc", (0, 0), 30),))], RunOptions(run="run", workers=0))
+    campaign = run_campaign(
+        setup, [Injection("a", (Fault("fc", (0, 0), 30),))], options=RunOptions(run="run", workers=0)
+    )
     assert campaign.run == Path("run")
     assert (tmp_path / "run/results.csv").is_file()
 
@@ -98,10 +103,20 @@ def test_paths_as_text_and_no_workers(tmp_path: Path, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("cnn.onnx", []), "`prepared`: expected a Setup, found 'cnn.onnx'; prepare(model, settings) makes it"),
-        ((None, [], None), "`options`: expected a RunOptions, found None"),
-        ((None, [Fault("fc", (0, 0), 30)]), "`faults`: expected the path of a fault list or Injection objects"),
-        ((None, 5), "`faults`: expected the path of a fault list or Injection objects, found 5"),
+        (
+            (5, []),
+            "`model`: expected the path of an ONNX file, a Model, an onnx.ModelProto, a torch.nn.Module or a Keras",
+        ),
+        ((None, [], RunOptions()), "`data`: expected inputs, found RunOptions; give options=RunOptions(...)"),
+        (
+            (None, [], "x.npz"),
+            "`settings`: expected none with a prepared model, found some; give them and `data` to prep",
+        ),
+        ((None, ["a"]), "`faults`: expected the path of a fault list, Fault or Injection objects, or a DataFrame with"),
+        (
+            (None, 5),
+            "`faults`: expected the path of a fault list, Fault or Injection objects, or a DataFrame with a list's",
+        ),
     ],
 )
 def test_wrong_arguments(arguments: tuple[Any, ...], message: str, tmp_path: Path) -> None:
@@ -131,5 +146,5 @@ def test_a_resume_of_nothing_says_so(tmp_path: Path) -> None:
     notes: list[str] = []
     setup = prepare(save(cnn(), tmp_path / "cnn.onnx"), Settings(data="synthetic:2", batch_size=2))
     options = RunOptions(run=tmp_path / "run", resume=True, workers=0, on_notes=notes.extend)
-    run_campaign(setup, [Injection("a", (Fault("fc", (0, 0), 30),))], options)
+    run_campaign(setup, [Injection("a", (Fault("fc", (0, 0), 30),))], options=options)
     assert f"`resume`: {tmp_path / 'run'} holds no campaign yet, so this one begins there" in notes

@@ -106,7 +106,7 @@ def test_faults_behind_every_layer_predict_what_plain_sessions_predict(value: st
         Injection(f"f{i}", (Fault(f"n_{value}", cell, 30, site=Site.OUTPUT, input=None),))
         for i, cell in enumerate(index)
     ]
-    run_campaign(prepare(model), injections, RunOptions(run=tmp_path / "run", workers=0, save_outputs=True))
+    run_campaign(prepare(model), injections, options=RunOptions(run=tmp_path / "run", workers=0, save_outputs=True))
     before, behind = parted(proto, value)
     (clean,) = before.run([value], {"x": x})
     feeds = {name.name: None for name in behind.get_inputs()}
@@ -181,7 +181,7 @@ def test_a_list_that_names_what_is_shut_is_refused_with_its_line(half_model: Pat
         'Injection,Layer,TensorIndex,Bit,Site,Input\n0,fc2,"(1,)",3,output,all\n1,fc1,"(2,)",3,output,all\n'
     )
     with pytest.raises(FaultListError, match=r"faults\.csv:3: the output of fc1 lies inside") as caught:
-        run_campaign(prepare(half_model), faults, RunOptions(run=tmp_path / "run", workers=0))
+        run_campaign(prepare(half_model), faults, options=RunOptions(run=tmp_path / "run", workers=0))
     assert "@" not in str(caught.value)
     assert not (tmp_path / "run").exists()
 

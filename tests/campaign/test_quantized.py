@@ -114,7 +114,9 @@ def test_faults_in_stored_integers_score_as_in_an_unoptimised_session(form: str,
             changes.append((target.tensor, int(np.ravel_multi_index(cell, target.shape)) * width + bit))
     for engine in ("incremental", "reference"):
         run = tmp_path / engine
-        run_campaign(prepare(path), injections, RunOptions(run=run, workers=0, engine=engine, save_outputs=True))
+        run_campaign(
+            prepare(path), injections, options=RunOptions(run=run, workers=0, engine=engine, save_outputs=True)
+        )
         assert json.loads((run / "golden.json").read_text())["identity"]["numerics"]["quantized"] == "exact"
         for i, (tensor, place) in enumerate(changes):
             faulty = onnx.load(path)
@@ -135,7 +137,9 @@ def test_layers_whose_constants_cannot_be_evaluated_run(folder: Path, tmp_path: 
     results = []
     for engine in ("incremental", "reference"):
         run_campaign(
-            prepare(folder / "int4.onnx"), injections, RunOptions(run=tmp_path / engine, workers=0, engine=engine)
+            prepare(folder / "int4.onnx"),
+            injections,
+            options=RunOptions(run=tmp_path / engine, workers=0, engine=engine),
         )
         results.append((tmp_path / engine / "results.csv").read_bytes())
     assert results[0] == results[1]
@@ -153,10 +157,10 @@ def test_a_store_begun_under_other_settings_is_refused(folder: Path, tmp_path: P
     layer, parameter = resolver.address(next(t for t in resolver.targets if t.elements > 20))
     index = (0,) * len(next(t for t in resolver.targets if t.elements > 20).shape)
     injections = [Injection("a", (Fault(layer, index, 3, parameter=parameter),))]
-    run_campaign(prepare(path), injections, RunOptions(run=tmp_path / "run", workers=0))
+    run_campaign(prepare(path), injections, options=RunOptions(run=tmp_path / "run", workers=0))
     with writing(tmp_path / "run") as store:
         identity = store.identity
         numerics = replace(identity.numerics, quantized="runtime")
         store._put("identity", replace(identity, numerics=numerics).stored())
     with pytest.raises(RunError, match="began with quantized operators computed in another way"):
-        run_campaign(prepare(path), injections, RunOptions(run=tmp_path / "run", workers=0, resume=True))
+        run_campaign(prepare(path), injections, options=RunOptions(run=tmp_path / "run", workers=0, resume=True))

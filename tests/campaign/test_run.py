@@ -163,7 +163,7 @@ def test_lists_given_in_memory_are_checked(
     model: Path, tmp_path: Path, injections: list[Injection], message: str
 ) -> None:
     with pytest.raises(BitswapError, match=message):
-        run_campaign(prepare(model), injections, RunOptions(run=tmp_path / "run"))
+        run_campaign(prepare(model), injections, options=RunOptions(run=tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
 
@@ -300,6 +300,6 @@ def test_external_data(tmp_path: Path) -> None:
 def test_the_default_run_directory(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write_fault_list("faults.csv", faults()[:2])
-    finished = run_campaign(prepare(model), "faults.csv", RunOptions(workers=1))
+    finished = run_campaign(prepare(model), "faults.csv", options=RunOptions(workers=1))
     assert finished.run.parent == Path("reports/cnn/cnn")
     assert (finished.run / "results.csv").is_file()

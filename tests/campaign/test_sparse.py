@@ -43,7 +43,7 @@ def test_faults_and_neurons_score_as_in_plain_sessions(batch: str, tmp_path: Pat
     for engine in ("incremental", "reference"):
         for faults, name in ((weights, "weights"), (neurons, "neurons")):
             run = tmp_path / f"{engine}_{name}"
-            run_campaign(setup, faults, RunOptions(run=run, workers=0, engine=engine, save_outputs=True))
+            run_campaign(setup, faults, options=RunOptions(run=run, workers=0, engine=engine, save_outputs=True))
         for injection in weights:
             faulty = onnx.ModelProto.FromString(proto.SerializeToString())
             (tensor,) = faulty.graph.initializer

@@ -196,11 +196,11 @@ def test_without_labels_and_records(tmp_path: Path) -> None:
     model = old_model(tmp_path)
     np.savez(tmp_path / "old.npz", x=np.arange(12, dtype=np.float32).reshape(4, 3) - 5)
     setup, options = prepare(model, Settings(batch_size=2)), RunOptions(run=tmp_path / "run", workers=0)
-    run_campaign(setup, injections(), options)
-    run_campaign(setup, injections(), replace(options, resume=True))
+    run_campaign(setup, injections(), options=options)
+    run_campaign(setup, injections(), options=replace(options, resume=True))
     change(tmp_path / "run", "UPDATE outcome SET top_1_correct = 0")
     with pytest.raises(RunError, match="has counts that are no whole numbers"):
-        run_campaign(setup, injections(), replace(options, resume=True))
+        run_campaign(setup, injections(), options=replace(options, resume=True))
 
 
 @pytest.mark.parametrize(

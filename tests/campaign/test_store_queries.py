@@ -31,7 +31,7 @@ def run(tmp_path: Path) -> Path:
     return run_campaign(
         prepare(save(cnn(), tmp_path / "cnn.onnx"), Settings(batch_size=4)),
         injections,
-        RunOptions(run=tmp_path / "run", records=["per_input"], save_outputs=True, workers=1),
+        options=RunOptions(run=tmp_path / "run", records=["per_input"], save_outputs=True, workers=1),
     ).run
 
 

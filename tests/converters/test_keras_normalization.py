@@ -82,7 +82,7 @@ def test_scores_targets_and_faults(kind: str, tmp_path: Path) -> None:
         for attribute, bit in FAULTS
     ]
     setup = prepare(path, Settings(data=tmp_path / "d.npz"))
-    run = run_campaign(setup, injections, RunOptions(run=tmp_path / "run", workers=0, save_outputs=True)).run
+    run = run_campaign(setup, injections, options=RunOptions(run=tmp_path / "run", workers=0, save_outputs=True)).run
     for injection, (attribute, bit) in zip(injections, FAULTS, strict=True):
         faulty = {name: values.copy() for name, values in numbers.items()}
         faulty[attribute].view(np.uint32)[2] ^= np.uint32(1 << bit)

@@ -46,7 +46,7 @@ def test_three_runtimes_agree_on_the_file_that_pytorch_made(tmp_path: Path) -> N
     keras_model = load_keras_file(tmp_path / "net.keras")
     before = [np.asarray(variable.value).copy() for variable in keras_model.variables]
     natives = [lambda model: torch_native(module), lambda model: keras_native(model, keras_model)]
-    verdicts = crosscheck(path, tmp_path / "faults.csv", natives, run=tmp_path / "run", workers=1)
+    verdicts = crosscheck(path, tmp_path / "faults.csv", natives=natives, run=tmp_path / "run", workers=1)
     assert [verdict.native for verdict in verdicts] == ["torch", "keras"]
     for verdict in verdicts:
         verdict.check()

@@ -126,7 +126,7 @@ def test_a_campaign_on_token_ids_agrees_with_pytorch(tmp_path: Path) -> None:
     ]
     write_fault_list(tmp_path / "faults.csv", faults)
     natives = [lambda model: torch_native(module)]
-    (verdict,) = crosscheck(path, tmp_path / "faults.csv", natives, run=tmp_path / "run", workers=1)
+    (verdict,) = crosscheck(path, tmp_path / "faults.csv", natives=natives, run=tmp_path / "run", workers=1)
     verdict.check()
     assert verdict.clean.relative < 1e-5
     assert all(row.native["critical"] == row.runtime["critical"] for row in verdict.injections)

@@ -24,5 +24,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.savez(folder / "cnn.npz", x=normal(20, 1, 6, 6, seed=3), y=np.arange(20) % 4)
     generate_faults(load_model(folder / "cnn.onnx"), SamplingRequest(scheme="layer", margin=0.1), folder / "f.csv")
     listed = list(read_fault_list(folder / "f.csv"))
-    run_campaign(prepare(folder / "cnn.onnx", Settings(seed=1)), listed, RunOptions(run=folder / "run", workers=1))
+    run_campaign(
+        prepare(folder / "cnn.onnx", Settings(seed=1)), listed, options=RunOptions(run=folder / "run", workers=1)
+    )
     return folder / "run"

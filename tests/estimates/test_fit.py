@@ -68,7 +68,7 @@ def test_stuck_at_faults_are_no_upsets(tmp_path: Path) -> None:
     run_campaign(
         prepare(tmp_path / "cnn.onnx", Settings(data="synthetic:3")),
         tmp_path / "f.csv",
-        RunOptions(run=tmp_path / "run", workers=1),
+        options=RunOptions(run=tmp_path / "run", workers=1),
     )
     assert not recorded_of(tmp_path / "run").single_flips
     assert "accuracy_drop" not in {row.quantity for row in estimate_rates(tmp_path / "run").rows}

@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 
 from bitswap_onnx.campaign.options import parse_audit
-from bitswap_onnx.cli import export, neurons, option_types, options
+from bitswap_onnx.cli import export, neurons
+from bitswap_onnx.data.preprocessing import Preprocessing
 from bitswap_onnx.errors import BitswapError
 from bitswap_onnx.experiments.sweep.rates import parse_rates
 from bitswap_onnx.faults.bits import FORMATS, encode
-from bitswap_onnx.faults.numerals import real, whole
+from bitswap_onnx.faults.numerals import parse_size, real, whole
 from bitswap_onnx.outcome import parse_criterion
 from bitswap_onnx.sampling.input_blocks import parse_per_injection
 from bitswap_onnx.until.goal import parse_goal
@@ -26,9 +27,9 @@ PARSERS: dict[str, tuple[Callable[[str], Any], str]] = {
     "goal": (lambda text: parse_goal(f"critical±{text}%@99%"), "3"),
     "criterion": (lambda text: parse_criterion(f"tolerance={text}"), "3"),
     "rates": (parse_rates, "0.3"),
-    "memory": (lambda text: option_types.parse_size(f"{text}M", "--memory"), "3"),
-    "mean": (lambda text: options._numbers(text, "--mean", real), "3"),
-    "resize": (lambda text: options._pair(f"{text},3"), "3"),
+    "memory": (lambda text: parse_size(f"{text}M"), "3"),
+    "mean": (lambda text: Preprocessing(mean=text), "3"),
+    "resize": (lambda text: Preprocessing(resize=f"{text},3"), "3"),
     "input shape": (export._shape, "3"),
     "layer numbers": (neurons._numbers, "3"),
 }

@@ -16,7 +16,7 @@ from onnx import numpy_helper
 from bitswap_onnx.errors import FaultListError
 from bitswap_onnx.faults.fault import Fault, Injection, Kind
 from bitswap_onnx.faults.fault_list import read_fault_list, write_fault_list
-from bitswap_onnx.graph.list_conversion import convert_faults
+from bitswap_onnx.graph.list_conversion import converted_faults
 from bitswap_onnx.graph.model import Model, from_proto, load_model
 from bitswap_onnx.graph.pairing import multiset_hash, pair_targets
 from bitswap_onnx.graph.resolve import resolve
@@ -143,7 +143,7 @@ def everything() -> list[Injection]:
 
 def test_conversion_keeps_everything_but_names_and_indices() -> None:
     a, b = from_proto(cnn()), from_proto(as_keras(cnn()))
-    converted = convert_faults(iter(everything()), a, b)
+    converted = converted_faults(iter(everything()), a, b)
     assert converted.injections == 4
     faults = [fault for injection in converted for fault in injection.faults]
     assert [(f.layer, f.index, f.parameter) for f in faults] == [
@@ -154,7 +154,7 @@ def test_conversion_keeps_everything_but_names_and_indices() -> None:
         ("conv2d", (2,), "bias"),
     ]
     assert bits_of(b, converted) == bits_of(a, everything())
-    assert bits_of(a, convert_faults(converted, b, a)) == bits_of(a, everything())
+    assert bits_of(a, converted_faults(converted, b, a)) == bits_of(a, everything())
 
 
 def bits_of(model: Model, faults: object) -> list[tuple[object, ...]]:
@@ -172,7 +172,7 @@ def test_what_has_no_partner_is_named() -> None:
         if tensor.name in ("fc.weight", "conv.weight"):
             tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(2), tensor.name))
     with pytest.raises(FaultListError) as error:
-        convert_faults(everything(), from_proto(cnn()), from_proto(changed, "other"))
+        converted_faults(everything(), from_proto(cnn()), from_proto(changed, "other"))
     reason = "no parameter with its bits"
     assert str(error.value) == (
         f"expected the same weights in other, found no partner of conv.weight ({reason}), fc.weight ({reason}); "
@@ -218,11 +218,11 @@ def test_published_keras_list_row_for_row_and_back(depth: int, faults: int, tmp_
     torch_list = reference.RESNET_FILES / f"ResNet{depth}_FL.csv"
     keras_list = Path(str(reference.RESNET_FILES).replace("/torch/", "/tensorflow/"), f"ResNet{depth}_TF_FL.csv")
     a, b = resnets(depth, tmp_path)
-    converted = convert_faults(read_fault_list(torch_list), a, b)
+    converted = converted_faults(read_fault_list(torch_list), a, b)
     assert (converted.injections, converted.notes) == (faults, ())
     write_fault_list(tmp_path / "keras.csv", converted)
     assert rows_of(tmp_path / "keras.csv") == rows_of(keras_list)
-    write_fault_list(tmp_path / "torch.csv", convert_faults(read_fault_list(tmp_path / "keras.csv"), b, a))
+    write_fault_list(tmp_path / "torch.csv", converted_faults(read_fault_list(tmp_path / "keras.csv"), b, a))
     assert rows_of(tmp_path / "torch.csv") == [row[:4] for row in rows_of(torch_list)]
 
 

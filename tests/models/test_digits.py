@@ -9,11 +9,18 @@ import onnx
 import onnxruntime as ort
 import pytest
 
+from bitswap_onnx.campaign.options import RunOptions
+from bitswap_onnx.campaign.run import run_campaign
+from bitswap_onnx.campaign.settings import Settings
+from bitswap_onnx.campaign.setup import prepare
 from bitswap_onnx.errors import ModelError
+from bitswap_onnx.estimates.groups import ALL
+from bitswap_onnx.estimates.rates import Question, estimate_rates
 from bitswap_onnx.faults.fault_list import read_fault_list
 from bitswap_onnx.graph.model import load_model
 from bitswap_onnx.graph.resolve import Resolver
 from bitswap_onnx.models import digits
+from bitswap_onnx.sampling.design import read_design
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 MODEL = REPOSITORY / "models" / "digits_cnn.onnx"
@@ -58,6 +65,46 @@ def test_every_fault_resolves_to_another_element_value() -> None:
     assert all(injection.changes for injection in resolved)
 
 
+def test_list_and_design_are_those_that_ship(tmp_path: Path) -> None:
+    digits.write_example_faults(MODEL, tmp_path / "digits_cnn.csv")
+    for name in ("digits_cnn.csv", "digits_cnn.design.json"):
+        assert (tmp_path / name).read_bytes() == FAULTS.with_name(name).read_bytes()
+
+
+def test_the_design_is_how_the_list_was_drawn() -> None:
+    """Counted from the CSV file: each fault's stratum is its tensor and how often its bit occurs in the list."""
+    design = read_design(FAULTS.with_suffix(".design.json"))
+    with FAULTS.open(newline="") as file:
+        rows = [(row["Layer"], row["Parameter"], int(row["Bit"])) for row in csv.DictReader(file)]
+    times = Counter(bit for *_, bit in rows)
+    assert set(times.values()) == {15, 16}
+    assert design.order is not None
+    strata = [design.strata[number] for number in design.order]
+    assert [(entry.layer, entry.parameter) for entry in strata] == [(layer, parameter) for layer, parameter, _ in rows]
+    for entry, (*_, bit) in zip(strata, rows, strict=True):
+        assert set(entry.bits) == {other for other in times if times[other] == times[bit]}
+    initializers = onnx.load(MODEL).graph.initializer
+    stored = sum(onnx.numpy_helper.to_array(tensor).size for tensor in initializers if tensor.data_type == 1)
+    assert design.population == 32 * stored == sum(entry.population for entry in design.strata)
+    assert Counter(entry.name for entry in strata) == {entry.name: entry.size for entry in design.strata}
+
+
+def test_the_estimate_weights_tensors_by_their_size(tmp_path: Path) -> None:
+    """Against a mean by hand: of each stratum's critical shares, as results.csv counts them, weighted by its size."""
+    run_campaign(prepare(MODEL, Settings(first=32)), FAULTS, RunOptions(run=tmp_path / "run", workers=0))
+    design = read_design(FAULTS.with_suffix(".design.json"))
+    with (tmp_path / "run" / "results.csv").open(newline="") as file:
+        shares = np.array([int(row["critical"]) / int(row["n_injections"]) for row in csv.DictReader(file)])
+    order = np.array(design.order)
+    means = [shares[order == number].mean() for number in range(len(design.strata))]
+    expected = np.average(means, weights=[entry.population for entry in design.strata])
+    rates = estimate_rates(tmp_path / "run", Question(by=("network",)))
+    assert rates.find("network", ALL, "critical").mean == pytest.approx(expected)
+    assert any(f"over its faults is {100 * shares.mean():.4g} %" in note for note in rates.notes)
+    assert rates.strata is not None
+    assert rates.strata.bits == design.population
+
+
 @pytest.mark.torch
 def test_training_twice_gives_the_same_files(tmp_path: Path) -> None:
     folders = tmp_path / "a", tmp_path / "b"
@@ -65,7 +112,8 @@ def test_training_twice_gives_the_same_files(tmp_path: Path) -> None:
         (folder / "models").mkdir(parents=True)
         (folder / "fault_lists").mkdir()
         assert digits.make(folder) > 0.97
-    for name in ("models/digits_cnn.onnx", "models/digits_cnn.npz", "fault_lists/digits_cnn.csv"):
+    lists = "fault_lists/digits_cnn.csv", "fault_lists/digits_cnn.design.json"
+    for name in ("models/digits_cnn.onnx", "models/digits_cnn.npz", *lists):
         assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()
     assert (folders[0] / "fault_lists/digits_cnn.csv").read_bytes() == FAULTS.read_bytes()
     with np.load(folders[0] / "models/digits_cnn.npz") as new, np.load(IMAGES) as shipped:

@@ -111,7 +111,7 @@ def run(subject: Subject, folder: Path, injections: Sequence[Injection] | None =
     settings = Settings(batch_size=BATCH, layout="plain")
     injections = subject.faults if injections is None else injections
     own_options = RunOptions(**{"run": folder / "run", "workers": 0, "audit": Audit(0), **options})
-    return run_campaign(prepare(model, settings), injections, own_options)
+    return run_campaign(prepare(model, settings), injections, options=own_options)
 
 
 def results(folder: Path) -> bytes:

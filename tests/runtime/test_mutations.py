@@ -322,7 +322,7 @@ def run(proto: onnx.ModelProto, folder: Path, injections: Sequence[Injection] | 
     np.savez(folder / "model.npz", x=normal(INPUTS, 1, 6, 6, seed=3), y=np.arange(INPUTS) % 4)
     settings = Settings(batch_size=BATCH, layout="plain")
     own = RunOptions(**{"run": folder / "run", "workers": 0, "audit": Audit(10), **options})
-    campaign.run_campaign(prepare(model, settings), injections or faults(), own)
+    campaign.run_campaign(prepare(model, settings), injections or faults(), options=own)
 
 
 def assert_invalid(folder: Path) -> None:

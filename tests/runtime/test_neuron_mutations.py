@@ -52,7 +52,7 @@ def exponent(number: int, which: int) -> Fault:
 
 def run(model: Path, folder: Path, injections: list[Injection], **options: Any) -> Campaign:
     settings = Settings(batch_size=BATCH, layout="plain")
-    return run_campaign(prepare(model, settings), injections, RunOptions(run=folder, workers=0, **options))
+    return run_campaign(prepare(model, settings), injections, options=RunOptions(run=folder, workers=0, **options))
 
 
 def results(folder: Path) -> bytes:

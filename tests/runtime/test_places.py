@@ -169,7 +169,9 @@ def test_scores_behind_a_rounding_operator_are_a_plain_sessions(operator: str, b
     places = [(tuple(map(int, cell)), bit) for cell in cells for bit in range(24)]
     injections = [Injection(f"f{i}", (Fault("conv", cell, bit),)) for i, (cell, bit) in enumerate(places)]
     settings = Settings(batch_size=batch, layout="plain")
-    run_campaign(prepare(path, settings), injections, RunOptions(run=tmp_path / "run", workers=0, save_outputs=True))
+    run_campaign(
+        prepare(path, settings), injections, options=RunOptions(run=tmp_path / "run", workers=0, save_outputs=True)
+    )
     for i, (cell, bit) in enumerate(places):
         faulty = onnx.ModelProto()
         faulty.CopyFrom(proto)
@@ -248,7 +250,9 @@ def test_an_infinite_weight_beside_an_image_meets_its_zeros(tmp_path: Path) -> N
     faults = [Fault("conv", cell, kind=Kind.SET, value="0x7f800000") for cell in cells]
     injections = [Injection(f"f{i}", (fault,)) for i, fault in enumerate(faults)]
     settings = Settings(batch_size=4, layout="plain")
-    run_campaign(prepare(path, settings), injections, RunOptions(run=tmp_path / "run", workers=0, save_outputs=True))
+    run_campaign(
+        prepare(path, settings), injections, options=RunOptions(run=tmp_path / "run", workers=0, save_outputs=True)
+    )
     for i, cell in enumerate(cells):
         faulty = onnx.ModelProto()
         faulty.CopyFrom(proto)

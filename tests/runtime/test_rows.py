@@ -225,7 +225,7 @@ def test_counts_where_inputs_see_each_other_are_those_of_a_loop(engine: Any, tmp
     np.savez(tmp_path / "net.npz", x=x)
     injections = [Injection(f"f{i}", (Fault("W", (i % 4, i // 4), 28),)) for i in range(16)]
     run_campaign(
-        prepare(path), injections, RunOptions(run=tmp_path / "run", workers=0, engine=engine, save_outputs=True)
+        prepare(path), injections, options=RunOptions(run=tmp_path / "run", workers=0, engine=engine, save_outputs=True)
     )
     for i in range(16):
         faulty = onnx.ModelProto()

@@ -210,7 +210,7 @@ def nested(folder: Path) -> Path:
 def run(folder: Path, name: str, faults: Any = None, **options: Any) -> Path:
     given = folder / "f.csv" if faults is None else faults
     setup = prepare(folder / "cnn.onnx", Settings(batch_size=8))
-    run_campaign(setup, given, RunOptions(run=folder / name, workers=1, **options))
+    run_campaign(setup, given, options=RunOptions(run=folder / name, workers=1, **options))
     return folder / name
 
 
@@ -290,7 +290,7 @@ def test_few_inputs_are_marked(folder: Path) -> None:
     run_campaign(
         prepare(folder / "cnn.onnx", Settings(first=5)),
         folder / "f.csv",
-        RunOptions(run=folder / "few", workers=1, records=["per_input"]),
+        options=RunOptions(run=folder / "few", workers=1, records=["per_input"]),
     )
     rates = estimate_rates(folder / "few", Question(by=("network",), over_inputs=True))
     assert {(row.mean, row.se, row.low, row.high) for row in rates.rows if row.quantity == "critical"} == {

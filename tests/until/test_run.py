@@ -152,7 +152,7 @@ def test_the_truth_of_an_exhaustive_list_lies_within_and_all_faults_give_it(mode
     request = SamplingRequest(scheme="exhaustive", layers="fc", bits="30")
     generate_faults(load_model(model), request, tmp_path / "all.csv")
     settings = Settings(batch_size=BATCH)
-    run_campaign(prepare(model, settings), tmp_path / "all.csv", RunOptions(run=tmp_path / "all", workers=1))
+    run_campaign(prepare(model, settings), tmp_path / "all.csv", options=RunOptions(run=tmp_path / "all", workers=1))
     every = rows(tmp_path / "all/results.csv")
     truth = float(np.mean([int(row["critical"]) / INPUTS for row in every]))
     own = {"layers": "fc", "bits": "30"}
@@ -250,7 +250,7 @@ def test_engines_agree_and_the_list_gives_the_same_counts_again(model: Path, tmp
     run_campaign(
         prepare(model, Settings(batch_size=BATCH)),
         tmp_path / "run/results.csv",
-        RunOptions(run=tmp_path / "list", workers=1),
+        options=RunOptions(run=tmp_path / "list", workers=1),
     )
     assert rows(tmp_path / "list/results.csv") == rows(tmp_path / "run/results.csv")
 

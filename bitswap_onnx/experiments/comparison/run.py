@@ -2,20 +2,25 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
+from typing import Unpack
 
 from bitswap_onnx.campaign.inputs import chosen_data
+from bitswap_onnx.campaign.keywords import Keywords, with_keywords
+from bitswap_onnx.campaign.live import given_model
 from bitswap_onnx.campaign.options import RunOptions
 from bitswap_onnx.campaign.results import require_parquet
-from bitswap_onnx.campaign.run import prepare_run, run_campaign
+from bitswap_onnx.campaign.run import list_name, prepare_run, run_campaign
 from bitswap_onnx.campaign.run_directory import has_store
 from bitswap_onnx.campaign.settings import Settings
 from bitswap_onnx.errors import FaultListError, MissingExtraError, RunError
 from bitswap_onnx.experiments.comparison.compare_runs import Comparison, Judgement, compare_runs
 from bitswap_onnx.faults.fault import BitOrder, Injection
-from bitswap_onnx.faults.fault_list import read_fault_list, refuse_neurons, write_fault_list
-from bitswap_onnx.graph.list_conversion import convert_faults
-from bitswap_onnx.graph.model import Model, load_model
+from bitswap_onnx.faults.fault_list import refuse_neurons, write_fault_list
+from bitswap_onnx.faults.in_memory import given_faults
+from bitswap_onnx.graph.list_conversion import converted_faults
+from bitswap_onnx.graph.model import Model
 from bitswap_onnx.graph.resolve import resolve
 
 #: Names in the folder of a comparison, beside compare.json and compare.csv: both runs, and a converted list.
@@ -23,30 +28,36 @@ RUN_A, RUN_B, LIST_B = "a", "b", "faults_b.csv"
 
 
 def compare_models(
-    model_a: Path,
-    model_b: Path,
-    faults: Path,
-    folder: Path,
-    judgement: Judgement,
+    model_a: object,
+    model_b: object,
+    faults: object,
+    data: object = None,
+    *,
+    judgement: Judgement = Judgement(),
     settings: Settings = Settings(),
     options: RunOptions = RunOptions(),
+    **keywords: Unpack[Keywords],
 ) -> Comparison:
-    """Run ``faults``, a list for ``model_a``, on both models into ``folder``/a and ``folder``/b, and compare them.
+    """Run ``faults``, a list for ``model_a``, on both models into the folders a and b of the run directory; compare them.
 
-    Where the list does not hit the same bits in ``model_b``, it is converted by content into ``folder``/faults_b.csv.
-    Both runs have the same data: if the settings name none, the data beside ``model_a``. Raises BitswapError as
-    `run_campaign`, `convert_faults` and `compare_runs` do, and for a folder that holds runs, without ``resume``.
+    Models, ``faults``, ``data`` and ``keywords`` are as in `run_campaign`. Where the list does not hit the same bits in
+    ``model_b``, it is converted by content into faults_b.csv there. Both runs have the same data: if the settings name
+    none, the data beside ``model_a``. Without ``run``, the directory is ``reports/compare/<model_a>_<model_b>/<time>``.
+    Raises BitswapError as `run_campaign`, `convert_faults` and `compare_runs` do, and for a folder that holds runs,
+    without ``resume``.
     """
+    settings, options = with_keywords(data, settings, options, keywords)
+    injections = given_faults(faults)
+    refuse_neurons(injections, "a comparison")
+    a, b = (given_model(model, settings) for model in (model_a, model_b))
+    folder = options.folder or Path("reports", "compare", f"{a.name}_{b.name}", f"{datetime.now():%y%m%d_%H%M%S}")
     if not options.resume and any(has_store(folder / name) for name in (RUN_A, RUN_B)):
         raise RunError(f"{folder}: holds runs already; continue them with `resume` or choose another `run`")
-    settings = replace(settings, data=chosen_data(model_a, settings))
-    injections = read_fault_list(faults)
-    refuse_neurons(injections, "a comparison")
-    a, b = load_model(model_a), load_model(model_b)
+    settings = replace(settings, data=chosen_data(a, settings))
     fits = _hits_the_same(injections, a, b, options.bit_order)
-    converted = None if fits else convert_faults(injections, a, b)
-    notes = [f"{faults.name} converted for {b.name} by content", *converted.notes] if converted else []
-    runs = (model_a, RUN_A, faults), (model_b, RUN_B, folder / LIST_B if converted else faults)
+    converted = None if fits else converted_faults(injections, a, b)
+    notes = [f"{list_name(injections)} converted for {b.name} by content", *converted.notes] if converted else []
+    runs = (a, RUN_A, injections), (b, RUN_B, folder / LIST_B if converted else injections)
     campaigns = []
     for model, name, fault_list in runs:  # both are prepared before anything is written
         resume, per_input = options.resume and has_store(folder / name), _can_record_inputs()
@@ -61,7 +72,8 @@ def compare_models(
     if options.on_notes:
         options.on_notes(notes)
     while campaigns:
-        run_campaign(*campaigns.pop(0))
+        prepared, fault_list, own_options = campaigns.pop(0)
+        run_campaign(prepared, fault_list, options=own_options)
     return compare_runs(folder / RUN_A, folder / RUN_B, judgement)
 
 

@@ -7,23 +7,27 @@ are counted separately.
 """
 
 import random
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 
-from bitswap_onnx.campaign.options import OnProgress, Progress, RunOptions
+from bitswap_onnx.campaign.keywords import Keywords, with_keywords
+from bitswap_onnx.campaign.live import given_native, is_keras_model, is_torch_module
+from bitswap_onnx.campaign.options import Progress, RunOptions
 from bitswap_onnx.campaign.run import run_campaign
 from bitswap_onnx.campaign.settings import Settings
-from bitswap_onnx.campaign.setup import prepare
+from bitswap_onnx.campaign.setup import Setup, prepare
 from bitswap_onnx.converters.native import Native
-from bitswap_onnx.errors import ControlFailedError
+from bitswap_onnx.errors import ControlFailedError, ModelError
 from bitswap_onnx.experiments.crosscheck.agreement import Agreement, measure_agreement
 from bitswap_onnx.experiments.crosscheck.divergence import Divergence, find_divergence
-from bitswap_onnx.faults.fault import BitOrder, Injection
-from bitswap_onnx.faults.fault_list import read_fault_list, refuse_neurons
-from bitswap_onnx.graph.model import Model
+from bitswap_onnx.faults.fault import Injection
+from bitswap_onnx.faults.fault_list import refuse_neurons
+from bitswap_onnx.faults.in_memory import given_faults
 from bitswap_onnx.graph.resolve import resolve
 
 #: Clean scores may differ by this much of an input's largest score: float32 rounding through a deep network.
@@ -91,41 +95,54 @@ class Verdict:
 
 
 def crosscheck(
-    model: Path,
-    faults: Path,
-    natives: Sequence[Callable[[Model], Native]],
+    model: object,
+    faults: object,
+    data: object = None,
     *,
-    run: Path,
-    settings: Settings = Settings(),
+    natives: Sequence[object] | None = None,
     injections: int | None = None,
     max_nonfinite: float = 0.01,
-    bit_order: BitOrder = "lsb",
-    workers: int | None = None,
-    on_progress: OnProgress | None = None,
-    on_notes: Callable[[Iterable[str]], None] | None = None,
+    settings: Settings = Settings(),
+    options: RunOptions = RunOptions(),
+    **keywords: Unpack[Keywords],
 ) -> list[Verdict]:
-    """Run injections of ``faults`` as a campaign in ``run``, then natively, and return one verdict for each native run.
+    """Run injections of ``faults`` as a campaign, then natively, and return one verdict for each native run.
 
-    Each of ``natives`` makes a `Native` from the loaded model. ``injections``: the size of a random sample, drawn with
-    the settings' seed and kept in the list's order; None takes all. Raises BitswapError as `run_campaign` does, and
-    FaultListError where a native model does not fit the file. `Verdict.check` raises where the runs disagree.
+    ``model``, ``faults``, ``data`` and ``keywords`` are as in `run_campaign`. ``natives``: torch modules, Keras models,
+    ``tf`` (TensorFlow through onnx2tf), or functions that make a `Native` of the loaded model; None: ``model`` itself, which
+    then is a torch module or a Keras model. ``injections``: the size of a random sample, drawn with the settings' seed and
+    kept in the list's order; None takes all. Without ``run``, the run directory is not kept. Raises BitswapError as
+    `run_campaign` does, and FaultListError where a native model does not fit the file. `Verdict.check` raises where the
+    runs disagree.
     """
+    settings, options = with_keywords(data, settings, options, keywords)
+    if natives is None and not (is_torch_module(model) or is_keras_model(model)):
+        raise ModelError(
+            "`natives`: expected a torch module or a Keras model to compare with, found none; give natives=[module]"
+        )
+    listed = given_faults(faults)
+    refuse_neurons(listed, "a crosscheck")
     setup = prepare(model, settings)
-    refuse_neurons(read_fault_list(faults), "a crosscheck")
-    chosen = _sample(list(read_fault_list(faults)), injections, settings.seed)
-    runs = [native(setup.model) for native in natives]
-    options = RunOptions(
-        run=run,
-        workers=workers,
-        bit_order=bit_order,
-        save_outputs=True,
-        on_progress=on_progress,
-        on_notes=on_notes,
-    )
-    run_campaign(setup, chosen, options)
+    chosen = _sample(list(listed), injections, settings.seed)
+    runs = [given_native(native, setup.model) for native in ([model] if natives is None else natives)]
+    with tempfile.TemporaryDirectory() as scratch:
+        run = options.folder or Path(scratch, "run")
+        run_campaign(setup, chosen, options=replace(options, run=run, save_outputs=True))
+        return _verdicts(setup, chosen, runs, run, max_nonfinite, options)
+
+
+def _verdicts(
+    setup: Setup,
+    chosen: Sequence[Injection],
+    runs: Sequence[Native],
+    run: Path,
+    max_nonfinite: float,
+    options: RunOptions,
+) -> list[Verdict]:
+    """Return one verdict for each native run, from the scores of a finished campaign."""
     inputs = setup.dataset.batch(0, len(setup.dataset))
     clean = np.load(run / "outputs" / "clean.npy")
-    resolved = list(resolve(setup.model, chosen, bit_order))
+    resolved = list(resolve(setup.model, chosen, options.bit_order))
     has_max_pool = any(node.op_type == "MaxPool" for node in setup.model.proto.graph.node)
     verdicts = []
     for native in runs:
@@ -140,8 +157,8 @@ def crosscheck(
             if example is not None and len(divergences) < MAX_DIVERGENCES:
                 rows = scores[example], pair[1][example]
                 divergences.append(find_divergence(setup, injection, native, example, rows))
-            if on_progress:
-                on_progress(Progress(f"native {native.name}", number, len(resolved)))
+            if options.on_progress:
+                options.on_progress(Progress(f"native {native.name}", number, len(resolved)))
         whole = measure_agreement("clean", (clean, clean), (native_clean, native_clean))
         verdicts.append(Verdict(native.name, whole, tuple(agreements), max_nonfinite, has_max_pool, tuple(divergences)))
     return verdicts

@@ -8,11 +8,12 @@ import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import get_args
+from typing import Unpack, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bitswap_onnx.campaign.keywords import SharedKeywords, with_keywords
 from bitswap_onnx.campaign.options import Record, RunOptions
 from bitswap_onnx.campaign.reach import leave_out_unreachable
 from bitswap_onnx.campaign.run import default_run, prepare_run, run_campaign
@@ -28,6 +29,7 @@ from bitswap_onnx.experiments.neurons.report import (
 from bitswap_onnx.experiments.neurons.results import LayerShares, NeuronCampaign, TargetLayer, neuron_files
 from bitswap_onnx.experiments.sweep.bit_errors import MAX_FAULTS, BitRegion
 from bitswap_onnx.faults.fault import BitOrder, Injection, Site
+from bitswap_onnx.faults.numerals import numbers_in, whole
 from bitswap_onnx.graph.site_choice import select_sites
 from bitswap_onnx.graph.sites import NeuronSite, find_sites
 from bitswap_onnx.graph.tensors import stored_tensors
@@ -66,25 +68,28 @@ class NeuronPlan:
 
 
 def run_neurons(
-    model: str | Path,
+    model: object,
+    data: object = None,
     *,
     layers: str | None = None,
     layer_type: str | None = None,
     exclude: str | None = None,
-    numbers: Collection[int] | None = None,
+    numbers: Collection[int] | str | None = None,
     bit: int | None = None,
     bit_order: BitOrder = "lsb",
     trials: int = 1,
     drop_last: bool = False,
     detailed_log: bool = False,
-    settings: Settings = Settings(),
     on_layers: OnLayers | None = None,
+    settings: Settings = Settings(),
     options: RunOptions = RunOptions(),
+    **keywords: Unpack[SharedKeywords],
 ) -> NeuronCampaign:
     """Flip a random bit (or ``bit``) of a random neuron per layer and input; count the outcomes.
 
     ``bit_order``: ``bit`` 0 is the least significant (``lsb``) or the sign (``msb``).
-    ``layers``, ``layer_type``, ``numbers`` and ``exclude`` choose layers as in `choose_layers`. Each layer and input has
+    ``model``, ``data`` and ``keywords`` are as in `run_campaign`. ``layers``, ``layer_type``, ``numbers`` (also as text,
+    ``0,2``) and ``exclude`` choose layers as in `choose_layers`. Each layer and input has
     ``trials`` draws. ``drop_last`` leaves out the inputs of the last batch if it is not full. ``settings.seed`` seeds the
     draws; with `FROM_CLOCK` the seed itself is drawn, and `NeuronCampaign.seed` holds it. ``detailed_log`` writes a file
     with every misclassification. ``on_layers`` is called before the campaign starts. ``options`` is as in `run_campaign`;
@@ -92,6 +97,9 @@ def run_neurons(
 
     Raises BitswapError as `choose_layers`, `plan_neurons` and `run_campaign` do.
     """
+    settings, options = with_keywords(data, settings, options, keywords)
+    if isinstance(numbers, str):
+        numbers = numbers_in("numbers", numbers, whole)
     setup = prepare_run(model, for_neurons(settings), options)
     setup, chosen = choose_layers(setup, layers, layer_type, numbers, exclude)
     plan = plan_neurons(setup, chosen, setup.seed, trials, bit, drop_last, bit_order)
@@ -102,7 +110,8 @@ def run_neurons(
         options.on_notes([plan.description])
     records: tuple[Record, ...] = ("per_input", "scores") if detailed_log else ("per_input",)
     try:
-        run_campaign(setup, plan.injections, replace(options, run=folder, records=records, experiment="neurons"))
+        own_options = replace(options, run=folder, records=records, experiment="neurons")
+        run_campaign(setup, plan.injections, options=own_options)
     except ControlFailedError:  # files from before this resume are wrong too
         for file in neuron_files(folder, setup.model.name, setup.dataset.name, plan.seed):
             file.unlink(missing_ok=True)

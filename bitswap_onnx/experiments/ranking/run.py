@@ -4,9 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 
+from bitswap_onnx.campaign.keywords import Keywords, with_keywords
 from bitswap_onnx.campaign.options import Record, RunOptions
 from bitswap_onnx.campaign.reach import leave_out_unreachable
 from bitswap_onnx.campaign.run import default_run, prepare_run, run_campaign
@@ -53,12 +55,12 @@ _TOP_PART = 4
 
 
 def evaluate_robustness(
-    model: str | Path,
-    rankings: Mapping[str, str | Path | Sequence[str]] | None = None,
+    model: object,
+    data: object = None,
     *,
+    rankings: Mapping[str, str | Path | Sequence[str]] | None = None,
     form: RankingForm | None = None,
     builtin: Sequence[str] = BUILTIN_RANKINGS,
-    settings: Settings = Settings(),
     where: RankingSite = "neurons",
     trials: int | None = None,
     evaluation_steps: int | None = None,
@@ -66,28 +68,28 @@ def evaluate_robustness(
     layer_type: str | None = None,
     exclude: str | None = None,
     top: int | None = None,
+    settings: Settings = Settings(),
     options: RunOptions = RunOptions(),
+    **keywords: Unpack[Keywords],
 ) -> Robustness:
     """Measure every layer of ``model`` under faults, and score ``rankings`` of the layers and the ``builtin`` rankings.
 
-    A ranking is a file (`read_ranking`, with its ``form``) or layer names, the most critical first. A fault flips one random
-    bit of one random element: with ``where`` neurons of the layer's input tensor, drawn anew for each input and trial; with
-    weights of its kernel. ``evaluation_steps``: the number of batches of inputs to use (default: all). ``layers``,
-    ``layer_type`` and ``exclude`` choose layers as `select_sites` does; by default layers with kernels. Layers that faults
-    cannot reach are left out, and a note says so. ``top``: the number of first layers whose overlap is compared (default: a
-    quarter). ``settings.seed`` seeds the faults, the random ranking and the bootstraps. ``options`` is as in `run_campaign`.
+    ``model``, ``data`` and ``keywords`` are as in `run_campaign`. A ranking is a file (`read_ranking`, with its ``form``) or
+    layer names, the most critical first. A fault flips one random bit of one random element: with ``where`` neurons of the
+    layer's input tensor, drawn anew for each input and trial; with weights of its kernel. ``evaluation_steps``: the number
+    of batches of inputs to use (default: all). ``layers``, ``layer_type`` and ``exclude`` choose layers as `select_sites`
+    does; by default layers with kernels. Layers that faults cannot reach are left out, and a note says so. ``top``: the
+    number of first layers whose overlap is compared (default: a quarter). ``settings.seed`` seeds the faults, the random
+    ranking and the bootstraps.
 
     Raises BitswapError as `run_campaign`, `select_sites` and `read_ranking` do, and for fewer than two layers.
     """
+    settings, options = with_keywords(data, settings, options, keywords)
     trials = DEFAULT_TRIALS[where] if trials is None else trials
-    builtin = (builtin,) if isinstance(builtin, str) else builtin
-    _check(builtin, where, trials)
+    builtin = _checked(builtin, where, trials)
     setup = _prepare(model, settings, where, evaluation_steps, options)
     setup, sites = _sites(setup, layers, layer_type, exclude, where)
-    given = {name: _given(name, ranking, sites, form) for name, ranking in (rankings or {}).items()}
-    ties = [f"{name}: equal ranks keep the model's order: {', '.join(r.tied)}" for name, r in given.items() if r.tied]
-    if options.on_notes and ties:
-        options.on_notes(ties)
+    given, ties = _given_rankings(rankings or {}, sites, form, options)
     run = options.folder or default_run(setup)
     parts = {"oracle": range(trials)} | ({"sensitivity": range(trials, 2 * trials)} if "sensitivity" in builtin else {})
     measurements = _measure(setup, sites, where, parts, replace(options, run=run))
@@ -114,6 +116,20 @@ def evaluate_robustness(
     )
 
 
+def _given_rankings(
+    rankings: Mapping[str, str | Path | Sequence[str]],
+    sites: Sequence[NeuronSite],
+    form: RankingForm | None,
+    options: RunOptions,
+) -> tuple[dict[str, GivenRanking], list[str]]:
+    """Return the rankings that a caller gave, and notes on equal ranks, which are also told."""
+    given = {name: _given(name, ranking, sites, form) for name, ranking in rankings.items()}
+    ties = [f"{name}: equal ranks keep the model's order: {', '.join(r.tied)}" for name, r in given.items() if r.tied]
+    if options.on_notes and ties:
+        options.on_notes(ties)
+    return given, ties
+
+
 def _measure(
     setup: Setup, sites: Sequence[NeuronSite], where: RankingSite, parts: Mapping[str, range], options: RunOptions
 ) -> dict[str, LayerOutcomes]:
@@ -122,9 +138,8 @@ def _measure(
     records: tuple[Record, ...] = ("per_input",)
     try:
         injections = draw_layer_faults(setup, sites, where, trials, setup.seed)
-        run_campaign(
-            setup, injections, replace(options, records=records, experiment="rank" if where == "neurons" else None)
-        )
+        experiment = "rank" if where == "neurons" else None
+        run_campaign(setup, injections, options=replace(options, records=records, experiment=experiment))
     except ControlFailedError:  # files from before this resume are wrong too
         for path in ranking_files(run, setup.model.name).values():
             path.unlink(missing_ok=True)
@@ -133,23 +148,23 @@ def _measure(
     return {name: read_layer_outcomes(run, len(sites), part, where, labelled) for name, part in parts.items()}
 
 
-def _check(builtin: Sequence[str], where: RankingSite, trials: int) -> None:
-    for name in builtin:
+def _checked(builtin: Sequence[str], where: RankingSite, trials: int) -> tuple[str, ...]:
+    names = tuple(part.strip() for part in builtin.split(",")) if isinstance(builtin, str) else tuple(builtin)
+    for name in names:
         if name not in BUILTIN_RANKINGS:
             raise BitswapError(f"`builtin`: no ranking {name!r}; the nearest are {nearest(name, BUILTIN_RANKINGS)}")
     least = 2 if where == "weights" else 1  # one fault in a weight is one unit, which has no spread
     if trials < least:
         raise BitswapError(f"`trials`: expected at least {least} with `where` {where}, found {trials}")
+    return names
 
 
-def _prepare(
-    model: str | Path, settings: Settings, where: RankingSite, steps: int | None, options: RunOptions
-) -> Setup:
+def _prepare(model: object, settings: Settings, where: RankingSite, steps: int | None, options: RunOptions) -> Setup:
     setup = prepare_run(model, for_neurons(settings) if where == "neurons" else settings, options)
     if steps is None or steps * setup.batch_size >= len(setup.dataset):
         return setup
     first, limit = steps * setup.batch_size, settings.limit
-    return prepare(model, replace(setup.settings, first=None if limit else first, limit=first if limit else None))
+    return prepare(setup.model, replace(setup.settings, first=None if limit else first, limit=first if limit else None))
 
 
 def _sites(

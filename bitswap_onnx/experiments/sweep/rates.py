@@ -41,7 +41,7 @@ def _decades(low: float, high: float) -> Iterator[float]:
         rate *= 10
 
 
-def check_rates(rates: Iterable[float]) -> tuple[float, ...]:
+def check_rates(rates: Iterable[float] | float) -> tuple[float, ...]:
     """Return ``rates`` ascending; raises BitswapError for no rate, a repeated rate or a rate outside (0, 1)."""
     values: tuple[object, ...] = (
         tuple(rates) if isinstance(rates, Iterable) and not isinstance(rates, str) else (rates,)

@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 
+from bitswap_onnx.campaign.keywords import Keywords, with_keywords
 from bitswap_onnx.campaign.options import RunOptions
 from bitswap_onnx.campaign.run import default_run, prepare_run, run_campaign
 from bitswap_onnx.campaign.run_directory import has_store, reading
@@ -24,7 +26,7 @@ from bitswap_onnx.experiments.sweep.bit_errors import (
     find_regions,
     plan_sweep,
 )
-from bitswap_onnx.experiments.sweep.rates import DEFAULT_REPEATS, check_rates
+from bitswap_onnx.experiments.sweep.rates import DEFAULT_REPEATS, check_rates, parse_rates
 from bitswap_onnx.experiments.sweep.report import write_sweep
 from bitswap_onnx.experiments.sweep.results import SWEEP_MEASURES, RateSummary, Shares, Sweep, sweep_files
 from bitswap_onnx.faults.fault import Injection
@@ -33,8 +35,9 @@ from bitswap_onnx.stats.clustered import Mean, clustered_mean
 
 
 def sweep_errors(
-    model: str | Path,
-    rates: Iterable[float],
+    model: object,
+    rates: Iterable[float] | float | str,
+    data: object = None,
     *,
     repeats: int = DEFAULT_REPEATS,
     layers: str | None = None,
@@ -42,9 +45,11 @@ def sweep_errors(
     site: SweepSite = "weights",
     settings: Settings = Settings(),
     options: RunOptions = RunOptions(),
+    **keywords: Unpack[Keywords],
 ) -> Sweep:
     """Flip bits of ``model`` at random at each of ``rates``, ``repeats`` times, and measure accuracy and outcomes.
 
+    ``model``, ``data`` and ``keywords`` are as in `run_campaign`; ``rates`` are numbers, or text like ``1e-9:1e-5``.
     ``layers`` has comma-separated globs or parts of names: for ``site`` weights of layers and parameters, for neurons of
     layers with kernels, whose outputs are hit; for both, each pattern must match at least one of either. ``exclude`` leaves
     out layers in the same way. Neurons that faults cannot reach are left out, and a note says so. ``settings.seed`` seeds
@@ -53,7 +58,8 @@ def sweep_errors(
 
     Raises BitswapError as `check_rates`, `plan_sweep`, `select_targets`, `select_sites` and `run_campaign` do.
     """
-    rates = check_rates(rates)
+    rates = parse_rates(rates) if isinstance(rates, str) else check_rates(rates)
+    settings, options = with_keywords(data, settings, options, keywords)
     setup = prepare_run(model, settings if site == "weights" else for_neurons(settings), options)
     setup, regions = find_regions(setup, layers, site, exclude)
     plan = plan_sweep(regions, rates, repeats, setup.seed)
@@ -62,7 +68,7 @@ def sweep_errors(
         options.on_notes([plan.description, *(() if plan.injections else setup.notes)])
     if plan.injections:
         here = replace(options, run=folder, experiment="sweep")
-        _run(lambda: run_campaign(setup, plan.injections, here), sweep_files(folder, setup.model.name))
+        _run(lambda: run_campaign(setup, plan.injections, options=here), sweep_files(folder, setup.model.name))
     golden = setup.clean_run(options.stop).golden
     if not plan.injections:
         _make_folder(folder, setup.model.name, options.resume)

@@ -125,7 +125,7 @@ class Check:
         )
         try:
             with _divided(network.number):
-                run_campaign(prepare(self.folder / "net.onnx", settings), self.folder / "net.csv", options)
+                run_campaign(prepare(self.folder / "net.onnx", settings), self.folder / "net.csv", options=options)
         except (ControlFailedError, RunError) as error:
             self.refusal = str(error)
             self.find("control", f"{engine}: {error}")

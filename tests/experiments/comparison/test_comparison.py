@@ -77,7 +77,7 @@ def run(folder: Path, proto: onnx.ModelProto, injections: list[Injection] | None
     settings = options.pop("settings", Settings(data=folder.parent / "data.npz", batch_size=8))
     setup = prepare(save(proto, folder / "model.onnx"), settings)
     options = {"run": folder / "run", "workers": 1, "per_input": True, **options}
-    run_campaign(setup, injections or faults(), RunOptions(**options))
+    run_campaign(setup, injections or faults(), options=RunOptions(**options))
     return folder / "run"
 
 
@@ -343,25 +343,22 @@ def test_models_run_on_one_list_and_one_dataset(tmp_path: Path, data: Path) -> N
     a, b = save(cnn(), tmp_path / "data.onnx"), save(takes_nhwc(as_keras(cnn())), tmp_path / "keras.onnx")
     write_fault_list(tmp_path / "faults.csv", faults())
     notes: list[str] = []
-    options = RunOptions(workers=1, on_notes=notes.extend)
-    comparison = compare_models(a, b, tmp_path / "faults.csv", tmp_path / "out", Judgement(), options=options)
+    options = RunOptions(run=tmp_path / "out", workers=1, on_notes=notes.extend)
+    comparison = compare_models(a, b, tmp_path / "faults.csv", options=options)
     assert notes[0] == "faults.csv converted for keras by content"
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a", "b", "faults_b.csv"]
     assert row_of(comparison, "critical").difference == 0
     assert comparison.about["agreement"] == "per input"
     with pytest.raises(RunError, match="holds runs already"):
-        compare_models(a, b, tmp_path / "faults.csv", tmp_path / "out", Judgement(), options=options)
-    again = RunOptions(run=tmp_path / "out", workers=1, resume=True)
-    assert (
-        compare_models(a, b, tmp_path / "faults.csv", tmp_path / "out", Judgement(), options=again).rows
-        == comparison.rows
-    )
+        compare_models(a, b, tmp_path / "faults.csv", options=options)
+    again = compare_models(a, b, tmp_path / "faults.csv", options=options, resume=True)
+    assert again.rows == comparison.rows
 
 
 def test_a_list_that_fits_both_models_stays(tmp_path: Path, data: Path) -> None:
     a, b = save(cnn(), tmp_path / "data.onnx"), save(shifted(), tmp_path / "shifted.onnx")
     write_fault_list(tmp_path / "faults.csv", faults())
-    compare_models(a, b, tmp_path / "faults.csv", tmp_path / "out", Judgement(), options=RunOptions(workers=1))
+    compare_models(a, b, tmp_path / "faults.csv", run=tmp_path / "out", workers=1)
     assert not (tmp_path / "out/faults_b.csv").exists()
 
 

@@ -95,7 +95,7 @@ def run(network: nn.Module, inputs: NDArray[np.float32], faults: list[Injection]
     (verdict,) = crosscheck(
         folder / "net.onnx",
         folder / "faults.csv",
-        [lambda model: native],
+        natives=[lambda model: native],
         run=folder / "run",
         workers=0,
         max_nonfinite=1.0,

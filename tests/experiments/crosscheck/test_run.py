@@ -119,7 +119,7 @@ def test_pytorch_agrees_and_keeps_its_weights(exported: Path) -> None:
     (found,) = crosscheck(
         exported / "net.onnx",
         exported / "faults.csv",
-        [lambda model: torch_native(network)],
+        natives=[lambda model: torch_native(network)],
         run=exported / "run",
         max_nonfinite=0.05,
         workers=1,
@@ -142,7 +142,10 @@ def test_other_weights_are_refused(exported: Path) -> None:
         other.get_parameter("0.weight").mul_(2)
     with pytest.raises(FaultListError, match=r"0.weight: the native model has other weights"):
         crosscheck(
-            exported / "net.onnx", exported / "faults.csv", [lambda model: torch_native(other)], run=exported / "run"
+            exported / "net.onnx",
+            exported / "faults.csv",
+            natives=[lambda model: torch_native(other)],
+            run=exported / "run",
         )
 
 
@@ -152,7 +155,7 @@ def test_a_network_that_computes_something_else_fails(exported: Path) -> None:
     (found,) = crosscheck(
         exported / "net.onnx",
         exported / "faults.csv",
-        [lambda model: torch_native(other)],
+        natives=[lambda model: torch_native(other)],
         run=exported / "run",
         injections=3,
         workers=1,

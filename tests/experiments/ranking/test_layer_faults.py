@@ -136,7 +136,9 @@ def test_outcomes_are_read_by_unit(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     setup = prepare(save(cnn(), tmp_path / "net.onnx"), SETTINGS)
     trials, part = (30, range(10, 30)) if where == "neurons" else (150, range(50, 150))
     injections = list(draw(setup, where, trials).values())
-    run = run_campaign(setup, injections, RunOptions(run=tmp_path / "run", records=["per_input"], workers=1)).run
+    run = run_campaign(
+        setup, injections, options=RunOptions(run=tmp_path / "run", records=["per_input"], workers=1)
+    ).run
     found = read_layer_outcomes(run, 2, part, where, labelled=True)
     unlabelled = read_layer_outcomes(run, 2, part, where, labelled=False)
     units = INPUTS if where == "neurons" else len(part)

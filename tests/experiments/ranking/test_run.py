@@ -78,7 +78,7 @@ def model(tmp_path: Path) -> Path:
 
 def rank(model: Path, run: Path, rankings: Any = None, **options: Any) -> Robustness:
     own = run_options(options, run=run, workers=1, audit=Audit(1))
-    return evaluate_robustness(model, rankings, options=own, **{"settings": SETTINGS, **options})
+    return evaluate_robustness(model, rankings=rankings, options=own, **{"settings": SETTINGS, **options})
 
 
 def run_plain(proto: onnx.ModelProto, name: str, **feeds: Array) -> Array:
