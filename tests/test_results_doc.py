@@ -33,7 +33,7 @@ from tests.documented import documented
         ("results.csv", "", RESULT_COLUMNS),
         ("until.csv", "", InterimEstimate._fields),
         ("per_input.parquet", "", PER_INPUT_COLUMNS),
-        ("`estimate`", "Columns of `--csv`", RATE_COLUMNS),
+        ("`estimate`", "Columns of `-o`", RATE_COLUMNS),
         ("`neurons`", "Columns of", NEURON_COLUMNS),
         ("`sweep`", "Columns of `NETWORK.csv`", SUMMARY_COLUMNS),
         ("`sweep`", "Columns of `detail-NETWORK.csv`", DETAIL_COLUMNS),

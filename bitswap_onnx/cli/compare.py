@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from bitswap_onnx.campaign.options import RunOptions
 from bitswap_onnx.cli import console
@@ -14,6 +13,7 @@ from bitswap_onnx.cli.inject import stop_on_signal
 from bitswap_onnx.cli.option_groups import comparison_option, run_option
 from bitswap_onnx.cli.option_types import BitOrderOption, Out
 from bitswap_onnx.cli.options import check_resumed, with_shared
+from bitswap_onnx.cli.tables import PlainTable
 from bitswap_onnx.cli.view import View
 from bitswap_onnx.errors import RunError, amount
 from bitswap_onnx.files import folder_of_now
@@ -167,7 +167,7 @@ def _print(comparison: "Comparison", folder: Path) -> None:
     console.out.print(f"written: {', '.join(str(folder / name) for name in COMPARISON_FILES)}")
 
 
-def _critical_table(rows: list["ComparisonRow"], delta: float) -> Table:
+def _critical_table(rows: list["ComparisonRow"], delta: float) -> PlainTable:
     title = f"Critical share in %, B - A in points; equivalent: the 90 % interval lies inside ±{delta:g} points"
     names = (
         "Faults in",
@@ -184,11 +184,11 @@ def _critical_table(rows: list["ComparisonRow"], delta: float) -> Table:
     for row in rows:
         differing = f"{row.differing} (≤ {100 * row.differing_upper:.2g} %)"
         intervals = _interval(row.tost_low, row.tost_high), _interval(row.bootstrap_low, row.bootstrap_high)
-        result.add_row(_group(row), str(row.injections), differing, *_means(row), *intervals, row.verdict)
+        result.add_row(_group(row), str(row.injections), differing, *_means(row), *intervals, row.verdict or "-")
     return result
 
 
-def _agreement_table(rows: list["ComparisonRow"], theta: float, per: str) -> Table:
+def _agreement_table(rows: list["ComparisonRow"], theta: float, per: str) -> PlainTable:
     over = f"over {100 * theta:g} % critical"
     names = ("Faults in", ">Only in A", ">Only in B", ">McNemar p", ">Kappa", ">Positive agreement")
     result = console.table(f"Faults {over} in only one model; agreement of outcomes {per}", *names)
@@ -202,7 +202,7 @@ def _group(row: "ComparisonRow") -> str:
     return row.group if row.quantity == "critical" else f"{row.group}, finite"
 
 
-def _masked_table(rows: list["ComparisonRow"]) -> Table:
+def _masked_table(rows: list["ComparisonRow"]) -> PlainTable:
     names = ("Faults in", ">Faults", ">A", ">B", ">B - A ± SE", ">95 % interval", ">Bootstrap 95 %")
     result = console.table("Masked share in %: rounding alone can change it", *names)
     for row in rows:

@@ -8,14 +8,15 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
-from rich.table import Table
 
 from bitswap_onnx.cli.option_names import in_options
+from bitswap_onnx.cli.tables import PlainTable, wrapped
 from bitswap_onnx.errors import printable
 
 if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
+    from rich.progress import TaskID
+
     from bitswap_onnx.campaign.options import OnProgress, Progress
     from bitswap_onnx.graph.coverage import Coverage
 
@@ -23,25 +24,20 @@ if TYPE_CHECKING:
 _WIDE = 200
 
 
-class _PlainTable(Table):
-    """A table whose cells bring no control character to the terminal: names come from files."""
-
-    def add_row(self, *cells: Any, **options: Any) -> None:
-        super().add_row(*(printable(cell) if isinstance(cell, str) else cell for cell in cells), **options)
-
-
 class _PlainConsole(Console):
-    """A console whose lines bring no control character to the terminal."""
+    """A console whose lines bring no control character to the terminal, and wrap there between words."""
 
     def print(self, *objects: Any, **options: Any) -> None:
-        super().print(*map(_plain, objects), **options)
+        super().print(*map(self._plain, objects), **options)
+
+    def _plain(self, printed: Any) -> Any:
+        if not isinstance(printed, str):
+            return printed
+        lines = map(printable, printed.split("\n"))
+        return "\n".join(wrapped(line, self.width) for line in lines) if self.is_terminal else "\n".join(lines)
 
 
-def _plain(printed: Any) -> Any:
-    return "\n".join(map(printable, printed.split("\n"))) if isinstance(printed, str) else printed
-
-
-#: Prints names as they are: no markup, no emoji, no wrapping.
+#: Prints names as they are: no markup, no emoji, no cutting.
 out = _PlainConsole(
     highlight=False, markup=False, emoji=False, soft_wrap=True, width=None if sys.stdout.isatty() else _WIDE
 )
@@ -60,12 +56,9 @@ def share(part: int | None, whole: int | None) -> str:
     return f"{percent} %"
 
 
-def table(title: str, *columns: str) -> Table:
-    """Return an empty table; columns whose name starts with ``>`` are aligned to the right."""
-    result = _PlainTable(title=printable(title), title_justify="left", header_style="bold")
-    for column in columns:
-        result.add_column(column.lstrip(">"), justify="right" if column.startswith(">") else "left", overflow="fold")
-    return result
+def table(title: str, *columns: str) -> PlainTable:
+    """Return an empty table; columns whose name starts with ``>`` are aligned to the right and hold numbers."""
+    return PlainTable(title, columns)
 
 
 def print_notes(notes: Iterable[str], before: str = "note: ") -> None:
@@ -94,6 +87,8 @@ def progress() -> Iterator["OnProgress"]:
     if not sys.stderr.isatty():
         yield _Lines().show
         return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -102,7 +97,7 @@ def progress() -> Iterator["OnProgress"]:
         TimeRemainingColumn(),
         TextColumn("critical {task.fields[critical]}"),
     )
-    with Bar(*columns, console=Console(stderr=True)) as bar:
+    with Progress(*columns, console=Console(stderr=True)) as bar:
         yield _Bars(bar).show
 
 
@@ -130,7 +125,7 @@ def _exactly(progress: "Progress") -> float:
 
 
 class _Bars:
-    def __init__(self, bar: Bar) -> None:
+    def __init__(self, bar: "Bar") -> None:
         self.bar = bar
         self.stages: dict[str, TaskID] = {}
         self.pace = _Pace()

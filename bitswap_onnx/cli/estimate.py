@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
-from rich.table import Table
 
 from bitswap_onnx.cli import console
 from bitswap_onnx.cli.option_groups import estimate_option, fit_option, outcome_option
 from bitswap_onnx.cli.option_types import Json, Out
+from bitswap_onnx.cli.tables import PlainTable
 from bitswap_onnx.cli.view import print_json
 from bitswap_onnx.errors import BitswapError, amount
 from bitswap_onnx.estimates.names import CURVE, HARMFUL, LEADING, MBITS, SCOPES, Nonfinite, Scope
@@ -175,7 +175,7 @@ def _print(rates: "Rates", fit: "Fit | None") -> None:
     console.print_notes([f"inputs: {rates.inputs.name}", rates.inputs.about], "")
 
 
-def _network(rows: list["Rate"], rates: "Rates") -> Table:
+def _network(rows: list["Rate"], rates: "Rates") -> PlainTable:
     level = f"{100 * rates.question.level:g} %"
     result = console.table(
         f"Network: means over faults, in %, with {level} intervals", "Share of", ">Estimate ± SE", f">{level} interval"
@@ -186,7 +186,7 @@ def _network(rows: list["Rate"], rates: "Rates") -> Table:
     return result
 
 
-def _groups(rows: list["Rate"], rates: "Rates") -> Table:
+def _groups(rows: list["Rate"], rates: "Rates") -> PlainTable:
     """Return the table of a scope: critical and masked shares and, unless inputs are a sample, harmful faults per group."""
     scope, quantities = rows[0].scope, [rates.question.leading, "masked"]
     heads = [_TITLES[rates.question.leading], "masked"]
@@ -208,7 +208,7 @@ def _groups(rows: list["Rate"], rates: "Rates") -> Table:
     return result
 
 
-def _curve(rows: list["Rate"], rates: "Rates") -> Table:
+def _curve(rows: list["Rate"], rates: "Rates") -> PlainTable:
     treatment = "" if rates.question.leading == LEADING["as-is"] else f" ({_TITLES[rates.question.leading]})"
     title = f"Share of faults whose critical share f reaches theta{treatment}, in %: {_together(rates, CURVE, 'theta')}"
     result = console.table(title, "Share of", ">Estimate ± SE", ">Interval")

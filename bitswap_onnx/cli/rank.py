@@ -6,8 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from rich.table import Table
-
 from bitswap_onnx.campaign.options import RunOptions
 from bitswap_onnx.cli import console
 from bitswap_onnx.cli.documents import document_of
@@ -15,6 +13,7 @@ from bitswap_onnx.cli.inject import watched
 from bitswap_onnx.cli.option_groups import data_option, fault_option, ranking_option
 from bitswap_onnx.cli.option_types import Exclude, Layers, LayerType, ModelPath, Plot
 from bitswap_onnx.cli.options import with_shared
+from bitswap_onnx.cli.tables import PlainTable
 from bitswap_onnx.cli.view import View
 from bitswap_onnx.errors import BitswapError, amount
 from bitswap_onnx.experiments.ranking.builtin import BUILTIN_RANKINGS
@@ -160,7 +159,7 @@ def _print(robustness: "Robustness", files: Iterable[Path]) -> None:
     console.out.print(f"written: {', '.join(map(str, files))}")
 
 
-def _rankings(robustness: "Robustness") -> Table:
+def _rankings(robustness: "Robustness") -> PlainTable:
     """Return the table of rankings: those of all layers first, of these the best first."""
     from bitswap_onnx.stats.intervals import CONFIDENCE_LEVEL
 
