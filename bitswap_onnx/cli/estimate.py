@@ -162,7 +162,7 @@ def _print(rates: "Rates", fit: "Fit | None") -> None:
     for scope in _HEADS:
         if scope in scopes and all(row.too_few for row in scopes[scope]) and len(scopes[scope]) > 1:
             console.out.print(
-                f"By {_HEADS[scope].lower()}: too few faults in every row; --json and --csv have the intervals"
+                f"By {_HEADS[scope].lower()}: too few faults in every row; --json and --out have the intervals"
             )
         elif scope in scopes:
             console.out.print(_groups(scopes[scope], rates))

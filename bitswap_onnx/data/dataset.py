@@ -6,7 +6,7 @@ when a batch is read.
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -136,16 +136,6 @@ def load_dataset(
     source = ", ".join([f"{selection} {place}", *steps, "no labels" if y is None else "with labels"])
     classes = stored.classes if isinstance(stored, StoredImages) else None
     return Dataset(stored.name, source, y, shape, dtype, len(rows), read, classes)
-
-
-def batches(x: Array, size: int) -> Iterator[tuple[Array, int]]:
-    """Yield ``x`` (N, ...) as batches (size, ...), each with its number of real inputs; the last batch is padded."""
-    if size < 1:
-        raise ValueError(f"batch size {size}")
-    for start in range(0, len(x), size):
-        real = np.ascontiguousarray(x[start : start + size])
-        padding = np.repeat(real[-1:], size - len(real), axis=0)
-        yield (np.concatenate([real, padding]) if len(padding) else real), len(real)
 
 
 def _select(count: int, limit: int | None, first: int | None, seed: int) -> tuple[NDArray[np.intp], str]:

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from bitswap_onnx.data.dataset import batches
+from bitswap_onnx.data.batches import batches
 from bitswap_onnx.errors import ModelError
 from bitswap_onnx.graph.nodes import attribute
 from bitswap_onnx.graph.slices import Slicer

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from bitswap_onnx.data.dataset import batches
+from bitswap_onnx.data.batches import batches
 from bitswap_onnx.graph.edits import InjectionEdits, WeightEdits
 from bitswap_onnx.graph.model import Model
 from bitswap_onnx.graph.neurons import by_input, flips, instrument

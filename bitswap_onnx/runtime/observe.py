@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bitswap_onnx.data.dataset import batches
+from bitswap_onnx.data.batches import batches
 from bitswap_onnx.errors import ControlFailedError, ModelError
 from bitswap_onnx.faults.bits import to_bits
 from bitswap_onnx.graph.neurons import flips, instrument

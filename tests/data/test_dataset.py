@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from bitswap_onnx.data import dataset
-from bitswap_onnx.data.dataset import batches, load_dataset
+from bitswap_onnx.data.batches import batches
+from bitswap_onnx.data.dataset import load_dataset
 from bitswap_onnx.data.preprocessing import Preprocessing
 from bitswap_onnx.data.synthetic import synthetic_dataset
 from bitswap_onnx.errors import DataError, RunError
