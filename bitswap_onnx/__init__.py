@@ -1,8 +1,9 @@
 """Bit-exact fault injection into ONNX models.
 
-The pieces, in the order data flows: `load_model` and `read_fault_list`, `resolve` (faults → receipts), `rewrite` (model in,
-faulty model out), `prepare` (model and data, ready to run), `run_campaign` (all injections, into a run directory). Names are
-loaded when they are first used, so that importing the package costs nothing.
+`run_campaign(model, faults, data)` and its siblings take paths and live objects: torch modules, Keras models, arrays.
+The pieces below, in the order data flows: `export_torch`, `export_keras` and `load_model`, `read_fault_list`, `resolve`
+(faults → receipts), `rewrite` (model in, faulty model out), `prepare` (model and data, ready to run). Names are loaded when
+they are first used, so that importing the package costs nothing.
 """
 
 from importlib import import_module
@@ -17,8 +18,18 @@ if TYPE_CHECKING:
     from bitswap_onnx.converters.torch_to_onnx import export_torch
     from bitswap_onnx.data.dataset import Dataset, load_dataset
     from bitswap_onnx.data.preprocessing import Preprocessing
-    from bitswap_onnx.errors import BitswapError
-    from bitswap_onnx.estimates.rates import Question, estimate_rates
+    from bitswap_onnx.errors import (
+        BitswapError,
+        ControlFailedError,
+        DataError,
+        FaultListError,
+        InterruptedRunError,
+        MissingExtraError,
+        ModelError,
+        RunError,
+    )
+    from bitswap_onnx.estimates.question import Question
+    from bitswap_onnx.estimates.rates import estimate_rates
     from bitswap_onnx.experiments.comparison.compare_runs import Judgement, compare_runs
     from bitswap_onnx.experiments.comparison.convert import convert_faults
     from bitswap_onnx.experiments.comparison.run import compare_models
@@ -49,8 +60,18 @@ _HOMES = {
     "converters.torch_to_onnx": ("export_torch",),
     "data.dataset": ("Dataset", "load_dataset"),
     "data.preprocessing": ("Preprocessing",),
-    "errors": ("BitswapError",),
-    "estimates.rates": ("Question", "estimate_rates"),
+    "errors": (
+        "BitswapError",
+        "ControlFailedError",
+        "DataError",
+        "FaultListError",
+        "InterruptedRunError",
+        "MissingExtraError",
+        "ModelError",
+        "RunError",
+    ),
+    "estimates.question": ("Question",),
+    "estimates.rates": ("estimate_rates",),
     "experiments.comparison.compare_runs": ("Judgement", "compare_runs"),
     "experiments.comparison.convert": ("convert_faults",),
     "experiments.comparison.run": ("compare_models",),
@@ -77,19 +98,26 @@ _HOME = {name: f"bitswap_onnx.{module}" for module, names in _HOMES.items() for 
 __all__ = [
     "BitswapError",
     "Campaign",
+    "ControlFailedError",
+    "DataError",
     "Dataset",
     "Fault",
     "FaultList",
+    "FaultListError",
     "Goal",
     "Injection",
+    "InterruptedRunError",
     "Judgement",
     "Kind",
+    "MissingExtraError",
     "Model",
+    "ModelError",
     "NeuronReceipt",
     "Preprocessing",
     "Question",
     "Receipt",
     "ResolvedInjection",
+    "RunError",
     "RunOptions",
     "SamplingRequest",
     "Settings",

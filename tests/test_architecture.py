@@ -19,6 +19,7 @@ ROOMS = [
     "errors",
     "files",
     "outcome",
+    "tables",
     "faults",
     "data",
     "graph",
@@ -26,12 +27,12 @@ ROOMS = [
     "sampling",
     "models",
     "stats",
+    "report",
     "runtime",
     "campaign",
     "estimates",
     "experiments",
     "until",
-    "report",
     "cli",
 ]
 
@@ -51,6 +52,7 @@ HOMES = {
     "PIL": {"data"},
     "pyarrow": {"campaign"},
     "matplotlib": {"report"},
+    "pandas": {"tables"},
     "scipy": {"stats", "sampling"},
     "sqlite3": {"campaign"},
 }
@@ -67,6 +69,7 @@ LAZY = {
     "tf2onnx",
     "onnx2tf",
     "matplotlib",
+    "pandas",
     "scipy",
 }
 

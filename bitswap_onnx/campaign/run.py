@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from bitswap_onnx.campaign.adaptive_list import INTERIM_ESTIMATES_NAME, AdaptiveList
 from bitswap_onnx.campaign.executor import Executor
@@ -40,21 +40,53 @@ from bitswap_onnx.campaign.setup import Setup, prepare
 from bitswap_onnx.campaign.store import Store
 from bitswap_onnx.campaign.workers import SCRATCH
 from bitswap_onnx.data.chunks import chunk_length
-from bitswap_onnx.errors import BitswapError, ControlFailedError, RunError
+from bitswap_onnx.errors import BitswapError, ControlFailedError, RunError, amount
 from bitswap_onnx.faults.fault_list import FaultList
 from bitswap_onnx.files import folder_of_now
-from bitswap_onnx.outcome import Golden
+from bitswap_onnx.outcome import COUNTS, OUTCOME_NAMES, Golden
 from bitswap_onnx.runtime.session import choose_provider
+from bitswap_onnx.tables import Tabular, percent, read_frame
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
-@dataclass(frozen=True)
-class Campaign:
-    """A finished campaign: its run directory, its numbers, its golden run and lanes as golden.json has them, its notes."""
+@dataclass(frozen=True, repr=False)
+class Campaign(Tabular):
+    """A finished campaign: its run directory, its numbers, its golden run and lanes as golden.json has them, its notes.
+
+    ``frame()`` has one row per fault, as results.csv, with the columns of a fault list among its own.
+    """
 
     run: Path
     summary: Summary
     golden: dict[str, Any]
     notes: tuple[str, ...]
+
+    def headline(self) -> str:
+        """Return what ran, and the critical share of all inferences."""
+        totals, golden = self.summary.totals, self.golden
+        share = (totals["critical"] or 0) / max(totals["inputs"] or 0, 1)
+        return (
+            f"{golden['network']} on {golden['dataset']}: {amount(self.summary.injections, 'injection', ',')}, "
+            f"{amount(totals['inputs'] or 0, 'inference', ',')}, {percent(share)} critical; run {self.run}"
+        )
+
+    def shown_rows(self) -> Iterator[dict[str, Any]]:
+        """Yield the outcomes, as shares of all inferences, of all bits and of each class of bits."""
+        summary = self.summary
+        for name, number, counts in (("all bits", summary.injections, summary.totals), *summary.bit_classes):
+            inputs = max(counts["inputs"] or 0, 1)
+            shares = {kind.replace("_", "-"): percent((counts[kind] or 0) / inputs) for kind in OUTCOME_NAMES[:3]}
+            yield {"faults in": name, "injections": number, **shares}
+
+    def frame(self) -> "pd.DataFrame":
+        """Return results.csv as a pandas DataFrame: one row per fault; counts are whole numbers, missing where empty.
+
+        It is a fault list too, whole or in part: ``run_campaign(model, frame[frame.critical > 0], ...)``. Of an injection
+        with several faults, the first row has the counts. Raises MissingExtraError without pandas.
+        """
+        return read_frame(self.run / "results.csv", ("Bit", "n_injections", *COUNTS), ("clean_value", "faulty_value"))
 
 
 def run_campaign(

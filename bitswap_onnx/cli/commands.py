@@ -6,7 +6,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from bitswap_onnx.cli.help_screens import arrange
+from bitswap_onnx.cli.help_screens import arrange, plain_flags
 from bitswap_onnx.cli.interrupts import ending_at_once
 
 #: Command, which is also the name of its module here → its line in the help. Its own help begins with the same line.
@@ -44,6 +44,10 @@ class LazyGroup(TyperGroup):
         name, command, rest = super().resolve_command(ctx, args)
         with ending_at_once():
             return name, load_command(name) if name else command, rest
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the options, with flags as those of all commands."""
+        return plain_flags(super().get_params(ctx))
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command; for an option that has another name here, the message suggests that name."""

@@ -111,7 +111,8 @@ def command(
 ) -> None:
     """Estimate rates with confidence intervals; the fault is the sampling unit, not the inference."""
     from bitswap_onnx.estimates.fit import failures
-    from bitswap_onnx.estimates.rates import Question, estimate_rates
+    from bitswap_onnx.estimates.question import Question
+    from bitswap_onnx.estimates.rates import estimate_rates
     from bitswap_onnx.estimates.rates_files import as_record, write_csv
 
     operation = _operation(fit_per_mbit, mbit, residency, theta, bits)

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import typer
+
 from bitswap_onnx.cli.examples import EXAMPLES
 from bitswap_onnx.cli.option_groups import GROUPS
 
@@ -11,12 +13,19 @@ def arrange(name: str, command: Any) -> Any:
     for subname, subcommand in getattr(command, "commands", {}).items():
         arrange(f"{name} {subname}", subcommand)
     command.params.sort(key=_place)
-    for parameter in command.params:
-        if getattr(parameter, "is_flag", False):
-            parameter.metavar = ""  # else <bool>, as if a value followed
+    plain_flags(command.get_params(typer.Context(command)))
     if name in EXAMPLES:
         command.epilog = f"Example: bitswap-onnx {name} {EXAMPLES[name]}"
     return command
+
+
+def plain_flags(parameters: list[Any]) -> list[Any]:
+    """Return the parameters; flags among them show no type, as if a value followed, and need no check by pydantic."""
+    for parameter in parameters:
+        if getattr(parameter, "is_flag", False):
+            parameter.metavar = ""
+            parameter.default = parameter.default or False
+    return parameters
 
 
 def _place(parameter: Any) -> int:

@@ -25,7 +25,7 @@ add_commands(app)
 
 
 @app.callback(invoke_without_command=True)
-def _version(version: bool = typer.Option(False, "--version", metavar="", help="Print the version and exit.")) -> None:
+def _version(version: bool = typer.Option(False, "--version", help="Print the version and exit.")) -> None:
     if version:
         from importlib import metadata  # as slow to load as Typer
 

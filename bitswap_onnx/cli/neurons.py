@@ -62,9 +62,9 @@ def command(
     plot: Plot = False,
 ) -> None:
     """Flip one random bit of one random neuron per layer and input, and count misclassifications; --seed seeds the draws."""
+    from bitswap_onnx.experiments.neurons.figure import plot_neurons
     from bitswap_onnx.experiments.neurons.run import run_neurons
     from bitswap_onnx.report.figures import require_matplotlib
-    from bitswap_onnx.report.neurons import plot_neurons
 
     if plot:
         require_matplotlib()

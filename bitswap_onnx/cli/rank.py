@@ -109,8 +109,8 @@ def command(
 
 def _write(robustness: "Robustness", plot: bool) -> tuple[tuple[Path, ...], Path]:
     """Write all files; return them, and the one that holds everything."""
+    from bitswap_onnx.experiments.ranking.figure import plot_robustness
     from bitswap_onnx.experiments.ranking.report import write_robustness
-    from bitswap_onnx.report.ranking import plot_robustness
 
     written = write_robustness(robustness)
     return (*written, *(plot_robustness(robustness) if plot else ())), written[-1]

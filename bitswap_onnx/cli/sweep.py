@@ -48,9 +48,9 @@ def command(
     plot: Plot = False,
 ) -> None:
     """Flip random bits at several bit error rates and measure the accuracy; --seed also seeds the flips."""
+    from bitswap_onnx.experiments.sweep.figure import plot_sweep
     from bitswap_onnx.experiments.sweep.run import sweep_errors
     from bitswap_onnx.report.figures import require_matplotlib
-    from bitswap_onnx.report.sweep import plot_sweep
 
     if plot:
         require_matplotlib()

@@ -9,62 +9,36 @@ the inputs run, unless each fault ran over inputs drawn for it, or the question 
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bitswap_onnx.errors import BitswapError, RunError
+from bitswap_onnx.errors import RunError
 from bitswap_onnx.estimates import notes
+from bitswap_onnx.estimates.figure import rate_bars
 from bitswap_onnx.estimates.frames import design_notes, drawing_notes, find_strata, population_notes
 from bitswap_onnx.estimates.groups import ALL, groups
 from bitswap_onnx.estimates.input_design import InputDesign, input_design
-from bitswap_onnx.estimates.names import CURVE, HARMFUL, LEADING, SCOPES, Nonfinite, Scope
+from bitswap_onnx.estimates.names import CURVE, HARMFUL
 from bitswap_onnx.estimates.outcome_matrix import OutcomeMatrix, read_outcome_matrix
+from bitswap_onnx.estimates.question import Question
 from bitswap_onnx.estimates.read import Recorded, read_recorded
 from bitswap_onnx.estimates.source import Source, lies_in_run, open_source
+from bitswap_onnx.report.figures import draw_figure
 from bitswap_onnx.stats.intervals import Values, bonferroni, fewest_faults
 from bitswap_onnx.stats.stratified import Bounded, Estimate, Frame, Strata, Weights, frame_of, weigh, weighted_mean
 from bitswap_onnx.stats.two_way import over_inputs
+from bitswap_onnx.tables import Tabular, percent
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _Counts = NDArray[np.number[Any]]
 
-THETAS = (0.0, 0.001, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 0.9)
-
 _SHARES = ("non_critical", "masked", "nonfinite", "critical_nonfinite", "sdc_5", "sdc_10", "sdc_20")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Question:
-    """Which rates to estimate: by which scopes (``by``), at which confidence (``level``).
-
-    ``nonfinite``: the treatment of NaN and Inf scores. ``theta``: a fault is harmful if its critical share reaches it;
-    with 0, if any of its inputs is critical. ``thetas``: further points of the curve P(f >= theta). ``over_inputs``:
-    the inputs count as a sample too, like the faults. Raises BitswapError for a value outside its range.
-    """
-
-    by: tuple[Scope, ...] = ("network", "bit-class", "bit")
-    level: float = 0.95
-    nonfinite: Nonfinite = "as-is"
-    theta: float = 0.0
-    thetas: tuple[float, ...] = THETAS
-    over_inputs: bool = False
-
-    def __post_init__(self) -> None:
-        unknown = [name for name in self.by if name not in SCOPES]
-        if unknown or not self.by:
-            raise BitswapError(f"`by`: expected some of {','.join(SCOPES)}, found {','.join(unknown) or 'nothing'}")
-        if not 0 < self.level < 1:
-            raise BitswapError(f"`level`: expected a confidence between 0 and 1, like 0.95, found {self.level}")
-        if not 0 <= self.theta <= 1:
-            raise BitswapError(f"`theta`: expected a share of inputs from 0 to 1, found {self.theta}")
-
-    @property
-    def leading(self) -> str:
-        """The quantity that counts as critical."""
-        return LEADING[self.nonfinite]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +63,9 @@ class Rate:
     too_few: bool
 
 
-@dataclass(frozen=True, eq=False)
-class Rates:
-    """Rates of one source.
+@dataclass(frozen=True, eq=False, repr=False)
+class Rates(Tabular):
+    """Rates of one source; ``frame()`` has a row per `Rate`, as the CSV file.
 
     ``inputs``: which inputs they describe. ``corrected_for``: for each scope, the number of groups, or of theta in the
     curve, that its level is corrected for.
@@ -113,6 +87,26 @@ class Rates:
                 return row
         raise KeyError(wanted)
 
+    def headline(self) -> str:
+        """Return the leading rate of the network, with its interval."""
+        rate = self.find("network", ALL, self.question.leading)
+        interval = f"[{percent(rate.low)}, {percent(rate.high)}] at {100 * rate.level:g} %"
+        return f"{self.recorded.source}: {rate.quantity} {percent(rate.mean)} {interval}, from {rate.faults:,} faults"
+
+    def table_rows(self) -> Iterator[dict[str, Any]]:
+        """Yield the rates."""
+        return (asdict(row) | {"input_design": self.inputs.name} for row in self.rows)
+
+    def shown_rows(self) -> Iterator[dict[str, Any]]:
+        """Yield the rates of the leading quantity."""
+        names = ("scope", "group", "quantity", "faults", "mean", "low", "high")
+        of_leading = (row for row in self.rows if row.quantity == self.question.leading)
+        return ({name: getattr(row, name) for name in names} for row in of_leading)
+
+    def plot(self) -> "Figure":
+        """Return a figure: the leading rate of each group, with its interval; raises MissingExtraError, see `rate_bars`."""
+        return draw_figure(rate_bars(self.rows, self.question.leading))
+
 
 class _Sample(NamedTuple):
     """The ``quantities`` of the injections by name; ``matrix``: their outcomes per input if inputs are a sample too."""
@@ -133,16 +127,18 @@ class _Asked(NamedTuple):
 
 
 def estimate_rates(
-    source: str | Path, question: Question = Question(), design: str | Path | Strata | None = None
+    source: object, question: Question = Question(), design: str | Path | Strata | None = None, **asked: Any
 ) -> Rates:
-    """Estimate the rates of a finished run directory or a results file.
+    """Estimate the rates of a finished campaign, of its run directory or of a results file.
 
-    ``design``: the strata of its list, or the file of the design that `generate_faults` wrote. None: the design that
-    lay beside the list when it ran, or that lies beside the results file, if there is one. Raises what `open_source`,
-    `read_recorded`, `find_strata` and, with ``over_inputs``, `read_outcome_matrix` raise, and RunError for a treatment
-    of nonfinite scores whose counts were not recorded.
+    ``source``: a path, or what `run_campaign` or `run_until` returned. ``asked``: fields of the question, such as
+    ``by="layer,bit"`` or ``level=0.99``. ``design``: the strata of its list, or the file of the design that
+    `generate_faults` wrote. None: the design that lay beside the list when it ran, or that lies beside the results file,
+    if there is one. Raises what `open_source`, `read_recorded`, `find_strata` and, with ``over_inputs``,
+    `read_outcome_matrix` raise, and RunError for a treatment of nonfinite scores whose counts were not recorded.
     """
-    with open_source(source) as opened:
+    question = replace(question, **asked)
+    with open_source(getattr(source, "run", source)) as opened:
         return _estimate(opened, question, design)
 
 

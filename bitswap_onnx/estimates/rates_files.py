@@ -66,4 +66,4 @@ def write_csv(rates: Rates, path: Path, design: Path | None = None) -> None:
     with replacing(path) as file:
         writer = csv.DictWriter(file, RATE_COLUMNS, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(asdict(row) | {"input_design": rates.inputs.name} for row in rates.rows)
+        writer.writerows(rates.table_rows())

@@ -27,7 +27,7 @@ class Source:
 
 
 @contextmanager
-def open_source(path: str | Path) -> Iterator[Source]:
+def open_source(path: object) -> Iterator[Source]:
     """Open a run directory or a results file.
 
     Raises RunError where there is neither, for a run that is not finished or whose audit failed, and for a run whose

@@ -100,12 +100,14 @@ def _advice(path: Path) -> str:
     return f"; {_OTHER_FILES[kind]}" if kind in _OTHER_FILES and path.exists() else ""
 
 
-def load_model(path: str | Path | onnx.ModelProto) -> Model:
-    """Load and check an ONNX file, or check a protobuf, of which the model gets a copy.
+def load_model(path: "str | Path | onnx.ModelProto | Model") -> Model:
+    """Load and check an ONNX file, or check a protobuf, of which the model gets a copy; a `Model` is returned as it is.
 
     Raises ModelError for a missing file, a file that is no valid ONNX model, an opset or IR version that the runtime
     does not support, and external data that is missing, too short or outside the model's folder.
     """
+    if isinstance(path, Model):
+        return path
     if isinstance(path, onnx.ModelProto):
         return _copied(path)
     path = Path(path)

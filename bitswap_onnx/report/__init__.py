@@ -1,1 +1,1 @@
-"""Figures of experiments, for papers and pages."""
+"""Figures of numbers, for papers and notebooks; knows no experiment."""

@@ -5,7 +5,6 @@ panels give the same SVG, byte for byte, under the same matplotlib. Text in an S
 mathematics.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +17,8 @@ from numpy.typing import NDArray
 
 from bitswap_onnx.errors import MissingExtraError
 from bitswap_onnx.files import replacing
+from bitswap_onnx.report.axes import make_logarithmic, make_whole
+from bitswap_onnx.report.direct_labels import Labelled, label_directly, line_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -48,10 +49,13 @@ _SETTINGS: dict[Any, Any] = {
 #: Dots per inch of the PNG.
 _DPI = 300
 
-#: Inches: a panel of curves; a row of bars and the space around the rows; a legend's row, space above, line samples.
-_WIDTH, _HEIGHT = 2.8, 2.3
+#: Inches: a panel of curves; a row of bars and the space around the rows.
+_WIDTH, _HEIGHT = 3.3, 2.5
 _BAR_ROW, _BARS_AROUND = 0.14, 0.75
-_LEGEND_ROW, _LEGEND_ABOVE, _LEGEND_LINE = 0.155, 0.1, 0.65
+
+#: Curves of a panel that have a colour and a name; further ones are grey. More names would hide the curves.
+_MOST_NAMED = 5
+_GREY: dict[str, Any] = {"color": "#c4c4c4", "linewidth": 0.8}
 
 #: Colours at least ten steps of lightness apart (CIE L* 22 to 71), dark beside light; 4 dashes and 9 markers: 36 pairs.
 _COLOURS = ("#1f2f6f", "#da7530", "#9a1f47", "#62b8e0", "#0f8272")
@@ -60,8 +64,6 @@ _MARKERS = "os^DvPX<*"
 _REFERENCE_DASHES = ((0, (6, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2, 1, 2)), "-")
 #: A curve of at most so many points has a marker at each point; a longer curve has about so many markers in all.
 _FEW_POINTS, _MARKERS_SHOWN = 16, 6
-
-_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +85,8 @@ class Curve:
 class Panel:
     """Curves over the same axes; curves of the same name look the same in every panel of a figure.
 
-    ``y_range``: the lowest and highest y to show; None fits the curves. Raises ValueError for x <= 0 with ``x_log``.
+    ``x_whole``: x counts something, so only whole numbers are marked. ``y_range``: the lowest and highest y to show; None
+    fits the curves. Raises ValueError for x <= 0 with ``x_log``.
     """
 
     title: str
@@ -91,6 +94,7 @@ class Panel:
     y_label: str
     curves: Sequence[Curve]
     x_log: bool = False
+    x_whole: bool = False
     y_range: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
@@ -118,19 +122,25 @@ def require_matplotlib() -> None:
         raise MissingExtraError("plots need matplotlib: pip install 'bitswap-onnx[report]'") from None
 
 
-def save_figure(stem: Path, panels: Sequence[Panel | Bars]) -> tuple[Path, Path]:
-    """Draw the panels side by side with one legend; write ``<stem>.svg`` and ``<stem>.png``, whole, and return both.
+def draw_figure(panels: Sequence[Panel | Bars]) -> "Figure":
+    """Return the panels side by side with one legend, as matplotlib's figure; raises MissingExtraError without it."""
+    require_matplotlib()
+    with _our_settings():
+        return _draw(panels)
 
-    A ``.svg`` or ``.png`` at the end of ``stem`` is removed. The legend lists the curves panel by panel, within a panel
-    those with the highest mean first. Up to 36 curves beside references look different.
+
+def save_figure(stem: Path, panels: Sequence[Panel | Bars]) -> tuple[Path, Path]:
+    """Draw the panels side by side; write ``<stem>.svg`` and ``<stem>.png``, whole, and return both.
+
+    A ``.svg`` or ``.png`` at the end of ``stem`` is removed. The first five curves of a panel have their names beside them;
+    further ones are grey, and the title says how many.
 
     Raises MissingExtraError without matplotlib, and RunError if a file cannot be written.
     """
-    require_matplotlib()
     name = stem.stem if stem.suffix.lower() in (".svg", ".png") else stem.name
     files = stem.with_name(f"{name}.svg"), stem.with_name(f"{name}.png")
+    figure = draw_figure(panels)
     with _our_settings():
-        figure = _draw(panels)
         pictures = [_render(figure, "svg", metadata={"Date": None}), _render(figure, "png", dpi=_DPI)]
     for path, picture in zip(files, pictures, strict=True):
         with replacing(path, "wb") as file:
@@ -158,29 +168,33 @@ def _render(figure: "Figure", kind: str, **options: Any) -> bytes:
 def _draw(panels: Sequence[Panel | Bars]) -> "Figure":
     from matplotlib.figure import Figure
 
-    curves = _legend_order(panels)
     width = sum(_WIDTH + (_text_inches(panel.labels) if isinstance(panel, Bars) else 0) for panel in panels)
-    legend = _LEGEND_LINE + _text_inches([curve.name for curve in curves]) if curves else 0.0
-    height = max(_LEGEND_ABOVE + _LEGEND_ROW * len(curves), *map(_height, panels))
-    figure = Figure(figsize=(width + legend, height), layout="constrained")
+    figure = Figure(figsize=(width, max(map(_height, panels))), layout="constrained")
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
     styles = _styles(panels)
     for panel, ax in zip(panels, axes, strict=True):
-        ax.set_title(_shown(panel.title))
         ax.set_xlabel(_shown(panel.x_label))
         if isinstance(panel, Panel):
             _draw_curves(ax, panel, styles)
         else:
+            ax.set_title(_shown(panel.title))
             _draw_bars(ax, panel)
-    if curves:
-        _draw_legend(figure, curves, styles)
+    figure.draw_without_rendering()  # from here on, axes have their place
+    for panel, ax in zip(panels, axes, strict=True):
+        if isinstance(panel, Panel):
+            _label_curves(ax, panel, styles)
     return figure
 
 
 def _draw_curves(ax: "Axes", panel: Panel, styles: _Styles) -> None:
+    grey = max(0, len(panel.curves) - _MOST_NAMED)
+    ax.set_title(_shown(panel.title) + (f" (grey: {grey} more)" if grey else ""))
     ax.set_ylabel(_shown(panel.y_label))
     ax.grid(True)
     for place, curve in enumerate(panel.curves):
+        if place >= _MOST_NAMED:
+            ax.plot(curve.x, curve.y, zorder=1.5, **_GREY)
+            continue
         style = styles[curve.name]
         if curve.low is not None and curve.high is not None:
             ax.fill_between(curve.x, curve.low, curve.high, color=style["color"], alpha=0.15, linewidth=0)
@@ -189,24 +203,21 @@ def _draw_curves(ax: "Axes", panel: Panel, styles: _Styles) -> None:
         every = int(place * 0.382 % 1 * step), step
         ax.plot(curve.x, curve.y, markevery=every, zorder=3 if curve.reference else 2, **style)
     if panel.x_log:
-        _make_logarithmic(ax)
+        make_logarithmic(ax)
+    if panel.x_whole:
+        make_whole(ax)
     if panel.y_range is not None:
         low, high = panel.y_range
         ax.set_ylim(low - 0.03 * (high - low), high + 0.03 * (high - low))
 
 
-def _make_logarithmic(ax: "Axes") -> None:
-    """Label decades; an axis that spans fewer than two decades gets labels between them too."""
-    from matplotlib.ticker import LogLocator, MaxNLocator
-
-    ax.set_xscale("log")
-    low, high = ax.get_xlim()
-    if high < 10 * low:
-        ax.xaxis.set_major_locator(MaxNLocator(4))
-    elif high < 100 * low:
-        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 30 * low else (1, 3)))
-    ax.xaxis.set_major_formatter(_scientific)
-    ax.xaxis.set_minor_formatter("")
+def _label_curves(ax: "Axes", panel: Panel, styles: _Styles) -> None:
+    lines = [line_of(curve.x, curve.y, curve.low, curve.high) for curve in panel.curves]
+    labelled = [
+        Labelled(_shown(curve.name), styles[curve.name]["color"], 72 * _text_inches([curve.name]), line)
+        for curve, line in zip(panel.curves[:_MOST_NAMED], lines, strict=False)
+    ]
+    label_directly(ax, labelled, lines[_MOST_NAMED:], _SETTINGS["legend.fontsize"])
 
 
 def _draw_bars(ax: "Axes", bars: Bars) -> None:
@@ -221,29 +232,11 @@ def _draw_bars(ax: "Axes", bars: Bars) -> None:
     ax.set_ylim(len(rows) - 0.4, -0.6)
 
 
-def _draw_legend(figure: "Figure", curves: Sequence[Curve], styles: _Styles) -> None:
-    from matplotlib.lines import Line2D
-
-    lines = [Line2D([], [], **styles[curve.name]) for curve in curves]
-    names = [_shown(curve.name) for curve in curves]
-    figure.legend(lines, names, loc="outside right upper", frameon=False, handlelength=3.2, borderpad=0)
-
-
-def _legend_order(panels: Sequence[Panel | Bars]) -> list[Curve]:
-    """Return one curve per name: panel by panel, the highest mean first."""
-    chosen: dict[str, Curve] = {}
-    for panel in panels:
-        if isinstance(panel, Panel):
-            for curve in sorted(panel.curves, key=_mean, reverse=True):
-                chosen.setdefault(curve.name, curve)
-    return list(chosen.values())
-
-
 def _styles(panels: Sequence[Panel | Bars]) -> _Styles:
-    """Return the style of each name's curves, chosen in the order of first appearance."""
-    named = {curve.name: curve for panel in panels if isinstance(panel, Panel) for curve in panel.curves}
-    references = [name for name, curve in named.items() if curve.reference]
-    others = [name for name, curve in named.items() if not curve.reference]
+    """Return the style of the named curves, chosen in the order of first appearance."""
+    curves = [curve for panel in panels if isinstance(panel, Panel) for curve in panel.curves[:_MOST_NAMED]]
+    references = list(dict.fromkeys(curve.name for curve in curves if curve.reference))
+    others = list(dict.fromkeys(curve.name for curve in curves if not curve.reference))
     styles = {name: _reference_style(place) for place, name in enumerate(references)}
     return styles | {name: _style(place) for place, name in enumerate(others)}
 
@@ -260,12 +253,6 @@ def _style(place: int) -> dict[str, Any]:
 
 def _reference_style(place: int) -> dict[str, Any]:
     return {"color": "black", "linestyle": _REFERENCE_DASHES[place % len(_REFERENCE_DASHES)], "linewidth": 1.2}
-
-
-def _mean(curve: Curve) -> float:
-    y = np.asarray(curve.y, np.float64)
-    finite = y[np.isfinite(y)]
-    return float(finite.mean()) if finite.size else -math.inf
 
 
 def _height(panel: Panel | Bars) -> float:
@@ -285,10 +272,3 @@ def _text_inches(names: Sequence[str]) -> float:
 def _shown(name: str) -> str:
     """Return a name with a replacement character for each unprintable one, which XML may not hold."""
     return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in name)
-
-
-def _scientific(value: float, position: float = 0) -> str:
-    """Return ``10⁻⁶`` or ``2.5×10⁻⁶``; matplotlib's own labels need its mathematical notation, which is switched off."""
-    digits, exponent = f"{value:.6e}".split("e")
-    mantissa = "" if float(digits) == 1 else f"{float(digits):g}×"
-    return mantissa + "10" + str(int(exponent)).translate(_SUPERSCRIPTS)

@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
-from bitswap_onnx.errors import BitswapError
+import onnx
+
+from bitswap_onnx.errors import BitswapError, check_path
 from bitswap_onnx.faults.fault_list import write_fault_list
 from bitswap_onnx.files import replacing
-from bitswap_onnx.graph.model import Model
+from bitswap_onnx.graph.model import Model, load_model
 from bitswap_onnx.sampling.design import ListDesign, StratumDesign, design_path
 from bitswap_onnx.sampling.draws import Sample
 from bitswap_onnx.sampling.population import bit_distances, find_population, population_coverage
@@ -17,12 +19,16 @@ from bitswap_onnx.sampling.strata import Region, Stratum, stratify
 _KINDS_PER_BIT = {"flips": 1, "stuck_at": 2}
 
 
-def generate_faults(model: Model, request: SamplingRequest, path: Path) -> ListDesign:
+def generate_faults(
+    model: Model | str | Path | onnx.ModelProto, request: SamplingRequest, path: str | Path
+) -> ListDesign:
     """Draw a fault list from ``model``, write it to ``path`` and its design beside it, and return the design.
 
+    ``model``: as `load_model` takes it, or a `Model`, such as `export_torch` and `export_keras` return.
     Raises BitswapError for filters that leave nothing, for a stratum with fewer places than an injection needs, and for
     a field of the request that has no effect; RunError where the files cannot be written.
     """
+    model, path = load_model(model), check_path("path", path)
     refuse_idle(request)
     regions, strata, sample = plan_sample(model, request)
     digest = write_fault_list(path, sample, sample.examples)

@@ -1,8 +1,9 @@
 """Campaigns that run until a share is known precisely enough."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Unpack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
@@ -13,21 +14,56 @@ from bitswap_onnx.campaign.run import Campaign, prepare_run, run_campaign
 from bitswap_onnx.campaign.run_directory import reading
 from bitswap_onnx.campaign.settings import Settings
 from bitswap_onnx.campaign.setup import Setup
-from bitswap_onnx.errors import BitswapError
+from bitswap_onnx.errors import BitswapError, amount
 from bitswap_onnx.estimates.rates import shares_of
 from bitswap_onnx.sampling.input_blocks import sample_inputs
+from bitswap_onnx.tables import Tabular, percent
 from bitswap_onnx.until.drawn_list import DrawnList, Until
 from bitswap_onnx.until.goal import Goal
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-@dataclass(frozen=True)
-class Reached:
-    """A finished campaign, its interim estimates (one or more for each round), and whether every fault has run."""
+
+@dataclass(frozen=True, repr=False)
+class Reached(Tabular):
+    """A finished campaign, its interim estimates (one or more for each round), and whether every fault has run.
+
+    ``frame()`` has a row per interim estimate, as until.csv.
+    """
 
     campaign: Campaign
     until: Until
     interim_estimates: tuple[InterimEstimate, ...]
     is_census: bool
+
+    @property
+    def run(self) -> Path:
+        """The run directory."""
+        return self.campaign.run
+
+    def headline(self) -> str:
+        """Return the goal and the last estimate."""
+        last, golden = self.interim_estimates[-1], self.campaign.golden
+        low, high = percent(last.low), percent(last.high)
+        return (
+            f"{golden['network']} on {golden['dataset']}: {self.until.goal.quantity} {percent(last.mean)}, "
+            f"between {low} and {high}, after {amount(last.injections, 'injection', ',')}; run {self.run}"
+        )
+
+    def table_rows(self) -> Iterator[dict[str, Any]]:
+        """Yield the interim estimates."""
+        yield from (estimate._asdict() for estimate in self.interim_estimates)
+
+    def plot(self) -> "Figure":
+        """Return a figure: the estimate and its interval after each round. Raises MissingExtraError without matplotlib."""
+        from bitswap_onnx.report.figures import Curve, Panel, draw_figure
+
+        estimates = self.interim_estimates
+        low, mean, high = 100 * np.array([(one.low, one.mean, one.high) for one in estimates]).T
+        quantity = self.until.goal.quantity.replace("_", " ")
+        curve = Curve(quantity, np.array([one.injections for one in estimates]), mean, low, high)
+        return draw_figure([Panel(str(self.until.goal), "injections", f"{quantity}, %", [curve])])
 
 
 def run_until(

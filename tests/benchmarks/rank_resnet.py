@@ -15,10 +15,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from bitswap_onnx.campaign.options import RunOptions
+from bitswap_onnx.experiments.ranking.figure import plot_robustness
 from bitswap_onnx.experiments.ranking.report import write_robustness
 from bitswap_onnx.experiments.ranking.results import Robustness
 from bitswap_onnx.experiments.ranking.run import evaluate_robustness
-from bitswap_onnx.report.ranking import plot_robustness
 from bitswap_onnx.stats.intervals import CONFIDENCE_LEVEL
 from bitswap_onnx.stats.rankings import ALIKE, BootstrapEstimate
 from tests.benchmarks.subjects import add_reference, image_settings, machine, make_subject

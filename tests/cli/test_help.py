@@ -89,6 +89,7 @@ def test_help_breaks_no_word(name: str, columns: int, run: Run, monkeypatch: pyt
     code, out, _ = run(*name.split(), "--help")
     assert code == 0
     words = set(re.split(r"[\s│]+", out))
+    assert "<bool>" not in words
     for option in options(LEAVES[name]):
         assert {*option.opts} <= words
         if option.show_default and isinstance(option.default, str):

@@ -12,7 +12,8 @@ from bitswap_onnx.campaign.settings import Settings
 from bitswap_onnx.campaign.setup import prepare
 from bitswap_onnx.errors import BitswapError, RunError
 from bitswap_onnx.estimates.fit import Operation, failures
-from bitswap_onnx.estimates.rates import Question, Rates, estimate_rates
+from bitswap_onnx.estimates.question import Question
+from bitswap_onnx.estimates.rates import Rates, estimate_rates
 from bitswap_onnx.faults.fault import Fault, Injection, Kind
 from bitswap_onnx.faults.fault_list import write_fault_list
 from tests.builders import cnn, save

@@ -15,7 +15,8 @@ from bitswap_onnx.campaign.settings import Settings
 from bitswap_onnx.errors import BitswapError
 from bitswap_onnx.estimates.groups import faults_by_stratum
 from bitswap_onnx.estimates.names import HARMFUL, SCOPES
-from bitswap_onnx.estimates.rates import Question, Rates, estimate_rates
+from bitswap_onnx.estimates.question import Question
+from bitswap_onnx.estimates.rates import Rates, estimate_rates
 from bitswap_onnx.faults.fault import Kind
 from bitswap_onnx.graph.model import load_model
 from bitswap_onnx.sampling.choices import SamplingScheme

@@ -13,7 +13,8 @@ from bitswap_onnx.errors import BitswapError, RunError
 from bitswap_onnx.estimates.groups import ALL
 from bitswap_onnx.estimates.input_design import CONDITIONAL
 from bitswap_onnx.estimates.names import CURVE, HARMFUL, SCOPES
-from bitswap_onnx.estimates.rates import Question, estimate_rates
+from bitswap_onnx.estimates.question import Question
+from bitswap_onnx.estimates.rates import estimate_rates
 from bitswap_onnx.estimates.rates_files import as_record, write_csv
 from bitswap_onnx.stats.stratified import Bounded, Strata, estimate_mean, frame_of
 from tests import reference

@@ -15,7 +15,8 @@ from bitswap_onnx.campaign.settings import Settings
 from bitswap_onnx.campaign.setup import prepare
 from bitswap_onnx.errors import ModelError
 from bitswap_onnx.estimates.groups import ALL
-from bitswap_onnx.estimates.rates import Question, estimate_rates
+from bitswap_onnx.estimates.question import Question
+from bitswap_onnx.estimates.rates import estimate_rates
 from bitswap_onnx.faults.fault_list import read_fault_list
 from bitswap_onnx.graph.model import load_model
 from bitswap_onnx.graph.resolve import Resolver

@@ -9,7 +9,8 @@ import pytest
 from bitswap_onnx.campaign.settings import Settings
 from bitswap_onnx.estimates.groups import ALL, faults_by_stratum, groups
 from bitswap_onnx.estimates.names import HARMFUL, SCOPES, Scope
-from bitswap_onnx.estimates.rates import Question, estimate_rates
+from bitswap_onnx.estimates.question import Question
+from bitswap_onnx.estimates.rates import estimate_rates
 from bitswap_onnx.estimates.read import FaultLabels
 from bitswap_onnx.sampling.generate import generate_faults
 from bitswap_onnx.sampling.request import SamplingRequest

@@ -24,7 +24,8 @@ from bitswap_onnx.estimates.fit import Operation, failures
 from bitswap_onnx.estimates.groups import ALL
 from bitswap_onnx.estimates.input_design import CONDITIONAL
 from bitswap_onnx.estimates.names import CURVE, HARMFUL, SCOPES
-from bitswap_onnx.estimates.rates import Question, estimate_rates
+from bitswap_onnx.estimates.question import Question
+from bitswap_onnx.estimates.rates import estimate_rates
 from bitswap_onnx.estimates.rates_files import as_record, write_csv
 from bitswap_onnx.faults.fault import Fault, Injection, Site
 from bitswap_onnx.faults.fault_list import read_fault_list

@@ -18,7 +18,8 @@ from bitswap_onnx.campaign.run_directory import reading
 from bitswap_onnx.campaign.settings import Settings
 from bitswap_onnx.campaign.setup import prepare
 from bitswap_onnx.errors import BitswapError, InterruptedRunError, RunError
-from bitswap_onnx.estimates.rates import Question, estimate_rates
+from bitswap_onnx.estimates.question import Question
+from bitswap_onnx.estimates.rates import estimate_rates
 from bitswap_onnx.graph.model import load_model
 from bitswap_onnx.runtime.messages import Message, Result, Unit
 from bitswap_onnx.runtime.pool import Pool

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bitswap_onnx.errors import BitswapError
+from bitswap_onnx.errors import BitswapError, amount
 from bitswap_onnx.experiments.comparison.paired_runs import READ_COUNTS, CountTable, RunPair, read_pair
 from bitswap_onnx.faults.bits import BIT_CLASSES
 from bitswap_onnx.files import replacing
@@ -24,6 +24,7 @@ from bitswap_onnx.outcome import CRITICAL
 from bitswap_onnx.stats.clustered import BOOTSTRAP_DRAWS, bootstrap_interval, clustered_mean, upper_share
 from bitswap_onnx.stats.intervals import CONFIDENCE_LEVEL
 from bitswap_onnx.stats.paired import equivalence, kappa, mcnemar, positive_agreement
+from bitswap_onnx.tables import Tabular, percent
 
 GRAPH_EFFECT = (
     "the graph effect: two graphs of the same weights, the same faults and inputs, in one runtime; "
@@ -88,12 +89,27 @@ class ComparisonRow:
     positive_agreement: float | None = None
 
 
-@dataclass(frozen=True, eq=False)
-class Comparison:
-    """Two runs compared: ``about`` describes the runs and the method, ``rows`` are the numbers."""
+@dataclass(frozen=True, eq=False, repr=False)
+class Comparison(Tabular):
+    """Two runs compared: ``about`` describes the runs and the method, ``rows`` are the numbers, also as ``frame()``."""
+
+    notebook_columns = ("scope", "group", "quantity", "injections", "share_a", "share_b", "difference", "verdict")
 
     about: dict[str, Any]
     rows: tuple[ComparisonRow, ...]
+
+    def headline(self) -> str:
+        """Return the networks, and the difference of their critical shares."""
+        first = self.rows[0]
+        return (
+            f"{self.about['a']['network']} and {self.about['b']['network']}: "
+            f"{amount(self.about['injections'], 'injection')}, critical {percent(first.share_a)} and "
+            f"{percent(first.share_b)}: {first.verdict}"
+        )
+
+    def table_rows(self) -> Iterator[dict[str, Any]]:
+        """Yield the numbers of each group and quantity."""
+        yield from map(asdict, self.rows)
 
     def write(self, folder: Path) -> None:
         """Write compare.json and compare.csv into ``folder``, each whole or not at all; raises RunError."""

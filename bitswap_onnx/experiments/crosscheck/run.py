@@ -8,10 +8,10 @@ are counted separately.
 
 import random
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
 import numpy as np
 
@@ -22,13 +22,14 @@ from bitswap_onnx.campaign.run import run_campaign
 from bitswap_onnx.campaign.settings import Settings
 from bitswap_onnx.campaign.setup import Setup, prepare
 from bitswap_onnx.converters.native import Native
-from bitswap_onnx.errors import ControlFailedError, ModelError
+from bitswap_onnx.errors import ControlFailedError, ModelError, amount
 from bitswap_onnx.experiments.crosscheck.agreement import Agreement, measure_agreement
 from bitswap_onnx.experiments.crosscheck.divergence import Divergence, find_divergence
 from bitswap_onnx.faults.fault import Injection
 from bitswap_onnx.faults.fault_list import refuse_neurons
 from bitswap_onnx.faults.in_memory import given_faults
 from bitswap_onnx.graph.resolve import resolve
+from bitswap_onnx.tables import Tabular
 
 #: Clean scores may differ by this much of an input's largest score: float32 rounding through a deep network.
 MAX_CLEAN_DIFFERENCE = 1e-3
@@ -37,12 +38,15 @@ MAX_CLEAN_DIFFERENCE = 1e-3
 MAX_DIVERGENCES = 5
 
 
-@dataclass(frozen=True)
-class Verdict:
+@dataclass(frozen=True, repr=False)
+class Verdict(Tabular):
     """All agreements with one native run, and ``max_nonfinite``, the tolerated share of differing nonfinite inferences.
 
-    ``divergences`` locate the first difference of both runs, for the first injections whose predictions differ.
+    ``divergences`` locate the first difference of both runs, for the first injections whose predictions differ. ``frame()``
+    has a row for the clean run, and one per injection.
     """
+
+    notebook_columns = ("id", "inputs", "difference", "differing", "near_ties", "nonfinite", "nonfinite_differing")
 
     native: str
     clean: Agreement
@@ -50,6 +54,21 @@ class Verdict:
     max_nonfinite: float
     has_max_pool: bool
     divergences: tuple[Divergence, ...] = ()
+
+    def headline(self) -> str:
+        """Return what ran, and the number of predictions that differ without explanation."""
+        return (
+            f"ONNX Runtime and {self.native}: {amount(len(self.injections), 'injection')}, clean scores within "
+            f"{self.clean.relative:.1e}, {amount(self.unexplained, 'prediction')} differ without explanation"
+        )
+
+    def table_rows(self) -> Iterator[dict[str, Any]]:
+        """Yield the agreement of the clean run and of each injection; counts are those of outcomes on each side."""
+        for agreement in (self.clean, *self.injections):
+            row = asdict(agreement)
+            sides = {"runtime": row.pop("runtime"), self.native: row.pop("native")}
+            counts = {f"{name}_{side}": each[name] for side, each in sides.items() for name in ("masked", "critical")}
+            yield row | counts
 
     @property
     def unexplained(self) -> int:

@@ -5,12 +5,19 @@ the total its layers, are a cluster. Everything is conditional on the layers. `b
 intervals.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from bitswap_onnx.errors import amount
 from bitswap_onnx.faults.fault import BitOrder
 from bitswap_onnx.graph.sites import NeuronSite
 from bitswap_onnx.stats.proportion import Proportion
+from bitswap_onnx.tables import Tabular, percent
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 ALL_LAYERS = "all layers"
 
@@ -42,15 +49,17 @@ class LayerShares:
     nonfinite: Proportion
 
 
-@dataclass(frozen=True, slots=True)
-class NeuronCampaign:
+@dataclass(frozen=True, repr=False)
+class NeuronCampaign(Tabular):
     """A finished campaign over ``inputs``, of which ``correct`` are golden-correct (None without labels).
 
     ``rows``: the layers in order, then all layers together. ``bit``: the bit that is flipped, None for a random one;
     0 is the least significant, or the sign where ``bit_order`` is ``msb``.
     ``is_classifier``: critical means another prediction, not an exceeded tolerance. ``detailed``: a file lists every
-    misclassification.
+    misclassification. ``frame()`` has a row per layer, as the CSV file; the last one is all layers together.
     """
+
+    notebook_columns = ("number", "layer", "type", "misclassified_share", "critical_share", "nonfinite_share")
 
     run: Path
     network: str
@@ -74,6 +83,26 @@ class NeuronCampaign:
     def files(self) -> tuple[Path, ...]:
         """``<model>_<dataset>_<seed>.txt`` and ``.csv``, and ``_detailed.txt`` for a ``detailed`` campaign."""
         return neuron_files(self.run, self.network, self.dataset, self.seed)[: 3 if self.detailed else 2]
+
+    def headline(self) -> str:
+        """Return what ran, and the critical share over all layers."""
+        share = percent(self.rows[-1].critical.share)
+        return (
+            f"{self.network} on {self.dataset}: {amount(len(self.layers), 'layer')}, {share} critical; run {self.run}"
+        )
+
+    def table_rows(self) -> Iterator[dict[str, Any]]:
+        """Yield the numbers of each layer."""
+        from bitswap_onnx.experiments.neurons.report import neuron_rows
+
+        return neuron_rows(self)
+
+    def plot(self) -> "Figure":
+        """Return a figure: the share of every layer with its interval. Raises MissingExtraError without matplotlib."""
+        from bitswap_onnx.experiments.neurons.figure import neuron_panels
+        from bitswap_onnx.report.figures import draw_figure
+
+        return draw_figure(neuron_panels(self))
 
 
 def neuron_files(run: Path, network: str, dataset: str, seed: int) -> tuple[Path, ...]:

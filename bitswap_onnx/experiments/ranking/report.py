@@ -17,8 +17,8 @@ def write_robustness(robustness: Robustness) -> tuple[Path, ...]:
     """Write the tables and the JSON of `ranking_files` and return their paths. A table without rows is not written."""
     files = ranking_files(robustness.run, robustness.network)
     tables = {
-        "layers": list(_layers(robustness)),
-        "rankings": [_ranking(robustness, ranked) for ranked in robustness.rankings],
+        "layers": list(layer_rows(robustness)),
+        "rankings": list(ranking_rows(robustness)),
         "curves": list(_curves(robustness)),
         "pairs": [_pair(pair, robustness.where) for pair in robustness.pairs],
     }
@@ -36,12 +36,18 @@ def _settings(robustness: Robustness) -> dict[str, Any]:
     return {name: getattr(robustness, name) for name in names}
 
 
-def _layers(robustness: Robustness) -> Iterable[dict[str, Any]]:
+def layer_rows(robustness: Robustness) -> Iterable[dict[str, Any]]:
+    """Yield the numbers of each layer, by the columns of the CSV file."""
     for layer in robustness.layers:
         names = {"number": layer.number, "layer": layer.name, "type": layer.kind}
         shares = {"accuracy": layer.correct, "critical": layer.critical, "nonfinite": layer.nonfinite}
         cost = {name: value for name, value in asdict(layer.cost).items() if name != "layer"}
         yield names | shares | cost | {"bits": layer.bits, "largest_activation": layer.largest}
+
+
+def ranking_rows(robustness: Robustness) -> Iterable[dict[str, Any]]:
+    """Yield the scores of each ranking, by the columns of the CSV file."""
+    return (_ranking(robustness, ranked) for ranked in robustness.rankings)
 
 
 def _ranking(robustness: Robustness, ranked: ScoredRanking) -> dict[str, Any]:

@@ -4,13 +4,19 @@ The repeat is the sampling unit and its inputs are a cluster. So an interval is 
 range of a share (0 to 1) and conditional on the inputs. `repeat_interval` says what holds where all repeats are equal.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from bitswap_onnx.errors import RunError
+from bitswap_onnx.errors import RunError, amount
 from bitswap_onnx.experiments.sweep.bit_errors import SweepPoint
 from bitswap_onnx.stats.clustered import Mean, upper_share
 from bitswap_onnx.stats.intervals import CONFIDENCE_LEVEL
+from bitswap_onnx.tables import Tabular, percent
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 #: Measures of every point: counts of `bitswap_onnx.outcome.COUNTS`, as shares of all inputs.
 SWEEP_MEASURES = ("top_1_correct", "top_5_correct", "top_1_robust", "critical", "nonfinite")
@@ -33,12 +39,15 @@ class RateSummary:
     means: dict[str, Mean | None]
 
 
-@dataclass(frozen=True, eq=False)
-class Sweep:
+@dataclass(frozen=True, eq=False, repr=False)
+class Sweep(Tabular):
     """A finished sweep over ``bits`` bits (neurons: of all ``inputs``). ``golden``: the shares without any error.
 
-    ``points`` holds every repeat at every rate with its shares, ``rows`` every rate; both ascend by rate.
+    ``points`` holds every repeat at every rate with its shares, ``rows`` every rate; both ascend by rate. ``frame()`` has a
+    row per rate, as ``<model>.csv``; rate 0 is the golden run.
     """
+
+    notebook_columns = ("rate", "repeats", "flips", "top_1_correct", "top_1_robust", "critical", "nonfinite")
 
     run: Path
     network: str
@@ -53,6 +62,25 @@ class Sweep:
     def files(self) -> tuple[Path, Path]:
         """``<model>.csv``, one row per rate, and ``detail-<model>.csv``, one row per point; rate 0 is the golden run."""
         return sweep_tables(self.run, self.network)
+
+    def headline(self) -> str:
+        """Return what ran, and the critical share at the highest rate."""
+        last = self.rows[-1].means["critical"]
+        at = f"{percent(None if last is None else last.mean)} critical at rate {self.rows[-1].rate:g}"
+        return f"{self.network} on {self.dataset}: {amount(len(self.rows), 'bit error rate')}, {at}; run {self.run}"
+
+    def table_rows(self) -> Iterator[dict[str, Any]]:
+        """Yield the numbers of each rate."""
+        from bitswap_onnx.experiments.sweep.report import rate_rows
+
+        return rate_rows(self)
+
+    def plot(self) -> "Figure":
+        """Return a figure: accuracy and outcomes against the rate. Raises MissingExtraError without matplotlib."""
+        from bitswap_onnx.experiments.sweep.figure import sweep_panels
+        from bitswap_onnx.report.figures import draw_figure
+
+        return draw_figure(sweep_panels(self))
 
 
 def repeat_interval(mean: Mean) -> tuple[float, float] | None:
