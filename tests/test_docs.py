@@ -6,6 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +64,11 @@ def _check_known(words: list[str]) -> None:
             assert place.with_suffix(".py").is_file() or (place / "__main__.py").is_file(), module
         case ["make", target]:
             assert re.search(rf"^{target}:", (REPO / "Makefile").read_text(encoding="utf-8"), re.MULTILINE), target
+        case ["pip", "install", "-c", "constraints.txt", "-e", project]:
+            extras = re.fullmatch(r"\.\[(.*)\]", project)
+            project_file = tomllib.loads((REPO / "pyproject.toml").read_text(encoding="utf-8"))
+            assert extras
+            assert set(extras[1].split(",")) <= set(project_file["project"]["optional-dependencies"])
         case ["source", ".venv/bin/activate"]:
             pass
         case _:
