@@ -1,8 +1,10 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and folders named by the time."""
 
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import datetime
+from itertools import count
 from pathlib import Path
 from typing import IO, Any
 
@@ -46,3 +48,10 @@ def check_output(path: Path, inputs: Iterable[Path]) -> None:
 def _remove(path: Path) -> None:
     with suppress(OSError):
         path.unlink(missing_ok=True)
+
+
+def folder_of_now(parent: Path) -> Path:
+    """Return a folder below ``parent`` that does not exist, named ``yymmdd_HHMMSS``, or ``yymmdd_HHMMSS-2`` and so on."""
+    time = datetime.now().strftime("%y%m%d_%H%M%S")
+    names = (time if number == 1 else f"{time}-{number}" for number in count(1))
+    return next(parent / name for name in names if not (parent / name).exists())

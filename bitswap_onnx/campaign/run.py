@@ -5,7 +5,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from datetime import datetime
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
@@ -43,6 +42,7 @@ from bitswap_onnx.campaign.workers import SCRATCH
 from bitswap_onnx.data.chunks import chunk_length
 from bitswap_onnx.errors import BitswapError, ControlFailedError, RunError, amount
 from bitswap_onnx.faults.fault_list import FaultList
+from bitswap_onnx.files import folder_of_now
 from bitswap_onnx.outcome import COUNTS, OUTCOME_NAMES, Golden
 from bitswap_onnx.runtime.session import choose_provider
 from bitswap_onnx.tables import Tabular, percent, read_frame
@@ -167,7 +167,7 @@ def prepare_run(model: object, settings: Settings, options: RunOptions) -> Setup
 
 def default_run(setup: Setup) -> Path:
     """Return the run directory of a campaign that was given none."""
-    return Path("reports", setup.dataset.name, setup.model.name, datetime.now().strftime("%y%m%d_%H%M%S"))
+    return folder_of_now(Path("reports", setup.dataset.name, setup.model.name))
 
 
 def _drawn_or_given(faults: object, options: RunOptions, setup: Setup) -> str:

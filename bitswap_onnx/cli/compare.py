@@ -1,6 +1,5 @@
 """``compare``: the paired reliability of two models."""
 
-from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,6 +16,7 @@ from bitswap_onnx.cli.options import check_resumed, with_shared
 from bitswap_onnx.cli.tables import PlainTable
 from bitswap_onnx.cli.view import View
 from bitswap_onnx.errors import RunError, amount
+from bitswap_onnx.files import folder_of_now
 
 if TYPE_CHECKING:
     from bitswap_onnx.campaign.settings import Settings
@@ -124,7 +124,7 @@ def command(
 
 
 def _default_folder(model_a: Path, model_b: Path) -> Path:
-    return Path("reports/compare", f"{model_a.stem}-{model_b.stem}", datetime.now().strftime("%y%m%d_%H%M%S"))
+    return folder_of_now(Path("reports/compare", f"{model_a.stem}-{model_b.stem}"))
 
 
 def _write(comparison: "Comparison", folder: Path) -> list[Path]:
