@@ -11,10 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from bitswap_onnx.campaign.options import RunOptions
 from bitswap_onnx.campaign.run import run_campaign
-from bitswap_onnx.campaign.setup import prepare
-from bitswap_onnx.estimates.rates import Question, Rates, estimate_rates
+from bitswap_onnx.estimates.question import Question
+from bitswap_onnx.estimates.rates import Rates, estimate_rates
 from bitswap_onnx.graph.model import load_model
 from bitswap_onnx.report.figures import Curve, Panel, save_figure
 from bitswap_onnx.sampling.generate import generate_faults
@@ -32,7 +31,7 @@ def take_census(folder: Path) -> Rates:
     """Run every flip of the kernels in ``folder``, or what is left of them, and return the rates by layer and bit."""
     faults, run = folder / "faults.csv", folder / "run"
     generate_faults(load_model(MODEL), SamplingRequest("exhaustive"), faults)
-    run_campaign(prepare(MODEL), faults, RunOptions(run=run, resume=run.exists()))
+    run_campaign(MODEL, faults, run=run, resume=run.exists())
     return estimate_rates(run, Question(by=("network", "layer-bit")))
 
 
@@ -47,7 +46,7 @@ def main() -> None:
     given = parser.parse_args().run
     with tempfile.TemporaryDirectory() as temporary:
         rates = take_census(given or Path(temporary))
-    axes = "bit (31 sign, 30 to 23 exponent, 22 and below mantissa)", "critical inferences, %"
+    axes = "bit (31: sign, 30 to 23: exponent)", "critical inferences, %"
     panel = Panel("Every bit of the shipped model's kernels, flipped", *axes, [curve(rates, layer) for layer in LAYERS])
     svg, png = save_figure(FIGURE, [panel])
     png.unlink()
