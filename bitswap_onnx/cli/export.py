@@ -51,8 +51,8 @@ def torch(
     source: Annotated[
         str,
         typer.Argument(
-            metavar="MODULE:CALLABLE|MODEL.pt2|torchvision:NAME|timm:NAME",
-            help="net.py:build, package.module:Net, a program saved by torch.export.save, a network of torchvision or timm, "
+            metavar="MODULE:CALLABLE|MODEL.pt2|...",
+            help="net.py:build, package.module:Net, a program saved by torch.export.save, torchvision:NAME, timm:NAME, "
             "or a pickled module (.pt).",
             show_default=False,
         ),

@@ -20,6 +20,7 @@ _MOST_ROWS = 40
 SchemeOption = Annotated[
     SamplingScheme,
     fault_option(
+        metavar="SCHEME",
         help="What a sample is drawn from. network: all bits; layer: each layer; bit-layer: each bit of each layer; "
         "data-aware: the same, with sizes by what the bit does to the weights; exhaustive: every fault, no sample; "
         "per-target: --number of each target.",

@@ -90,6 +90,9 @@ def test_help_breaks_no_word(name: str, columns: int, run: Run, monkeypatch: pyt
     assert code == 0
     words = set(re.split(r"[\s│]+", out))
     assert "<bool>" not in words
+    assert not re.search(r"<[^<>\s]+\s", out)
+    for parameter in LEAVES[name].params:
+        assert {*(parameter.metavar or "").split()} <= words
     for option in options(LEAVES[name]):
         assert {*option.opts} <= words
         if option.show_default and isinstance(option.default, str):
