@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,7 +17,7 @@ from bitswap_onnx.campaign.options import RunOptions, starting_workers
 from bitswap_onnx.cli import console, summary
 from bitswap_onnx.cli.documents import campaign_document
 from bitswap_onnx.cli.option_groups import data_option, output_option
-from bitswap_onnx.cli.option_types import BitOrderOption, ModelPath
+from bitswap_onnx.cli.option_types import BitOrderOption, FaultsIfAny, ModelPath
 from bitswap_onnx.cli.options import with_shared
 from bitswap_onnx.cli.view import View
 from bitswap_onnx.errors import BitswapError, amount
@@ -39,9 +38,7 @@ def command(
     options: RunOptions,
     until: "Until | None",
     view: View,
-    faults: Annotated[
-        Path | None, typer.Argument(metavar="FAULTS", help="A fault list (CSV); none with --until.", show_default=False)
-    ] = None,
+    faults: FaultsIfAny = None,
     bit_order: BitOrderOption = "lsb",
     save_outputs: Annotated[
         bool, output_option("--save-outputs", help="Keep the scores of every inference as .npy files.")

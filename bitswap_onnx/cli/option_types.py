@@ -1,5 +1,7 @@
 """Arguments and options that several commands have."""
 
+import errno
+import os
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
@@ -7,11 +9,37 @@ from typing import Annotated, Literal
 import typer
 
 from bitswap_onnx.cli.option_groups import fault_option, network_option, output_option
-from bitswap_onnx.errors import BitswapError
+from bitswap_onnx.errors import BitswapError, FaultListError, ModelError
 from bitswap_onnx.faults.fault import KIND_NAMES
 
-ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="An ONNX file.", show_default=False)]
-Faults = Annotated[Path, typer.Argument(metavar="FAULTS", help="A fault list (CSV).", show_default=False)]
+
+def _check_model(context: typer.Context, path: Path | None) -> Path | None:
+    return _check_is_there(context, path, ModelError, "model")
+
+
+def _check_list(context: typer.Context, path: Path | None) -> Path | None:
+    return _check_is_there(context, path, FaultListError, "fault list")
+
+
+def _check_is_there(context: typer.Context, path: Path | None, kind: type[BitswapError], what: str) -> Path | None:
+    """Return ``path``; raise the error of the library for one that does not exist, before the library is loaded."""
+    if path is not None and not context.resilient_parsing and not path.exists():
+        raise kind(f"{path}: cannot read the {what}: {os.strerror(errno.ENOENT)}")
+    return path
+
+
+ModelPath = Annotated[
+    Path, typer.Argument(metavar="MODEL", help="An ONNX file.", show_default=False, callback=_check_model)
+]
+Faults = Annotated[
+    Path, typer.Argument(metavar="FAULTS", help="A fault list (CSV).", show_default=False, callback=_check_list)
+]
+FaultsIfAny = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="FAULTS", help="A fault list (CSV); none with --until.", show_default=False, callback=_check_list
+    ),
+]
 BitOrderOption = Annotated[
     Literal["lsb", "msb"],
     fault_option(help="Bit 0 is the least significant bit (lsb) or the sign (msb)."),

@@ -24,6 +24,7 @@ ERRORS = {
     "a bad choice": "inject model.onnx faults.csv --fusion none",
     "a bad number": "inject model.onnx faults.csv --workers x",
     "an error line that names an option": "inject model.onnx faults.csv --resume",
+    "a file that is missing": "inject gone.onnx faults.csv",
 }
 
 
@@ -55,8 +56,10 @@ def main() -> int:
     lines = ["--version", "--help", *(f"{command} --help" for command in every_command()), *ERRORS.values()]
     slow = 0
     with tempfile.TemporaryDirectory() as folder:
+        for name in ("model.onnx", "faults.csv"):
+            Path(folder, name).touch()
         for line in lines:
-            seconds = cpu_seconds(line, str(Path(folder)), options.runs)
+            seconds = cpu_seconds(line, folder, options.runs)
             slow += seconds > options.most
             print(f"{seconds:6.2f} s{' (slow)' if seconds > options.most else ''}  bitswap-onnx {line}")
     print(f"{len(lines) - slow} of {len(lines)} within {options.most:g} s of CPU time")

@@ -103,7 +103,14 @@ def test_no_command_loads_a_library_before_it_runs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code"), [("inject", 2), ("inject m.onnx --fusion none", 2), ("inject m.onnx f.csv --resume", 1)]
+    ("arguments", "code"),
+    [
+        ("inject", 2),
+        ("inject m.onnx --fusion none", 2),
+        ("inject gone.onnx f.csv", 1),
+        ("faults validate gone.csv", 1),
+        ("estimate --resume", 2),
+    ],
 )
 def test_no_wrong_usage_loads_a_library(arguments: str, code: int) -> None:
     assert loaded(HEAVY, *arguments.split(), code=code) == ""

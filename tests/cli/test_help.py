@@ -102,8 +102,12 @@ def test_help_breaks_no_word(name: str, columns: int, run: Run, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_examples_parse(name: str) -> None:
+def test_examples_parse(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     arguments = shlex.split(EXAMPLES[name])
+    for read in arguments[:2]:
+        Path(read).parent.mkdir(exist_ok=True)
+        Path(read).touch()
     with LEAVES[name].make_context(name, [*arguments]) as context:
         assert not context.args
         assert context.params.get("out") == (Path(arguments[-1]) if "-o" in arguments else None)
