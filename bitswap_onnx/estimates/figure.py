@@ -23,7 +23,7 @@ def rate_bars(rows: Iterable["Rate"], quantity: str) -> list[Bars]:
 
 
 def _bars(scope: str, quantity: str, rows: list["Rate"]) -> Bars:
-    title = "" if scope == "network" else f"by {scope}"
+    title = scope if scope == "network" else f"by {scope}"
     if len(rows) > _MOST_GROUPS:
         title = f"{title}: {_MOST_GROUPS} of {len(rows)}"
         highest = sorted(rows, key=lambda row: -row.high)[:_MOST_GROUPS]
