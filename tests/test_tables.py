@@ -188,3 +188,6 @@ def test_a_model_shows_itself_in_one_line(campaign: Campaign, folder: Path) -> N
     assert repr(bo.load_model(network())).startswith("<Model net, in memory: 4 nodes")
     assert len(repr(bo.Settings(data=(X, Y)))) < 500
     assert campaign.golden["model_file"] == "net.onnx"
+    setup = bo.prepare(model, bo.Settings(data=(X, Y)))
+    assert repr(setup) == "<Setup net on data: all 20 inputs in memory, with labels>"
+    assert repr(setup.dataset) == "<Dataset data: all 20 inputs in memory, with labels; each (1, 6, 6), float32>"

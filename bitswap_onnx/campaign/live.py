@@ -64,7 +64,7 @@ def given_data(data: object, most: int | None = None) -> GivenData:
         from bitswap_onnx.converters.tf_data import read_tf_data
 
         return read_tf_data(data, most)
-    if not isinstance(data, tuple | list | dict) and not hasattr(data, "__array__"):
+    if not isinstance(data, tuple | list | Mapping) and not hasattr(data, "__array__"):
         raise DataError(f"`data`: expected {_DATA}, found {shown(data)}")
     return stored_in_memory(data, _as_array)
 

@@ -67,9 +67,11 @@ class Campaign(Tabular):
         """Return what ran, and the critical share of all inferences."""
         totals, golden = self.summary.totals, self.golden
         share = (totals["critical"] or 0) / max(totals["inputs"] or 0, 1)
+        warned = len(golden["warnings"])
         return (
             f"{golden['network']} on {golden['dataset']}: {amount(self.summary.injections, 'injection', ',')}, "
             f"{amount(totals['inputs'] or 0, 'inference', ',')}, {percent(share)} critical; run {self.run}"
+            + (f"; {amount(warned, 'warning')} in golden['warnings']" if warned else "")
         )
 
     def shown_rows(self) -> Iterator[dict[str, Any]]:

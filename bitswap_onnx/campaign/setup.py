@@ -72,6 +72,9 @@ class Setup:
     left_out: tuple[str, ...] = ()
     _clean_run: CleanRun | None = field(default=None, init=False, repr=False)
 
+    def __repr__(self) -> str:
+        return f"<Setup {self.model.name} on {self.dataset.name}: {self.dataset.source}>"
+
     @property
     def path(self) -> Path | None:
         """The model's file, None for a model in memory."""

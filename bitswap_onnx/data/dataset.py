@@ -45,6 +45,9 @@ class Dataset:
     def __len__(self) -> int:
         return self._count
 
+    def __repr__(self) -> str:
+        return f"<Dataset {self.name}: {self.source}; each {self.shape}, {self.dtype}>"
+
     def batch(self, start: int, stop: int) -> Array:
         """Return inputs start to stop (excluded), (stop - start, *shape), C-contiguous; raises DataError."""
         if not 0 <= start <= stop <= len(self):

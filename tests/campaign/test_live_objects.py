@@ -82,6 +82,8 @@ def test_files_arrays_and_protobufs_are_one_campaign(here: Path, command: Run) -
     expected = on_the_command_line(command, "cnn.onnx")
     model = bo.load_model("cnn.onnx")
     models = ["cnn.onnx", Path("cnn.onnx"), model, onnx.load("cnn.onnx"), bo.load_model(model.proto)]
+    with np.load("cnn.npz") as archive:
+        bo.run_campaign(model, "faults.csv", archive, run="cli", resume=True, workers=0)
     data = [(X, Y), {"x": X, "y": Y}, {"images": X, "label": Y}, (X, np.eye(4)[Y]), "cnn.npz", [X, Y]]
     listed = bo.read_fault_list("faults.csv")
     faults = ["faults.csv", FAULTS, listed, list(listed), iter(FAULTS), tuple(FAULTS)]
