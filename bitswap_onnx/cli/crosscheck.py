@@ -144,13 +144,15 @@ def _print_totals(verdict: "Verdict") -> None:
     masked = [_total(agreement.runtime["masked"] for agreement in verdict.injections)]
     masked += [_total(agreement.native["masked"] for agreement in verdict.injections)]
     nonfinite = sum(agreement.nonfinite for agreement in verdict.injections)
+    differing = sum(agreement.nonfinite_differing for agreement in verdict.injections)
+    cause = f" ({verdict.cause})" if differing else ""
     console.out.print(
         f"{verdict.native}: {amount(inferences, 'faulty inference')}; "
-        f"clean score difference {verdict.clean.difference:.1e}; "
+        f"clean scores differ by at most {verdict.clean.difference:.1e}; "
         f"different predictions: {verdict.unexplained} without explanation, "
         f"{sum(a.near_ties for a in verdict.injections)} in near ties; with NaN or Inf: {nonfinite}, of which "
-        f"{sum(a.nonfinite_differing for a in verdict.injections)} differ ({verdict.cause}); "
-        f"masked: ORT {masked[0]}, {verdict.native} {masked[1]} (rounding)"
+        f"{differing} differ{cause}; "
+        f"masked: ORT {masked[0]}, {verdict.native} {masked[1]} (rounding alone can change it)"
     )
     for divergence in verdict.divergences:
         console.out.print(f"  {verdict.native}, {divergence.text}", markup=False)

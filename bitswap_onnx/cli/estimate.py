@@ -230,17 +230,21 @@ def _harmful(row: "Rate") -> str:
 
 def _cells(row: "Rate") -> tuple[str, str]:
     if row.mean is None:
-        return "too few", f"{_percent(row.low, 3)} to {_percent(row.high, 3)}"
-    se = "-" if row.se is None else _percent(row.se, 2)
-    return f"{_percent(row.mean, 4)} ± {se}", _interval(row.mean, row.low, row.high, _percent)
+        return "too few", f"{_end(row.low, 3)} to {_end(row.high, 3)}"
+    se, shown = "-" if row.se is None else _percent(row.se, 2), _percent if row.low == row.high else _end
+    return f"{_percent(row.mean, 4)} ± {se}", _interval(row.mean, row.low, row.high, shown)
 
 
 def _interval(value: float, low: float, high: float, shown: Callable[[float, int], str]) -> str:
     """Return an interval in three digits; in four, as its value, where rounding alone would put the value outside."""
-    ends = shown(low, 3), shown(high, 3)
-    if not float(ends[0]) <= float(shown(value, 4)) <= float(ends[1]):
-        ends = shown(low, 4), shown(high, 4)
-    return " to ".join(ends)
+    outside = not float(f"{low:.3g}") <= float(f"{value:.4g}") <= float(f"{high:.3g}")
+    digits = 4 if outside else 3
+    return f"{shown(low, digits)} to {shown(high, digits)}"
+
+
+def _end(share: float, digits: int) -> str:
+    """Return the end of an interval in percent, without more decimals than a reader needs."""
+    return "< 0.001" if 1e-8 <= share < 1e-5 else _percent(share, digits)
 
 
 def _percent(share: float, digits: int) -> str:

@@ -150,7 +150,7 @@ def _print(robustness: "Robustness", files: Iterable[Path]) -> None:
     console.out.print(layers)
     critical = "critical: the top-1 class is not the golden one; nonfinite: a score is NaN or Inf"
     console.out.print(
-        f"shares of the inferences with faults in a layer; {critical}; MMACs: millions of multiplications"
+        f"shares of the inferences with faults in a layer; {critical}; MMACs: million multiply-accumulates per input"
     )
     if robustness.rankings:
         console.out.print(_rankings(robustness))

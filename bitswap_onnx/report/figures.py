@@ -123,7 +123,7 @@ def require_matplotlib() -> None:
 
 
 def draw_figure(panels: Sequence[Panel | Bars]) -> "Figure":
-    """Return the panels side by side with one legend, as matplotlib's figure; raises MissingExtraError without it."""
+    """Return the panels side by side, as matplotlib's figure; raises MissingExtraError without it."""
     require_matplotlib()
     with _our_settings():
         return _draw(panels)
@@ -171,14 +171,14 @@ def _draw(panels: Sequence[Panel | Bars]) -> "Figure":
     width = sum(_WIDTH + (_text_inches(panel.labels) if isinstance(panel, Bars) else 0) for panel in panels)
     figure = Figure(figsize=(width, max(map(_height, panels))), layout="constrained")
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
-    styles = _styles(panels)
+    styles, most = _styles(panels), max((len(panel.labels) for panel in panels if isinstance(panel, Bars)), default=0)
     for panel, ax in zip(panels, axes, strict=True):
         ax.set_xlabel(_shown(panel.x_label))
         if isinstance(panel, Panel):
             _draw_curves(ax, panel, styles)
         else:
             ax.set_title(_shown(panel.title))
-            _draw_bars(ax, panel)
+            _draw_bars(ax, panel, most)
     figure.draw_without_rendering()  # from here on, axes have their place
     for panel, ax in zip(panels, axes, strict=True):
         if isinstance(panel, Panel):
@@ -220,7 +220,8 @@ def _label_curves(ax: "Axes", panel: Panel, styles: _Styles) -> None:
     label_directly(ax, labelled, lines[_MOST_NAMED:], _SETTINGS["legend.fontsize"])
 
 
-def _draw_bars(ax: "Axes", bars: Bars) -> None:
+def _draw_bars(ax: "Axes", bars: Bars, most: int) -> None:
+    """Draw bars; where another panel has ``most`` rows, more than these, they keep the distance of its rows."""
     rows = np.arange(len(bars.labels))
     ax.grid(True)
     ax.axvline(0, color="black", linewidth=0.6)
@@ -230,6 +231,9 @@ def _draw_bars(ax: "Axes", bars: Bars) -> None:
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
     ax.set_ylim(len(rows) - 0.4, -0.6)
+    if len(rows) < most:
+        ax.set_anchor("N")
+        ax.set_box_aspect(_BAR_ROW * max(len(rows), 2) / _WIDTH)
 
 
 def _styles(panels: Sequence[Panel | Bars]) -> _Styles:

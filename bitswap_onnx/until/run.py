@@ -56,14 +56,19 @@ class Reached(Tabular):
         yield from (estimate._asdict() for estimate in self.interim_estimates)
 
     def plot(self) -> "Figure":
-        """Return a figure: the estimate and its interval after each round. Raises MissingExtraError without matplotlib."""
+        """Return a figure: the estimate and its interval after each round, cut at twice the last upper end.
+
+        Raises MissingExtraError without matplotlib.
+        """
         from bitswap_onnx.report.figures import Curve, Panel, draw_figure
 
         estimates = self.interim_estimates
         low, mean, high = 100 * np.array([(one.low, one.mean, one.high) for one in estimates]).T
         quantity = self.until.goal.quantity.replace("_", " ")
         curve = Curve(quantity, np.array([one.injections for one in estimates]), mean, low, high)
-        return draw_figure([Panel(str(self.until.goal), "injections", f"{quantity}, %", [curve])])
+        axes = str(self.until.goal), "injections", f"{quantity}, %"
+        shown = min(float(low.min()), 0.0), max(2 * float(high[-1]), float(mean.max()), 1e-9)
+        return draw_figure([Panel(*axes, [curve], x_whole=True, y_range=shown)])
 
 
 def run_until(

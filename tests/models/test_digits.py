@@ -92,7 +92,7 @@ def test_the_design_is_how_the_list_was_drawn() -> None:
 
 def test_the_estimate_weights_tensors_by_their_size(tmp_path: Path) -> None:
     """Against a mean by hand: of each stratum's critical shares, as results.csv counts them, weighted by its size."""
-    run_campaign(prepare(MODEL, Settings(first=32)), FAULTS, RunOptions(run=tmp_path / "run", workers=0))
+    run_campaign(prepare(MODEL, Settings(first=32)), FAULTS, options=RunOptions(run=tmp_path / "run", workers=0))
     design = read_design(FAULTS.with_suffix(".design.json"))
     with (tmp_path / "run" / "results.csv").open(newline="") as file:
         shares = np.array([int(row["critical"]) / int(row["n_injections"]) for row in csv.DictReader(file)])

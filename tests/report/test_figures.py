@@ -249,6 +249,14 @@ def test_rows_keep_their_order_and_start_at_zero(tmp_path: Path, monkeypatch: py
     assert min(box.x0 for box in boxes) >= 0
 
 
+def test_short_panels_are_not_stretched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figure = drawn(monkeypatch, tmp_path, bars(3), bars(40))
+    short, tall = figure.axes
+    heights = [ax.get_window_extent().height / len(ax.get_yticklabels()) for ax in (short, tall)]
+    assert heights[0] == pytest.approx(heights[1], rel=0.5)
+    assert short.get_window_extent().y1 == pytest.approx(tall.get_window_extent().y1, abs=2)
+
+
 @pytest.mark.parametrize(("stem", "file"), [("run.v2", "run.v2.svg"), ("a.svg", "a.svg"), ("a.PNG", "a.svg")])
 def test_a_stem_may_hold_dots_or_end_in_a_picture_s_suffix(tmp_path: Path, stem: str, file: str) -> None:
     assert save_figure(tmp_path / stem, [sweep()])[0].name == file

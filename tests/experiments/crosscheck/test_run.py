@@ -191,6 +191,8 @@ def test_command(exported: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert call(monkeypatch, *arguments, "--native", "torch:net.py:build") == 0
     printed = capsys.readouterr().out
     assert "torch: 200 faulty inferences" in printed
+    assert "; clean scores differ by at most " in printed
     assert "different predictions: 0 without explanation" in printed
+    assert "score difference: the largest, as a part of an input's largest score" in printed
     assert call(monkeypatch, *arguments, "--native", "jax:net") == 1
     assert "--native jax:net: expected torch:MODULE:CALLABLE" in capsys.readouterr().err
