@@ -145,7 +145,7 @@ def _print_totals(verdict: "Verdict") -> None:
     masked += [_total(agreement.native["masked"] for agreement in verdict.injections)]
     nonfinite = sum(agreement.nonfinite for agreement in verdict.injections)
     differing = sum(agreement.nonfinite_differing for agreement in verdict.injections)
-    cause = f" ({verdict.cause})" if differing else ""
+    cause = f" ({verdict.cause})" if differing or verdict.divergences else ""
     console.out.print(
         f"{verdict.native}: {amount(inferences, 'faulty inference')}; "
         f"clean scores differ by at most {verdict.clean.difference:.1e}; "
