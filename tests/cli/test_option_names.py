@@ -60,6 +60,7 @@ def test_errors_and_notes_name_options(
         raise BitswapError("`batch_size` 3: see `nothing`")
 
     monkeypatch.chdir(tmp_path)
+    Path("cnn.onnx").touch()
     monkeypatch.setattr("bitswap_onnx.graph.model.load_model", refuse)
     code, out, err = runner(monkeypatch, capsys)("inspect", "cnn.onnx")
     assert (code, out, err) == (1, "", "error: --batch-size 3: see `nothing`\n")
