@@ -98,6 +98,14 @@ def given_model(model: object, settings: "Settings") -> "Model":
         return model
     if _is(model, "onnx", "ModelProto") or (isinstance(model, str | PathLike) and str(model)):
         return load_model(model)  # type: ignore[arg-type]
+    if isinstance(model, type):
+        raise ModelError(
+            f"`model`: expected {_MODEL}, found the class {model.__name__}; give an object: {model.__name__}()"
+        )
+    if isinstance(model, Mapping):
+        raise ModelError(
+            f"`model`: expected {_MODEL}, found a dictionary; load a state dict into its module and give that"
+        )
     raise ModelError(f"`model`: expected {_MODEL}, found {shown(model)}")
 
 

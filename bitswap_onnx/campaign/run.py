@@ -71,7 +71,7 @@ class Campaign(Tabular):
         return (
             f"{golden['network']} on {golden['dataset']}: {amount(self.summary.injections, 'injection', ',')}, "
             f"{amount(totals['inputs'] or 0, 'inference', ',')}, {percent(share)} critical; run {self.run}"
-            + (f"; {amount(warned, 'warning')} in golden['warnings']" if warned else "")
+            + (f"; {amount(warned, 'warning')} in campaign.golden['warnings']" if warned else "")
         )
 
     def shown_rows(self) -> Iterator[dict[str, Any]]:

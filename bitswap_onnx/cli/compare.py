@@ -28,8 +28,8 @@ _LAYERS = 10
 _VERDICTS = (
     "Differ: faults whose critical share differs, and the exact 95 % upper bound of their share of all faults; finite: "
     "without inferences whose scores are NaN or Inf",
-    "verdict: different: not equivalent, and the 95 % interval of B - A excludes 0; not shown: the faults show neither, or "
-    "are fewer than 30",
+    "verdict: different: not equivalent, and Student's 95 % interval of B - A (low and high of compare.csv) excludes 0; not "
+    "shown: the faults show neither, or are fewer than 30",
 )
 #: What the columns of the table of agreement are.
 _AGREEMENT = (

@@ -148,7 +148,7 @@ def _print_totals(verdict: "Verdict") -> None:
     cause = f" ({verdict.cause})" if differing or verdict.divergences else ""
     console.out.print(
         f"{verdict.native}: {amount(inferences, 'faulty inference')}; "
-        f"clean scores differ by at most {verdict.clean.difference:.1e}; "
+        f"clean scores differ by at most {verdict.clean.difference:.1e} in absolute terms; "
         f"different predictions: {verdict.unexplained} without explanation, "
         f"{sum(a.near_ties for a in verdict.injections)} in near ties; with NaN or Inf: {nonfinite}, of which "
         f"{differing} differ{cause}; "

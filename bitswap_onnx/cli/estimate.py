@@ -8,7 +8,7 @@ import typer
 
 from bitswap_onnx.cli import console
 from bitswap_onnx.cli.option_groups import estimate_option, fit_option, outcome_option
-from bitswap_onnx.cli.option_types import Json, Out
+from bitswap_onnx.cli.option_types import Json, Out, Plot
 from bitswap_onnx.cli.tables import PlainTable
 from bitswap_onnx.cli.view import print_json
 from bitswap_onnx.errors import BitswapError, amount
@@ -87,9 +87,13 @@ _Residency = Annotated[
     float | None,
     fit_option(metavar="SECONDS", help="Time that an upset stays in memory, until it is scrubbed or loaded again."),
 ]
-_Bits = Annotated[
+_MemoryBits = Annotated[
     int | None,
-    fit_option(metavar="N", help="Size in bits of the memory that the list was drawn from. Default: the design's."),
+    fit_option(
+        "--memory-bits",
+        metavar="N",
+        help="Size in bits of the memory that the list was drawn from. Default: the design's.",
+    ),
 ]
 _Out = Annotated[Path | None, Out(metavar="FILE.csv", help="A file for all rows as CSV; an existing one is replaced.")]
 
@@ -105,44 +109,59 @@ def command(
     fit_per_mbit: _FitPerMbit = None,
     mbit: Annotated[str | None, fit_option(metavar="|".join(MBITS), help="Size of that Mbit in bits.")] = None,
     residency: _Residency = None,
-    bits: _Bits = None,
+    memory_bits: _MemoryBits = None,
     as_json: Json = False,
     out: _Out = None,
+    plot: Plot = False,
 ) -> None:
     """Estimate rates with confidence intervals; the fault is the sampling unit, not the inference."""
+    from bitswap_onnx.estimates.figure import rate_bars
     from bitswap_onnx.estimates.fit import failures
     from bitswap_onnx.estimates.question import Question
     from bitswap_onnx.estimates.rates import estimate_rates
     from bitswap_onnx.estimates.rates_files import as_record, write_csv
+    from bitswap_onnx.report.figures import require_matplotlib, save_figure
 
-    operation = _operation(fit_per_mbit, mbit, residency, theta, bits)
+    if plot:
+        require_matplotlib()
+    operation = _operation(fit_per_mbit, mbit, residency, theta, memory_bits)
     scopes = tuple(cast(Scope, part.strip()) for part in by.split(",") if part.strip())
     question = Question(by=scopes, level=level, nonfinite=nonfinite, theta=theta or 0.0, over_inputs=over_inputs)
     rates = estimate_rates(source, question, design)
     fit = None if operation is None else failures(rates, operation)
     if out is not None:
         write_csv(rates, out, design)
+    files = [] if out is None else [out]
+    if plot:
+        files += save_figure(_stem(source, out), rate_bars(rates.rows, question.leading))
     if as_json:
         print_json(as_record(rates, fit))
         return
     _print(rates, fit)
+    if files:
+        console.out.print(f"written: {', '.join(map(str, files))}")
+
+
+def _stem(source: Path, out: Path | None) -> Path:
+    """Return where figures go, without the ending: beside ``out``, in the run, or beside the results file."""
     if out is not None:
-        console.out.print(f"written: {out}")
+        return out.with_suffix("")
+    return source / "estimate" if source.is_dir() else source.with_name(f"{source.stem}_estimate")
 
 
 def _operation(
-    fit_per_mbit: float | None, mbit: str | None, residency: float | None, theta: float | None, bits: int | None
+    fit_per_mbit: float | None, mbit: str | None, residency: float | None, theta: float | None, memory_bits: int | None
 ) -> "Operation | None":
     """Return the assumptions of a FIT figure, None where none is asked for; raises BitswapError where one is missing."""
     needed = {"--fit-per-mbit": fit_per_mbit, "--mbit": mbit, "--residency": residency, "--theta": theta}
-    if fit_per_mbit is None and mbit is None and residency is None and bits is None:
+    if fit_per_mbit is None and mbit is None and residency is None and memory_bits is None:
         return None
     missing = [name for name, value in needed.items() if value is None]
     if fit_per_mbit is None or mbit is None or residency is None or theta is None:
         raise BitswapError(f"a FIT figure needs {', '.join(needed)}; missing {', '.join(missing)}")
     from bitswap_onnx.estimates.fit import Operation
 
-    return Operation(fit_per_mbit=fit_per_mbit, mbit=mbit, residency=residency, bits=bits)
+    return Operation(fit_per_mbit=fit_per_mbit, mbit=mbit, residency=residency, memory_bits=memory_bits)
 
 
 def _print(rates: "Rates", fit: "Fit | None") -> None:

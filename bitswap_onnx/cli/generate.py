@@ -148,6 +148,15 @@ def _print_time(model: Path, injections: int) -> None:
     console.print_notes([text], "")
 
 
+def _precision(request: "SamplingRequest") -> str:
+    """Return how well the list tells a share, where its sizes follow from that for every share."""
+    units = {"network": "the network", "layer": "each layer", "bit-layer": "each bit of each layer"}
+    if request.number is not None or request.scheme not in units or request.proportion != 0.5:
+        return ""
+    sure = f"{100 * request.confidence:g} % confidence" if request.t is None else f"t = {request.t:g}"
+    return f"; enough to know any share of {units[request.scheme]} within {100 * request.margin:g} points at {sure}"
+
+
 def _print(design: "ListDesign", path: Path) -> None:
     from bitswap_onnx.sampling.design import design_path
 
@@ -171,6 +180,7 @@ def _print(design: "ListDesign", path: Path) -> None:
     request = design.request
     console.out.print(
         f"scheme {request.scheme}, seed {request.seed}: {design.size:,} of {design.population:,} in {design.model}"
+        + _precision(request)
     )
     if design.coverage:
         console.print_coverage(design.coverage)

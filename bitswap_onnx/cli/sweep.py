@@ -108,8 +108,9 @@ def _notes(sweep: "Sweep") -> Iterator[str]:
     equal = repeat_interval(Mean(repeats, 0.0, 0.0))
     if equal:
         yield (
-            f"intervals: Student's over the repeats; where all {repeats} are equal, {100 * equal[1]:.2f} points to each "
-            f"side: so many of all possible draws may differ without one among {repeats}"
+            f"intervals: Student's over the repeats, so a rare harmful draw that none of them was is not in them: at low "
+            f"rates take many --repeats; where all {repeats} are equal, {100 * equal[1]:.2f} points to each side, since so "
+            "many of all possible draws may differ without being among them"
         )
 
 

@@ -35,7 +35,7 @@ def words(text: str) -> Pieces:
 
 def parts_of_names(text: str) -> Pieces:
     """Return the words of a text, divided behind dots and slashes."""
-    return [part for word in words(text) for part in re.findall(r"[^./]*[./]+(?=[^./])|.+", word)]
+    return [part for word in words(text) for part in re.findall(r"[^./]*[./]+(?=[^./])|.+", word)] or [text]
 
 
 def _whole(text: str) -> Pieces:

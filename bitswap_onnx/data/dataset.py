@@ -135,6 +135,8 @@ def load_dataset(
 
     y = None if stored.labels is None else stored.labels[rows].astype(np.int64)
     steps = [f"{option} {value}" for option, value in vars(preprocessing).items() if value is not None]
+    turned = isinstance(stored, StoredArray) and pipeline.order != tuple(range(len(pipeline.order)))
+    steps += ["axes in the order of the model"] if turned else []
     place = "in memory" if isinstance(stored.path, str) else f"of {stored.path}"
     source = ", ".join([f"{selection} {place}", *steps, "no labels" if y is None else "with labels"])
     classes = stored.classes if isinstance(stored, StoredImages) else None

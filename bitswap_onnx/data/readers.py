@@ -62,7 +62,7 @@ def _expected(readers: Mapping[str, Reader] | None) -> str:
 
 
 #: Names of inputs and labels in an .npz, in the order in which they are looked for.
-_NAMES = (("x", "y"), ("x_test", "y_test"))
+_NAMES = (("x", "y"), ("x_test", "y_test"), ("images", "labels"), ("data", "targets"), ("inputs", "labels"))
 
 
 def _read_npz(path: Path) -> StoredArray:

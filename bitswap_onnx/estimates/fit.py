@@ -27,14 +27,14 @@ class Operation:
     """The memory of a network in operation.
 
     ``fit_per_mbit``: raw upsets per 1e9 hours and Mbit; ``mbit``: the Mbit meant, a name of `MBITS`; ``residency``:
-    seconds that an upset stays. ``bits``: size of the memory that the injections were drawn from; None: the number in
+    seconds that an upset stays. ``memory_bits``: size of the memory that the injections were drawn from; None: the number in
     the design. Raises BitswapError for a value outside its range.
     """
 
     fit_per_mbit: float
     mbit: str
     residency: float
-    bits: int | None = None
+    memory_bits: int | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.fit_per_mbit < float("inf"):
@@ -43,8 +43,8 @@ class Operation:
             raise BitswapError(f"`residency`: expected seconds above 0, found {self.residency}")
         if self.mbit not in MBITS:
             raise BitswapError(f"`mbit`: expected the size of a Mbit, one of {', '.join(MBITS)}, found {self.mbit!r}")
-        if self.bits is not None and self.bits < 1:
-            raise BitswapError(f"`bits`: expected a number of bits, at least 1, found {self.bits}")
+        if self.memory_bits is not None and self.memory_bits < 1:
+            raise BitswapError(f"`memory_bits`: expected a number of bits, at least 1, found {self.memory_bits}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +95,11 @@ def failures(rates: Rates, operation: Operation) -> Fit:
         )
     if not rates.recorded.single_flips:
         raise RunError(f"{source}: a FIT figure needs injections of one flip of a stored bit each, found others")
-    bits = operation.bits or (rates.strata.bits if rates.strata else None)
+    bits = operation.memory_bits or (rates.strata.bits if rates.strata else None)
     if bits is None:
-        raise RunError(f"{source}: the size of the memory is not known; give `bits`, all bits the list was drawn from")
+        raise RunError(
+            f"{source}: the size of the memory is not known; give `memory_bits`, all bits the list was drawn from"
+        )
     upsets = operation.fit_per_mbit * bits / MBITS[operation.mbit]
     at_a_time = upsets / _HOURS / _SECONDS_PER_HOUR * operation.residency
     if at_a_time > _MOST_AT_A_TIME:

@@ -73,7 +73,7 @@ class Columns:
         required = next(others, REQUIRED_COLUMNS)
         missing = [name for name in required if name not in names]
         if missing:
-            found = ",".join(names)[:80]
+            found = ",".join(name.strip() for name in header)[:80]
             raise FaultListError(
                 f"{source}:1: expected a header with {','.join(REQUIRED_COLUMNS)}; "
                 f"missing {', '.join(missing)}, found {found!r}"

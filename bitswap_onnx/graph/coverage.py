@@ -24,7 +24,9 @@ POPULATION = "population"
 _TAKEN_IN = "; `parameters`, `layers` and `bits` of faults generate, or of `until`, take more in"
 
 #: In place of a role: shapes, axes, bounds and other constants of the computation.
-NO_TARGET = "no target"
+NO_TARGET = "shapes and constants"
+#: Its word in runs and designs of earlier versions.
+_EARLIER = "no target"
 
 #: In place of a role: what no fault hits, since it is stored in another way than as a dense tensor, or in another type.
 OUT_OF_REACH = "out of reach"
@@ -65,7 +67,9 @@ class Coverage:
     @property
     def can_grow(self) -> bool:
         """Whether another choice of parameters, layers or bits would cover more."""
-        return self.of == POPULATION and any(left.role not in (NO_TARGET, OUT_OF_REACH) for left in self.left_out)
+        return self.of == POPULATION and any(
+            left.role not in (NO_TARGET, _EARLIER, OUT_OF_REACH) for left in self.left_out
+        )
 
     @property
     def line(self) -> str:

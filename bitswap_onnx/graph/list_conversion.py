@@ -92,7 +92,7 @@ def _check_partners(used: Iterable[Target], pairing: Pairing, partner: str) -> N
         more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
         raise FaultListError(
             f"expected the same weights in {partner}, found no partner of {', '.join(named)}{more}; "
-            "do the models share weights?"
+            "lists are carried over between models with the same weights alone"
         )
 
 

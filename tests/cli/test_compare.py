@@ -48,7 +48,7 @@ def test_convert_wrong_input(run: Run) -> None:
     assert code == 1
     assert err == (
         "error: expected the same weights in other, found no partner of conv.weight (no parameter with its bits), "
-        "fc.weight (no parameter with its bits); do the models share weights?\n"
+        "fc.weight (no parameter with its bits); lists are carried over between models with the same weights alone\n"
     )
     code, _, err = run(*command, "--to", "keras.onnx", "-o", "faults.csv")
     assert (code, err) == (1, "error: faults.csv: would overwrite what it is made from; choose another output\n")

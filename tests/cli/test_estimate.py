@@ -98,7 +98,7 @@ def test_too_few_faults_are_marked(run: Run) -> None:
 
 def test_failures_in_time(run: Run) -> None:
     named = ("--fit-per-mbit", 1000, "--mbit", "1e6", "--residency", 1000, "--theta", 0.5)
-    code, out, _ = run("estimate", "r.csv", *named, "--bits", 3_600_000)
+    code, out, _ = run("estimate", "r.csv", *named, "--memory-bits", 3_600_000)
     assert code == 0
     assert "FIT: 900 failures per 1e9 hours (95 %: " in out
     assert "an upset with critical share >= 0.5; 1000 FIT per Mbit of 1,000,000 bits, 3,600,000 bits" in out
@@ -106,7 +106,7 @@ def test_failures_in_time(run: Run) -> None:
     code, _, err = run("estimate", "r.csv", *named)
     assert (code, err) == (
         1,
-        "error: r.csv: the size of the memory is not known; give --bits, all bits the list was drawn from\n",
+        "error: r.csv: the size of the memory is not known; give --memory-bits, all bits the list was drawn from\n",
     )
     code, _, err = run("estimate", "r.csv", *named[:4])
     assert (code, err) == (
@@ -321,3 +321,13 @@ def test_coverage_follows_from_a_design_that_does_not_state_it_or_comes_later(ru
     for folder, option in (("old", ()), ("later", ("--resume",))):
         assert "population: 92.02 % of the 7,616 bits" in run(*inject, folder, *option)[1]
         assert json.loads(Path(folder, "golden.json").read_text())["coverage"]["of"] == "population"
+
+
+def test_figures_lie_beside_the_results_or_the_table(tmp_path: Path, run: Run) -> None:
+    pytest.importorskip("matplotlib")
+    code, out, err = run("estimate", "r.csv", "--by", "network,layer", "--plot")
+    assert code == 0, err
+    assert out.endswith("written: r_estimate.svg, r_estimate.png\n")
+    assert run("estimate", "r.csv", "--plot", "--out", "rates.csv")[1].endswith("rates.csv, rates.svg, rates.png\n")
+    assert (tmp_path / "r_estimate.svg").is_file()
+    assert (tmp_path / "rates.svg").is_file()

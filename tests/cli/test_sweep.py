@@ -28,7 +28,7 @@ def test_sweep_prints_a_row_per_rate(run: Run) -> None:
     assert "cnn on cnn, 20 inputs: random flips among 6,144 bits; shares in % with their 95 % intervals" in out
     assert "written: here/cnn.csv, here/detail-cnn.csv" in out
     assert (
-        "where all 3 are equal, 70.76 points to each side: so many" in out
+        "where all 3 are equal, 70.76 points to each side, since so many" in out
     )  # Clopper and Pearson: 1 - 0.025 ** (1 / 3)
     assert "bit errors among 6,144 bits: " in err
     assert err.count("data: all 20 inputs of cnn.npz") == 1

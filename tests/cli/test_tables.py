@@ -114,7 +114,9 @@ def test_lines_wrap_between_words(text: str, lines: list[str]) -> None:
 
 
 def test_missing_cells_are_empty(capsys: pytest.CaptureFixture[str]) -> None:
-    result = console.table("", "Layer", ">Faults")
+    result = console.table("", "Layer", ">Faults", "Shape")
     result.add_row("conv")
+    result.add_row("", "1", "")
     console.out.print(result)
-    assert cells(capsys.readouterr().out)[-1] == [" conv  ", "        "]
+    printed = cells(capsys.readouterr().out)
+    assert printed[-2:] == [[" conv  ", "        ", "       "], ["       ", "      1 ", "       "]]

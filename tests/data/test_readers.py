@@ -122,7 +122,7 @@ def test_npy_is_mapped_not_loaded(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arrays", "complaint"),
     [
-        ({"images": IMAGES, "labels": np.arange(5)}, "expected arrays x and y, found images, labels"),
+        ({"pictures": IMAGES, "labels": np.arange(5)}, "expected arrays x and y, found pictures, labels"),
         ({}, "found nothing"),
         ({"x": np.array([None, {}])}, "Object arrays cannot be loaded"),
         ({"x": np.array([["a"], ["b"]])}, "x has dtype <U1"),

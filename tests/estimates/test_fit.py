@@ -29,27 +29,27 @@ def drawn(tmp_path: Path) -> Rates:
 
 def test_fit_by_hand(tmp_path: Path) -> None:
     """1000 FIT/Mbit x 3.6 Mbit = 3600 upsets per 1e9 h = 1e-9 per second; a quarter harmful; each stays 1000 s."""
-    fit = failures(drawn(tmp_path), Operation(fit_per_mbit=1000, mbit="1e6", residency=1000, bits=3_600_000))
+    fit = failures(drawn(tmp_path), Operation(fit_per_mbit=1000, mbit="1e6", residency=1000, memory_bits=3_600_000))
     assert (fit.upsets, fit.fit, fit.theta) == pytest.approx((3600, 900, 0.5))
     limits = stats.binomtest(5, 20).proportion_ci(0.95)
     assert (fit.low, fit.high) == pytest.approx((3600 * limits.low, 3600 * limits.high))
     assert (fit.at_a_time, fit.harmed_time, fit.critical_share) == pytest.approx((1e-6, 0.25e-6, 0.125e-6))
-    binary = failures(drawn(tmp_path), Operation(fit_per_mbit=1000, mbit="2^20", residency=1000, bits=3_600_000))
+    binary = failures(drawn(tmp_path), Operation(fit_per_mbit=1000, mbit="2^20", residency=1000, memory_bits=3_600_000))
     assert binary.fit == pytest.approx(900 * 1e6 / 2**20)
 
 
 def test_fit_is_refused_where_it_means_nothing(tmp_path: Path) -> None:
     rates = drawn(tmp_path)
-    with pytest.raises(RunError, match="the size of the memory is not known; give `bits`"):
+    with pytest.raises(RunError, match="the size of the memory is not known; give `memory_bits`"):
         failures(rates, Operation(fit_per_mbit=1, mbit="1e6", residency=1))
     with pytest.raises(RunError, match=r"expected at most 0\.1 upsets in memory on average, found 1e\+03"):
-        failures(rates, Operation(fit_per_mbit=1e9, mbit="1e6", residency=3.6e6, bits=1_000_000))
+        failures(rates, Operation(fit_per_mbit=1e9, mbit="1e6", residency=3.6e6, memory_bits=1_000_000))
     with pytest.raises(BitswapError, match="`mbit`: expected the size of a Mbit, one of 1e6, 2\\^20, found '1'"):
         Operation(fit_per_mbit=1, mbit="1", residency=1)
-    for wrong in ({"fit_per_mbit": 0}, {"residency": -1}, {"bits": 0}, {"fit_per_mbit": math.nan}):
+    for wrong in ({"fit_per_mbit": 0}, {"residency": -1}, {"memory_bits": 0}, {"fit_per_mbit": math.nan}):
         with pytest.raises(BitswapError, match=r"above 0|at least 1"):
             Operation(**({"fit_per_mbit": 1, "mbit": "1e6", "residency": 1} | wrong))  # type: ignore[arg-type]
-    operation = Operation(fit_per_mbit=1, mbit="1e6", residency=1, bits=32)
+    operation = Operation(fit_per_mbit=1, mbit="1e6", residency=1, memory_bits=32)
     with pytest.raises(RunError, match="1 faults are too few for a FIT figure"):
         failures(estimate_rates(results(tmp_path, "a,fc,(0),1,1,1,0,0")), operation)
     pairs = estimate_rates(results(tmp_path, "a,fc,(0),1,1,1,0,0", "a,fc,(0),2,1,1,0,0"))

@@ -176,7 +176,7 @@ def test_what_has_no_partner_is_named() -> None:
     reason = "no parameter with its bits"
     assert str(error.value) == (
         f"expected the same weights in other, found no partner of conv.weight ({reason}), fc.weight ({reason}); "
-        "do the models share weights?"
+        "lists are carried over between models with the same weights alone"
     )
 
 

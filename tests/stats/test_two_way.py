@@ -336,12 +336,12 @@ def test_what_is_refused(folder: Path, nested: Path, tmp_path: Path) -> None:
     with pytest.raises(
         RunError, match="needs the share of harmful faults, which `over_inputs` does not give; leave one"
     ):
-        failures(rates, Operation(fit_per_mbit=1, mbit="1e6", residency=1, bits=32))
+        failures(rates, Operation(fit_per_mbit=1, mbit="1e6", residency=1, memory_bits=32))
 
 
 def test_no_failures_in_time_from_inputs_of_their_own(nested: Path) -> None:
     """Of a fault's few inputs, no share tells whether it is harmful over all of them."""
-    operation = Operation(fit_per_mbit=1, mbit="1e6", residency=1, bits=32)
+    operation = Operation(fit_per_mbit=1, mbit="1e6", residency=1, memory_bits=32)
     for source, message in (
         (nested, "found 16 inputs drawn for each fault"),
         (nested / "results.csv", "estimate the run"),

@@ -174,7 +174,14 @@ def _check_unpaired(unpaired: list[tuple[str, ...]], some: bool, allowed: bool, 
         if names
     ]
     if parts or not some:
-        remedy = "leave them out with `allow_unpaired`" if some else "run both with one list (faults convert)"
+        remedy = (
+            "leave them out with `allow_unpaired`"
+            if some
+            else (
+                "compare needs models with the same weights, run with one list (faults convert carries it); for a model "
+                "with other weights, estimate each run by itself"
+            )
+        )
         raise RunError(f"injections pair by id and by the bits they change: {'; '.join(parts)}; {remedy}")
 
 

@@ -83,6 +83,15 @@ def _read_json(path: Path, text: str, layers: Sequence[str], form: RankingForm |
     except (ValueError, RecursionError) as error:
         raise BitswapError(f"{path}: expected a ranking in JSON: {one_line(error)}") from None
     if isinstance(content, _Object):
+        listed = next(
+            (name for name, value in content.pairs if isinstance(value, list) and value and isinstance(value[0], str)),
+            None,
+        )
+        if listed is not None:
+            raise BitswapError(
+                f'{path}: expected one ranking, ["conv1", "fc"] or {{"conv1": 1, "fc": 2}}, found an object with a '
+                f"list, {listed!r}; write that list alone, one file for each ranking"
+            )
         return _by_rank([(f"{path}", pair) for pair in content.pairs], path, layers, form)
     if not isinstance(content, list):
         raise BitswapError(f"{path}: expected a JSON list or object, found {_shown(content)}")

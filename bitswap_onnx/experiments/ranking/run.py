@@ -144,6 +144,8 @@ def _measure(
         for path in ranking_files(run, setup.model.name).values():
             path.unlink(missing_ok=True)
         raise
+    if options.on_notes:
+        options.on_notes(["scoring the rankings: bootstraps over all inputs"])
     labelled = setup.clean_run().golden.labels is not None
     return {name: read_layer_outcomes(run, len(sites), part, where, labelled) for name, part in parts.items()}
 
