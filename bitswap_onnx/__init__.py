@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     )
     from bitswap_onnx.estimates.question import Question
     from bitswap_onnx.estimates.rates import estimate_rates
-    from bitswap_onnx.experiments.comparison.compare_runs import Judgement, compare_runs
-    from bitswap_onnx.experiments.comparison.convert import convert_faults
-    from bitswap_onnx.experiments.comparison.run import compare_models
+    from bitswap_onnx.experiments.comparison.compare_runs import Judgement
+    from bitswap_onnx.experiments.comparison.convert import convert
+    from bitswap_onnx.experiments.comparison.run import compare
     from bitswap_onnx.experiments.crosscheck.run import crosscheck
     from bitswap_onnx.experiments.neurons.run import run_neurons
     from bitswap_onnx.experiments.ranking.run import evaluate_robustness
@@ -72,9 +72,9 @@ _HOMES = {
     ),
     "estimates.question": ("Question",),
     "estimates.rates": ("estimate_rates",),
-    "experiments.comparison.compare_runs": ("Judgement", "compare_runs"),
-    "experiments.comparison.convert": ("convert_faults",),
-    "experiments.comparison.run": ("compare_models",),
+    "experiments.comparison.compare_runs": ("Judgement",),
+    "experiments.comparison.convert": ("convert",),
+    "experiments.comparison.run": ("compare",),
     "experiments.crosscheck.run": ("crosscheck",),
     "experiments.neurons.run": ("run_neurons",),
     "experiments.ranking.run": ("evaluate_robustness",),
@@ -125,9 +125,8 @@ __all__ = [
     "Target",
     "Until",
     "apply",
-    "compare_models",
-    "compare_runs",
-    "convert_faults",
+    "compare",
+    "convert",
     "crosscheck",
     "estimate_rates",
     "evaluate_robustness",

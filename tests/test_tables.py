@@ -68,7 +68,7 @@ def results(campaign: Campaign, folder: Path) -> dict[str, Any]:
         "sweep": bo.sweep_errors(model, [1e-3, 1e-2], run=folder / "sweep", repeats=3, **options),
         "rank": bo.evaluate_robustness(model, run=folder / "rank", builtin=["index", "reverse"], **options),
         "until": bo.run_until(model, "critical±20%@80%", run=folder / "until", **options),
-        "compare": bo.compare_runs(folder / "other", folder / "another"),
+        "compare": bo.compare(folder / "other", folder / "another"),
         "crosscheck": Verdict("torch", agreement, (agreement,), 0.01, False),
     }
 
@@ -191,3 +191,9 @@ def test_a_model_shows_itself_in_one_line(campaign: Campaign, folder: Path) -> N
     setup = bo.prepare(model, bo.Settings(data=(X, Y)))
     assert repr(setup) == "<Setup net on data: all 20 inputs in memory, with labels>"
     assert repr(setup.dataset) == "<Dataset data: all 20 inputs in memory, with labels; each (1, 6, 6), float32>"
+
+
+def test_runs_without_data_or_models_with_faults_are_compared(tmp_path: Path) -> None:
+    for wrong in ((tmp_path, tmp_path, None, X), ("a.onnx", "b.onnx")):
+        with pytest.raises(bo.BitswapError, match="expected faults for two models; without them, two run directories"):
+            bo.compare(*wrong)

@@ -35,7 +35,7 @@ def validate(faults: Faults, model: ModelOption = None, bit_order: BitOrderOptio
 
 
 @app.command("convert")
-def convert(
+def convert_list(
     faults: Faults,
     source: Annotated[
         Path, fault_option("--from", metavar="A.onnx", help="The model that the list is for.", show_default=False)
@@ -48,12 +48,12 @@ def convert(
     ],
 ) -> None:
     """Write the same faults for another model with the same weights; its names and layouts may differ."""
-    from bitswap_onnx.experiments.comparison.convert import convert_faults
+    from bitswap_onnx.experiments.comparison.convert import convert
     from bitswap_onnx.graph.model import load_model
 
     model_a, model_b = load_model(source), load_model(partner)
     check_output(out, [faults, source, partner, *model_a.data_files, *model_b.data_files])
-    converted = convert_faults(faults, model_a, model_b, out=out)
+    converted = convert(faults, model_a, model_b, out=out)
     console.print_notes(converted.notes)
     console.out.print(f"written: {out}: {amount(converted.injections, 'injection')} for {model_b.name}")
 

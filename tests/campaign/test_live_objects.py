@@ -185,10 +185,10 @@ def test_both_frameworks_side_by_side(here: Path) -> None:
     b.get_layer("conv").set_weights([state["conv.weight"].transpose(2, 3, 1, 0), state["conv.bias"]])
     b.get_layer("bn").set_weights([state[f"bn.{n}"] for n in ("weight", "bias", "running_mean", "running_var")])
     b.get_layer("fc").set_weights([state["fc.weight"].T, state["fc.bias"]])
-    converted = bo.convert_faults(FAULTS, a, b, X, out="keras.csv")
+    converted = bo.convert(FAULTS, a, b, X, out="keras.csv")
     assert [injection.id for injection in converted] == [str(number) for number in range(len(FAULTS))]
     assert next(iter(converted)).faults[0].index == (1, 1, 0, 0)
-    comparison = bo.compare_models(a, b, FAULTS, (X, Y), run="compared", workers=0)
+    comparison = bo.compare(a, b, FAULTS, (X, Y), run="compared", workers=0)
     critical = next(row for row in comparison.rows if row.quantity == "critical")
     assert (critical.injections, critical.differing) == (len(FAULTS), 0)
 

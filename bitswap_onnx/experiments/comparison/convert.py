@@ -12,7 +12,7 @@ from bitswap_onnx.faults.in_memory import given_faults
 from bitswap_onnx.graph.list_conversion import ConvertedFaults, converted_faults
 
 
-def convert_faults(
+def convert(
     faults: object, source: object, partner: object, data: object = None, *, out: str | Path | None = None
 ) -> ConvertedFaults:
     """Return ``faults``, a list for the model ``source``, as a list for ``partner``; targets are paired by content.

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import replace
-from datetime import datetime
+from os import PathLike
 from pathlib import Path
 from typing import Unpack
 
@@ -14,17 +14,44 @@ from bitswap_onnx.campaign.results import require_parquet
 from bitswap_onnx.campaign.run import list_name, prepare_run, run_campaign
 from bitswap_onnx.campaign.run_directory import has_store
 from bitswap_onnx.campaign.settings import Settings
-from bitswap_onnx.errors import FaultListError, MissingExtraError, RunError
+from bitswap_onnx.errors import BitswapError, FaultListError, MissingExtraError, RunError
 from bitswap_onnx.experiments.comparison.compare_runs import Comparison, Judgement, compare_runs
 from bitswap_onnx.faults.fault import BitOrder, Injection
 from bitswap_onnx.faults.fault_list import refuse_neurons, write_fault_list
 from bitswap_onnx.faults.in_memory import given_faults
+from bitswap_onnx.files import folder_of_now
 from bitswap_onnx.graph.list_conversion import converted_faults
 from bitswap_onnx.graph.model import Model
 from bitswap_onnx.graph.resolve import resolve
 
 #: Names in the folder of a comparison, beside compare.json and compare.csv: both runs, and a converted list.
 RUN_A, RUN_B, LIST_B = "a", "b", "faults_b.csv"
+
+
+def compare(
+    a: object,
+    b: object,
+    faults: object = None,
+    data: object = None,
+    *,
+    judgement: Judgement = Judgement(),
+    allow_unpaired: bool = False,
+    settings: Settings = Settings(),
+    options: RunOptions = RunOptions(),
+    **keywords: Unpack[Keywords],
+) -> Comparison:
+    """Compare two models under the same ``faults``, or without ``faults`` two finished campaigns or run directories.
+
+    Models, ``faults``, ``data`` and ``keywords`` are as in `compare_models`; ``judgement`` and ``allow_unpaired`` as in
+    `compare_runs`. Raises what these raise, and BitswapError for runs with data, or models without faults.
+    """
+    if faults is not None:
+        return compare_models(a, b, faults, data, judgement=judgement, settings=settings, options=options, **keywords)
+    run_a, run_b = (getattr(run, "run", run) for run in (a, b))
+    paths = [Path(run) for run in (run_a, run_b) if isinstance(run, str | PathLike)]
+    if data is not None or keywords or len(paths) < 2 or not all(path.is_dir() for path in paths):
+        raise BitswapError("`faults`: expected faults for two models; without them, two run directories alone")
+    return compare_runs(paths[0], paths[1], judgement, allow_unpaired=allow_unpaired)
 
 
 def compare_models(
@@ -43,14 +70,14 @@ def compare_models(
     Models, ``faults``, ``data`` and ``keywords`` are as in `run_campaign`. Where the list does not hit the same bits in
     ``model_b``, it is converted by content into faults_b.csv there. Both runs have the same data: if the settings name
     none, the data beside ``model_a``. Without ``run``, the directory is ``reports/compare/<model_a>_<model_b>/<time>``.
-    Raises BitswapError as `run_campaign`, `convert_faults` and `compare_runs` do, and for a folder that holds runs,
+    Raises BitswapError as `run_campaign`, `convert` and `compare_runs` do, and for a folder that holds runs,
     without ``resume``.
     """
     settings, options = with_keywords(data, settings, options, keywords)
     injections = given_faults(faults)
     refuse_neurons(injections, "a comparison")
     a, b = (given_model(model, settings) for model in (model_a, model_b))
-    folder = options.folder or Path("reports", "compare", f"{a.name}_{b.name}", f"{datetime.now():%y%m%d_%H%M%S}")
+    folder = options.folder or folder_of_now(Path("reports", "compare", f"{a.name}_{b.name}"))
     if not options.resume and any(has_store(folder / name) for name in (RUN_A, RUN_B)):
         raise RunError(f"{folder}: holds runs already; continue them with `resume` or choose another `run`")
     settings = replace(settings, data=chosen_data(a, settings))
