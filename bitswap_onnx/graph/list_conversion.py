@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from bitswap_onnx.errors import FaultListError
+from bitswap_onnx.errors import FaultListError, amount
 from bitswap_onnx.faults.fault import Fault, Injection
 from bitswap_onnx.faults.fault_list import refuse_neurons
 from bitswap_onnx.graph.model import Model
@@ -15,7 +15,7 @@ from bitswap_onnx.graph.targets import Target
 _NAMED = 12
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ConvertedFaults:
     """A converted list of so many ``injections``; each iteration converts again, one injection after the other.
 
@@ -29,6 +29,9 @@ class ConvertedFaults:
 
     def __iter__(self) -> Iterator[Injection]:
         return map(self._converter.convert, self.faults)
+
+    def __repr__(self) -> str:
+        return f"<ConvertedFaults: {amount(self.injections, 'injection')}>"
 
 
 def converted_faults(faults: Iterable[Injection], source: Model, partner: Model) -> ConvertedFaults:

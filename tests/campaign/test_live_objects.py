@@ -187,6 +187,7 @@ def test_both_frameworks_side_by_side(here: Path) -> None:
     b.get_layer("fc").set_weights([state["fc.weight"].T, state["fc.bias"]])
     converted = bo.convert(FAULTS, a, b, X, out="keras.csv")
     assert [injection.id for injection in converted] == [str(number) for number in range(len(FAULTS))]
+    assert repr(converted) == f"<ConvertedFaults: {len(FAULTS)} injections>"
     assert next(iter(converted)).faults[0].index == (1, 1, 0, 0)
     comparison = bo.compare(a, b, FAULTS, (X, Y), run="compared", workers=0)
     critical = next(row for row in comparison.rows if row.quantity == "critical")

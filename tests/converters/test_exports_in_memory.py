@@ -18,7 +18,8 @@ import torch, bitswap_onnx as bo
 torch.manual_seed(0)
 net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.Dropout(), torch.nn.Flatten(),
     torch.nn.Linear(144, 5))
-first, second = (bo.export_torch(net, torch.zeros(2, 3, 8, 8)).sha256 for _ in range(2))
+def export():
+    return bo.export_torch(net, torch.zeros(2, 3, 8, 8)).sha256
 """
 KERAS = """
 import os
@@ -30,7 +31,8 @@ net = keras.Sequential([keras.Input((8, 8, 3)), layers.Conv2D(4, 3, activation="
     layers.SeparableConv2D(3, 3), layers.Flatten(), layers.Dense(5)], name="net")
 for number, layer in enumerate(net.layers):
     layer.name = f"layer_{number}"
-first, second = (bo.export_keras(net).sha256 for _ in range(2))
+def export():
+    return bo.export_keras(net).sha256
 """
 
 
@@ -38,11 +40,11 @@ first, second = (bo.export_keras(net).sha256 for _ in range(2))
     "code", [pytest.param(TORCH, marks=pytest.mark.torch), pytest.param(KERAS, marks=pytest.mark.keras)]
 )
 def test_the_same_network_is_the_same_model_in_every_process(code: str) -> None:
-    here: dict[str, str] = {}
+    here: dict[str, Any] = {}
     exec(code, here)
-    command = [sys.executable, "-c", f"{code}\nprint(first)"]
+    command = [sys.executable, "-c", f"{code}\nprint(export())"]
     there = subprocess.check_output(command, text=True, stderr=subprocess.DEVNULL).strip()
-    assert here["first"] == here["second"] == there
+    assert [here["export"](), here["export"]()] == [there, there]
 
 
 @pytest.mark.torch
