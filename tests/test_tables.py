@@ -194,6 +194,12 @@ def test_a_model_shows_itself_in_one_line(campaign: Campaign, folder: Path) -> N
 
 
 def test_runs_without_data_or_models_with_faults_are_compared(tmp_path: Path) -> None:
+    message = "expected faults for two models; without them, two run directories"
     for wrong in ((tmp_path, tmp_path, None, X), ("a.onnx", "b.onnx")):
-        with pytest.raises(bo.BitswapError, match="expected faults for two models; without them, two run directories"):
+        with pytest.raises(bo.BitswapError, match=message):
             bo.compare(*wrong)
+    for beside in ({"workers": 1}, {"settings": bo.Settings(first=3)}, {"options": bo.RunOptions(workers=1)}):
+        with pytest.raises(bo.BitswapError, match=message):
+            bo.compare(tmp_path, tmp_path, **beside)
+    with pytest.raises(bo.BitswapError, match="`allow_unpaired`: expected with two finished runs"):
+        bo.compare("a.onnx", "b.onnx", "f.csv", allow_unpaired=True)

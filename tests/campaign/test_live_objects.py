@@ -222,6 +222,8 @@ def test_wrong_data(data: object, message: str, here: Path) -> None:
     ("arguments", "message"),
     [
         ((5, FAULTS, X), "`model`: expected the path of an ONNX file, a Model, an onnx.ModelProto, .* found 5"),
+        ((Keywords, FAULTS, X), r"found the class Keywords; give an object: Keywords\(\)"),
+        (({"fc.weight": X}, FAULTS, X), "found a dictionary; load a state dict into its module"),
         ((onnx.ModelProto(), FAULTS, X), "`model`: expected an ONNX model, found a protobuf without a graph"),
         ((cnn(), FAULTS, None), "main_graph|net: expected data to run it on, found none; give data="),
         ((cnn(), [], X), "the fault list has no injections"),

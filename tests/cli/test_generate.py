@@ -104,6 +104,19 @@ def test_a_number_in_place_of_a_margin(run: Run, scheme: str, sizes: list[int]) 
     assert len({(i.faults[0].layer, i.faults[0].index, i.faults[0].bit) for i in injections}) == design.size
 
 
+def test_a_list_says_what_it_tells(run: Run) -> None:
+    _, _, out = generate(run, "--scheme", "layer", "--margin", 0.05, "--confidence", 0.95)
+    assert "; enough to know any share of each layer within 5 points at 95 % confidence\n" in out
+    _, _, out = generate(run, "--margin", 0.1, "--t", 2.58)
+    assert "; enough to know any share of the network within 10 points at t = 2.58\n" in out
+    for options in (
+        ("--number", 9),
+        ("--proportion", 0.1),
+        ("--scheme", "exhaustive", "--layers", "conv", "--bits", 30),
+    ):
+        assert "enough to know" not in generate(run, *options)[2]
+
+
 def test_every_scheme_says_how_long_a_campaign_takes(run: Run) -> None:
     for scheme in ("network", "layer", "bit-layer", "data-aware", "exhaustive"):
         assert "\ntime: about " in generate(run, "--scheme", scheme)[2]

@@ -116,6 +116,11 @@ def test_limit_and_first(load: Make) -> None:
     assert "10 inputs, drawn with seed 7 from the 50 of" in load(x, (1,), limit=10, seed=7).source
 
 
+def test_source_says_where_axes_were_turned(load: Make) -> None:
+    assert "axes in the order of the model" in load(np.zeros((4, 6, 8, 3), np.float32), (3, 6, 8)).source
+    assert "order of the model" not in load(np.zeros((4, 3, 6, 8), np.float32), (3, 6, 8)).source
+
+
 def test_source_says_what_was_done(load: Make, tmp_path: Path) -> None:
     data = load(SOME, (3, 6, 8), preset="cifar10", first=2)
     assert data.name == "some"

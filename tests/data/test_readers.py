@@ -110,6 +110,14 @@ def test_npz(tmp_path: Path) -> None:
     np.testing.assert_array_equal(stored.inputs, IMAGES)
 
 
+@pytest.mark.parametrize("names", [("images", "labels"), ("data", "targets"), ("inputs", "labels")])
+def test_npz_with_other_names(names: tuple[str, str], tmp_path: Path) -> None:
+    np.savez(tmp_path / "some.npz", **dict(zip(names, (IMAGES, np.arange(5)), strict=True)))  # type: ignore[arg-type]
+    stored = opened(tmp_path / "some.npz")
+    np.testing.assert_array_equal(stored.inputs, IMAGES)
+    assert stored.labels.tolist() == [0, 1, 2, 3, 4]
+
+
 def test_npy_is_mapped_not_loaded(tmp_path: Path) -> None:
     np.save(tmp_path / "some.npy", IMAGES)
     stored = opened(tmp_path / "some.npy")

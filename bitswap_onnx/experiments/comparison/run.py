@@ -43,13 +43,19 @@ def compare(
     """Compare two models under the same ``faults``, or without ``faults`` two finished campaigns or run directories.
 
     Models, ``faults``, ``data`` and ``keywords`` are as in `compare_models`; ``judgement`` and ``allow_unpaired`` as in
-    `compare_runs`. Raises what these raise, and BitswapError for runs with data, or models without faults.
+    `compare_runs`. Raises what these raise, and BitswapError for what has no effect: data, settings or keywords beside
+    runs, ``allow_unpaired`` beside faults; also for models without faults.
     """
     if faults is not None:
+        if allow_unpaired:
+            raise BitswapError(
+                "`allow_unpaired`: expected with two finished runs; one list gives each fault its partner"
+            )
         return compare_models(a, b, faults, data, judgement=judgement, settings=settings, options=options, **keywords)
     run_a, run_b = (getattr(run, "run", run) for run in (a, b))
     paths = [Path(run) for run in (run_a, run_b) if isinstance(run, str | PathLike)]
-    if data is not None or keywords or len(paths) < 2 or not all(path.is_dir() for path in paths):
+    beside = data is not None or keywords or settings != Settings() or options != RunOptions()
+    if beside or len(paths) < 2 or not all(path.is_dir() for path in paths):
         raise BitswapError("`faults`: expected faults for two models; without them, two run directories alone")
     return compare_runs(paths[0], paths[1], judgement, allow_unpaired=allow_unpaired)
 
@@ -115,7 +121,7 @@ def _hits_the_same(injections: Iterable[Injection], a: Model, b: Model, bit_orde
             if changes_a != changes_b:
                 return False
     except FaultListError:
-        return False  # if the list does not fit A, convert_faults raises the error again
+        return False  # if the list does not fit A, converted_faults raises the error again
     return True
 
 

@@ -82,6 +82,7 @@ def test_reads(
         ("r.json", "['fc1']", None, ": expected a ranking in JSON: Expecting value"),
         ("r.json", "[" * 100_000, None, ": expected a ranking in JSON: "),
         ("r.json", f"[1{'0' * 5000}]", "order", ": expected a ranking in JSON: "),
+        ("r.json", '{"mine": ["fc1", "fc2"]}', "order", ": expected one ranking, "),
         ("r.csv", "layer\nconv9\n", None, 'r.csv:2: the model has no layer "conv9"; nearest: conv'),
         ("r.csv", "layer\nfc1\nfc1\n", None, 'r.csv:3: "fc1" is ranked a second time'),
         ("r.csv", "layer,rank\nfc1,1\nfc2,nan\n", None, "r.csv:3: fc2: expected a finite rank value, found NaN"),
